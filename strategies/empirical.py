@@ -1,0 +1,53 @@
+"""Rank where a measurement says that it is needed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from strategies.base import Evidence, Site, Strategy, Suggester
+
+EVIDENCE_KINDS = ("gradient", "activation")
+
+
+@dataclass(frozen=True)
+class Empirical(Strategy):
+    """``score = (e / mean e) ** (1 / temperature)`` with e the evidence measured at the site before training.
+
+    Args:
+        evidence: ``gradient`` is the expected squared gradient of one unit of rank at initialisation, ``activation``
+            the energy of the site's input (see ``trainables.evidence`` for both formulas).
+        temperature: Above 1 flattens towards plain LoRA, below 1 sharpens.
+
+    Source:
+        Gradient sensitivity: GoRA (arXiv 2502.12171). Activations: EVA (arXiv 2410.07170).
+    """
+
+    evidence: str = "gradient"
+    temperature: float = 2.0
+    name: ClassVar[str] = "empirical"
+    known_good: ClassVar[Mapping[str, float | str]] = {"evidence": "gradient", "temperature": 2.0}
+    needs_evidence: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.evidence not in EVIDENCE_KINDS:
+            raise ValueError(f"empirical/evidence must be one of {', '.join(EVIDENCE_KINDS)}, got {self.evidence!r}")
+        if self.temperature <= 0:
+            raise ValueError(f"empirical/temperature must be above 0, got {self.temperature}")
+
+    @classmethod
+    def suggest(cls, trial: Suggester) -> Self:
+        """Draw the kind of evidence, and a temperature in [0.5, 8] on a logarithmic scale."""
+        return cls(
+            evidence=trial.suggest_categorical("evidence", EVIDENCE_KINDS),
+            temperature=trial.suggest_float("temperature", 0.5, 8.0, log=True),
+        )
+
+    def scores(self, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
+        """Return the tempered evidence; sites where all evidence is 0 are treated alike."""
+        measured = evidence.get(self.evidence)
+        if measured is None:
+            raise ValueError(f"strategy empirical needs {self.evidence} evidence, and none was measured")
+        mean = sum(measured[site.name] for site in sites) / len(sites)
+        if mean == 0:
+            return {site.name: 1.0 for site in sites}
+        return {site.name: (measured[site.name] / mean) ** (1 / self.temperature) for site in sites}

@@ -1,0 +1,1 @@
+"""One trial: turn a configuration into a trained, measured adapter."""

@@ -1,0 +1,70 @@
+"""What strategies score from: measured on the frozen base before any training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from strategies.base import Evidence, Site
+from trainables.base_model import load
+from trainables.data import Batch, collate, load_splits
+from trainables.finetune import loss_sum
+from trainables.spec import Workload
+
+BATCHES = 4
+
+
+def measure(workload: Workload, device: str = "cpu") -> Evidence:
+    """Measure gradient sensitivity and activation energy on the first batches of the training split.
+
+    ``gradient``: squared Frobenius norm of the loss gradient with respect to the frozen matrix, over d_in. With B = 0
+    and the rows of A independent with variance proportional to 1 / d_in, the gradient of B is G A^T, so this is
+    proportional to the expected squared gradient that one unit of rank sees at the first step.
+
+    ``activation``: mean square of the site's input over tokens and features.
+
+    Returns:
+        Kind -> site name -> mean over batches.
+
+    Source:
+        Gradient: Wang et al., LoRA-GA (arXiv 2407.05000), for the role of G; GoRA (arXiv 2502.12171) for its use in
+        rank allocation. Activation: EVA (arXiv 2410.07170), here without the decomposition.
+    """
+    base = load(workload.model, device)
+    train = load_splits(workload.data, workload.model).train
+    size = workload.batch_size
+    chunks = [train[start : start + size] for start in range(0, min(len(train), BATCHES * size), size)]
+    batches = [collate(chunk, base.tokenizer.pad_token_id or 0, device) for chunk in chunks]
+    return measure_batches(base.model, base.sites, batches)
+
+
+def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch]) -> Evidence:
+    """Measure on given batches; the model's gradients are left as they were: absent."""
+    modules = dict(model.named_modules())
+    gradient = dict.fromkeys((site.name for site in sites), 0.0)
+    activation = dict.fromkeys((site.name for site in sites), 0.0)
+    mask: list[torch.Tensor] = []
+
+    def hook(name: str) -> Any:
+        def record(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            tokens = inputs[0].detach().float()[mask[0]]
+            activation[name] += tokens.square().mean().item() / len(batches)
+
+        return record
+
+    handles = [modules[site.name].register_forward_pre_hook(hook(site.name)) for site in sites]
+    parameters = [modules[site.name].weight for site in sites]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for batch in batches:
+            mask[:] = [batch.attention_mask.bool()]
+            loss = loss_sum(model, batch) / batch.learned_tokens
+            for site, slope in zip(sites, torch.autograd.grad(loss, parameters), strict=True):
+                gradient[site.name] += slope.float().square().sum().item() / site.d_in / len(batches)
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        for handle in handles:
+            handle.remove()
+    return {"gradient": gradient, "activation": activation}

@@ -1,0 +1,112 @@
+"""What one trial does. The only reader of Ray's config dict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from strategies import STRATEGIES, RankAllocation, RankBudget, Strategy, allocate
+from strategies.base import Evidence, Site
+from strategies.official import OFFICIAL, OfficialExperiment
+from trainables.data import DataSource
+
+Scaling = Literal["constant", "alpha/r", "alpha/sqrt(r)"]
+SCALINGS: tuple[Scaling, ...] = ("constant", "alpha/r", "alpha/sqrt(r)")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What all trials of a search share.
+
+    Args:
+        model: ``bundled``, a local directory or a hub id.
+        data: Where examples come from, and how many.
+        budget: What each trial may spend, official experiments apart.
+        epochs: Passes over the training split.
+        batch_size: Examples per optimizer step.
+        reports: Evaluations per trial, evenly spaced; the scheduler decides at each.
+        scale: The adapter's scale at the budget's mean rank.
+        dropout: Dropout before A.
+        weight_decay: AdamW's, on the adapter.
+        clip_norm: Largest gradient norm; larger ones are scaled down.
+        warmup: Share of the steps with rising learning rate.
+        threads: CPU threads of a trial.
+        evidence: What was measured before training; empty if no strategy needs it.
+    """
+
+    model: str
+    data: DataSource
+    budget: RankBudget
+    epochs: float
+    batch_size: int
+    reports: int
+    scale: float
+    dropout: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    warmup: float = 0.06
+    threads: int = 1
+    evidence: Evidence = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a full trial."""
+        return max(1, round(self.epochs * self.data.train_examples / self.batch_size))
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSpec:
+    """One trial's own choices.
+
+    Args:
+        label: The strategy's name, as reports show it.
+        allocator: What decides the ranks.
+        learning_rate: Peak learning rate.
+        scaling: How the adapter's scale depends on its rank.
+        seed: Seed of the adapter's initial weights, the data order and dropout.
+    """
+
+    label: str
+    allocator: Strategy | OfficialExperiment
+    learning_rate: float
+    scaling: Scaling = "constant"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < 100:
+            raise ValueError(f"learning_rate must be in (0, 100), got {self.learning_rate}")
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {self.scaling!r}")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read Ray's config: ``strategy``, its own parameters and learning rate under its name, and the common ones.
+
+        Raises:
+            ValueError: The strategy is unknown, or a value is out of range.
+        """
+        config = config.get("experiment", config)
+        own = dict(config.get(config["strategy"], {}))
+        common = {key: config[key] for key in ("learning_rate", "scaling", "seed") if key in config}
+        if "learning_rate" in own:
+            common["learning_rate"] = own.pop("learning_rate")
+        if "official" in config:
+            experiment = next(item for item in OFFICIAL if item.name == config["official"])
+            return cls(label=experiment.strategy, allocator=experiment, **common)
+        if config["strategy"] not in STRATEGIES:
+            raise ValueError(f"unknown strategy {config['strategy']!r}; known: {', '.join(STRATEGIES)}")
+        return cls(label=config["strategy"], allocator=STRATEGIES[config["strategy"]](**own), **common)
+
+    def allocation(self, sites: Sequence[Site], budget: RankBudget, evidence: Evidence) -> RankAllocation:
+        """Return the planned ranks."""
+        if isinstance(self.allocator, OfficialExperiment):
+            return self.allocator.allocation(sites)
+        return allocate(self.allocator.scores(sites, evidence), sites, budget)
+
+    def alphas(self, allocation: RankAllocation, sites: Sequence[Site], scale: float) -> dict[str, float]:
+        """Return LoRA's alpha for each adapted site, so that alpha / rank is the scale that the policy wants.
+
+        All policies agree on ``scale`` at the allocation's mean rank: what plain LoRA of the same cost would have.
+        """
+        mean_rank = allocation.params / sum(site.cost for site in sites)
+        exponent = {"constant": 1.0, "alpha/r": 0.0, "alpha/sqrt(r)": 0.5}[self.scaling]
+        return {name: scale * mean_rank ** (1 - exponent) * rank**exponent for name, rank in allocation.adapted.items()}

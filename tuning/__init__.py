@@ -1,0 +1,1 @@
+"""The search: plan, space, Ray Tune, Optuna, MLflow, and what comes back."""

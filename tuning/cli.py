@@ -1,0 +1,117 @@
+"""Command line over --config FILE.yaml over defaults -> SearchPlan -> a finished run."""
+
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from tuning.plan import SearchPlan
+
+USAGE_ERROR = 2
+
+
+def options() -> list[click.Option]:
+    """Return one flag per field of ``SearchPlan``; a flag that is not given has no value."""
+    return [_option(name, field) for name, field in SearchPlan.model_fields.items()]
+
+
+def _option(name: str, field: FieldInfo) -> click.Option:
+    default = "" if field.default is None else f"  [default: {_shown(field.default)}]"
+    kinds = [kind for kind in _flat(field.annotation) if kind is not type(None)]
+    common: dict[str, Any] = {"default": None, "help": f"{field.description}{default}"}
+    if bool in kinds:
+        return click.Option([f"--{_dashed(name)}/--no-{_dashed(name)}"], **common)
+    if typing.get_origin(field.annotation) is tuple:
+        return click.Option([f"--{_dashed(name)}"], multiple=True, **{**common, "default": ()})
+    kind = next((kind for kind in (int, float) if kind in kinds), str)
+    return click.Option([f"--{_dashed(name)}"], type=kind, metavar=kind.__name__.upper(), **common)
+
+
+def _flat(annotation: Any) -> list[Any]:
+    if annotation in {int, float, str, bool, type(None)}:
+        return [annotation]
+    return [kind for argument in typing.get_args(annotation) for kind in _flat(argument)]
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
+    """Put command line over file over defaults.
+
+    Raises:
+        click.ClickException: One line that names the flag or key and the value, with exit status 2.
+    """
+    values = _read_config(config) if config else {}
+    values |= {name: value for name, value in given.items() if value is not None and value != ()}
+    try:
+        return SearchPlan(**values)
+    except ValidationError as error:
+        raise _usage(_one_line(error, config)) from error
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise _usage(f"--config {path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise _usage(f"--config {path}: must be a mapping from names to values")
+    return values
+
+
+def _one_line(error: ValidationError, config: str | None) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return f"--config {config}: unknown key {name!r}; known: {', '.join(SearchPlan.model_fields)}"
+    return f"--{_dashed(name)} {first['input']!r}: {message}"
+
+
+def _usage(message: str) -> click.ClickException:
+    error = click.ClickException(message)
+    error.exit_code = USAGE_ERROR
+    return error
+
+
+def command(config: str | None, dry_run: bool, **given: Any) -> int:
+    """Check everything, then train, then report. Returns the exit code."""
+    plan = resolve_plan(config, given)
+    from tuning import pipeline  # torch and Ray take seconds to import; a wrong flag should not
+
+    try:
+        return pipeline.dry_run(plan) if dry_run else pipeline.search(plan)
+    except ValueError as error:
+        if isinstance(error, pipeline.Unusable):
+            raise _usage(" ".join(str(error).split())) from error
+        raise
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line: 0 all well, 1 no usable trial, 2 wrong usage, 3 some trials failed."""
+    extra = [
+        click.Option(["--config"], metavar="FILE", help="YAML file with the same names, '_' for '-'"),
+        click.Option(["--dry-run"], is_flag=True, help="Show the resolved plan, budget and cost; train nothing"),
+    ]
+    cli = click.Command("tune.py", params=options() + extra, callback=command, help=__doc__, epilog=main.__doc__)
+    try:
+        return int(cli.main(args=arguments, prog_name="tune.py", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        message = " ".join(error.format_message().split())
+        print(f"Error: {message}", file=sys.stderr)
+        return USAGE_ERROR
+    except click.exceptions.Exit as error:
+        return error.exit_code

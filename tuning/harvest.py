@@ -1,0 +1,72 @@
+"""Ray results in, rows out. The only reader of Ray's result objects."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from analysis.rows import ResultRow
+
+HISTORY = ("step", "train_loss", "eval_loss", "seconds")
+STATUSES = {"finished": "finished", "diverged": "diverged", "running": "stopped"}
+
+
+def rows_from(results: Iterable[Any]) -> list[ResultRow]:
+    """Return one row per trial, in the order in which they were made."""
+    return [row_from(result) for result in results]
+
+
+def row_from(result: Any) -> ResultRow:
+    """Turn one Ray ``Result`` into a row; what is unknown is None."""
+    last: dict[str, Any] = result.metrics or {}
+    config = dict((result.config or {}).get("experiment", result.config or {}))
+    status = "failed" if result.error is not None else STATUSES.get(last.get("status", ""), "failed")
+    allocation = json.loads(last.get("allocation") or "{}")
+    loss = _finite(last.get("eval_loss")) if status in {"finished", "stopped"} else None
+    trial_id = last.get("trial_id") or Path(result.path).name
+    return ResultRow(
+        trial_id=trial_id,
+        experiment_name=config.get("official") or f"{config.get('strategy')}_{trial_id}",
+        phase="search",
+        strategy=config.get("strategy", "unknown"),
+        status=status,
+        seed=config.get("seed"),
+        config=config,
+        ranks=allocation.get("ranks"),
+        alphas=allocation.get("alphas"),
+        trainable_parameters=last.get("trainable_parameters"),
+        parameter_efficiency=last.get("parameter_efficiency"),
+        final_eval_loss=loss,
+        final_perplexity=math.exp(loss) if loss is not None and loss < 700 else None,
+        test_loss=_finite(last.get("test_loss")),
+        training_time_seconds=_finite(last.get("seconds")),
+        tokens=last.get("tokens"),
+        error=last.get("error") or _cause(result.error),
+        history=_history(result),
+    )
+
+
+def checkpoint_of(results: Iterable[Any], trial_id: str) -> Path | None:
+    """Return the folder of a trial's last adapter, or None if it left none."""
+    for result in results:
+        if (result.metrics or {}).get("trial_id") == trial_id and result.checkpoint is not None:
+            return Path(result.checkpoint.path) / "session" / "adapter"
+    return None
+
+
+def _history(result: Any) -> tuple[dict[str, Any], ...]:
+    frame = result.metrics_dataframe
+    if frame is None:
+        return ()
+    columns = [name for name in HISTORY if name in frame]
+    return tuple({name: _finite(value) for name, value in row.items()} for row in frame[columns].to_dict("records"))
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _cause(error: BaseException | None) -> str | None:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] if error else []
+    return lines[-1] if lines else None

@@ -1,0 +1,130 @@
+"""Every choice a user makes. Flags, YAML and plan.json all come from ``SearchPlan``."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from strategies import STRATEGIES, RankBudget, Site
+from trainables.data import DataSource
+from trainables.spec import Workload
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+BUNDLED_LEARNING_RATE = 1e-2
+USUAL_LEARNING_RATE = 2e-4
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class SearchPlan(BaseModel):
+    """What is searched, on what, with what. Unknown keys are refused; every default is in one place, here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field("bundled", description="`bundled`, a local model directory or a hub id")
+    dataset: str = Field("pydoc", description="`pydoc`, a .txt, .jsonl, .csv or .parquet file, or a hub id")
+    text_column: str = Field("text", description="Column with the text to learn")
+    prompt_column: str | None = Field(None, description="Column that is read but not learned")
+    completion_column: str | None = Field(None, description="Column that is learned after the prompt")
+    train_examples: Count = Field(200, description="Examples of the training split")
+    validation_examples: Count = Field(100, description="Examples that the search compares on")
+    test_examples: Count = Field(100, description="Examples that the search never decides by")
+    max_length: Annotated[int, Field(ge=2)] = Field(128, description="Tokens per example")
+    epochs: Positive = Field(3.0, description="Passes over the training split")
+    batch_size: Count = Field(8, description="Examples per optimizer step")
+    budget: Count | None = Field(None, description="Trainable parameters a trial may spend")
+    budget_rank: Count | None = Field(None, description="Budget as the rank of plain LoRA of the same cost (default 2)")
+    strategies: tuple[str, ...] = Field(tuple(STRATEGIES), description="Strategies to compare; repeat the flag")
+    official: bool = Field(False, description="Train the five experiments of the seed report instead of searching")
+    num_samples: Count = Field(20, description="Trials, the same number for every strategy, give or take one")
+    scheduler: Literal["asha", "fifo"] = Field("asha", description="`asha` stops weak trials early, `fifo` none")
+    reports: Count = Field(4, description="Evaluations per trial")
+    learning_rate: Positive | None = Field(
+        None, description="Centre of the searched range (default 0.01 for the bundled model, else 0.0002)"
+    )
+    learning_rate_factor: Annotated[float, Field(ge=1)] = Field(
+        5.0, description="The range is learning rate / factor to learning rate * factor"
+    )
+    scaling: Literal["constant", "alpha/r", "alpha/sqrt(r)", "search"] = Field(
+        "constant", description="How an adapter's scale depends on its rank"
+    )
+    scale: Positive = Field(2.0, description="The adapter's scale at the mean rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout before A")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's weight decay")
+    clip_norm: Positive = Field(1.0, description="Largest gradient norm")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the search, the adapters and the data order")
+    cpus_per_trial: Positive = Field(1.0, description="CPUs per trial; PyTorch gets as many threads")
+    gpus_per_trial: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs per trial, fractions allowed")
+    max_concurrent_trials: Count | None = Field(None, description="Trials at once (default: what the resources allow)")
+    ray_address: str | None = Field(None, description="Ray to join (default: start one for this search)")
+    mlflow_uri: str | None = Field(None, description="MLflow server (default: SQLite in the runs folder)")
+    runs_dir: str = Field("runs", description="Folder of all runs")
+    name: str | None = Field(None, description="Name of the run folder (default: date and time)")
+
+    @field_validator("strategies")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in STRATEGIES:
+                raise ValueError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}")
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"name each strategy once, got {', '.join(value) or 'none'}")
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, value: str | None) -> str | None:
+        import re
+
+        if value is not None and not re.match(NAME_PATTERN, value):
+            raise ValueError(f"{value!r} must be one folder name: letters, digits, '.', '_', '-', at most 100")
+        return value
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.budget is not None and self.budget_rank is not None:
+            raise ValueError("--budget and --budget-rank are two ways to say one thing; give one")
+        self.data_source()
+        return self
+
+    @property
+    def centre_learning_rate(self) -> float:
+        """The learning rate that is tried first for every strategy."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return BUNDLED_LEARNING_RATE if self.model == "bundled" else USUAL_LEARNING_RATE
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of this run; the name must be known."""
+        if self.name is None:
+            raise ValueError("the run has no name yet")
+        return Path(self.runs_dir).resolve() / self.name
+
+    def rank_budget(self, sites: tuple[Site, ...]) -> RankBudget:
+        """Return the budget on a model.
+
+        Raises:
+            ValueError: It buys no rank at all on this model.
+        """
+        if self.budget is None:
+            return RankBudget.like_uniform(self.budget_rank or 2, sites)
+        cheapest = min(site.cost for site in sites)
+        if self.budget < cheapest:
+            raise ValueError(f"--budget {self.budget} is too small for any rank: one unit costs at least {cheapest}")
+        return RankBudget(self.budget, high=min(max(s.d_in for s in sites), max(s.d_out for s in sites)))
+
+    def data_source(self) -> DataSource:
+        """Return what the trials read."""
+        return DataSource(**{name: getattr(self, name) for name in DataSource.__slots__ if name != "split_seed"})
+
+    def workload(self, budget: RankBudget) -> Workload:
+        """Return what all trials share; evidence is added once it is measured."""
+        shared = ("model", "epochs", "batch_size", "reports", "scale", "dropout", "weight_decay", "clip_norm")
+        return Workload(
+            data=self.data_source(),
+            budget=budget,
+            threads=max(1, int(self.cpus_per_trial)),
+            **{name: getattr(self, name) for name in shared},
+        )

@@ -1,0 +1,122 @@
+"""Run a plan: the only file that names ``ray.tune.Tuner``."""
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import ray
+from ray import tune as ray_tune
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
+
+from strategies.base import Evidence
+from trainables import evidence
+from trainables.spec import TrialSpec, Workload
+from trainables.trainable import LoraTrainable
+from tuning.plan import SearchPlan
+from tuning.preflight import Preflight
+from tuning.scheduler import make_scheduler
+from tuning.space import official_configs
+from tuning.study import METRIC, StudySearch, effective_key
+
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@contextmanager
+def ray_for(plan: SearchPlan) -> Iterator[None]:
+    """Join the Ray that the plan names, or start one of our own and end it afterwards.
+
+    Raises:
+        ValueError: The Ray that is there lacks what one trial needs.
+    """
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(address=plan.ray_address or "local", log_to_driver=False, logging_level="ERROR")
+    try:
+        _check_resources(plan, ray.cluster_resources())
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:
+    for flag, kind, wanted in (
+        ("--gpus-per-trial", "GPU", plan.gpus_per_trial),
+        ("--cpus-per-trial", "CPU", plan.cpus_per_trial),
+    ):
+        if wanted > found.get(kind, 0):
+            raise ValueError(
+                f"{flag} {wanted:g}: Ray has {found.get(kind, 0):g} {kind}s; lower it, or add a node that has them"
+            )
+
+
+def measure_evidence(plan: SearchPlan, workload: Workload) -> Evidence:
+    """Measure once, where the trials will run and with their resources."""
+    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(_measure)
+    result: Evidence = ray.get(task.remote(workload))
+    return result
+
+
+def _measure(workload: Workload) -> Evidence:
+    import torch
+
+    torch.set_num_threads(workload.threads)
+    return evidence.measure(workload, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run(plan: SearchPlan, preflight: Preflight, callbacks: list[Any]) -> tuple[list[Any], optuna.Study | None]:
+    """Train all trials of a plan and return Ray's results, and the study if there was a search.
+
+    The folder ``plan.run_dir / "ray"`` receives Ray's own files.
+    """
+    workload = preflight.workload
+    if preflight.needs_evidence:
+        workload = replace(workload, evidence=measure_evidence(plan, workload))
+        (plan.run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1))
+    search = None if plan.official else StudySearch(plan, functools.partial(_key, workload, preflight))
+    tuner = ray_tune.Tuner(
+        ray_tune.with_resources(
+            ray_tune.with_parameters(LoraTrainable, workload=workload),
+            {"cpu": plan.cpus_per_trial, "gpu": plan.gpus_per_trial},
+        ),
+        param_space={"experiment": ray_tune.grid_search(official_configs(plan))} if plan.official else None,
+        tune_config=_tune_config(plan, search),
+        run_config=ray_tune.RunConfig(
+            name="ray",
+            storage_path=str(plan.run_dir),
+            verbose=0,
+            callbacks=[JsonLoggerCallback(), CSVLoggerCallback(), *callbacks],
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=True, num_to_keep=1),
+        ),
+    )
+    results = list(tuner.fit())
+    return results, search.study if search else None
+
+
+def _tune_config(plan: SearchPlan, search: StudySearch | None) -> ray_tune.TuneConfig:
+    common = {"reuse_actors": True, "max_concurrent_trials": plan.max_concurrent_trials}
+    if search is None:
+        return ray_tune.TuneConfig(metric=METRIC, mode="min", num_samples=1, **common)
+    return ray_tune.TuneConfig(
+        num_samples=plan.num_samples, search_alg=search, scheduler=make_scheduler(plan), **common
+    )
+
+
+def _key(workload: Workload, preflight: Preflight, config: dict[str, Any]) -> str:
+    spec = TrialSpec.from_config(config)
+    allocation = spec.allocation(preflight.shape.sites, workload.budget, workload.evidence)
+    alphas = spec.alphas(allocation, preflight.shape.sites, workload.scale)
+    return effective_key(dict(allocation.ranks), alphas, spec.learning_rate, spec.seed)

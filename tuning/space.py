@@ -1,0 +1,78 @@
+"""The conditional define-by-run space: which strategy, its own parameters, its own learning rate."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from strategies import STRATEGIES
+from strategies.official import OFFICIAL
+from trainables.spec import SCALINGS
+from tuning.plan import SearchPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixed:
+    """A trial seen by one strategy: its parameters get the strategy's name before them."""
+
+    trial: Any
+    prefix: str
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Return a number in [low, high]."""
+        return float(self.trial.suggest_float(f"{self.prefix}/{name}", low, high, log=log))
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
+        """Return one of ``choices``."""
+        return str(self.trial.suggest_categorical(f"{self.prefix}/{name}", choices))
+
+
+def define_space(plan: SearchPlan) -> Callable[[Any], dict[str, Any]]:
+    """Return Optuna's define-by-run function for ``plan``.
+
+    Every strategy has a learning rate of its own: the best one differs between allocations, and a comparison at one
+    shared rate would measure that.
+    """
+    centre, factor = plan.centre_learning_rate, plan.learning_rate_factor
+
+    def space(trial: Any) -> dict[str, Any]:
+        name = trial.suggest_categorical("strategy", plan.strategies)
+        view = Prefixed(trial, name)
+        STRATEGIES[name].suggest(view)
+        view.suggest_float("learning_rate", centre / factor, centre * factor, log=True)
+        if plan.scaling == "search":
+            trial.suggest_categorical("scaling", SCALINGS)
+            return {"seed": plan.seed}
+        return {"seed": plan.seed, "scaling": plan.scaling}
+
+    return space
+
+
+def fixed_part(plan: SearchPlan, number: int) -> dict[str, Any]:
+    """Return what is decided about the ``number``-th trial before Optuna fills in the rest.
+
+    Strategies take turns, so that each gets the same number of trials. Everyone's first trial is its known good point
+    at the default learning rate; for the baseline that is plain LoRA.
+    """
+    name = plan.strategies[number % len(plan.strategies)]
+    fixed: dict[str, Any] = {"strategy": name}
+    if number < len(plan.strategies):
+        fixed |= {f"{name}/{key}": value for key, value in STRATEGIES[name].known_good.items()}
+        fixed[f"{name}/learning_rate"] = plan.centre_learning_rate
+        if plan.scaling == "search":
+            fixed["scaling"] = SCALINGS[0]
+    return fixed
+
+
+def official_configs(plan: SearchPlan) -> list[dict[str, Any]]:
+    """Return the five experiments of the seed report as configurations, one after the other."""
+    scaling = "constant" if plan.scaling == "search" else plan.scaling
+    return [
+        {
+            "official": item.name,
+            "strategy": item.strategy,
+            "learning_rate": plan.centre_learning_rate,
+            "scaling": scaling,
+            "seed": plan.seed,
+        }
+        for item in OFFICIAL
+    ]

@@ -1,0 +1,109 @@
+"""Optuna under Ray Tune, told the truth: finished, pruned or failed, and no configuration twice."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search.optuna import OptunaSearch
+
+from tuning.plan import SearchPlan
+from tuning.space import define_space, fixed_part
+
+METRIC = "eval_loss"
+MAX_DUPLICATES = 100
+
+
+class StudySearch(OptunaSearch):  # type: ignore[misc]
+    """``OptunaSearch`` with equal turns for strategies, true trial states and no repeated configuration.
+
+    Args:
+        plan: The search.
+        effective_key: Config -> a key that is equal for configurations that train the same thing.
+    """
+
+    def __init__(self, plan: SearchPlan, effective_key: Callable[[dict[str, Any]], str]) -> None:
+        self._plan, self._effective_key = plan, effective_key
+        self._turn = 0
+        self._seen: dict[str, str] = {}
+        self._values: dict[str, float] = {}
+        super().__init__(define_space(plan), metric=METRIC, mode="min", sampler=make_sampler(plan))
+
+    @property
+    def study(self) -> optuna.Study:
+        """Optuna's study."""
+        return self._ot_study
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the next configuration, one that has not been handed out before."""
+        for _ in range(MAX_DUPLICATES):
+            self.study.enqueue_trial(fixed_part(self._plan, self._turn))
+            config: dict[str, Any] = super().suggest(trial_id)
+            key = self._effective_key(config)
+            if key not in self._seen:
+                self._seen[key] = trial_id
+                self._turn += 1
+                return config
+            self._tell_duplicate(trial_id, key)
+        return None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass a finite intermediate value on."""
+        if math.isfinite(result[METRIC]):
+            super().on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell Optuna how a trial ended: COMPLETE, PRUNED (its intermediate values are known) or FAIL."""
+        if trial_id in self._completed_trials:
+            return
+        self._completed_trials.add(trial_id)
+        trial, status = self._ot_trials[trial_id], (result or {}).get("status")
+        trial.set_user_attr("ray_trial_id", trial_id)
+        if result and status == "finished" and not error:
+            self._values[trial_id] = result[METRIC]
+            self.study.tell(trial, result[METRIC])
+        elif result and status == "running" and not error:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def _tell_duplicate(self, trial_id: str, key: str) -> None:
+        """Answer a repeated suggestion with what is known: the value of its twin, or nothing."""
+        trial, twin = self._ot_trials.pop(trial_id), self._seen[key]
+        trial.set_user_attr("same_as", twin)
+        if twin in self._values:
+            self.study.tell(trial, self._values[twin])
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
+
+
+def make_sampler(plan: SearchPlan) -> optuna.samplers.TPESampler:
+    """Return the seeded TPE sampler; a quarter of the search, at most 10 trials, starts it up."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=plan.seed,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            n_startup_trials=max(len(plan.strategies), min(10, plan.num_samples // 4)),
+        )
+
+
+def mirror(study: optuna.Study, path: str, name: str) -> None:
+    """Copy ``study`` into a journal file that optuna-dashboard opens."""
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = optuna.storages.JournalStorage(JournalFileBackend(path))
+    optuna.copy_study(
+        from_study_name=study.study_name, from_storage=study._storage, to_storage=storage, to_study_name=name
+    )
+
+
+def effective_key(ranks: dict[str, int], alphas: dict[str, float], learning_rate: float, seed: int) -> str:
+    """Return one key for all configurations that train the same adapter the same way (3 digits of learning rate)."""
+    return json.dumps([sorted(ranks.items()), sorted(alphas.items()), f"{learning_rate:.2e}", seed])

@@ -1,0 +1,226 @@
+"""The only file that names MLflow: a sink that never slows, stops or alters a search.
+
+Every event is one line in a spool file in the run folder. A background thread carries the lines to MLflow in order and
+remembers how far it came, so an MLflow that is down, slow or late gets everything once it can:
+``python -m tuning.tracking replay RUN_DIR``. Runs are found again by tag, so a replay makes no second ones.
+"""
+
+import json
+import math
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from ray import tune as ray_tune
+
+SPOOL, OFFSET = "mlflow-spool.jsonl", "mlflow-offset.json"
+EXPERIMENT = "lora-rank-search"
+TRIAL_TAG = "rank_search.trial_id"
+PARENT = "parent"
+METRICS = (
+    "train_loss", "eval_loss", "test_loss", "perplexity", "tokens", "tokens_per_second", "trainable_parameters",
+    "parameter_efficiency", "peak_bytes", "seconds",
+)  # fmt: skip
+RETRY_SECONDS = 5.0
+END = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
+
+
+class Carrier:
+    """Applies spooled events to an MLflow server. Every call may raise what MLflow raises."""
+
+    def __init__(self, uri: str, artifacts: str | None, search: str) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(tracking_uri=uri)
+        self.search = search
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifacts)
+        self.runs: dict[str, str] = {}
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Carry out one event."""
+        getattr(self, "_" + event["kind"])(**{key: value for key, value in event.items() if key != "kind"})
+
+    def _start(self, run: str, name: str, params: dict[str, Any], tags: dict[str, str], time_ms: int) -> None:
+        if self._find(run):
+            return
+        from mlflow.entities import Param
+
+        own = {TRIAL_TAG: f"{self.search}/{run}", **tags}
+        if run != PARENT:
+            own["mlflow.parentRunId"] = self._run(PARENT)
+        created = self.client.create_run(self.experiment, start_time=time_ms, run_name=name, tags=own)
+        self.runs[run] = created.info.run_id
+        self.client.log_batch(created.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+
+    def _metrics(self, run: str, values: dict[str, float], step: int, time_ms: int) -> None:
+        from mlflow.entities import Metric
+
+        self.client.log_batch(self._run(run), metrics=[Metric(k, v, time_ms, step) for k, v in values.items()])
+
+    def _artifact(self, run: str, path: str, folder: str | None = None) -> None:
+        if Path(path).is_dir():
+            self.client.log_artifacts(self._run(run), path, folder)
+        else:
+            self.client.log_artifact(self._run(run), path, folder)
+
+    def _dataset(self, run: str, name: str, digest: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name=name, digest=digest[:36], source_type="local", source=json.dumps({"name": name}))
+        self.client.log_inputs(self._run(run), [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def _end(self, run: str, status: str, tags: dict[str, str], time_ms: int) -> None:
+        for key, value in tags.items():
+            self.client.set_tag(self._run(run), key, value[:5000])
+        self.client.set_terminated(self._run(run), status, time_ms)
+
+    def _run(self, run: str) -> str:
+        found = self._find(run)
+        if found is None:
+            raise KeyError(f"MLflow has no run for {run}; was its start lost?")
+        return found
+
+    def _find(self, run: str) -> str | None:
+        if run not in self.runs:
+            quoted = f"tags.`{TRIAL_TAG}` = '{self.search}/{run}'"
+            for known in self.client.search_runs([self.experiment], quoted, max_results=1):
+                self.runs[run] = known.info.run_id
+        return self.runs.get(run)
+
+
+class Sink:
+    """Takes events without ever blocking; a thread carries them to MLflow.
+
+    Args:
+        run_dir: Where the spool lies; its name identifies the search.
+        uri: MLflow's tracking URI.
+        artifacts: Where a local MLflow keeps artifacts; None for a server, which decides itself.
+    """
+
+    def __init__(self, run_dir: Path, uri: str, artifacts: str | None) -> None:
+        self.run_dir, self.uri, self.artifacts = run_dir, uri, artifacts
+        self.spool = (run_dir / SPOOL).open("a", encoding="utf-8")
+        (run_dir / OFFSET).write_text(json.dumps({"done": 0, "uri": uri, "artifacts": artifacts}))
+        self.wake: queue.Queue[bool] = queue.Queue()
+        self.problem: str | None = None
+        self.thread = threading.Thread(target=self._carry, name="mlflow-sink", daemon=True)
+        self.thread.start()
+
+    def put(self, kind: str, run: str, **fields: Any) -> None:
+        """Spool an event."""
+        self.spool.write(json.dumps({"kind": kind, "run": run, **fields}, allow_nan=False) + "\n")
+        self.spool.flush()
+        self.wake.put(True)
+
+    def close(self, seconds: float) -> bool:
+        """Wait up to ``seconds`` for the rest and say whether everything arrived."""
+        self.wake.put(False)
+        self.thread.join(seconds)
+        return remaining(self.run_dir) == 0
+
+    def _carry(self) -> None:
+        more = True
+        while more:
+            more = self.wake.get()
+            while True:
+                try:
+                    replay(self.run_dir)
+                    break
+                except Exception as error:
+                    if self.problem is None:
+                        self.problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                        print(
+                            f"MLflow at {self.uri} cannot be reached ({self.problem}); the search goes on",
+                            file=sys.stderr,
+                        )
+                    if not more:
+                        return
+                    time.sleep(RETRY_SECONDS)
+
+
+_carriers: dict[tuple[str, str], Carrier] = {}
+
+
+def replay(run_dir: Path) -> int:
+    """Carry all spooled events that MLflow does not have yet, in order, and return how many.
+
+    Raises:
+        Exception: What MLflow raised at the first event that did not arrive; the ones before it are remembered as done.
+    """
+    state = json.loads((run_dir / OFFSET).read_text())
+    key = (state["uri"], run_dir.name)
+    lines = (run_dir / SPOOL).read_text(encoding="utf-8").splitlines()[state["done"] :]
+    if lines and key not in _carriers:
+        _carriers[key] = Carrier(state["uri"], state["artifacts"], run_dir.name)
+    for line in lines:
+        _carriers[key].apply(json.loads(line))
+        state["done"] += 1
+        (run_dir / OFFSET).write_text(json.dumps(state))
+    return len(lines)
+
+
+def remaining(run_dir: Path) -> int:
+    """Return how many spooled events MLflow does not have yet."""
+    done = json.loads((run_dir / OFFSET).read_text())["done"]
+    return len((run_dir / SPOOL).read_text(encoding="utf-8").splitlines()) - int(done)
+
+
+class TrackingCallback(ray_tune.Callback):  # type: ignore[misc]
+    """Turns Ray's trial events into spooled events. A child run per trial; parameters once, metrics per report."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Open the trial's run."""
+        config = trial.config.get("experiment", trial.config)
+        own = {f"{config['strategy']}/{k}": v for k, v in config.get(config["strategy"], {}).items()}
+        params = {key: value for key, value in config.items() if not isinstance(value, dict)} | own
+        params["learning_rate"] = params.pop(f"{config['strategy']}/learning_rate", params.get("learning_rate"))
+        name = f"{config.get('official') or config['strategy']}_{trial.trial_id}"
+        tags = {"strategy": config["strategy"], "status": "running"}
+        self.sink.put("start", trial.trial_id, name=name, params=params, tags=tags, time_ms=now_ms())
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Log a report."""
+        values = {key: float(result[key]) for key in METRICS if _is_number(result.get(key))}
+        if values.get("eval_loss", math.inf) < 700:
+            values["perplexity"] = math.exp(values["eval_loss"])
+        self.sink.put("metrics", trial.trial_id, values=values, step=int(result.get("step", 0)), time_ms=now_ms())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, as MLflow wants them."""
+    return int(time.time() * 1000)
+
+
+@click.group()
+def main() -> None:
+    """Carry what MLflow missed."""
+
+
+@main.command("replay")
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def replay_command(run_dir: Path) -> None:
+    """Send the spooled events of RUN_DIR that MLflow does not have yet."""
+    if not (run_dir / SPOOL).is_file():
+        raise click.ClickException(f"{run_dir}: no {SPOOL} in it; give the folder of a run")
+    click.echo(f"{replay(run_dir)} events carried")
+
+
+if __name__ == "__main__":
+    main()
