@@ -1,0 +1,1 @@
+"""Rows in, report out. Imports no Ray, torch or MLflow."""

@@ -1,0 +1,73 @@
+"""Who is comparable, who is best: pure functions over rows."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from analysis.rows import ResultRow
+
+METRICS = (
+    "final_eval_loss",
+    "final_perplexity",
+    "trainable_parameters",
+    "parameter_efficiency",
+    "training_time_seconds",
+)
+LOSSES = ("final_eval_loss", "final_perplexity")
+
+
+def usable(rows: Iterable[ResultRow]) -> list[ResultRow]:
+    """Return the rows that may win something: trained to the end, with a loss."""
+    return [row for row in rows if row.status == "finished" and row.final_eval_loss is not None]
+
+
+def best_run(rows: Iterable[ResultRow]) -> ResultRow | None:
+    """Return the usable row of lowest evaluation loss, the first of equals."""
+    return min(usable(rows), key=_loss, default=None)
+
+
+def most_efficient(rows: Iterable[ResultRow]) -> ResultRow | None:
+    """Return the usable row with the smallest trainable share; of equals, the one of lower loss."""
+
+    def key(row: ResultRow) -> tuple[float, float]:
+        return (row.parameter_efficiency or 0.0, _loss(row))
+
+    return min((row for row in usable(rows) if row.parameter_efficiency is not None), key=key, default=None)
+
+
+def mean_losses(rows: Iterable[ResultRow]) -> dict[str, tuple[float, int]]:
+    """Return strategy -> (mean evaluation loss, number of runs) over usable rows, best first."""
+    losses: dict[str, list[float]] = {}
+    for row in usable(rows):
+        losses.setdefault(row.strategy, []).append(_loss(row))
+    means = {name: (sum(values) / len(values), len(values)) for name, values in losses.items()}
+    return dict(sorted(means.items(), key=lambda item: item[1][0]))
+
+
+def frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
+    """Return the metrics as a table; the loss of a trial that did not finish is left out, so fidelities do not mix."""
+    columns = ("experiment_name", "strategy", *METRICS)
+    table = pd.DataFrame([{name: _shown(row, name) for name in columns} for row in rows], columns=list(columns))
+    return table.astype(dict.fromkeys(METRICS, "float64"))
+
+
+def summary(rows: Sequence[ResultRow]) -> pd.DataFrame:
+    """Return mean and standard deviation of every metric by strategy."""
+    grouped = frame(rows).groupby("strategy")[list(METRICS)]
+    return grouped.agg(["mean", "std"])
+
+
+def ranked_means(rows: Sequence[ResultRow], metric: str) -> list[tuple[str, float]]:
+    """Return (strategy, mean) from the smallest to the largest, unknown ones last."""
+    means = frame(rows).groupby("strategy")[metric].mean().sort_values(kind="stable", na_position="last")
+    return [(str(name), float(value)) for name, value in means.items()]
+
+
+def _shown(row: ResultRow, name: str) -> object:
+    return None if name in LOSSES and row.status != "finished" else getattr(row, name)
+
+
+def _loss(row: ResultRow) -> float:
+    if row.final_eval_loss is None:
+        raise ValueError(f"{row.trial_id} has no evaluation loss")
+    return row.final_eval_loss

@@ -1,0 +1,146 @@
+"""One trial is one row; an unknown is None, never a filler."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+STATUSES = ("finished", "stopped", "diverged", "failed")
+NESTED = ("config", "ranks", "alphas", "history")
+INTEGERS = ("seed", "trainable_parameters", "tokens")
+NUMBERS = (
+    "parameter_efficiency",
+    "final_eval_loss",
+    "final_perplexity",
+    "test_loss",
+    "training_time_seconds",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One trial in the report.
+
+    Args:
+        trial_id: Unique in its search.
+        experiment_name: Name in the report.
+        strategy: Who allocated the ranks.
+        status: ``finished`` (all steps), ``stopped`` (by the scheduler), ``diverged`` or ``failed``.
+        phase: Part of the protocol the trial belongs to.
+        seed: Seed of adapter, data order and dropout.
+        config: Hyperparameters.
+        ranks: Site name -> applied rank, zeros included.
+        alphas: Adapted site name -> LoRA's alpha.
+        trainable_parameters: Parameters of the adapter.
+        parameter_efficiency: Trainable share of all parameters.
+        final_eval_loss: Mean loss per token on the validation split at the trial's end, in nats.
+        final_perplexity: exp of it.
+        test_loss: Mean loss per token on the test split.
+        training_time_seconds: Time in training and evaluation.
+        tokens: Learned tokens seen.
+        error: Why it diverged or failed.
+        history: One mapping per report (step, train_loss, eval_loss, seconds).
+    """
+
+    trial_id: str
+    experiment_name: str
+    strategy: str
+    status: str
+    phase: str = "search"
+    seed: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Mapping[str, int] | None = None
+    alphas: Mapping[str, float] | None = None
+    trainable_parameters: int | None = None
+    parameter_efficiency: float | None = None
+    final_eval_loss: float | None = None
+    final_perplexity: float | None = None
+    test_loss: float | None = None
+    training_time_seconds: float | None = None
+    tokens: int | None = None
+    error: str | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}")
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} must be finite or unknown, got {value}")
+
+
+FIELDS = tuple(item.name for item in fields(ResultRow))
+
+
+def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
+    """Write rows as .jsonl, or as .csv with nested values in JSON.
+
+    Raises:
+        ValueError: The path ends otherwise.
+    """
+    table = [asdict(row) for row in rows]
+    if path.suffix == ".jsonl":
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in table)
+    elif path.suffix == ".csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        for row in table:
+            nested = {name: "" if row[name] is None else json.dumps(row[name], allow_nan=False) for name in NESTED}
+            writer.writerow(row | nested)
+        text = buffer.getvalue()
+    else:
+        raise ValueError(f"{path}: rows are written as .jsonl or .csv")
+    path.write_text(text, encoding="utf-8")
+
+
+def read_rows(path: Path) -> list[ResultRow]:
+    """Read rows from .jsonl or .csv.
+
+    A .csv may have fewer columns, as the seed's has: without a status, a row is finished if it has a loss and diverged
+    if it has none.
+
+    Raises:
+        ValueError: Names the file and line that cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    if path.suffix == ".jsonl":
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        return [_row(path, number, lambda line=line: json.loads(line)) for number, line in lines]
+    if path.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text))
+        return [_row(path, number, lambda raw=raw: _from_csv(raw)) for number, raw in enumerate(reader, 2)]
+    raise ValueError(f"{path}: rows are read from .jsonl or .csv")
+
+
+def _row(path: Path, number: int, read: Any) -> ResultRow:
+    try:
+        values = read()
+        unknown = values.keys() - set(FIELDS)
+        if unknown:
+            raise ValueError(f"unknown column {sorted(map(str, unknown))[0]!r}")
+        values["history"] = tuple(values.get("history") or ())
+        return ResultRow(**values)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path}, line {number}: not a row ({error})") from error
+
+
+def _from_csv(raw: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: value for name, value in raw.items() if value not in {"", None}}
+    values |= {name: json.loads(values[name]) for name in NESTED if name in values}
+    values |= {name: int(float(values[name])) for name in INTEGERS if name in values}
+    values |= {name: float(values[name]) for name in NUMBERS if name in values}
+    values = {name: value for name, value in values.items() if value == value}
+    values.setdefault("trial_id", values["experiment_name"])
+    values.setdefault("status", "finished" if "final_eval_loss" in values else "diverged")
+    return values

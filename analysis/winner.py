@@ -1,0 +1,82 @@
+"""The winner's ranks, as a table and as a configuration to paste."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from tabulate import tabulate
+
+from analysis import ranking
+from analysis.rows import ResultRow
+
+
+def section(rows: Sequence[ResultRow]) -> list[str]:
+    """Return the section; empty if no usable row has ranks."""
+    best = ranking.best_run([row for row in rows if row.ranks])
+    if best is None or not best.ranks:
+        return []
+    lines = ["## Winner", "", f"`{best.experiment_name}` has the lowest evaluation loss of all finished trials.", ""]
+    lines += [f"- **Strategy:** {best.strategy}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
+    if best.test_loss is not None:
+        lines += [f"- **Test loss:** {best.test_loss:.4f} (perplexity {math.exp(best.test_loss):.2f})"]
+    lines += [f"- **Parameters:** {best.trainable_parameters:,}", "", "### Ranks by layer and matrix", ""]
+    return [*lines, rank_table(best.ranks), "", *_paste(best)]
+
+
+def split_name(name: str) -> tuple[int, str]:
+    """Return (layer, matrix): ``transformer.h.3.attn.c_attn`` is layer 3's ``attn.c_attn``."""
+    parts = name.split(".")
+    index = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return (0, name) if index is None else (int(parts[index]), ".".join(parts[index + 1 :]))
+
+
+def grid(ranks: Mapping[str, int]) -> tuple[list[int], list[str], list[list[int | None]]]:
+    """Return layers, matrices, and the ranks as a row per layer; None where a layer lacks a matrix."""
+    cells = {split_name(name): rank for name, rank in ranks.items()}
+    layers = sorted({layer for layer, _ in cells})
+    matrices = list(dict.fromkeys(matrix for _, matrix in cells))
+    return layers, matrices, [[cells.get((layer, matrix)) for matrix in matrices] for layer in layers]
+
+
+def rank_table(ranks: Mapping[str, int]) -> str:
+    """Return a Markdown table, a row per layer and a column per matrix."""
+    layers, matrices, cells = grid(ranks)
+    body = [[layer, *row] for layer, row in zip(layers, cells, strict=True)]
+    return tabulate(body, headers=["layer", *matrices], tablefmt="pipe", missingval="")
+
+
+def lora_config_code(ranks: Mapping[str, int], alphas: Mapping[str, float], fan_in_fan_out: bool) -> str:
+    """Return Python source that builds PEFT's ``LoraConfig`` of exactly these ranks and alphas."""
+    adapted = {name: rank for name, rank in ranks.items() if rank}
+    common = Counter((rank, alphas[name]) for name, rank in adapted.items()).most_common(1)[0][0]
+    pattern = {name: rank for name, rank in adapted.items() if rank != common[0]}
+    alpha_pattern = {name: alphas[name] for name in adapted if alphas[name] != common[1]}
+    return "\n".join(
+        [
+            "from peft import LoraConfig",
+            "",
+            "config = LoraConfig(",
+            '    task_type="CAUSAL_LM",',
+            f"    r={common[0]},",
+            f"    lora_alpha={common[1]!r},",
+            f"    fan_in_fan_out={fan_in_fan_out},",
+            f"    target_modules={'|'.join(map(re.escape, adapted))!r},",
+            *_dict_lines("rank_pattern", pattern),
+            *_dict_lines("alpha_pattern", alpha_pattern),
+            ")",
+        ]
+    )
+
+
+def _dict_lines(name: str, values: Mapping[str, float]) -> list[str]:
+    lines = [f"        {'^' + re.escape(key)!r}: {value!r}," for key, value in values.items()]
+    return [f"    {name}={{", *lines, "    },"]
+
+
+def _paste(best: ResultRow) -> list[str]:
+    if not best.ranks or not best.alphas:
+        return []
+    conv1d = all(name.startswith("transformer.h.") for name in best.ranks)
+    code = lora_config_code(best.ranks, best.alphas, conv1d)
+    return ["### The same as a PEFT configuration", "", "```python", code, "```", ""]

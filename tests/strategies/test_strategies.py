@@ -1,0 +1,94 @@
+"""The contract of every strategy, and worked values for each."""
+
+import math
+
+import pytest
+
+from strategies import STRATEGIES, RankBudget, Site, allocate
+from strategies.attention_heavy import AttentionHeavy
+from strategies.baseline import Baseline
+from strategies.empirical import Empirical
+from strategies.geometry import GEOMETRIES
+from strategies.linear_decay import LinearDecay
+
+SITES = GEOMETRIES["gpt2"].sites
+EVIDENCE = {kind: {s.name: 1.0 + i for i, s in enumerate(SITES)} for kind in ("gradient", "activation")}
+
+
+class EdgeTrial:
+    """Answers every question with one end of its range."""
+
+    def __init__(self, end):
+        self.end, self.asked = end, []
+
+    def suggest_float(self, name, low, high, *, log=False):
+        self.asked.append(name)
+        return (low, high)[self.end]
+
+    def suggest_categorical(self, name, choices):
+        self.asked.append(name)
+        return choices[-self.end]
+
+
+@pytest.mark.parametrize("cls", STRATEGIES.values())
+@pytest.mark.parametrize("end", [0, 1])
+class TestContract:
+    def test_every_point_of_the_space_scores_every_site_and_can_be_spent(self, cls, end):
+        strategy = cls.suggest(EdgeTrial(end))
+        scores = strategy.scores(SITES, EVIDENCE)
+        assert list(scores) == [site.name for site in SITES]
+        assert all(math.isfinite(score) and score >= 0 for score in scores.values())
+        budget = RankBudget.like_uniform(8, SITES)
+        assert 0.99 * budget.params <= allocate(scores, SITES, budget).params <= budget.params
+
+    def test_the_known_good_point_names_the_searched_parameters(self, cls, end):
+        trial = EdgeTrial(end)
+        cls.suggest(trial)
+        assert set(trial.asked) == set(cls.known_good)
+        assert cls(**cls.known_good).scores(SITES, EVIDENCE)
+
+
+@pytest.mark.parametrize("strategy", [Baseline(), LinearDecay(slope=0), AttentionHeavy(log_ratio=0)])
+def test_a_neutral_strategy_is_plain_lora(strategy):
+    allocation = allocate(strategy.scores(SITES, {}), SITES, RankBudget.like_uniform(8, SITES))
+    assert set(allocation.ranks.values()) == {8}
+
+
+def sites_in_blocks(blocks):
+    return tuple(Site(f"h.{i}.attn", 64, 64, i, "attention") for i in range(blocks))
+
+
+@pytest.mark.parametrize(
+    ("slope", "expected"), [(1, [2, 1, 0]), (-1, [0, 1, 2]), (0.5, [1.5, 1, 0.5]), (1.5, [2.5, 1, 0])]
+)
+def test_linear_decay_is_linear_in_depth_and_signed(slope, expected):
+    assert list(LinearDecay(slope).scores(sites_in_blocks(3), {}).values()) == expected
+
+
+def test_a_model_of_one_block_has_no_depth_to_decay_over():
+    assert LinearDecay(1.0).scores(sites_in_blocks(1), {}) == {"h.0.attn": 1.0}
+
+
+@pytest.mark.parametrize("log_ratio", [math.log(4), -math.log(4)])
+def test_attention_heavy_has_the_ratio_it_is_asked_for(log_ratio):
+    sites = (Site("a", 8, 8, 0, "attention"), Site("m", 8, 8, 0, "mlp"))
+    scores = AttentionHeavy(log_ratio).scores(sites, {})
+    assert scores["a"] / scores["m"] == pytest.approx(math.exp(log_ratio))
+
+
+def test_empirical_scores_are_tempered_shares_of_the_mean():
+    sites = (Site("a", 8, 8, 0, "attention"), Site("m", 8, 8, 0, "mlp"))
+    evidence = {"gradient": {"a": 6.0, "m": 2.0}}
+    assert Empirical("gradient", temperature=1).scores(sites, evidence) == {"a": 1.5, "m": 0.5}
+    assert Empirical("gradient", temperature=2).scores(sites, evidence)["a"] == pytest.approx(math.sqrt(1.5))
+
+
+def test_empirical_without_evidence_says_what_is_missing():
+    with pytest.raises(ValueError, match="activation"):
+        Empirical("activation").scores(SITES, {"gradient": {}})
+
+
+@pytest.mark.parametrize("wrong", [{"evidence": "guess"}, {"temperature": 0}])
+def test_empirical_refuses_wrong_parameters(wrong):
+    with pytest.raises(ValueError, match="empirical/"):
+        Empirical(**wrong)

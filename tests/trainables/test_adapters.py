@@ -1,0 +1,127 @@
+"""What is planned is what is built, on every architecture, or the trial stops."""
+
+import dataclasses
+
+import peft
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from strategies import RankBudget, allocate
+from strategies.linear_decay import LinearDecay
+from trainables import adapters
+from trainables.base_model import sites_of
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+TOKENS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+CONFIGS = {
+    "gpt2": GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, **TOKENS),
+    "llama-gqa": LlamaConfig(**SMALL, num_key_value_heads=2, **TOKENS),
+    "llama-tied": LlamaConfig(**SMALL, tie_word_embeddings=True, **TOKENS),
+    "qwen2": Qwen2Config(**SMALL, num_key_value_heads=2, **TOKENS),
+    "qwen3": Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=8, **TOKENS),
+    "gpt-neox": GPTNeoXConfig(**SMALL, **TOKENS),
+    "phi": PhiConfig(**SMALL, **TOKENS),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(CONFIGS[request.param])
+    return network.requires_grad_(False).eval()
+
+
+def planned(model, rank=3, slope=1.0):
+    sites = sites_of(model)
+    allocation = allocate(LinearDecay(slope).scores(sites, {}), sites, RankBudget.like_uniform(rank, sites))
+    return allocation, {name: 2.0 * r for name, r in allocation.adapted.items()}
+
+
+def test_ranks_and_scales_are_exactly_the_planned_ones_zero_included(model):
+    allocation, alphas = planned(model)
+    wrapped = adapters.attach(model, allocation, alphas)
+    assert adapters.read_back(wrapped) == {name: (rank, 2.0) for name, rank in allocation.adapted.items()}
+    assert 0 in allocation.ranks.values()
+
+
+def test_the_untrained_adapter_changes_nothing_and_detach_gives_the_base_back(model):
+    ids = torch.arange(12).view(2, 6)
+    before, names = model(ids).logits, [name for name, _ in model.named_modules()]
+    wrapped = adapters.attach(model, *planned(model))
+    assert torch.equal(wrapped(input_ids=ids).logits, before)
+    adapters.detach(wrapped)
+    assert [name for name, _ in model.named_modules()] == names
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_every_block_has_attention_and_mlp_sites_and_no_output_embedding(model):
+    sites = sites_of(model)
+    assert {(site.depth, site.kind) for site in sites} == {(d, k) for d in (0, 1) for k in ("attention", "mlp")}
+    assert not any("head" in site.name or "embed_out" in site.name for site in sites)
+
+
+def test_an_adapter_saved_and_loaded_by_plain_peft_gives_the_same_logits(model, tmp_path):
+    ids = torch.arange(12).view(2, 6)
+    wrapped = adapters.attach(model, *planned(model))
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+    expected = wrapped(input_ids=ids).logits
+    adapters.save(wrapped, str(tmp_path))
+    adapters.detach(wrapped)
+    loaded = peft.PeftModel.from_pretrained(model, str(tmp_path))
+    assert torch.allclose(loaded(input_ids=ids).logits, expected, atol=1e-6)
+
+
+def test_the_bug_of_the_seed_study_is_caught_when_only_the_first_rank_is_applied(model, monkeypatch):
+    """That study built one configuration per layer and applied the first to all of them."""
+    honest = adapters.lora_config
+
+    def first_only(*arguments):
+        config = honest(*arguments)
+        config.r = next(iter(config.rank_pattern.values()))
+        config.lora_alpha = 2 * config.r
+        config.rank_pattern, config.alpha_pattern = {}, {}
+        return config
+
+    monkeypatch.setattr(adapters, "lora_config", first_only)
+    with pytest.raises(adapters.AllocationMismatch, match="planned rank"):
+        adapters.attach(model, *planned(model, slope=0.5))
+
+
+def test_a_wrong_scale_is_caught(model, monkeypatch):
+    honest = adapters.lora_config
+
+    def unscaled(*arguments):
+        config = honest(*arguments)
+        config.alpha_pattern = {}
+        return config
+
+    monkeypatch.setattr(adapters, "lora_config", unscaled)
+    with pytest.raises(adapters.AllocationMismatch, match="planned scale"):
+        adapters.attach(model, *planned(model))
+
+
+def test_trainable_parameters_that_nobody_planned_are_caught(model):
+    allocation, alphas = planned(model)
+    with pytest.raises(adapters.AllocationMismatch, match="trainable parameters"):
+        adapters.attach(model, dataclasses.replace(allocation, params=allocation.params + 1), alphas)
+
+
+def test_a_site_adapted_without_a_plan_is_caught(model):
+    allocation, alphas = planned(model)
+    wrapped = adapters.attach(model, allocation, alphas)
+    name = next(iter(allocation.adapted))
+    fewer = dataclasses.replace(allocation, ranks={**allocation.ranks, name: 0})
+    with pytest.raises(adapters.AllocationMismatch, match="planned rank 0"):
+        adapters.audit(wrapped, fewer, alphas)

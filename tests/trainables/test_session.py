@@ -1,0 +1,133 @@
+import math
+
+import pytest
+import torch
+
+from strategies import RankBudget
+from trainables.base_model import load
+from trainables.data import DataSource
+from trainables.finetune import Diverged, batch_order, learning_rate_factor
+from trainables.session import SoloSession
+from trainables.spec import TrialSpec, Workload
+
+
+@pytest.fixture(scope="module")
+def workload(tiny_gpt2, tiny_text):
+    source = DataSource(
+        dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8, max_length=32
+    )
+    sites = load(str(tiny_gpt2)).sites
+    return Workload(
+        model=str(tiny_gpt2), data=source, budget=RankBudget.like_uniform(2, sites), epochs=2, batch_size=4,
+        reports=2, scale=2.0,
+    )  # fmt: skip
+
+
+def spec(**config):
+    return TrialSpec.from_config({"strategy": "linear_decay", "linear_decay": {"slope": 1.0}, **config})
+
+
+@pytest.fixture
+def session(workload):
+    session = SoloSession(workload, spec(learning_rate=0.01), "cpu")
+    yield session
+    session.close()
+
+
+def test_training_lowers_the_loss_and_counts_steps(session):
+    first = session.train(0).eval_loss
+    report = session.train(100)
+    assert session.done
+    assert report.step == session.workload.steps == 8
+    assert report.eval_loss < first
+    assert report.tokens > 0
+
+
+def test_what_is_reported_as_applied_is_what_was_planned(session):
+    assert session.facts["ranks"] == dict(session.allocation.ranks)
+    assert session.facts["trainable_parameters"] == session.allocation.params
+    assert set(session.allocation.ranks.values()) != {2}
+
+
+def test_a_closed_session_leaves_the_base_as_it_was(workload):
+    base = load(workload.model).model
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    session = SoloSession(workload, spec(learning_rate=0.1), "cpu")
+    session.train(4)
+    session.close()
+    after = base.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_path):
+    unbroken = SoloSession(workload, spec(learning_rate=0.01), "cpu")
+    unbroken.train(4)
+    unbroken.save(tmp_path / "saved")
+    expected = unbroken.train(4).eval_loss
+    unbroken.close()
+    torch.manual_seed(1234)
+    resumed = SoloSession(workload, spec(learning_rate=0.01), "cpu")
+    resumed.load(tmp_path / "saved")
+    assert resumed.step == 4
+    assert resumed.train(4).eval_loss == expected
+    resumed.close()
+
+
+def test_a_checkpoint_of_another_allocation_is_refused(workload, session, tmp_path):
+    session.save(tmp_path / "saved")
+    session.close()
+    other = SoloSession(workload, TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01}), "cpu")
+    with pytest.raises(ValueError, match="allocation"):
+        other.load(tmp_path / "saved")
+    other.close()
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(workload):
+    losses = []
+    for seed in (0, 0, 1):
+        session = SoloSession(workload, spec(learning_rate=0.01, seed=seed), "cpu")
+        losses.append(session.train(8).eval_loss)
+        session.close()
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_non_finite_loss_ends_the_session_and_names_step_rate_and_dtype(session):
+    with torch.no_grad():
+        next(iter(session.parameters)).fill_(math.nan)
+    with pytest.raises(Diverged, match=r"step 0 .*learning rate 0\.01.*float32"):
+        session.train(1)
+
+
+def test_the_evaluation_loss_is_a_mean_over_tokens_not_over_batches(session):
+    losses = []
+    for size in (1, 3, 8):
+        object.__setattr__(session.workload, "batch_size", size)
+        losses.append(session.test_loss())
+    object.__setattr__(session.workload, "batch_size", 4)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_the_schedule_rises_to_one_and_falls_to_nearly_zero():
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[9] == 1.0
+    assert factors[-1] == pytest.approx(1 / 91)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_each_epoch_shows_every_example_once():
+    order = batch_order(examples=10, batch_size=4, steps=5, seed=3)
+    seen = [index for batch in order for index in batch]
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
+    assert seen[:10] != seen[10:20]
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("constant", 2.0), ("alpha/r", 1.0), ("alpha/sqrt(r)", math.sqrt(2))])
+def test_scaling_policies_agree_at_the_mean_rank_and_differ_elsewhere(policy, expected, workload):
+    sites = load(workload.model).sites
+    trial = spec(learning_rate=0.01, scaling=policy)
+    allocation = trial.allocation(sites, workload.budget, {})
+    alphas = trial.alphas(allocation, sites, workload.scale)
+    double = next(name for name, rank in allocation.ranks.items() if rank == 4)
+    assert alphas[double] / 4 == pytest.approx(expected, rel=0.02)
