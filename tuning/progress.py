@@ -17,12 +17,16 @@ SHOWN_ENDED = 12
 class Progress(ray_tune.Callback):  # type: ignore[misc]
     """One live table on a terminal, one line per event elsewhere. Never raises."""
 
-    def __init__(self, trials: int, names: dict[str, str] | None = None) -> None:
+    def __init__(self, trials: int) -> None:
         self.total, self.started = trials, time.monotonic()
         self.rows: dict[str, dict[str, Any]] = {}
         self.best: tuple[float, str] = (math.inf, "")
         self.console = Console()
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the terminal out: Ray pickles callbacks, and nothing reads them back."""
+        return {"total": self.total}
 
     def setup(self, **info: Any) -> None:
         """Open the table."""

@@ -1,6 +1,6 @@
 """The conditional define-by-run space: which strategy, its own parameters, its own learning rate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,25 +26,27 @@ class Prefixed:
         return str(self.trial.suggest_categorical(f"{self.prefix}/{name}", choices))
 
 
-def define_space(plan: SearchPlan) -> Callable[[Any], dict[str, Any]]:
-    """Return Optuna's define-by-run function for ``plan``.
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Optuna's define-by-run function for a plan; a class because Ray pickles it.
 
     Every strategy has a learning rate of its own: the best one differs between allocations, and a comparison at one
     shared rate would measure that.
     """
-    centre, factor = plan.centre_learning_rate, plan.learning_rate_factor
 
-    def space(trial: Any) -> dict[str, Any]:
-        name = trial.suggest_categorical("strategy", plan.strategies)
+    plan: SearchPlan
+
+    def __call__(self, trial: Any) -> dict[str, Any]:
+        """Draw one configuration."""
+        centre, factor = self.plan.centre_learning_rate, self.plan.learning_rate_factor
+        name = trial.suggest_categorical("strategy", self.plan.strategies)
         view = Prefixed(trial, name)
         STRATEGIES[name].suggest(view)
         view.suggest_float("learning_rate", centre / factor, centre * factor, log=True)
-        if plan.scaling == "search":
+        if self.plan.scaling == "search":
             trial.suggest_categorical("scaling", SCALINGS)
-            return {"seed": plan.seed}
-        return {"seed": plan.seed, "scaling": plan.scaling}
-
-    return space
+            return {"seed": self.plan.seed}
+        return {"seed": self.plan.seed, "scaling": self.plan.scaling}
 
 
 def fixed_part(plan: SearchPlan, number: int) -> dict[str, Any]:

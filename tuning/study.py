@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from tuning.plan import SearchPlan
-from tuning.space import define_space, fixed_part
+from tuning.space import Space, fixed_part
 
 METRIC = "eval_loss"
 MAX_DUPLICATES = 100
@@ -29,7 +29,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._turn = 0
         self._seen: dict[str, str] = {}
         self._values: dict[str, float] = {}
-        super().__init__(define_space(plan), metric=METRIC, mode="min", sampler=make_sampler(plan))
+        super().__init__(Space(plan), metric=METRIC, mode="min", sampler=make_sampler(plan))
 
     @property
     def study(self) -> optuna.Study:

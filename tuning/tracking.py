@@ -179,6 +179,10 @@ class TrackingCallback(ray_tune.Callback):  # type: ignore[misc]
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the sink out: Ray pickles callbacks, and nothing reads them back."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run."""
         config = trial.config.get("experiment", trial.config)
