@@ -4,6 +4,7 @@ import datetime
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,7 +37,7 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
     click.echo(str(output))
 
 
-def _read_plan(path: Path) -> dict[str, int | float]:
+def _read_plan(path: Path) -> dict[str, Any]:
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -52,7 +52,7 @@ def resolve(model: str) -> str:
     return model
 
 
-def sites_of(model: torch.nn.Module) -> tuple[Site, ...]:
+def sites_of(model: Any) -> tuple[Site, ...]:
     """List the linear layers inside the blocks of ``model``, in its own order.
 
     The output embedding and anything outside a numbered block are left out. A layer is attention if a part of its name

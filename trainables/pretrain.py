@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,9 +25,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 PACKAGES = (
-    "alembic", "click", "datasets", "fastapi", "flask", "huggingface_hub", "jinja2", "matplotlib", "mlflow", "networkx",
-    "numpy", "optuna", "pandas", "peft", "pydantic", "ray", "requests", "rich", "sklearn", "scipy", "sqlalchemy", "sympy",
-    "tokenizers", "torch", "transformers", "urllib3", "werkzeug",
+    "alembic", "click", "datasets", "fastapi", "flask", "huggingface_hub", "jinja2", "matplotlib", "mlflow",
+    "networkx", "numpy", "optuna", "pandas", "peft", "pydantic", "ray", "requests", "rich", "sklearn", "scipy",
+    "sqlalchemy", "sympy", "tokenizers", "torch", "transformers", "urllib3", "werkzeug",
 )  # fmt: skip
 EXCLUDED_FOLDERS = {
     "test",
@@ -145,7 +145,7 @@ def perplexity(model: GPT2LMHeadModel, stream: torch.Tensor, length: int) -> flo
     """exp of the mean loss over every predicted token of ``stream``, cut into windows of ``length``."""
     model.eval()
     windows = stream[: len(stream) // length * length].view(-1, length)
-    total = sum(model(input_ids=part, labels=part).loss.item() * len(part) for part in windows.split(16))
+    total = sum(model(input_ids=part, labels=part).loss.item() * len(part) for part in torch.split(windows, 16))
     model.train()
     return math.exp(total / len(windows))
 
@@ -189,12 +189,12 @@ def new_model(recipe: Recipe, end_token: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def model_card(recipe: Recipe, facts: dict[str, object]) -> str:
+def model_card(recipe: Recipe, facts: Mapping[str, object]) -> str:
     """Render the card that lies beside the weights."""
     lines = [
         "# Bundled base model",
         "",
-        "A small GPT-2-architecture causal language model, trained from scratch so that a search runs without a download.",
+        "A small GPT-2-architecture causal language model, trained from scratch so that a search needs no download.",
         "It is a base to fine-tune in tests and demonstrations, not a model to use for text.",
         "",
         "- **Corpus:** docstrings of Python's standard library and of this project's dependencies, read from source;",
@@ -225,6 +225,7 @@ def main(output: Path, steps: int, threads: int) -> None:  # noqa: D103  (its he
     print(f"{len(train_stream):,} training tokens, {len(held_out_stream):,} held out", flush=True)
     model = new_model(recipe, tokenizer.eos_token_id)
     untrained = perplexity(model, held_out_stream, recipe.length)
+    unigram = unigram_perplexity(train_stream, held_out_stream, recipe.vocabulary)
     started = time.perf_counter()
     train(model, train_stream, recipe)
     facts = {
@@ -235,7 +236,7 @@ def main(output: Path, steps: int, threads: int) -> None:  # noqa: D103  (its he
         "training time": f"{(time.perf_counter() - started) / 60:.1f} minutes on {threads} CPU threads",
         "held-out tokens": f"{len(held_out_stream):,}",
         "held-out perplexity": f"{perplexity(model, held_out_stream, recipe.length):.1f}",
-        "held-out perplexity, unigram model": f"{unigram_perplexity(train_stream, held_out_stream, recipe.vocabulary):.1f}",
+        "held-out perplexity, unigram model": f"{unigram:.1f}",
         "held-out perplexity, untrained model": f"{untrained:.1f}",
         "corpus SHA-256": hashlib.sha256("\0".join(training + held_out).encode()).hexdigest(),
         "Python": sys.version.split()[0],

@@ -189,10 +189,8 @@ class SoloSession:
 
     def _diverged(self, what: str, *values: float) -> Diverged:
         dtype = "bfloat16 autocast" if self.device == "cuda" else "float32"
-        return Diverged(
-            f"{what} {', '.join(map(str, values))} at step {self.step} "
-            f"(learning rate {self.spec.learning_rate:g}, scaling {self.spec.scaling} x {self.workload.scale:g}, {dtype})"
-        )
+        choices = f"learning rate {self.spec.learning_rate:g}, scaling {self.spec.scaling} x {self.workload.scale:g}"
+        return Diverged(f"{what} {', '.join(map(str, values))} at step {self.step} ({choices}, {dtype})")
 
     def _ties(self) -> dict[str, str]:
         return {"base": identity(self.workload.model), "allocation": self.allocation.digest}

@@ -15,7 +15,7 @@ from tuning.plan import SearchPlan
 USAGE_ERROR = 2
 
 
-def options() -> list[click.Option]:
+def options() -> list[click.Parameter]:
     """Return one flag per field of ``SearchPlan``; a flag that is not given has no value."""
     return [_option(name, field) for name, field in SearchPlan.model_fields.items()]
 
@@ -82,9 +82,7 @@ def _one_line(error: ValidationError, config: str | None) -> str:
 
 
 def _usage(message: str) -> click.ClickException:
-    error = click.ClickException(message)
-    error.exit_code = USAGE_ERROR
-    return error
+    return click.ClickException(message)
 
 
 def command(config: str | None, dry_run: bool, **given: Any) -> int:
@@ -102,7 +100,7 @@ def command(config: str | None, dry_run: bool, **given: Any) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line: 0 all well, 1 no usable trial, 2 wrong usage, 3 some trials failed."""
-    extra = [
+    extra: list[click.Parameter] = [
         click.Option(["--config"], metavar="FILE", help="YAML file with the same names, '_' for '-'"),
         click.Option(["--dry-run"], is_flag=True, help="Show the resolved plan, budget and cost; train nothing"),
     ]

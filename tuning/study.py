@@ -34,7 +34,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     @property
     def study(self) -> optuna.Study:
         """Optuna's study."""
-        return self._ot_study
+        study: optuna.Study = self._ot_study
+        return study
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Return the next configuration, one that has not been handed out before."""

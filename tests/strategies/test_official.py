@@ -27,7 +27,9 @@ def test_each_official_experiment_costs_on_gpt2_medium_what_the_seed_report_says
 
 @pytest.mark.parametrize("geometry", ["gpt2-medium", "bundled"])
 def test_exactly_the_adaptive_experiments_are_not_uniform(geometry):
-    uniform = {item.name: len(set(item.allocation(GEOMETRIES[geometry].sites).ranks.values())) == 1 for item in OFFICIAL}
+    uniform = {
+        item.name: len(set(item.allocation(GEOMETRIES[geometry].sites).ranks.values())) == 1 for item in OFFICIAL
+    }
     assert uniform == {name: name.startswith("baseline") for name in SEED}
 
 

@@ -39,7 +39,9 @@ def test_prompts_are_masked_and_one_prompt_stays_in_one_split(tiny_gpt2, tmp_pat
     rows = [{"ask": f"question {i // 2} ?", "answer": f"answer {i} is fox"} for i in range(60)]
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    source = DataSource(dataset=str(path), prompt_column="ask", completion_column="answer", **SMALL | {"max_length": 60})
+    source = DataSource(
+        dataset=str(path), prompt_column="ask", completion_column="answer", **SMALL | {"max_length": 60}
+    )
     splits = load_splits(source, str(tiny_gpt2))
     tokenizer = load_tokenizer(str(tiny_gpt2))
     prompts = []

@@ -1,0 +1,153 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis.findings import key_findings
+from analysis.plots import rank_heatmap
+from analysis.report import ReportHeader, render
+from analysis.rows import ResultRow, read_rows, write_rows
+from analysis.winner import lora_config_code
+
+SEED = Path(__file__).parent / "seed"
+RANKS = {"transformer.h.0.attn.c_attn": 3, "transformer.h.0.mlp.c_fc": 0, "transformer.h.10.mlp.c_fc": 2}
+ALPHAS = {"transformer.h.0.attn.c_attn": 6.0, "transformer.h.10.mlp.c_fc": 4.0}
+
+
+def row(name, strategy="baseline", loss=4.0, **values):
+    values = {"status": "finished" if loss is not None else "diverged", "parameter_efficiency": 0.01, **values}
+    return ResultRow(trial_id=name, experiment_name=name, strategy=strategy, final_eval_loss=loss, **values)
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "analysis", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_seed_rows_give_the_seed_report_byte_for_byte_up_to_key_findings(tmp_path):
+    done = command("--rows", SEED / "rows.csv", "--output", tmp_path / "r.md", "--dataset-size", 200, "--epochs", 3)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (path.read_text() for path in (tmp_path / "r.md", SEED / "report.md"))
+
+    def comparable(text):
+        kept = text[: text.index("## Key Findings")]
+        return [line for line in kept.split("\n") if not line.startswith("**Generated:**")]
+
+    assert comparable(ours) == comparable(theirs)
+
+
+def findings(*rows):
+    return "\n".join(key_findings(rows))
+
+
+def test_a_diverged_trial_wins_nothing_and_is_named():
+    text = findings(row("a", loss=5.0), row("b", "empirical", None, parameter_efficiency=0.001))
+    assert "2. **Best Efficiency:** Baseline" in text
+    assert "b (diverged)" in text
+
+
+def test_a_stopped_trial_wins_nothing_either():
+    text = findings(row("a", loss=5.0), row("b", "empirical", 1.0, status="stopped"))
+    assert "best single run is a " in text
+
+
+def test_one_run_a_strategy_concludes_nothing():
+    text = findings(row("a", loss=4.0), row("b", "empirical", 3.0))
+    assert "nothing can be concluded" in text
+    assert "25.0% below" in text
+
+
+def test_a_difference_is_never_a_zero_with_a_sign():
+    assert "0.0%" not in findings(row("a", loss=5.1063), row("b", "empirical", 5.1065))
+    assert "0.004% above" in findings(row("a", loss=5.1063), row("b", "empirical", 5.1065))
+    assert "no different" in findings(row("a", loss=5.0), row("b", "empirical", 5.0))
+
+
+def test_the_best_run_and_the_best_mean_are_told_apart():
+    text = findings(row("a", loss=1.0), row("b", loss=9.0), row("c", "empirical", 3.0), row("d", "empirical", 3.2))
+    assert "best single run is a (Baseline, evaluation loss 1.0000)" in text
+    assert "best mean is that of Empirical (3.1000 over 2 runs)" in text
+
+
+def test_runs_with_different_hyperparameters_conclude_nothing():
+    rows = [row(f"{s}{i}", s, 4.0 + i, config={"x": i}) for s in ("baseline", "empirical") for i in range(2)]
+    assert "hyperparameters" in findings(*rows)
+
+
+def test_a_search_without_a_usable_trial_still_has_a_report():
+    text = render([row("a", loss=None, error="loss nan at step 3")], ReportHeader("now"))
+    assert text.count("no trial finished") == 2
+    assert "loss nan at step 3" in text
+
+
+def test_the_winner_is_given_as_ranks_and_as_a_configuration_that_runs():
+    text = render([row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10)], ReportHeader("now"))
+    assert "|       0 |             3 |          0 |" in text
+    code = text.split("```python\n")[1].split("```")[0]
+    scope = {}
+    exec(code, scope)
+    config = scope["config"]
+    assert {config.r, *config.rank_pattern.values()} == {2, 3}
+    assert config.fan_in_fan_out is True
+
+
+def test_sites_of_rank_zero_are_not_in_the_configuration():
+    assert "h\\\\.0\\\\.mlp" not in lora_config_code(RANKS, ALPHAS, True)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_rows_survive_being_written_and_read(tmp_path, suffix):
+    rows = [
+        row("a", ranks=RANKS, alphas=ALPHAS, config={"x": {"y": 1}}, seed=0, tokens=5, history=({"step": 1},)),
+        row("b", loss=None, error='comma, "quote"\nline'),
+    ]
+    write_rows(rows, tmp_path / f"rows.{suffix}")
+    assert read_rows(tmp_path / f"rows.{suffix}") == rows
+
+
+def test_a_number_that_is_not_finite_is_no_row():
+    with pytest.raises(ValueError, match="final_eval_loss"):
+        row("a", loss=float("nan"))
+
+
+def test_the_report_is_rebuilt_from_files_without_ray_torch_or_mlflow(tmp_path):
+    write_rows([row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10)], tmp_path / "rows.jsonl")
+    (tmp_path / "plan.json").write_text(json.dumps({"train_examples": 7, "epochs": 2.0}))
+    code = (
+        f"import sys, analysis.__main__ as m; sys.argv = ['analysis', {str(tmp_path)!r}]; assert m.main() == 0; "
+        "assert not {'ray', 'torch', 'mlflow'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert "**Dataset Size:** 7 examples" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        ([], "RUN_DIR"),
+        (["--rows", "missing.csv", "--output", "x.md"], "missing.csv"),
+        (["missing"], "plan.json"),
+        (["--rows", SEED / "report.md", "--output", "x.md"], "report.md"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments, culprit):
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert culprit in done.stderr
+
+
+def test_a_broken_line_is_named_by_number(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_rows([row("a")], path)
+    path.write_text(path.read_text() + "{broken\n")
+    with pytest.raises(ValueError, match="line 2"):
+        read_rows(path)
+
+
+def test_the_heatmap_is_a_picture(tmp_path):
+    rank_heatmap(RANKS, "ranks", tmp_path / "ranks.png")
+    assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
