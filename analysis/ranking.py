@@ -26,6 +26,15 @@ def best_run(rows: Iterable[ResultRow]) -> ResultRow | None:
     return min(usable(rows), key=_loss, default=None)
 
 
+def best_of_each_strategy(rows: Iterable[ResultRow]) -> dict[str, ResultRow]:
+    """Return strategy -> its usable row of lowest evaluation loss; a strategy without one is left out."""
+    best: dict[str, ResultRow] = {}
+    for row in usable(rows):
+        if row.strategy not in best or _loss(row) < _loss(best[row.strategy]):
+            best[row.strategy] = row
+    return best
+
+
 def most_efficient(rows: Iterable[ResultRow]) -> ResultRow | None:
     """Return the usable row with the smallest trainable share; of equals, the one of lower loss."""
 

@@ -35,6 +35,7 @@ class ResultRow:
         config: Hyperparameters.
         ranks: Site name -> applied rank, zeros included.
         alphas: Adapted site name -> LoRA's alpha.
+        fan_in_fan_out: Whether the adapted layers keep their weight as (d_in, d_out), which PEFT must be told.
         trainable_parameters: Parameters of the adapter.
         parameter_efficiency: Trainable share of all parameters.
         final_eval_loss: Mean loss per token on the validation split at the trial's end, in nats.
@@ -55,6 +56,7 @@ class ResultRow:
     config: Mapping[str, Any] = field(default_factory=dict)
     ranks: Mapping[str, int] | None = None
     alphas: Mapping[str, float] | None = None
+    fan_in_fan_out: bool | None = None
     trainable_parameters: int | None = None
     parameter_efficiency: float | None = None
     final_eval_loss: float | None = None
@@ -141,6 +143,8 @@ def _from_csv(raw: Mapping[str, str]) -> dict[str, Any]:
     values |= {name: int(float(values[name])) for name in INTEGERS if name in values}
     values |= {name: float(values[name]) for name in NUMBERS if name in values}
     values = {name: value for name, value in values.items() if value == value}
+    if "fan_in_fan_out" in values:
+        values["fan_in_fan_out"] = values["fan_in_fan_out"] == "True"
     values.setdefault("trial_id", values["experiment_name"])
     values.setdefault("status", "finished" if "final_eval_loss" in values else "diverged")
     return values

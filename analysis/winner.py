@@ -52,6 +52,7 @@ def lora_config_code(ranks: Mapping[str, int], alphas: Mapping[str, float], fan_
     common = Counter((rank, alphas[name]) for name, rank in adapted.items()).most_common(1)[0][0]
     pattern = {name: rank for name, rank in adapted.items() if rank != common[0]}
     alpha_pattern = {name: alphas[name] for name in adapted if alphas[name] != common[1]}
+    targets = [re.escape(name) for name in adapted]
     return "\n".join(
         [
             "from peft import LoraConfig",
@@ -61,7 +62,10 @@ def lora_config_code(ranks: Mapping[str, int], alphas: Mapping[str, float], fan_
             f"    r={common[0]},",
             f"    lora_alpha={common[1]!r},",
             f"    fan_in_fan_out={fan_in_fan_out},",
-            f"    target_modules={'|'.join(map(re.escape, adapted))!r},",
+            "    target_modules=(",
+            *(f"        {_raw(target + '|')}" for target in targets[:-1]),
+            f"        {_raw(targets[-1])}",
+            "    ),",
             *_dict_lines("rank_pattern", pattern),
             *_dict_lines("alpha_pattern", alpha_pattern),
             ")",
@@ -70,13 +74,16 @@ def lora_config_code(ranks: Mapping[str, int], alphas: Mapping[str, float], fan_
 
 
 def _dict_lines(name: str, values: Mapping[str, float]) -> list[str]:
-    lines = [f"        {'^' + re.escape(key)!r}: {value!r}," for key, value in values.items()]
-    return [f"    {name}={{", *lines, "    },"]
+    lines = [f"        {_raw('^' + re.escape(key))}: {value!r}," for key, value in values.items()]
+    return [f"    {name}={{", *lines, "    },"] if lines else [f"    {name}={{}},"]
+
+
+def _raw(pattern: str) -> str:
+    return f'r"{pattern}"'
 
 
 def _paste(best: ResultRow) -> list[str]:
     if not best.ranks or not best.alphas:
         return []
-    conv1d = all(name.startswith("transformer.h.") for name in best.ranks)
-    code = lora_config_code(best.ranks, best.alphas, conv1d)
+    code = lora_config_code(best.ranks, best.alphas, bool(best.fan_in_fan_out))
     return ["### The same as a PEFT configuration", "", "```python", code, "```", ""]

@@ -96,6 +96,11 @@ def read_back(model: Any) -> dict[str, tuple[int, float]]:
     return found
 
 
+def fan_in_fan_out(model: Any) -> bool:
+    """Return whether the adapted layers keep their weight as (d_in, d_out), as GPT-2's Conv1D does."""
+    return bool(model.peft_config[ADAPTER].fan_in_fan_out)
+
+
 def detach(model: Any) -> None:
     """Take the adapter off and leave the base as it was before ``attach``."""
     model.unload()

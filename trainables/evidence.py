@@ -1,12 +1,15 @@
 """What strategies score from: measured on the frozen base before any training."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from strategies.base import Evidence, Site
-from trainables.base_model import load
+from trainables.base_model import identity, load
 from trainables.data import Batch, collate, load_splits
 from trainables.finetune import loss_sum
 from trainables.spec import Workload
@@ -36,6 +39,12 @@ def measure(workload: Workload, device: str = "cpu") -> Evidence:
     chunks = [train[start : start + size] for start in range(0, min(len(train), BATCHES * size), size)]
     batches = [collate(chunk, base.tokenizer.pad_token_id or 0, device) for chunk in chunks]
     return measure_batches(base.model, base.sites, batches)
+
+
+def cache_key(workload: Workload, corpus_sha256: str) -> str:
+    """Return a digest of all that ``measure`` depends on: model, texts, splits, batches."""
+    parts = [identity(workload.model), corpus_sha256, asdict(workload.data), workload.batch_size, BATCHES]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch]) -> Evidence:

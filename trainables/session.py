@@ -113,6 +113,7 @@ class SoloSession:
         return {
             "ranks": {site.name: applied.get(site.name, (0, 0.0))[0] for site in self.base.sites},
             "alphas": {name: rank * scale for name, (rank, scale) in applied.items()},
+            "fan_in_fan_out": adapters.fan_in_fan_out(self.model),
             "trainable_parameters": trainable,
             "parameter_efficiency": parameter_efficiency(trainable, self.base.params),
         }

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def row_from(result: Any) -> ResultRow:
     """Turn one Ray ``Result`` into a row; what is unknown is None."""
     last: dict[str, Any] = result.metrics or {}
     config = dict((result.config or {}).get("experiment", result.config or {}))
-    status = "failed" if result.error is not None else STATUSES.get(last.get("status", ""), "failed")
+    status = status_of(last, result.error is not None)
     allocation = json.loads(last.get("allocation") or "{}")
     loss = _finite(last.get("eval_loss")) if status in {"finished", "stopped"} else None
     trial_id = last.get("trial_id") or Path(result.path).name
@@ -35,6 +35,7 @@ def row_from(result: Any) -> ResultRow:
         config=config,
         ranks=allocation.get("ranks"),
         alphas=allocation.get("alphas"),
+        fan_in_fan_out=last.get("fan_in_fan_out"),
         trainable_parameters=last.get("trainable_parameters"),
         parameter_efficiency=last.get("parameter_efficiency"),
         final_eval_loss=loss,
@@ -45,6 +46,11 @@ def row_from(result: Any) -> ResultRow:
         error=last.get("error") or _cause(result.error),
         history=_history(result),
     )
+
+
+def status_of(last: Mapping[str, Any], failed: bool) -> str:
+    """Return how a trial ended: one that still ran at its last report was stopped by the scheduler."""
+    return "failed" if failed else STATUSES.get(last.get("status", ""), "failed")
 
 
 def checkpoint_of(results: Iterable[Any], trial_id: str) -> Path | None:

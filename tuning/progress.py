@@ -1,5 +1,6 @@
 """What a person sees while a search runs."""
 
+import datetime
 import math
 import time
 from typing import Any
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tuning.harvest import status_of
 from tuning.study import METRIC
 
 SHOWN_ENDED = 12
@@ -46,8 +48,7 @@ class Progress(ray_tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show how a trial ended."""
         result = trial.last_result or {}
-        status = result.get("status", "running")
-        self._note(trial, result, "stopped" if status == "running" else status, ended=True)
+        self._note(trial, result, status_of(result, failed=False), ended=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a failure."""
@@ -61,9 +62,14 @@ class Progress(ray_tune.Callback):  # type: ignore[misc]
     def _note(self, trial: Any, result: dict[str, Any], status: str, ended: bool = False) -> None:
         row = self.rows.setdefault(
             trial.trial_id,
-            {"strategy": trial.config.get("experiment", trial.config).get("strategy", ""), "ended": False},
+            {
+                "strategy": trial.config.get("experiment", trial.config).get("strategy", ""),
+                "ended": False,
+                "reports": 0,
+            },
         )
         row |= {"status": status, "ended": ended or row["ended"]}
+        row["reports"] = max(row["reports"], result.get("training_iteration", 0))
         row |= {key: result[key] for key in ("trainable_parameters", "step", METRIC) if result.get(key) is not None}
         if status == "finished" and row[METRIC] < self.best[0]:
             self.best = (row[METRIC], row["strategy"])
@@ -100,7 +106,15 @@ class Progress(ray_tune.Callback):  # type: ignore[misc]
         return sum(row["ended"] for row in self.rows.values())
 
     def _summary(self) -> str:
-        ended, seconds = self._ended(), time.monotonic() - self.started
         best = f"best {self.best[0]:.4f} ({self.best[1]})" if self.best[1] else "best: none yet"
-        left = f"about {seconds / ended * (self.total - ended):.0f} s left" if ended else "time left not known yet"
-        return f"{ended} of {self.total} trials ended, {best}, {left}"
+        return f"{self._ended()} of {self.total} trials ended, {best}, {self._time_left()}"
+
+    def _time_left(self) -> str:
+        """Extrapolate from the reports so far: trials to come are taken to be as long as the ended ones on average."""
+        done = sum(row["reports"] for row in self.rows.values())
+        lengths = [row["reports"] for row in self.rows.values() if row["ended"]]
+        if not lengths:
+            return "time left not known yet"
+        expected = sum(lengths) / len(lengths) * self.total
+        seconds = (time.monotonic() - self.started) * max(0.0, expected - done) / max(1, done)
+        return f"about {datetime.timedelta(seconds=round(seconds))} left"

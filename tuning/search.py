@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -33,8 +34,8 @@ QUIET = {
 
 
 @contextmanager
-def ray_for(plan: SearchPlan) -> Iterator[None]:
-    """Join the Ray that the plan names, or start one of our own and end it afterwards.
+def ray_for(plan: SearchPlan) -> Iterator[str]:
+    """Join the Ray that the plan names, or start one of our own and end it afterwards; yield its dashboard's address.
 
     Raises:
         ValueError: The Ray that is there lacks what one trial needs.
@@ -42,11 +43,15 @@ def ray_for(plan: SearchPlan) -> Iterator[None]:
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     ours = not ray.is_initialized()
-    if ours:
-        ray.init(address=plan.ray_address or "local", log_to_driver=False, logging_level="ERROR")
+    try:
+        context = ray.init(
+            address=plan.ray_address or "local", log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True
+        )
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"--ray-address {plan.ray_address}: no Ray answers there ({error})") from error
     try:
         _check_resources(plan, ray.cluster_resources())
-        yield
+        yield context.dashboard_url or ""
     finally:
         if ours:
             ray.shutdown()
@@ -63,10 +68,19 @@ def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:
             )
 
 
-def measure_evidence(plan: SearchPlan, workload: Workload) -> Evidence:
-    """Measure once, where the trials will run and with their resources."""
-    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(_measure)
-    result: Evidence = ray.get(task.remote(workload))
+def evidence_for(plan: SearchPlan, preflight: Preflight) -> Evidence:
+    """Return what strategies score from: measured once per model and data, then read from the runs folder."""
+    key = evidence.cache_key(preflight.workload, preflight.corpus_sha256)
+    cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.json"
+    if not cached.is_file():
+        # where the trials will run, with their resources
+        task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(_measure)
+        measured = ray.get(task.remote(preflight.workload))
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        aside = cached.with_suffix(f".{os.getpid()}")
+        aside.write_text(json.dumps(measured, indent=1))
+        aside.replace(cached)
+    result: Evidence = json.loads(cached.read_text())
     return result
 
 
@@ -84,7 +98,7 @@ def run(plan: SearchPlan, preflight: Preflight, callbacks: list[Any]) -> tuple[l
     """
     workload = preflight.workload
     if preflight.needs_evidence:
-        workload = replace(workload, evidence=measure_evidence(plan, workload))
+        workload = replace(workload, evidence=evidence_for(plan, preflight))
         (plan.run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1))
     search = None if plan.official else StudySearch(plan, functools.partial(_key, workload, preflight))
     tuner = ray_tune.Tuner(

@@ -13,6 +13,7 @@ from tuning.plan import SearchPlan
 from tuning.space import Space, fixed_part
 
 METRIC = "eval_loss"
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_DUPLICATES = 100
 
 

@@ -6,9 +6,9 @@ remembers how far it came, so an MLflow that is down, slow or late gets everythi
 """
 
 import json
+import logging
 import math
 import os
-import queue
 import sys
 import threading
 import time
@@ -18,7 +18,9 @@ from typing import Any
 import click
 from ray import tune as ray_tune
 
-SPOOL, OFFSET = "mlflow-spool.jsonl", "mlflow-offset.json"
+from tuning.harvest import status_of
+
+SPOOL, STATE = "mlflow-spool.jsonl", "mlflow-state.json"
 EXPERIMENT = "lora-rank-search"
 TRIAL_TAG = "rank_search.trial_id"
 PARENT = "parent"
@@ -36,6 +38,8 @@ class Carrier:
     def __init__(self, uri: str, artifacts: str | None, search: str) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        for noisy in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
         self.client = MlflowClient(tracking_uri=uri)
@@ -106,10 +110,10 @@ class Sink:
     """
 
     def __init__(self, run_dir: Path, uri: str, artifacts: str | None) -> None:
-        self.run_dir, self.uri, self.artifacts = run_dir, uri, artifacts
+        self.run_dir, self.uri = run_dir, uri
         self.spool = (run_dir / SPOOL).open("a", encoding="utf-8")
-        (run_dir / OFFSET).write_text(json.dumps({"done": 0, "uri": uri, "artifacts": artifacts}))
-        self.wake: queue.Queue[bool] = queue.Queue()
+        _write_state(run_dir, {"done_bytes": 0, "uri": uri, "artifacts": artifacts})
+        self.wake, self.closing = threading.Event(), threading.Event()
         self.problem: str | None = None
         self.thread = threading.Thread(target=self._carry, name="mlflow-sink", daemon=True)
         self.thread.start()
@@ -118,32 +122,33 @@ class Sink:
         """Spool an event."""
         self.spool.write(json.dumps({"kind": kind, "run": run, **fields}, allow_nan=False) + "\n")
         self.spool.flush()
-        self.wake.put(True)
+        self.wake.set()
 
     def close(self, seconds: float) -> bool:
         """Wait up to ``seconds`` for the rest and say whether everything arrived."""
-        self.wake.put(False)
+        self.spool.close()
+        self.closing.set()
+        self.wake.set()
         self.thread.join(seconds)
         return remaining(self.run_dir) == 0
 
     def _carry(self) -> None:
-        more = True
-        while more:
-            more = self.wake.get()
-            while True:
-                try:
-                    replay(self.run_dir)
-                    break
-                except Exception as error:
-                    if self.problem is None:
-                        self.problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-                        print(
-                            f"MLflow at {self.uri} cannot be reached ({self.problem}); the search goes on",
-                            file=sys.stderr,
-                        )
-                    if not more:
-                        return
-                    time.sleep(RETRY_SECONDS)
+        last = False
+        while not last:
+            self.wake.wait()
+            self.wake.clear()
+            last = self.closing.is_set()
+            try:
+                replay(self.run_dir)
+            except Exception as error:
+                self._report_once(error)
+                self.closing.wait(RETRY_SECONDS)
+                self.wake.set()
+
+    def _report_once(self, error: Exception) -> None:
+        if self.problem is None:
+            self.problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            print(f"MLflow at {self.uri} cannot be reached ({self.problem}); the search goes on", file=sys.stderr)
 
 
 _carriers: dict[tuple[str, str], Carrier] = {}
@@ -155,22 +160,31 @@ def replay(run_dir: Path) -> int:
     Raises:
         Exception: What MLflow raised at the first event that did not arrive; the ones before it are remembered as done.
     """
-    state = json.loads((run_dir / OFFSET).read_text())
-    key = (state["uri"], run_dir.name)
-    lines = (run_dir / SPOOL).read_text(encoding="utf-8").splitlines()[state["done"] :]
-    if lines and key not in _carriers:
-        _carriers[key] = Carrier(state["uri"], state["artifacts"], run_dir.name)
-    for line in lines:
-        _carriers[key].apply(json.loads(line))
-        state["done"] += 1
-        (run_dir / OFFSET).write_text(json.dumps(state))
-    return len(lines)
+    state = json.loads((run_dir / STATE).read_text())
+    key, carried = (state["uri"], run_dir.name), 0
+    with (run_dir / SPOOL).open("rb") as spool:
+        spool.seek(state["done_bytes"])
+        while (line := spool.readline()).endswith(b"\n"):
+            if key not in _carriers:
+                _carriers[key] = Carrier(state["uri"], state["artifacts"], run_dir.name)
+            _carriers[key].apply(json.loads(line))
+            state["done_bytes"] += len(line)
+            _write_state(run_dir, state)
+            carried += 1
+    return carried
 
 
 def remaining(run_dir: Path) -> int:
     """Return how many spooled events MLflow does not have yet."""
-    done = json.loads((run_dir / OFFSET).read_text())["done"]
-    return len((run_dir / SPOOL).read_text(encoding="utf-8").splitlines()) - int(done)
+    with (run_dir / SPOOL).open("rb") as spool:
+        spool.seek(json.loads((run_dir / STATE).read_text())["done_bytes"])
+        return sum(1 for _ in spool)
+
+
+def _write_state(run_dir: Path, state: dict[str, Any]) -> None:
+    aside = run_dir / (STATE + ".partial")
+    aside.write_text(json.dumps(state))
+    aside.replace(run_dir / STATE)
 
 
 class TrackingCallback(ray_tune.Callback):  # type: ignore[misc]
@@ -201,6 +215,19 @@ class TrackingCallback(ray_tune.Callback):  # type: ignore[misc]
         if values.get("eval_loss", math.inf) < 700:
             values["perplexity"] = math.exp(values["eval_loss"])
         self.sink.put("metrics", trial.trial_id, values=values, step=int(result.get("step", 0)), time_ms=now_ms())
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the trial's run."""
+        self._end(trial, trial.last_result or {}, failed=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close a failed trial's run."""
+        self._end(trial, trial.last_result or {}, failed=True)
+
+    def _end(self, trial: Any, last: dict[str, Any], failed: bool) -> None:
+        status = status_of(last, failed)
+        tags = {"status": status} | ({"error": last["error"]} if last.get("error") else {})
+        self.sink.put("end", trial.trial_id, status=END[status], tags=tags, time_ms=now_ms())
 
 
 def _is_number(value: Any) -> bool:

@@ -95,13 +95,23 @@ def test_the_winner_is_given_as_ranks_and_as_a_configuration_that_runs():
 
 
 def test_sites_of_rank_zero_are_not_in_the_configuration():
-    assert "h\\\\.0\\\\.mlp" not in lora_config_code(RANKS, ALPHAS, True)
+    assert r"h\.10\.mlp" in lora_config_code(RANKS, ALPHAS, True)
+    assert r"h\.0\.mlp" not in lora_config_code(RANKS, ALPHAS, True)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_rows_survive_being_written_and_read(tmp_path, suffix):
     rows = [
-        row("a", ranks=RANKS, alphas=ALPHAS, config={"x": {"y": 1}}, seed=0, tokens=5, history=({"step": 1},)),
+        row(
+            "a",
+            ranks=RANKS,
+            alphas=ALPHAS,
+            config={"x": {"y": 1}},
+            seed=0,
+            tokens=5,
+            fan_in_fan_out=False,
+            history=({"step": 1},),
+        ),
         row("b", loss=None, error='comma, "quote"\nline'),
     ]
     write_rows(rows, tmp_path / f"rows.{suffix}")
