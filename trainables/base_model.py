@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, logging
 from transformers.pytorch_utils import Conv1D
 
 from strategies.base import Site
+
+logging.set_verbosity_error()  # what matters is raised here, in one line
 
 BUNDLED = Path(__file__).parent / "assets" / "base"
 ATTENTION = re.compile(r"att", re.IGNORECASE)
@@ -103,7 +105,11 @@ def shape_of(model: str) -> Shape:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"--model {model}: not a causal language model ({_first_line(error)})") from error
     context = int(getattr(config, "max_position_embeddings", 1024) or 1024)
-    return Shape(sites_of(skeleton), sum(p.numel() for p in skeleton.parameters()), context)
+    try:
+        sites = sites_of(skeleton)
+    except ValueError as error:
+        raise ValueError(f"--model {model}: {error}") from error
+    return Shape(sites, sum(p.numel() for p in skeleton.parameters()), context)
 
 
 @functools.lru_cache(maxsize=1)

@@ -223,6 +223,7 @@ def _load_table(dataset: str) -> Any:
     elif Path(dataset).exists():
         raise ValueError(f"--dataset {dataset}: unknown kind of file; give .txt, {', '.join(LOADERS)} or a hub id")
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what matters is raised here, in one line
     split: Literal["train"] = "train"
     try:
         if suffix in LOADERS:

@@ -84,7 +84,6 @@ class TrialSpec:
         Raises:
             ValueError: The strategy is unknown, or a value is out of range.
         """
-        config = config.get("experiment", config)
         own = dict(config.get(config["strategy"], {}))
         common = {key: config[key] for key in ("learning_rate", "scaling", "seed") if key in config}
         if "learning_rate" in own:

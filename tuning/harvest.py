@@ -20,16 +20,16 @@ def rows_from(results: Iterable[Any]) -> list[ResultRow]:
 def row_from(result: Any) -> ResultRow:
     """Turn one Ray ``Result`` into a row; what is unknown is None."""
     last: dict[str, Any] = result.metrics or {}
-    config = dict((result.config or {}).get("experiment", result.config or {}))
+    config = dict(result.config or {})
     status = status_of(last, result.error is not None)
     allocation = json.loads(last.get("allocation") or "{}")
     loss = _finite(last.get("eval_loss")) if status in {"finished", "stopped"} else None
     trial_id = last.get("trial_id") or Path(result.path).name
     return ResultRow(
         trial_id=trial_id,
-        experiment_name=config.get("official") or f"{config.get('strategy')}_{trial_id}",
+        experiment_name=experiment_name(config, trial_id),
         phase="search",
-        strategy=config.get("strategy", "unknown"),
+        strategy=config["strategy"],
         status=status,
         seed=config.get("seed"),
         config=config,
@@ -46,6 +46,11 @@ def row_from(result: Any) -> ResultRow:
         error=last.get("error") or _cause(result.error),
         history=_history(result),
     )
+
+
+def experiment_name(config: Mapping[str, Any], trial_id: str) -> str:
+    """Return a trial's name everywhere: in Ray, MLflow and the report."""
+    return str(config.get("official") or f"{config['strategy']}_{trial_id}")
 
 
 def status_of(last: Mapping[str, Any], failed: bool) -> str:

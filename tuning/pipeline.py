@@ -58,9 +58,8 @@ def dry_run(plan: SearchPlan) -> int:
             continue
         ranks = list(allocation.ranks.values())
         click.echo(f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}")
-    trials = len(known.allocations) if plan.official else plan.num_samples
     click.echo(
-        f"cost: at most {trials} trials x {known.workload.steps} steps, {known.token_estimate(trials):,} tokens in all"
+        f"cost: at most {plan.trials} trials x {known.workload.steps} steps, {known.token_estimate(plan.trials):,} tokens in all"
     )
     return OK
 
@@ -97,8 +96,7 @@ def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
         tags={"kind": "search", "status": "running"},
     )  # fmt: skip
     sink.put("dataset", tracking.PARENT, name=plan.dataset, digest=known.corpus_sha256)
-    trials = len(known.allocations) if plan.official else plan.num_samples
-    results, study = tuner.run(plan, known, [Progress(trials), tracking.TrackingCallback(sink)])
+    results, study = tuner.run(plan, known, [Progress(plan.trials), tracking.TrackingCallback(sink)])
     rows = harvest.rows_from(results)
     _write_report(plan, rows)
     if study is not None:

@@ -1,11 +1,13 @@
 """Every choice a user makes. Flags, YAML and plan.json all come from ``SearchPlan``."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from strategies import STRATEGIES, RankBudget, Site
+from strategies.official import OFFICIAL
 from trainables.data import DataSource
 from trainables.spec import Workload
 
@@ -20,7 +22,7 @@ Positive = Annotated[float, Field(gt=0)]
 class SearchPlan(BaseModel):
     """What is searched, on what, with what. Unknown keys are refused; every default is in one place, here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = Field("bundled", description="`bundled`, a local model directory or a hub id")
     dataset: str = Field("pydoc", description="`pydoc`, a .txt, .jsonl, .csv or .parquet file, or a hub id")
@@ -75,8 +77,6 @@ class SearchPlan(BaseModel):
     @field_validator("name")
     @classmethod
     def _one_folder(cls, value: str | None) -> str | None:
-        import re
-
         if value is not None and not re.match(NAME_PATTERN, value):
             raise ValueError(f"{value!r} must be one folder name: letters, digits, '.', '_', '-', at most 100")
         return value
@@ -94,6 +94,11 @@ class SearchPlan(BaseModel):
         if self.learning_rate is not None:
             return self.learning_rate
         return BUNDLED_LEARNING_RATE if self.model == "bundled" else USUAL_LEARNING_RATE
+
+    @property
+    def trials(self) -> int:
+        """How many trials are trained."""
+        return len(OFFICIAL) if self.official else self.num_samples
 
     @property
     def run_dir(self) -> Path:

@@ -63,7 +63,7 @@ class Progress(ray_tune.Callback):  # type: ignore[misc]
         row = self.rows.setdefault(
             trial.trial_id,
             {
-                "strategy": trial.config.get("experiment", trial.config).get("strategy", ""),
+                "strategy": trial.config["strategy"],
                 "ended": False,
                 "reports": 0,
             },

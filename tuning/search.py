@@ -18,11 +18,13 @@ from strategies.base import Evidence
 from trainables import evidence
 from trainables.spec import TrialSpec, Workload
 from trainables.trainable import LoraTrainable
+from tuning.fixed import FixedSearch
+from tuning.harvest import experiment_name
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 from tuning.scheduler import make_scheduler
 from tuning.space import official_configs
-from tuning.study import METRIC, StudySearch, effective_key
+from tuning.study import StudySearch, effective_key
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -100,14 +102,25 @@ def run(plan: SearchPlan, preflight: Preflight, callbacks: list[Any]) -> tuple[l
     if preflight.needs_evidence:
         workload = replace(workload, evidence=evidence_for(plan, preflight))
         (plan.run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1))
-    search = None if plan.official else StudySearch(plan, functools.partial(_key, workload, preflight))
+    search = (
+        FixedSearch(official_configs(plan))
+        if plan.official
+        else StudySearch(plan, functools.partial(_key, workload, preflight))
+    )
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(
             ray_tune.with_parameters(LoraTrainable, workload=workload),
             {"cpu": plan.cpus_per_trial, "gpu": plan.gpus_per_trial},
         ),
-        param_space={"experiment": ray_tune.grid_search(official_configs(plan))} if plan.official else None,
-        tune_config=_tune_config(plan, search),
+        tune_config=ray_tune.TuneConfig(
+            num_samples=plan.trials,
+            search_alg=search,
+            scheduler=make_scheduler(plan),
+            reuse_actors=True,
+            max_concurrent_trials=plan.max_concurrent_trials,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
         run_config=ray_tune.RunConfig(
             name="ray",
             storage_path=str(plan.run_dir),
@@ -117,16 +130,12 @@ def run(plan: SearchPlan, preflight: Preflight, callbacks: list[Any]) -> tuple[l
         ),
     )
     results = list(tuner.fit())
-    return results, search.study if search else None
+    return results, search.study if isinstance(search, StudySearch) else None
 
 
-def _tune_config(plan: SearchPlan, search: StudySearch | None) -> ray_tune.TuneConfig:
-    common = {"reuse_actors": True, "max_concurrent_trials": plan.max_concurrent_trials}
-    if search is None:
-        return ray_tune.TuneConfig(metric=METRIC, mode="min", num_samples=1, **common)
-    return ray_tune.TuneConfig(
-        num_samples=plan.num_samples, search_alg=search, scheduler=make_scheduler(plan), **common
-    )
+def _name(trial: Any) -> str:
+    """Return the name that the Ray dashboard, folders, MLflow and the report share."""
+    return experiment_name(trial.config, trial.trial_id)
 
 
 def _key(workload: Workload, preflight: Preflight, config: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 from ray import tune as ray_tune
 
-from tuning.harvest import status_of
+from tuning.harvest import experiment_name, status_of
 
 SPOOL, STATE = "mlflow-spool.jsonl", "mlflow-state.json"
 EXPERIMENT = "lora-rank-search"
@@ -199,11 +199,11 @@ class TrackingCallback(ray_tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run."""
-        config = trial.config.get("experiment", trial.config)
+        config = trial.config
         own = {f"{config['strategy']}/{k}": v for k, v in config.get(config["strategy"], {}).items()}
         params = {key: value for key, value in config.items() if not isinstance(value, dict)} | own
         params["learning_rate"] = params.pop(f"{config['strategy']}/learning_rate", params.get("learning_rate"))
-        name = f"{config.get('official') or config['strategy']}_{trial.trial_id}"
+        name = experiment_name(config, trial.trial_id)
         tags = {"strategy": config["strategy"], "status": "running"}
         self.sink.put("start", trial.trial_id, name=name, params=params, tags=tags, time_ms=now_ms())
 

@@ -1,0 +1,146 @@
+import json
+import math
+from collections import Counter
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from strategies import STRATEGIES
+from tuning.fixed import FixedSearch
+from tuning.plan import SearchPlan
+from tuning.space import Space, fixed_part, official_configs
+from tuning.study import StudySearch, effective_key, make_sampler, mirror
+
+
+def whole(config):
+    return json.dumps(config, sort_keys=True)
+
+
+@pytest.fixture
+def search():
+    return StudySearch(SearchPlan(num_samples=20), whole)
+
+
+def state(search, trial_id):
+    return search.study.trials[search._ot_trials[trial_id].number]
+
+
+def finish(search, trial_id, loss=1.0, status="finished"):
+    search.on_trial_complete(trial_id, {"eval_loss": loss, "status": status, "training_iteration": 4})
+
+
+def test_twenty_trials_are_five_of_each_strategy_with_their_own_learning_rates(search):
+    configs = [search.suggest(str(number)) for number in range(20)]
+    assert set(Counter(config["strategy"] for config in configs).values()) == {5}
+    for config in configs:
+        assert 0.002 <= config[config["strategy"]]["learning_rate"] <= 0.05
+    assert len({config[config["strategy"]]["learning_rate"] for config in configs}) > 10
+
+
+def test_every_strategy_begins_at_its_known_good_point(search):
+    for number, name in enumerate(STRATEGIES):
+        config = search.suggest(str(number))
+        assert config["strategy"] == name
+        assert config[name] == {**STRATEGIES[name].known_good, "learning_rate": pytest.approx(0.01)}
+
+
+def test_a_search_with_fewer_trials_than_strategies_is_fair_to_one():
+    search = StudySearch(SearchPlan(num_samples=6), whole)
+    counts = Counter(search.suggest(str(number))["strategy"] for number in range(6))
+    assert max(counts.values()) - min(counts.values()) == 1
+
+
+def test_optuna_hears_the_truth_about_every_end(search):
+    for trial_id in ("finished", "stopped", "diverged", "raised"):
+        search.suggest(trial_id)
+        search.on_trial_result(trial_id, {"eval_loss": 2.0, "training_iteration": 1})
+    finish(search, "finished", 1.5)
+    finish(search, "stopped", 2.0, "running")
+    finish(search, "diverged", math.nan, "diverged")
+    search.on_trial_complete("raised", None, error=True)
+    assert state(search, "finished").state == TrialState.COMPLETE
+    assert state(search, "finished").value == 1.5
+    assert state(search, "stopped").state == TrialState.PRUNED
+    assert state(search, "stopped").intermediate_values == {1: 2.0}
+    assert state(search, "diverged").state == state(search, "raised").state == TrialState.FAIL
+    assert not [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
+
+
+def test_an_intermediate_value_that_is_not_finite_is_not_recorded(search):
+    search.suggest("a")
+    search.on_trial_result("a", {"eval_loss": math.nan, "training_iteration": 1})
+    assert state(search, "a").intermediate_values == {}
+
+
+def test_the_same_effective_configuration_is_not_handed_out_twice():
+    """Linear decay's slope rounds to few allocations; here there are four keys in all."""
+
+    def coarse(config):
+        own = config[config["strategy"]]
+        return f"{config['strategy']}{own['learning_rate'] > 0.01}"
+
+    search = StudySearch(SearchPlan(num_samples=4, strategies=("baseline", "linear_decay")), coarse)
+    keys = []
+    for number in range(4):
+        keys.append(coarse(search.suggest(str(number))))
+        finish(search, str(number), float(number))
+    assert len(set(keys)) == 4
+    twins = [trial for trial in search.study.trials if "same_as" in trial.user_attrs]
+    assert all(trial.value == float(trial.user_attrs["same_as"]) for trial in twins)
+    assert search.suggest("none left") is None
+    assert not [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
+
+
+def test_a_seed_repeats_a_search():
+    def configs(seed):
+        search = StudySearch(SearchPlan(num_samples=12, seed=seed), whole)
+        found = []
+        for number in range(12):
+            found.append(search.suggest(str(number)))
+            finish(search, str(number), (number * 7 % 5) / 5)
+        return found
+
+    assert configs(1) == configs(1)
+    assert configs(1) != configs(2)
+
+
+def test_start_up_trials_leave_most_of_a_search_to_the_model():
+    sampler = make_sampler(SearchPlan(num_samples=20))
+    assert sampler._n_startup_trials == 5
+
+
+def test_a_searched_scaling_is_part_of_the_space_and_a_fixed_one_is_not():
+    fixed, searched = SearchPlan(scaling="alpha/r"), SearchPlan(scaling="search")
+    trial = optuna.trial.FixedTrial({**fixed_part(searched, 0), "scaling": "alpha/sqrt(r)"})
+    assert "scaling" not in (Space(searched)(trial) or {})
+    assert trial.params["scaling"] == "alpha/sqrt(r)"
+    assert Space(fixed)(optuna.trial.FixedTrial(fixed_part(fixed, 0)))["scaling"] == "alpha/r"
+
+
+def test_the_study_is_mirrored_to_a_journal_that_optuna_opens(search, tmp_path):
+    search.suggest("a")
+    finish(search, "a", 1.25)
+    mirror(search.study, str(tmp_path / "optuna.journal"), "mine")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal")))
+    study = optuna.load_study(study_name="mine", storage=storage)
+    assert [(trial.state, trial.value) for trial in study.trials] == [(TrialState.COMPLETE, 1.25)]
+
+
+def test_effective_keys_see_ranks_scales_and_three_digits_of_the_learning_rate():
+    key = effective_key({"a": 1, "b": 0}, {"a": 2.0}, 0.01, 0)
+    assert key == effective_key({"b": 0, "a": 1}, {"a": 2.0}, 0.010004, 0)
+    assert key != effective_key({"a": 0, "b": 1}, {"b": 2.0}, 0.01, 0)
+    assert key != effective_key({"a": 1, "b": 0}, {"a": 1.0}, 0.01, 0)
+    assert key != effective_key({"a": 1, "b": 0}, {"a": 2.0}, 0.0102, 0)
+
+
+def test_fixed_configurations_come_in_order_and_survive_a_restart(tmp_path):
+    configs = official_configs(SearchPlan(official=True))
+    search = FixedSearch(configs)
+    assert search.suggest("0") == configs[0]
+    search.save(str(tmp_path / "state"))
+    again = FixedSearch([])
+    again.restore(str(tmp_path / "state"))
+    assert [again.suggest(str(number)) for number in range(4)] == configs[1:]
+    assert again.suggest("5") == FixedSearch.FINISHED
