@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -99,6 +100,14 @@ def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
     else:
         raise ValueError(f"{path}: rows are written as .jsonl or .csv")
     path.write_text(text, encoding="utf-8")
+
+
+def append_row(row: ResultRow, path: Path) -> None:
+    """Add a row to a .jsonl; it is on disk when this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(row), allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_rows(path: Path) -> list[ResultRow]:

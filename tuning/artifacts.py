@@ -2,18 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from analysis import plots, ranking
 from analysis.rows import ResultRow
-from tuning import harvest
 
 
-def write(run_dir: Path, rows: Iterable[ResultRow], results: Iterable[Any]) -> None:
-    """Write ``trials/ID/allocation.json`` and ``ranks.png`` for every trial, and ``best_adapter/``."""
-    rows = list(rows)
+def write(run_dir: Path, rows: Sequence[ResultRow], adapters: Mapping[str, Path]) -> None:
+    """Write ``trials/ID/allocation.json`` and ``ranks.png`` for every trial, and ``best_adapter/``.
+
+    Args:
+        run_dir: The run's folder.
+        rows: All trials.
+        adapters: Trial id -> folder of its adapter.
+    """
     for row in rows:
         folder = trial_folder(run_dir, row)
         folder.mkdir(parents=True)
@@ -22,9 +25,8 @@ def write(run_dir: Path, rows: Iterable[ResultRow], results: Iterable[Any]) -> N
             (folder / "allocation.json").write_text(json.dumps(allocation, indent=1) + "\n")
             plots.rank_heatmap(row.ranks, row.experiment_name, folder / "ranks.png")
     best = ranking.best_run(rows)
-    adapter = best and harvest.checkpoint_of(results, best.trial_id)
-    if adapter:
-        shutil.copytree(adapter, run_dir / "best_adapter")
+    if best is not None and best.trial_id in adapters:
+        shutil.copytree(adapters[best.trial_id], run_dir / "best_adapter")
 
 
 def trial_folder(run_dir: Path, row: ResultRow) -> Path:

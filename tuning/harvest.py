@@ -1,30 +1,109 @@
-"""Ray results in, rows out. The only reader of Ray's result objects."""
+"""Ray's trials in, rows out. The only reader of Ray's trial and result objects."""
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from analysis.rows import ResultRow
+from ray import cloudpickle
+from ray import tune as ray_tune
+from ray.exceptions import RayTaskError
+
+from analysis.rows import ResultRow, append_row
 
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")
 STATUSES = {"finished": "finished", "diverged": "diverged", "running": "stopped"}
 
 
-def rows_from(results: Iterable[Any]) -> list[ResultRow]:
-    """Return one row per trial, in the order in which they were made."""
-    return [row_from(result) for result in results]
+class Listener(Protocol):
+    """Hears what happens to trials, in their order; may be slow or fail without harm to the search."""
+
+    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
+        """Hear that a trial has begun; its reports and its end come later."""
+        ...
+
+    def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Hear what a trial reports: ``StepReport``'s fields and what was applied."""
+        ...
+
+    def ended(self, row: ResultRow) -> None:
+        """Hear how a trial ended."""
+        ...
 
 
-def row_from(result: Any) -> ResultRow:
-    """Turn one Ray ``Result`` into a row; what is unknown is None."""
-    last: dict[str, Any] = result.metrics or {}
-    config = dict(result.config or {})
-    status = status_of(last, result.error is not None)
+class Harvest(ray_tune.Callback):  # type: ignore[misc]
+    """Makes a row of every trial that ends, writes it to disk at once, and tells listeners. Never raises.
+
+    Args:
+        path: The .jsonl that receives a line per ended trial.
+        listeners: Who else wants to know.
+    """
+
+    def __init__(self, path: Path, listeners: Sequence[Listener] = ()) -> None:
+        self.path, self.listeners = path, listeners
+        self.rows: dict[str, ResultRow] = {}
+        self.history: dict[str, list[dict[str, Any]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out: Ray pickles callbacks into its snapshot, and rows have a file of their own."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass a start on, once for each trial."""
+        if trial.trial_id not in self.history:
+            self.history[trial.trial_id] = []
+            name = experiment_name(trial.config, trial.trial_id)
+            self._tell("started", trial.trial_id, name, trial.config)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Pass a report on."""
+        self.history[trial.trial_id].append({name: _finite(result.get(name)) for name in HISTORY})
+        self._tell("reported", trial.trial_id, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Make a row of a trial that ended by itself or was stopped."""
+        self._end(trial, failed=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Make a row of a trial that failed, even one that failed before it started."""
+        self.on_trial_start(iteration, trials, trial)
+        self._end(trial, failed=True)
+
+    def _end(self, trial: Any, failed: bool) -> None:
+        last = dict(trial.last_result or {})
+        if failed:
+            last |= {"status": "failed", "error": _cause(trial)}
+        row = row_from(trial.trial_id, trial.config, last, self.history[trial.trial_id])
+        self.rows[row.trial_id] = row
+        append_row(row, self.path)
+        self._tell("ended", row)
+
+    def _tell(self, event: str, *facts: Any) -> None:
+        for listener in self.listeners:
+            try:
+                getattr(listener, event)(*facts)
+            except Exception as error:  # Ray would end the search, or mark a finished trial as failed
+                print(f"{type(listener).__name__} failed: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def row_from(
+    trial_id: str, config: Mapping[str, Any], last: Mapping[str, Any], history: Iterable[Mapping[str, Any]]
+) -> ResultRow:
+    """Return a trial's row; what is unknown is None.
+
+    Args:
+        trial_id: Ray's id.
+        config: The trial's configuration.
+        last: Its last report; may be empty.
+        history: All its reports, cut to ``HISTORY``.
+    """
+    status = STATUSES.get(last.get("status", ""), "failed")
     allocation = json.loads(last.get("allocation") or "{}")
     loss = _finite(last.get("eval_loss")) if status in {"finished", "stopped"} else None
-    trial_id = last.get("trial_id") or Path(result.path).name
     return ResultRow(
         trial_id=trial_id,
         experiment_name=experiment_name(config, trial_id),
@@ -32,7 +111,7 @@ def row_from(result: Any) -> ResultRow:
         strategy=config["strategy"],
         status=status,
         seed=config.get("seed"),
-        config=config,
+        config=dict(config),
         ranks=allocation.get("ranks"),
         alphas=allocation.get("alphas"),
         fan_in_fan_out=last.get("fan_in_fan_out"),
@@ -40,11 +119,11 @@ def row_from(result: Any) -> ResultRow:
         parameter_efficiency=last.get("parameter_efficiency"),
         final_eval_loss=loss,
         final_perplexity=math.exp(loss) if loss is not None and loss < 700 else None,
-        test_loss=_finite(last.get("test_loss")),
+        test_loss=_finite(last.get("test_loss")) if status == "finished" else None,
         training_time_seconds=_finite(last.get("seconds")),
         tokens=last.get("tokens"),
-        error=last.get("error") or _cause(result.error),
-        history=_history(result),
+        error=last.get("error"),
+        history=tuple(history),
     )
 
 
@@ -53,31 +132,24 @@ def experiment_name(config: Mapping[str, Any], trial_id: str) -> str:
     return str(config.get("official") or f"{config['strategy']}_{trial_id}")
 
 
-def status_of(last: Mapping[str, Any], failed: bool) -> str:
-    """Return how a trial ended: one that still ran at its last report was stopped by the scheduler."""
-    return "failed" if failed else STATUSES.get(last.get("status", ""), "failed")
-
-
-def checkpoint_of(results: Iterable[Any], trial_id: str) -> Path | None:
-    """Return the folder of a trial's last adapter, or None if it left none."""
-    for result in results:
-        if (result.metrics or {}).get("trial_id") == trial_id and result.checkpoint is not None:
-            return Path(result.checkpoint.path) / "session" / "adapter"
-    return None
-
-
-def _history(result: Any) -> tuple[dict[str, Any], ...]:
-    frame = result.metrics_dataframe
-    if frame is None:
-        return ()
-    columns = [name for name in HISTORY if name in frame]
-    return tuple({name: _finite(value) for name, value in row.items()} for row in frame[columns].to_dict("records"))
+def adapters_of(results: Iterable[Any]) -> dict[str, Path]:
+    """Return trial id -> folder of its last adapter, from Ray's results."""
+    return {
+        result.metrics["trial_id"]: Path(result.checkpoint.path) / "session" / "adapter"
+        for result in results
+        if result.metrics and result.checkpoint is not None
+    }
 
 
 def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _cause(error: BaseException | None) -> str | None:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] if error else []
-    return lines[-1] if lines else None
+def _cause(trial: Any) -> str | None:
+    """Return type and first line of what went wrong in a trial; Ray keeps the error in a file beside the trial."""
+    if not trial.pickled_error_file or not Path(trial.pickled_error_file).is_file():
+        return None
+    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"

@@ -5,13 +5,12 @@ import json
 import shlex
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import click
 
 from analysis import ranking, report
 from analysis.rows import ResultRow, write_rows
-from tuning import artifacts, harvest, preflight, summary, tracking
+from tuning import artifacts, preflight, summary, tracking
 from tuning import search as tuner
 from tuning.plan import SearchPlan
 from tuning.progress import Progress
@@ -58,9 +57,8 @@ def dry_run(plan: SearchPlan) -> int:
             continue
         ranks = list(allocation.ranks.values())
         click.echo(f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}")
-    click.echo(
-        f"cost: at most {plan.trials} trials x {known.workload.steps} steps, {known.token_estimate(plan.trials):,} tokens in all"
-    )
+    tokens = known.token_estimate(plan.trials)
+    click.echo(f"cost: at most {plan.trials} trials x {known.workload.steps} steps, {tokens:,} tokens in all")
     return OK
 
 
@@ -96,13 +94,14 @@ def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
         tags={"kind": "search", "status": "running"},
     )  # fmt: skip
     sink.put("dataset", tracking.PARENT, name=plan.dataset, digest=known.corpus_sha256)
-    results, study = tuner.run(plan, known, [Progress(plan.trials), tracking.TrackingCallback(sink)])
-    rows = harvest.rows_from(results)
+    with Progress(plan.trials) as progress:
+        outcome = tuner.run(plan, known, (progress, tracking.Tracking(sink)))
+    rows = outcome.rows
     _write_report(plan, rows)
-    if study is not None:
-        mirror(study, str(plan.run_dir / "optuna.journal"), plan.run_dir.name)
-    artifacts.write(plan.run_dir, rows, results)
-    _finish_tracking(sink, plan, rows, results)
+    if outcome.study is not None:
+        mirror(outcome.study, str(plan.run_dir / "optuna.journal"), plan.run_dir.name)
+    artifacts.write(plan.run_dir, rows, outcome.adapters)
+    _finish_tracking(sink, plan, outcome)
     summary.show(plan, rows, dashboard)
     if not ranking.usable(rows):
         return NO_USABLE_TRIAL
@@ -118,14 +117,14 @@ def _write_report(plan: SearchPlan, rows: list[ResultRow]) -> None:
     (plan.run_dir / "report.md").write_text(report.render(rows, header), encoding="utf-8")
 
 
-def _finish_tracking(sink: tracking.Sink, plan: SearchPlan, rows: list[ResultRow], results: list[Any]) -> None:
+def _finish_tracking(sink: tracking.Sink, plan: SearchPlan, outcome: tuner.Outcome) -> None:
     """Log what is known only at the end: pictures, the best adapters, the parent's files."""
+    rows = outcome.rows
     for row in rows:
         sink.put("artifact", row.trial_id, path=str(artifacts.trial_folder(plan.run_dir, row)))
     for row in ranking.best_of_each_strategy(rows).values():
-        adapter = harvest.checkpoint_of(results, row.trial_id)
-        if adapter:
-            sink.put("artifact", row.trial_id, path=str(adapter), folder="adapter")
+        if row.trial_id in outcome.adapters:
+            sink.put("artifact", row.trial_id, path=str(outcome.adapters[row.trial_id]), folder="adapter")
     for name in ("plan.json", "report.md", "rows.jsonl", "rows.csv"):
         sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / name))
     status = "finished" if ranking.usable(rows) else "failed"

@@ -3,118 +3,121 @@
 import datetime
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from ray import tune as ray_tune
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tuning.harvest import status_of
-from tuning.study import METRIC
+from analysis.rows import ResultRow
 
 SHOWN_ENDED = 12
+COLUMNS = {"trial": "left", "strategy": "left", "params": "right", "step": "right", "eval loss": "right",
+           "status": "left"}  # fmt: skip
 
 
-class Progress(ray_tune.Callback):  # type: ignore[misc]
-    """One live table on a terminal, one line per event elsewhere. Never raises."""
+@dataclass(slots=True)
+class Line:
+    """A trial as it is shown."""
 
-    def __init__(self, trials: int) -> None:
-        self.total, self.started = trials, time.monotonic()
-        self.rows: dict[str, dict[str, Any]] = {}
+    name: str
+    strategy: str
+    params: int | None = None
+    step: int | None = None
+    loss: float | None = None
+    status: str = "running"
+    reports: int = 0
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What stands in the columns; an unknown is empty."""
+        return (
+            self.name,
+            self.strategy,
+            "" if self.params is None else f"{self.params:,}",
+            "" if self.step is None else str(self.step),
+            "" if self.loss is None else f"{self.loss:.4f}",
+            self.status,
+        )
+
+
+class Progress:
+    """One live table on a terminal, one line per ended trial elsewhere.
+
+    Args:
+        total: Trials that there will be.
+        console: Where to print.
+    """
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.total, self.began = total, time.monotonic()
+        self.lines: dict[str, Line] = {}
         self.best: tuple[float, str] = (math.inf, "")
-        self.console = Console()
+        self.console = console or Console()
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the terminal out: Ray pickles callbacks, and nothing reads them back."""
-        return {"total": self.total}
-
-    def setup(self, **info: Any) -> None:
-        """Open the table."""
+    def __enter__(self) -> "Progress":
         if self.live:
             self.live.start()
+        return self
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show a new trial."""
-        self._note(trial, {}, "running")
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Show a report."""
-        self._note(trial, result, result.get("status", "running"))
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show how a trial ended."""
-        result = trial.last_result or {}
-        self._note(trial, result, status_of(result, failed=False), ended=True)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show a failure."""
-        self._note(trial, {}, "failed", ended=True)
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Close the table."""
+    def __exit__(self, *error: object) -> None:
         if self.live:
             self.live.stop()
 
-    def _note(self, trial: Any, result: dict[str, Any], status: str, ended: bool = False) -> None:
-        row = self.rows.setdefault(
-            trial.trial_id,
-            {
-                "strategy": trial.config["strategy"],
-                "ended": False,
-                "reports": 0,
-            },
-        )
-        row |= {"status": status, "ended": ended or row["ended"]}
-        row["reports"] = max(row["reports"], result.get("training_iteration", 0))
-        row |= {key: result[key] for key in ("trainable_parameters", "step", METRIC) if result.get(key) is not None}
-        if status == "finished" and row[METRIC] < self.best[0]:
-            self.best = (row[METRIC], row["strategy"])
+    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
+        """Show a new trial."""
+        self.lines[trial_id] = Line(name, config["strategy"])
+        self._show()
+
+    def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Show a report."""
+        line = self.lines[trial_id]
+        line.params, line.step, line.loss = (report.get(k) for k in ("trainable_parameters", "step", "eval_loss"))
+        line.reports += 1
+        self._show()
+
+    def ended(self, row: ResultRow) -> None:
+        """Show how a trial ended."""
+        line = self.lines[row.trial_id]
+        line.status, line.loss = row.status, row.final_eval_loss
+        if row.status == "finished" and row.final_eval_loss is not None and row.final_eval_loss < self.best[0]:
+            self.best = (row.final_eval_loss, row.experiment_name)
+        self._show()
+        if not self.live:
+            why = f": {row.error}" if row.error else ""
+            text = f"{self._ended()}/{self.total}  {'  '.join(line.cells)}{why}  |  {self._summary()}"
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def _show(self) -> None:
         if self.live:
             self.live.update(self._table(), refresh=True)
-        elif ended:
-            self.console.print(self._line(trial.trial_id, row), highlight=False, soft_wrap=True)
-
-    def _line(self, trial_id: str, row: dict[str, Any]) -> str:
-        return f"{self._ended()}/{self.total}  {'  '.join(self._cells(trial_id, row))}  |  {self._summary()}"
-
-    def _cells(self, trial_id: str, row: dict[str, Any]) -> tuple[str, ...]:
-        params, loss = row.get("trainable_parameters"), row.get(METRIC)
-        return (
-            trial_id,
-            row["strategy"],
-            f"{params:,}" if params else "",
-            str(row.get("step", "")),
-            f"{loss:.4f}" if loss is not None else "",
-            row["status"],
-        )
 
     def _table(self) -> Table:
-        table = Table(title=self._summary(), title_justify="left")
-        for name in ("trial", "strategy", "params", "step", "eval loss", "status"):
-            table.add_column(name, justify="right" if name in {"params", "step", "eval loss"} else "left")
-        ended = [item for item in self.rows.items() if item[1]["ended"]]
-        running = [item for item in self.rows.items() if not item[1]["ended"]]
-        for trial_id, row in ended[-SHOWN_ENDED:] + running:
-            table.add_row(*self._cells(trial_id, row))
+        table = Table(title=f"{self._ended()} of {self.total} trials ended, {self._summary()}", title_justify="left")
+        for name, side in COLUMNS.items():
+            table.add_column(name, justify=side)  # type: ignore[arg-type]
+        ended = [line for line in self.lines.values() if line.status != "running"]
+        running = [line for line in self.lines.values() if line.status == "running"]
+        for line in ended[-SHOWN_ENDED:] + running:
+            table.add_row(*line.cells)
         return table
 
     def _ended(self) -> int:
-        return sum(row["ended"] for row in self.rows.values())
+        return sum(line.status != "running" for line in self.lines.values())
 
     def _summary(self) -> str:
         best = f"best {self.best[0]:.4f} ({self.best[1]})" if self.best[1] else "best: none yet"
-        return f"{self._ended()} of {self.total} trials ended, {best}, {self._time_left()}"
+        return f"{best}, {self._time_left()}"
 
     def _time_left(self) -> str:
         """Extrapolate from the reports so far: trials to come are taken to be as long as the ended ones on average."""
-        done = sum(row["reports"] for row in self.rows.values())
-        lengths = [row["reports"] for row in self.rows.values() if row["ended"]]
+        lengths = [line.reports for line in self.lines.values() if line.status != "running"]
+        done = sum(line.reports for line in self.lines.values())
         if not lengths:
             return "time left not known yet"
         expected = sum(lengths) / len(lengths) * self.total
-        seconds = (time.monotonic() - self.started) * max(0.0, expected - done) / max(1, done)
+        seconds = (time.monotonic() - self.began) * max(0.0, expected - done) / max(1, done)
         return f"about {datetime.timedelta(seconds=round(seconds))} left"

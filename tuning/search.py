@@ -2,10 +2,12 @@
 
 import functools
 import json
+import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ import ray
 from ray import tune as ray_tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
+from analysis.rows import ResultRow
 from strategies.base import Evidence
 from trainables import evidence
 from trainables.spec import TrialSpec, Workload
 from trainables.trainable import LoraTrainable
 from tuning.fixed import FixedSearch
-from tuning.harvest import experiment_name
+from tuning.harvest import Harvest, Listener, adapters_of, experiment_name
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 from tuning.scheduler import make_scheduler
@@ -44,6 +47,7 @@ def ray_for(plan: SearchPlan) -> Iterator[str]:
     """
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is one line of progress and a row
     ours = not ray.is_initialized()
     try:
         context = ray.init(
@@ -70,6 +74,14 @@ def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:
             )
 
 
+def slots_of(plan: SearchPlan, found: dict[str, float]) -> int:
+    """Return how many trials run at once on the resources that Ray has now."""
+    slots = found.get("CPU", 0) / plan.cpus_per_trial
+    if plan.gpus_per_trial:
+        slots = min(slots, found.get("GPU", 0) / plan.gpus_per_trial)
+    return max(1, math.floor(slots + 1e-9))
+
+
 def evidence_for(plan: SearchPlan, preflight: Preflight) -> Evidence:
     """Return what strategies score from: measured once per model and data, then read from the runs folder."""
     key = evidence.cache_key(preflight.workload, preflight.corpus_sha256)
@@ -93,10 +105,25 @@ def _measure(workload: Workload) -> Evidence:
     return evidence.measure(workload, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def run(plan: SearchPlan, preflight: Preflight, callbacks: list[Any]) -> tuple[list[Any], optuna.Study | None]:
-    """Train all trials of a plan and return Ray's results, and the study if there was a search.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a search found.
 
-    The folder ``plan.run_dir / "ray"`` receives Ray's own files.
+    Args:
+        rows: One per trial, in the order in which they were made.
+        adapters: Trial id -> folder of its last adapter.
+        study: Optuna's study; None if nothing was searched.
+    """
+
+    rows: list[ResultRow]
+    adapters: dict[str, Path]
+    study: optuna.Study | None
+
+
+def run(plan: SearchPlan, preflight: Preflight, listeners: Sequence[Listener]) -> Outcome:
+    """Train all trials of a plan.
+
+    ``plan.run_dir`` receives ``rows.jsonl``, a line as each trial ends, and ``ray/``, Ray's own files.
     """
     workload = preflight.workload
     if preflight.needs_evidence:
@@ -107,6 +134,10 @@ def run(plan: SearchPlan, preflight: Preflight, callbacks: list[Any]) -> tuple[l
         if plan.official
         else StudySearch(plan, functools.partial(_key, workload, preflight))
     )
+    slots = plan.max_concurrent_trials or slots_of(plan, ray.cluster_resources())
+    # Ray starts one trial after the other unless told how many may wait for their process at a time
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+    harvest = Harvest(plan.run_dir / "rows.jsonl", listeners)
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(
             ray_tune.with_parameters(LoraTrainable, workload=workload),
@@ -117,7 +148,7 @@ def run(plan: SearchPlan, preflight: Preflight, callbacks: list[Any]) -> tuple[l
             search_alg=search,
             scheduler=make_scheduler(plan),
             reuse_actors=True,
-            max_concurrent_trials=plan.max_concurrent_trials,
+            max_concurrent_trials=slots,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
@@ -125,12 +156,16 @@ def run(plan: SearchPlan, preflight: Preflight, callbacks: list[Any]) -> tuple[l
             name="ray",
             storage_path=str(plan.run_dir),
             verbose=0,
-            callbacks=[JsonLoggerCallback(), CSVLoggerCallback(), *callbacks],
+            callbacks=[JsonLoggerCallback(), CSVLoggerCallback(), harvest],
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=True, num_to_keep=1),
         ),
     )
-    results = list(tuner.fit())
-    return results, search.study if isinstance(search, StudySearch) else None
+    adapters = adapters_of(tuner.fit())
+    return Outcome(
+        rows=[harvest.rows[trial_id] for trial_id in harvest.history],
+        adapters=adapters,
+        study=search.study if isinstance(search, StudySearch) else None,
+    )
 
 
 def _name(trial: Any) -> str:

@@ -12,13 +12,13 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from ray import tune as ray_tune
 
-from tuning.harvest import experiment_name, status_of
+from analysis.rows import ResultRow
 
 SPOOL, STATE = "mlflow-spool.jsonl", "mlflow-state.json"
 EXPERIMENT = "lora-rank-search"
@@ -187,47 +187,32 @@ def _write_state(run_dir: Path, state: dict[str, Any]) -> None:
     aside.replace(run_dir / STATE)
 
 
-class TrackingCallback(ray_tune.Callback):  # type: ignore[misc]
-    """Turns Ray's trial events into spooled events. A child run per trial; parameters once, metrics per report."""
+class Tracking:
+    """Turns what happens to trials into spooled events: a child run per trial, parameters once, metrics per report."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the sink out: Ray pickles callbacks, and nothing reads them back."""
-        return {}
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
         """Open the trial's run."""
-        config = trial.config
-        own = {f"{config['strategy']}/{k}": v for k, v in config.get(config["strategy"], {}).items()}
+        strategy = config["strategy"]
+        own = {f"{strategy}/{key}": value for key, value in config.get(strategy, {}).items()}
         params = {key: value for key, value in config.items() if not isinstance(value, dict)} | own
-        params["learning_rate"] = params.pop(f"{config['strategy']}/learning_rate", params.get("learning_rate"))
-        name = experiment_name(config, trial.trial_id)
-        tags = {"strategy": config["strategy"], "status": "running"}
-        self.sink.put("start", trial.trial_id, name=name, params=params, tags=tags, time_ms=now_ms())
+        params["learning_rate"] = params.pop(f"{strategy}/learning_rate", params.get("learning_rate"))
+        tags = {"strategy": strategy, "status": "running"}
+        self.sink.put("start", trial_id, name=name, params=params, tags=tags, time_ms=now_ms())
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
         """Log a report."""
-        values = {key: float(result[key]) for key in METRICS if _is_number(result.get(key))}
+        values = {key: float(report[key]) for key in METRICS if _is_number(report.get(key))}
         if values.get("eval_loss", math.inf) < 700:
             values["perplexity"] = math.exp(values["eval_loss"])
-        self.sink.put("metrics", trial.trial_id, values=values, step=int(result.get("step", 0)), time_ms=now_ms())
+        self.sink.put("metrics", trial_id, values=values, step=int(report.get("step", 0)), time_ms=now_ms())
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def ended(self, row: ResultRow) -> None:
         """Close the trial's run."""
-        self._end(trial, trial.last_result or {}, failed=False)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close a failed trial's run."""
-        self._end(trial, trial.last_result or {}, failed=True)
-
-    def _end(self, trial: Any, last: dict[str, Any], failed: bool) -> None:
-        status = status_of(last, failed)
-        tags = {"status": status} | ({"error": last["error"]} if last.get("error") else {})
-        self.sink.put("end", trial.trial_id, status=END[status], tags=tags, time_ms=now_ms())
+        tags = {"status": row.status} | ({"error": row.error} if row.error else {})
+        self.sink.put("end", row.trial_id, status=END[row.status], tags=tags, time_ms=now_ms())
 
 
 def _is_number(value: Any) -> bool:

@@ -111,7 +111,7 @@ def test_bad_input_is_one_line_that_names_it_and_writes_nothing(arguments, culpr
 def test_a_model_without_linear_layers_in_blocks_is_refused(tmp_path, capsys):
     from transformers import GPT2Config
 
-    GPT2Config(n_layer=0, n_embd=16, n_head=2, vocab_size=50, architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
+    GPT2Config(n_layer=0, n_embd=16, n_head=2, vocab_size=50).save_pretrained(tmp_path)
     line = refused(capsys, "--model", tmp_path, "--runs-dir", tmp_path / "runs")
     assert str(tmp_path) in line
     assert "to adapt" in line

@@ -122,7 +122,9 @@ def test_the_study_is_mirrored_to_a_journal_that_optuna_opens(search, tmp_path):
     search.suggest("a")
     finish(search, "a", 1.25)
     mirror(search.study, str(tmp_path / "optuna.journal"), "mine")
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal")))
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
+    )
     study = optuna.load_study(study_name="mine", storage=storage)
     assert [(trial.state, trial.value) for trial in study.trials] == [(TrialState.COMPLETE, 1.25)]
 

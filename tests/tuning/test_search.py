@@ -1,0 +1,235 @@
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import optuna
+import psutil
+import pytest
+import ray
+from optuna.trial import TrialState
+
+from analysis.rows import FIELDS, read_rows
+from strategies.official import OFFICIAL
+from trainables.trainable import LoraTrainable
+from tuning import preflight, search
+from tuning.cli import resolve_plan
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_search_leaves_one_true_row_per_trial(finished):
+    rows = read_rows(finished[1] / "rows.jsonl")
+    assert Counter(row.strategy for row in rows) == dict.fromkeys(
+        ("baseline", "linear_decay", "attention_heavy", "empirical"), 2
+    )
+    assert {row.status for row in rows} <= {"finished", "stopped"}
+    for row in rows:
+        assert row.phase == "search"
+        assert row.trainable_parameters <= 1024
+        assert sum(row.ranks.values()) > 0
+        assert math.exp(row.final_eval_loss) == pytest.approx(row.final_perplexity)
+        assert (row.test_loss is not None) == (row.status == "finished")
+        assert row.history[-1]["eval_loss"] == row.final_eval_loss
+        assert row.error is None
+
+
+def test_rows_are_written_twice_with_the_same_content(finished):
+    assert read_rows(finished[1] / "rows.csv") == read_rows(finished[1] / "rows.jsonl")
+    with (finished[1] / "rows.csv").open() as file:
+        assert next(csv.reader(file)) == list(FIELDS)
+
+
+def test_the_best_trial_of_every_strategy_finished(finished):
+    done = {row.strategy for row in read_rows(finished[1] / "rows.jsonl") if row.status == "finished"}
+    assert len(done) == 4
+
+
+def test_plain_lora_at_the_default_learning_rate_is_tried_first(finished):
+    row = read_rows(finished[1] / "rows.jsonl")[0]
+    assert row.strategy == "baseline"
+    assert row.config["baseline"] == {"learning_rate": pytest.approx(0.01)}
+    assert set(row.ranks.values()) == {2}
+
+
+def test_the_plan_is_saved_with_what_was_found_out(finished):
+    plan = json.loads((finished[1] / "plan.json").read_text())
+    assert plan["num_samples"] == 8
+    assert plan["budget_params"] == 1024
+    assert len(plan["corpus_sha256"]) == 64
+
+
+def test_the_journal_has_every_trial_and_its_true_end(finished):
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(finished[1] / "optuna.journal"))
+    )
+    study = optuna.load_study(study_name="first", storage=storage)
+    ends = {trial.user_attrs["ray_trial_id"]: trial for trial in study.trials if "ray_trial_id" in trial.user_attrs}
+    expected = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+    for row in read_rows(finished[1] / "rows.jsonl"):
+        assert ends[row.trial_id].state == expected[row.status]
+        if row.status == "finished":
+            assert ends[row.trial_id].value == row.final_eval_loss
+    assert not [trial for trial in study.trials if trial.state in {TrialState.RUNNING, TrialState.WAITING}]
+
+
+def test_plain_lines_tell_the_progress_and_the_end_names_every_view(finished):
+    out = finished[0].stdout
+    assert "8/8" in out
+    assert "\x1b" not in out
+    for text in ("report.md", "mlflow ui --backend-store-uri sqlite:////", "optuna-dashboard", "Ray dashboard"):
+        assert text in out
+    assert finished[0].stderr == ""
+
+
+def test_the_best_adapter_loads_with_plain_peft_and_gives_the_same_loss(finished, tiny_gpt2, small):
+    """In a process that imports nothing of ours; the examples are handed over as token ids."""
+    plan = resolve_plan(None, _given(small))
+    from trainables.data import load_splits
+
+    examples = [example.input_ids for example in load_splits(plan.data_source(), plan.model).validation]
+    (finished[1] / "examples.json").write_text(json.dumps(examples))
+    code = """
+import json, sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base, adapter, examples = sys.argv[1:]
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+total = count = 0
+for ids in json.load(open(examples)):
+    ids = torch.tensor([ids])
+    with torch.no_grad():
+        total += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+    count += ids.shape[1] - 1
+assert not {"tuning", "trainables", "strategies", "analysis"} & sys.modules.keys()
+print(total / count)
+"""
+    arguments = [str(tiny_gpt2), str(finished[1] / "best_adapter"), str(finished[1] / "examples.json")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd="/")
+    best = min(r.final_eval_loss for r in read_rows(finished[1] / "rows.jsonl") if r.status == "finished")
+    assert float(done.stdout) == pytest.approx(best, abs=1e-5)
+
+
+def _given(small):
+    return {
+        flag[2:].replace("-", "_"): (int(value) if value.isdigit() else value)
+        for flag, value in zip(small[::2], small[1::2], strict=True)
+    }
+
+
+def test_a_seed_repeats_a_search_row_by_row_and_evidence_is_measured_once(finished, tune, runs):
+    (cached,) = (runs / ".evidence").iterdir()
+    measured = cached.stat().st_mtime_ns
+    done = tune("--num-samples", 8, "--max-concurrent-trials", 1, "--runs-dir", runs, "--name", "again")
+    assert done.returncode == 0, done.stderr
+    timed = {"trial_id", "experiment_name", "training_time_seconds", "history"}
+
+    def known(folder):
+        rows = read_rows(folder / "rows.jsonl")
+        return [{name: getattr(row, name) for name in FIELDS if name not in timed} for row in rows]
+
+    assert known(runs / "again") == known(finished[1])
+    assert cached.stat().st_mtime_ns == measured
+
+
+def test_the_official_experiments_are_five_trials_under_their_seed_names(tune, runs):
+    done = tune("--official", "--runs-dir", runs, "--name", "official")
+    assert done.returncode == 0, done.stderr
+    rows = {row.experiment_name: row for row in read_rows(runs / "official" / "rows.jsonl")}
+    assert list(rows) == [item.name for item in OFFICIAL]
+    assert {row.status for row in rows.values()} == {"finished"}
+    report = (runs / "official" / "report.md").read_text()
+    assert all(f"| {name} " in report for name in rows)
+
+
+def test_a_search_where_all_diverge_ends_with_a_report_and_status_1(tune, runs):
+    done = tune("--num-samples", 4, "--scale", "1e30", "--runs-dir", runs, "--name", "diverged")
+    assert done.returncode == 1, done.stderr
+    rows = read_rows(runs / "diverged" / "rows.jsonl")
+    assert {row.status for row in rows} == {"diverged"}
+    for row in rows:
+        assert row.final_eval_loss is row.test_loss is None
+        assert all(word in row.error for word in ("learning rate", "1e+30", "float32", "at step"))
+    report = (runs / "diverged" / "report.md").read_text()
+    assert "no trial finished with a loss, so none is best" in report
+    assert not (runs / "diverged" / "best_adapter").exists()
+
+
+def test_a_trial_whose_process_is_killed_is_a_failed_row_and_status_3(small, runs):
+    command = [sys.executable, "tune.py", *small, "--num-samples", "4", "--scheduler", "fifo", "--epochs", "60",
+               "--max-concurrent-trials", "1", "--runs-dir", str(runs), "--name", "killed"]  # fmt: skip
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    driver = psutil.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _kill_one_trial(driver)
+    _, errors = driver.communicate(timeout=200)
+    assert driver.returncode == 3, errors
+    rows = read_rows(runs / "killed" / "rows.jsonl")
+    assert sorted(Counter(row.status for row in rows).items()) == [("failed", 1), ("finished", 3)]
+    (failed,) = [row for row in rows if row.status == "failed"]
+    assert failed.error
+    assert failed.final_eval_loss is None
+
+
+def _kill_one_trial(driver):
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        for process in driver.children(recursive=True):
+            try:
+                if "ray::LoraTrainable" in "".join(process.cmdline()) and process.cpu_times().user > 3:
+                    process.kill()
+                    return
+            except psutil.NoSuchProcess:
+                continue
+        time.sleep(0.05)
+    raise TimeoutError("no trial process was seen")
+
+
+class Counting:
+    """Counts trials that run at the same time."""
+
+    def __init__(self):
+        self.running, self.most = set(), 0
+
+    def started(self, trial_id, name, config):
+        self.running.add(trial_id)
+        self.most = max(self.most, len(self.running))
+
+    def reported(self, trial_id, report):
+        assert trial_id in self.running
+
+    def ended(self, row):
+        self.running.discard(row.trial_id)
+
+
+def _slow_trainable():
+    class Slow(LoraTrainable):  # local, so that it travels to the trial's process by value
+        def step(self):
+            time.sleep(1.5)
+            return super().step()
+
+    return Slow
+
+
+def test_four_trials_share_a_gpu_in_quarters_and_a_fifth_waits(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "LoraTrainable", _slow_trainable())
+    counting = Counting()
+    plan = resolve_plan(None, {
+        **_given(small), "num_samples": 8, "gpus_per_trial": 0.25, "scheduler": "fifo", "cpus_per_trial": 0.5,
+        "runs_dir": str(tmp_path), "name": "quarters", "strategies": ("baseline", "linear_decay"),
+    })  # fmt: skip
+    ray.init(
+        address="local", num_gpus=1, num_cpus=8, log_to_driver=False, logging_level="ERROR", include_dashboard=False
+    )
+    try:
+        with search.ray_for(plan):
+            plan.run_dir.mkdir()
+            outcome = search.run(plan, preflight.check(plan), [counting])
+    finally:
+        ray.shutdown()
+    assert [row.status for row in outcome.rows] == ["finished"] * 8
+    assert counting.most == 4
