@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import torch
 IGNORED = -100
 LOADERS = {".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 MIN_TOKENS = 16
+POOL = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def corpus_sha256(documents: Sequence[Document]) -> str:
 def load_splits(source: DataSource, model: str) -> Splits:
     """Tokenise ``source`` for ``model``; a second call in the same process returns the same object.
 
-    Documents are shuffled by ``split_seed`` and dealt to test, validation and training in this order.
+    Whole documents are dealt to the splits; each split's examples are then drawn from all of its documents, since the
+    windows of a few long texts would stand for themselves alone. ``split_seed`` decides both.
 
     Raises:
         ValueError: There is too little text for the three splits.
@@ -124,23 +126,21 @@ def load_splits(source: DataSource, model: str) -> Splits:
     from trainables.base_model import load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    documents = read_documents(source)
-    random.Random(source.split_seed).shuffle(documents)
     wanted = {
-        "test": source.test_examples,
-        "validation": source.validation_examples,
         "train": source.train_examples,
+        "validation": source.validation_examples,
+        "test": source.test_examples,
     }
-    remaining = iter(_grouped(documents))
-    splits = {name: tuple(_take(remaining, count, tokenizer, source)) for name, count in wanted.items()}
+    pools = _deal(_pool(source, tokenizer, sum(wanted.values())), wanted)
     for name, count in wanted.items():
-        if len(splits[name]) < count:
-            found = sum(map(len, splits.values()))
+        if len(pools[name]) < count:
+            found = sum(map(len, pools.values()))
             raise ValueError(
                 f"--dataset {source.dataset}: too little text, {found} examples for {sum(wanted.values())} wanted; "
                 f"lower --train-examples, --validation-examples or --test-examples, or --max-length"
             )
-    return Splits(splits["train"], splits["validation"], splits["test"])
+    chosen = random.Random(source.split_seed)
+    return Splits(**{name: tuple(chosen.sample(pools[name], count)) for name, count in wanted.items()})
 
 
 def collate(examples: Sequence[Example], pad_id: int, device: str = "cpu") -> Batch:
@@ -165,12 +165,26 @@ def _grouped(documents: Sequence[Document]) -> list[list[Document]]:
     return list(groups.values())
 
 
-def _take(groups: Iterator[list[Document]], count: int, tokenizer: Any, source: DataSource) -> list[Example]:
-    examples: list[Example] = []
-    while len(examples) < count and (group := next(groups, None)):
-        for document in group:
-            examples.extend(_tokenise(document, tokenizer, source.max_length))
-    return examples[:count]
+def _pool(source: DataSource, tokenizer: Any, wanted: int) -> list[list[Example]]:
+    """Tokenise documents in random order, a list per document, until there are ``POOL`` times the wanted examples."""
+    documents = read_documents(source)
+    random.Random(source.split_seed).shuffle(documents)
+    pool, found = [], 0
+    for group in _grouped(documents):
+        pool.append([example for document in group for example in _tokenise(document, tokenizer, source.max_length)])
+        found += len(pool[-1])
+        if found >= POOL * wanted:
+            break
+    return pool
+
+
+def _deal(groups: Sequence[list[Example]], wanted: Mapping[str, int]) -> dict[str, list[Example]]:
+    """Give each document, whole, to the split that is furthest from its share."""
+    pools: dict[str, list[Example]] = {name: [] for name in wanted}
+    for group in groups:
+        poorest = min(pools, key=lambda name: len(pools[name]) / wanted[name])
+        pools[poorest].extend(group)
+    return pools
 
 
 def _tokenise(document: Document, tokenizer: Any, max_length: int) -> Iterator[Example]:
