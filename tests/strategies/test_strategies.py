@@ -1,6 +1,8 @@
 """The contract of every strategy, and worked values for each."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from strategies.empirical import Empirical
 from strategies.geometry import GEOMETRIES
 from strategies.linear_decay import LinearDecay
 
+README = Path(__file__).parents[2] / "README.md"
 SITES = GEOMETRIES["gpt2"].sites
 EVIDENCE = {kind: {s.name: 1.0 + i for i, s in enumerate(SITES)} for kind in ("gradient", "activation")}
 
@@ -30,7 +33,15 @@ class EdgeTrial:
         return choices[-self.end]
 
 
-@pytest.mark.parametrize("cls", STRATEGIES.values())
+def readme_strategy():
+    """The example of the README, as a reader would paste it."""
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    scope: dict = {"__name__": "early_half"}
+    exec(code, scope)
+    return scope["EarlyHalf"]
+
+
+@pytest.mark.parametrize("cls", [*STRATEGIES.values(), readme_strategy()], ids=lambda cls: cls.name)
 @pytest.mark.parametrize("end", [0, 1])
 class TestContract:
     def test_every_point_of_the_space_scores_every_site_and_can_be_spent(self, cls, end):

@@ -1,0 +1,1 @@
+"""Figures of docs/log.md that no test makes."""

@@ -1,0 +1,37 @@
+"""What rank-8 LoRA gains on the bundled base, over several splits of the data: ``python -m benchmarks.base_gain``."""
+
+import math
+from dataclasses import replace
+
+import click
+import torch
+
+from strategies import RankBudget
+from trainables.base_model import load
+from trainables.data import DataSource
+from trainables.session import SoloSession
+from trainables.spec import TrialSpec, Workload
+
+
+@click.command(help=__doc__)
+@click.option("--splits", default=4, show_default=True, help="Number of splits.")
+@click.option("--rank", default=8, show_default=True)
+@click.option("--learning-rate", default=0.01, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+def main(splits: int, rank: int, learning_rate: float, threads: int) -> None:
+    torch.set_num_threads(threads)
+    budget = RankBudget.like_uniform(rank, load("bundled").sites)
+    workload = Workload("bundled", DataSource(), budget, epochs=3, batch_size=8, reports=1, scale=2.0)
+    spec = TrialSpec.from_config({"strategy": "baseline", "learning_rate": learning_rate})
+    for split in range(splits):
+        session = SoloSession(replace(workload, data=DataSource(split_seed=split)), spec, "cpu")
+        before = session.test_loss()
+        session.train(workload.steps)
+        after = session.test_loss()
+        session.close()
+        print(f"split {split}: test perplexity {math.exp(before):.1f} -> {math.exp(after):.1f}, "
+              f"{math.exp(after - before) - 1:+.1%}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
