@@ -73,6 +73,11 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         self.on_trial_start(iteration, trials, trial)
         self._end(trial, failed=True)
 
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Put the rows into the order in which the trials were made."""
+        ids = [trial.trial_id for trial in trials]
+        self.rows = {trial_id: self.rows[trial_id] for trial_id in ids if trial_id in self.rows}
+
     def _end(self, trial: Any, failed: bool) -> None:
         last = dict(trial.last_result or {})
         if failed:

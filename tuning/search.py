@@ -162,7 +162,7 @@ def run(plan: SearchPlan, preflight: Preflight, listeners: Sequence[Listener]) -
     )
     adapters = adapters_of(tuner.fit())
     return Outcome(
-        rows=[harvest.rows[trial_id] for trial_id in harvest.history],
+        rows=list(harvest.rows.values()),
         adapters=adapters,
         study=search.study if isinstance(search, StudySearch) else None,
     )

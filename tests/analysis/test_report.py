@@ -83,15 +83,17 @@ def test_a_search_without_a_usable_trial_still_has_a_report():
     assert "loss nan at step 3" in text
 
 
-def test_the_winner_is_given_as_ranks_and_as_a_configuration_that_runs():
-    text = render([row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10)], ReportHeader("now"))
+@pytest.mark.parametrize("conv1d", [True, False])
+def test_the_winner_is_given_as_ranks_and_as_a_configuration_that_runs(conv1d):
+    winner = row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10, fan_in_fan_out=conv1d)
+    text = render([winner], ReportHeader("now"))
     assert "|       0 |             3 |          0 |" in text
     code = text.split("```python\n")[1].split("```")[0]
     scope = {}
     exec(code, scope)
     config = scope["config"]
     assert {config.r, *config.rank_pattern.values()} == {2, 3}
-    assert config.fan_in_fan_out is True
+    assert config.fan_in_fan_out is conv1d
 
 
 def test_sites_of_rank_zero_are_not_in_the_configuration():

@@ -1,0 +1,129 @@
+import io
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+from ray import cloudpickle
+from rich.console import Console
+
+from analysis.rows import ResultRow, read_rows
+from tuning.harvest import Harvest, row_from
+from tuning.progress import Progress
+
+CONFIG = {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": 0}
+REPORT = {
+    "status": "finished", "eval_loss": 2.0, "train_loss": 2.5, "test_loss": 2.2, "step": 8, "seconds": 1.5,
+    "tokens": 64, "trainable_parameters": 10, "parameter_efficiency": 0.1, "fan_in_fan_out": True,
+    "allocation": json.dumps({"ranks": {"h.0.a": 1}, "alphas": {"h.0.a": 2.0}}),
+}  # fmt: skip
+
+
+def trial(last, error_file=None):
+    return SimpleNamespace(trial_id="t1", config=CONFIG, last_result=last, pickled_error_file=error_file)
+
+
+def run(harvest, *reports, end="on_trial_complete", error_file=None):
+    """Lead one trial through its life as Ray does."""
+    one = trial(reports[-1] if reports else {}, error_file)
+    if reports:
+        harvest.on_trial_start(0, [], one)
+    for report in reports:
+        harvest.on_trial_result(0, [], one, report)
+    getattr(harvest, end)(0, [], one)
+    return harvest.rows["t1"]
+
+
+def test_a_finished_trial_is_a_full_row_on_disk_when_it_ends(tmp_path):
+    harvest = Harvest(tmp_path / "rows.jsonl")
+    row = run(harvest, {**REPORT, "status": "running", "eval_loss": 3.0, "step": 4}, REPORT)
+    assert (row.status, row.final_eval_loss, row.final_perplexity, row.test_loss) == ("finished", 2.0, math.exp(2), 2.2)
+    assert (row.ranks, row.alphas, row.fan_in_fan_out) == ({"h.0.a": 1}, {"h.0.a": 2.0}, True)
+    assert [report["eval_loss"] for report in row.history] == [3.0, 2.0]
+    assert read_rows(tmp_path / "rows.jsonl") == [row]
+
+
+def test_a_trial_that_was_running_at_its_last_report_was_stopped(tmp_path):
+    row = run(Harvest(tmp_path / "rows.jsonl"), {**REPORT, "status": "running", "test_loss": None})
+    assert (row.status, row.final_eval_loss, row.test_loss) == ("stopped", 2.0, None)
+
+
+def test_a_diverged_trial_keeps_its_cause_and_has_no_loss(tmp_path):
+    report = {**REPORT, "status": "diverged", "eval_loss": math.nan, "error": "at step 4"}
+    row = run(Harvest(tmp_path / "rows.jsonl"), report)
+    assert (row.status, row.final_eval_loss, row.final_perplexity, row.error) == ("diverged", None, None, "at step 4")
+    assert row.history[-1]["eval_loss"] is None
+
+
+def test_a_trial_that_failed_before_it_started_is_a_row_with_its_cause(tmp_path):
+    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(RuntimeError("out of luck\nand more")))
+    row = run(Harvest(tmp_path / "rows.jsonl"), end="on_trial_error", error_file=tmp_path / "error.pkl")
+    assert (row.status, row.error, row.strategy) == ("failed", "RuntimeError: out of luck", "baseline")
+    assert row.ranks is row.final_eval_loss is row.tokens is None
+
+
+def test_a_loss_too_large_for_a_perplexity_has_none():
+    row = row_from("t1", CONFIG, {**REPORT, "eval_loss": 1e4}, ())
+    assert (row.final_eval_loss, row.final_perplexity) == (1e4, None)
+
+
+def test_a_listener_that_raises_harms_nobody(tmp_path, capsys):
+    class Broken:
+        def __getattr__(self, name):
+            raise OSError("no space")
+
+    heard = []
+
+    class Good:
+        def started(self, *facts):
+            heard.append("started")
+
+        def reported(self, *facts):
+            heard.append("reported")
+
+        def ended(self, row):
+            heard.append(row.status)
+
+    run(Harvest(tmp_path / "rows.jsonl", [Broken(), Good()]), REPORT)
+    assert heard == ["started", "reported", "finished"]
+    assert "Broken failed: OSError: no space" in capsys.readouterr().err
+
+
+def follow(console):
+    """Show three trials of four: finished, diverged, running."""
+    with Progress(4, console) as progress:
+        for trial_id in ("a", "b", "c"):
+            progress.started(trial_id, f"baseline_{trial_id}", CONFIG)
+            progress.reported(trial_id, REPORT)
+        progress.ended(ResultRow("a", "baseline_a", "baseline", "finished", final_eval_loss=1.25))
+        progress.ended(ResultRow("b", "baseline_b", "baseline", "diverged", error="at step [4]"))
+    return console.file.getvalue()
+
+
+def test_where_there_is_no_terminal_an_ended_trial_is_one_plain_line():
+    lines = follow(Console(file=io.StringIO(), force_terminal=False)).splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("1/4  baseline_a  baseline  10  8  1.2500  finished")
+    assert "diverged: at step [4]" in lines[1]
+    assert "best 1.2500 (baseline_a)" in lines[1]
+    assert "left" in lines[1]
+
+
+def test_a_terminal_shows_one_table_with_every_trial():
+    text = follow(Console(file=io.StringIO(), force_terminal=True, width=120))
+    last = text.split("of 4 trials ended")[-1]
+    for cell in ("baseline_a", "1.2500", "finished", "diverged", "baseline_c", "running"):
+        assert cell in last
+
+
+@pytest.mark.parametrize(("reports", "left"), [(0, "not known yet"), (1, "about 0:00:30 left")])
+def test_time_left_follows_the_reports_of_ended_trials(reports, left, monkeypatch):
+    clock = iter([0.0, 10.0, 10.0, 10.0])
+    monkeypatch.setattr("tuning.progress.time.monotonic", lambda: next(clock))
+    console = Console(file=io.StringIO(), force_terminal=False)
+    progress = Progress(4, console)
+    for trial_id in list("a")[:reports]:
+        progress.started(trial_id, trial_id, CONFIG)
+        progress.reported(trial_id, REPORT)
+        progress.ended(ResultRow(trial_id, trial_id, "baseline", "finished", final_eval_loss=1.0))
+    assert left in (console.file.getvalue() or progress._time_left())
