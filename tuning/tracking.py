@@ -46,7 +46,9 @@ class Carrier:
         self.client = MlflowClient(tracking_uri=uri)
         self.search = search
         found = self.client.get_experiment_by_name(EXPERIMENT)
-        self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifacts)
+        # without the tag the UI opens on its pages for generative AI
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifacts, kind)
         self.runs: dict[str, str] = {}
 
     def apply(self, event: dict[str, Any]) -> None:
