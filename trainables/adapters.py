@@ -2,21 +2,101 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
 from transformers.pytorch_utils import Conv1D
 
 from strategies import RankAllocation
+from trainables.base_model import BaseModel
+from trainables.spec import TrialSpec, Workload
 
 ADAPTER = "default"
 
 
 class AllocationMismatch(RuntimeError):
     """What was built is not what was planned. The trial must not train."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter's tensors, apart from any model.
+
+    Args:
+        config: PEFT's configuration.
+        factors: Adapted site -> (A of shape (rank, d_in), B of shape (d_out, rank)).
+        scales: Adapted site -> the scale in use.
+    """
+
+    config: peft.LoraConfig
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    scales: Mapping[str, float]
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """All tensors, in the order of the sites."""
+        return [tensor for pair in self.factors.values() for tensor in pair]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Adapted site -> rank of its tensors."""
+        return {name: int(a.shape[0]) for name, (a, _) in self.factors.items()}
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The tensors under PEFT's names, not copied."""
+        return {
+            f"base_model.model.{name}.lora_{part}.weight": tensor
+            for name, pair in self.factors.items()
+            for part, tensor in zip("AB", pair, strict=True)
+        }
+
+    def set_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put tensors from ``weights`` back.
+
+        Raises:
+            AllocationMismatch: Names or shapes do not fit.
+        """
+        own = self.weights
+        if own.keys() != tensors.keys():
+            raise AllocationMismatch(f"the checkpoint's adapter differs at {min(own.keys() ^ tensors.keys())}")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                if tensor.shape != tensors[name].shape:
+                    raise AllocationMismatch(f"{name}: {tuple(tensors[name].shape)} saved, {tuple(tensor.shape)} here")
+                tensor.copy_(tensors[name])
+
+    def copied(self) -> "Adapter":
+        """Return the same adapter with tensors of its own."""
+        own = {
+            name: (a.detach().clone().requires_grad_(), b.detach().clone().requires_grad_())
+            for name, (a, b) in self.factors.items()
+        }
+        return Adapter(self.config, own, self.scales)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that ``PeftModel.from_pretrained`` loads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(self.config, inference_mode=True).save_pretrained(str(folder))
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def attach_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Any:
+    """Attach the adapter that a trial plans, its initial weights drawn from the trial's seed.
+
+    Raises:
+        AllocationMismatch: As ``attach``.
+    """
+    allocation = spec.allocation(base.sites, workload.budget, workload.evidence)
+    torch.manual_seed(spec.seed)
+    return attach(base.model, allocation, spec.alphas(allocation, base.sites, workload.scale), workload.dropout)
 
 
 def attach(
@@ -87,18 +167,21 @@ def audit(model: Any, allocation: RankAllocation, alphas: Mapping[str, float]) -
 def read_back(model: Any) -> dict[str, tuple[int, float]]:
     """Return site name -> (rank of the actual A and B, scale in use) for every adapter in ``model``."""
     found = {}
-    for name, layer in model.base_model.model.named_modules():
-        if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A:
-            rows, columns = layer.lora_A[ADAPTER].weight.shape[0], layer.lora_B[ADAPTER].weight.shape[1]
-            if rows != columns:
-                raise AllocationMismatch(f"{name}: A has rank {rows}, B has rank {columns}")
-            found[name] = (int(rows), float(layer.scaling[ADAPTER]))
+    for name, layer in _lora_layers(model):
+        rows, columns = layer.lora_A[ADAPTER].weight.shape[0], layer.lora_B[ADAPTER].weight.shape[1]
+        if rows != columns:
+            raise AllocationMismatch(f"{name}: A has rank {rows}, B has rank {columns}")
+        found[name] = (int(rows), float(layer.scaling[ADAPTER]))
     return found
 
 
-def fan_in_fan_out(model: Any) -> bool:
-    """Return whether the adapted layers keep their weight as (d_in, d_out), as GPT-2's Conv1D does."""
-    return bool(model.peft_config[ADAPTER].fan_in_fan_out)
+def read(model: Any) -> Adapter:
+    """Return the adapter in ``model``, its tensors those that the model uses."""
+    factors = {
+        name: (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight) for name, layer in _lora_layers(model)
+    }
+    scales = {name: scale for name, (_, scale) in read_back(model).items()}
+    return Adapter(model.peft_config[ADAPTER], factors, scales)
 
 
 def detach(model: Any) -> None:
@@ -106,25 +189,16 @@ def detach(model: Any) -> None:
     model.unload()
 
 
-def weights(model: Any) -> dict[str, torch.Tensor]:
-    """Return the adapter's tensors under PEFT's names, not copied."""
-    return dict(peft.get_peft_model_state_dict(model))
+def set_dropout(model: Any, training: bool) -> None:
+    """Turn the adapter's own dropout on or off; the frozen base's stays off."""
+    for _, layer in _lora_layers(model):
+        layer.lora_dropout.train(training)
 
 
-def set_weights(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put tensors from ``weights`` back.
-
-    Raises:
-        AllocationMismatch: Names do not fit this model's adapter.
-    """
-    if difference := weights(model).keys() ^ tensors.keys():
-        raise AllocationMismatch(f"the checkpoint's adapter differs at {sorted(difference)[0]}")
-    peft.set_peft_model_state_dict(model, dict(tensors))
-
-
-def save(model: Any, folder: str) -> None:
-    """Write an adapter folder that ``PeftModel.from_pretrained`` loads."""
-    model.save_pretrained(folder, safe_serialization=True)
+def _lora_layers(model: Any) -> Iterator[tuple[str, LoraLayer]]:
+    for name, layer in model.base_model.model.named_modules():
+        if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A:
+            yield name, layer
 
 
 def _anchored(name: str) -> str:

@@ -28,12 +28,21 @@ class BaseModel:
         tokenizer: Its tokenizer, with a pad token.
         sites: The matrices that can carry an adapter.
         params: Parameters of the model, tied ones once.
+        device: ``cpu`` or ``cuda``.
+        separable_head: Whether the logits are the output embedding of the last hidden state and nothing else.
     """
 
     model: Any
     tokenizer: Any
     sites: tuple[Site, ...]
     params: int
+    device: str
+    separable_head: bool
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up a row; it is masked, so any will do."""
+        return int(self.tokenizer.pad_token_id or 0)
 
 
 def resolve(model: str) -> str:
@@ -143,7 +152,17 @@ def load(model: str, device: str = "cpu") -> BaseModel:
     network.config.use_cache = False
     network.eval().to(device)
     params = sum(parameter.numel() for parameter in network.parameters())
-    return BaseModel(network, load_tokenizer(model), sites_of(network), params)
+    return BaseModel(network, load_tokenizer(model), sites_of(network), params, device, separable_head(network))
+
+
+@torch.inference_mode()
+def separable_head(network: Any) -> bool:
+    """Say whether the logits are the output embedding of the last hidden state: some models cap or scale them."""
+    head = network.get_output_embeddings()
+    if head is None or network.base_model is network:
+        return False
+    ids = torch.arange(4, device=network.device).view(1, 4) % network.config.vocab_size
+    return torch.allclose(head(network.base_model(ids).last_hidden_state), network(ids).logits)
 
 
 def identity(model: str) -> str:

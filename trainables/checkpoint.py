@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainables import adapters
+from trainables.adapters import Adapter
 
 STATE = "state.pt"
 META = "session.json"
@@ -34,13 +34,15 @@ class Progress:
     allocation: str
 
 
-def write(folder: Path, model: Any, optimizer: torch.optim.Optimizer, rng: torch.Tensor, progress: Progress) -> None:
+def write(
+    folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, rng: torch.Tensor, progress: Progress
+) -> None:
     """Write a checkpoint into ``folder``; a reader sees all of it or nothing."""
     aside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    adapters.save(model, str(aside / "adapter"))
-    torch.save({"optimizer": optimizer.state_dict(), "rng": rng, "weights": adapters.weights(model)}, aside / STATE)
+    adapter.save(aside / "adapter")
+    torch.save({"optimizer": optimizer.state_dict(), "rng": rng, "weights": adapter.weights}, aside / STATE)
     values = {name: getattr(progress, name) for name in Progress.__slots__}
     (aside / META).write_text(json.dumps(values))
     shutil.rmtree(folder, ignore_errors=True)

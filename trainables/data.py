@@ -61,6 +61,11 @@ class Example:
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
 
+    @property
+    def learned_tokens(self) -> int:
+        """Targets that count in the loss: the first token has no prediction."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
 
 @dataclass(frozen=True, slots=True)
 class Splits:

@@ -11,7 +11,7 @@ import torch
 from strategies.base import Evidence, Site
 from trainables.base_model import identity, load
 from trainables.data import Batch, collate, load_splits
-from trainables.finetune import loss_sum
+from trainables.finetune import token_losses
 from trainables.spec import Workload
 
 BATCHES = 4
@@ -68,7 +68,7 @@ def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch])
             parameter.requires_grad_(True)
         for batch in batches:
             mask[:] = [batch.attention_mask.bool()]
-            loss = loss_sum(model, batch) / batch.learned_tokens
+            loss = token_losses(model, batch, False)[0].mean()
             for site, slope in zip(sites, torch.autograd.grad(loss, parameters), strict=True):
                 gradient[site.name] += slope.float().square().sum().item() / site.d_in / len(batches)
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from trainables.base_model import BaseModel
 from trainables.data import IGNORED, Batch, Example, collate
 
 
@@ -20,26 +21,39 @@ def autocast(device: str) -> Any:
     return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else contextlib.nullcontext()
 
 
-def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
-    """Return the summed next-token cross-entropy over the learned tokens of ``batch``, in nats."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    return functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), batch.labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+def token_losses(model: Any, batch: Batch, separable_head: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the next-token cross-entropy of each learned token, in nats, and the row that it is in.
+
+    Args:
+        model: The Hugging Face model.
+        batch: Rows, padded.
+        separable_head: Whether the logits are the output embedding of the last hidden state and nothing else; then
+            they are computed only where there is a loss.
+
+    Returns:
+        Two tensors of shape (learned tokens,).
+    """
+    targets = batch.labels[:, 1:]
+    learned = targets != IGNORED
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if separable_head:
+        logits = model.get_output_embeddings()(model.base_model(**inputs).last_hidden_state[:, :-1][learned])
+    else:
+        logits = model(**inputs).logits[:, :-1][learned]
+    losses = functional.cross_entropy(logits.float(), targets[learned], reduction="none")
+    return losses, learned.nonzero()[:, 0]
 
 
 @torch.inference_mode()
-def evaluate(model: Any, examples: Sequence[Example], batch_size: int, pad_id: int, device: str = "cpu") -> float:
+def evaluate(base: BaseModel, examples: Sequence[Example], batch_size: int) -> float:
     """Return the mean loss per learned token over all examples: a mean over tokens, not over batches."""
-    total, tokens = 0.0, 0
+    total = 0.0
     ordered = sorted(examples, key=lambda example: len(example.input_ids))  # less padding, the same sum
-    model.eval()
     for start in range(0, len(ordered), batch_size):
-        batch = collate(ordered[start : start + batch_size], pad_id, device)
-        with autocast(device):
-            total += loss_sum(model, batch).item()
-        tokens += batch.learned_tokens
-    return total / tokens
+        batch = collate(ordered[start : start + batch_size], base.pad_id, base.device)
+        with autocast(base.device):
+            total += token_losses(base.model, batch, base.separable_head)[0].sum().item()
+    return total / sum(example.learned_tokens for example in examples)
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
@@ -55,3 +69,16 @@ def batch_order(examples: int, batch_size: int, steps: int, seed: int) -> list[t
     while len(stream) < steps * batch_size:
         stream.extend(generator.sample(range(examples), examples))
     return [tuple(stream[step * batch_size : (step + 1) * batch_size]) for step in range(steps)]
+
+
+def rng_state(device: str) -> torch.Tensor:
+    """Return the state of the generator that draws on ``device``."""
+    return torch.cuda.get_rng_state() if device == "cuda" else torch.get_rng_state()
+
+
+def set_rng_state(device: str, state: torch.Tensor) -> None:
+    """Put a state from ``rng_state`` back."""
+    if device == "cuda":
+        torch.cuda.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)

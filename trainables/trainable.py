@@ -36,16 +36,16 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train to the next report. A trial that diverges ends here, and says why."""
-        facts = self._facts()
+        facts, learner = self._facts(), self.session.learner
         try:
             report = asdict(self.session.train(math.ceil(self.workload.steps / self.workload.reports)))
         except Diverged as error:
             return facts | {
-                "status": "diverged", "error": str(error), "step": self.session.step, "tokens": self.session.tokens,
+                "status": "diverged", "error": str(error), "step": learner.step, "tokens": learner.tokens,
                 "train_loss": None, "eval_loss": math.nan, "done": True,
             }  # fmt: skip
         facts |= {"status": "running", "error": None, "done": False, **report}
-        if self.session.done:
+        if learner.done:
             facts |= {"status": "finished", "test_loss": self.session.test_loss(), "done": True}
         return facts
 
@@ -64,7 +64,7 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
 
     def _facts(self) -> dict[str, Any]:
         """What was applied; ranks and alphas as one JSON string, since loggers flatten nested values at a cost."""
-        facts = self.session.facts
+        facts = self.session.learner.facts
         allocation = {"ranks": facts.pop("ranks"), "alphas": facts.pop("alphas")}
         return facts | {"seed": self.spec.seed, "allocation": json.dumps(allocation)}
 

@@ -37,16 +37,18 @@ def session(workload):
 def test_training_lowers_the_loss_and_counts_steps(session):
     first = session.train(0).eval_loss
     report = session.train(100)
-    assert session.done
-    assert report.step == session.workload.steps == 8
+    assert session.learner.done
+    assert report.step == session.learner.workload.steps == 8
     assert report.eval_loss < first
     assert report.tokens > 0
 
 
-def test_what_is_reported_as_applied_is_what_was_planned(session):
-    assert session.facts["ranks"] == dict(session.allocation.ranks)
-    assert session.facts["trainable_parameters"] == session.allocation.params
-    assert set(session.allocation.ranks.values()) != {2}
+def test_what_is_reported_as_applied_is_what_was_planned(session, workload):
+    learner = session.learner
+    planned = learner.spec.allocation(learner.sites, workload.budget, {})
+    assert learner.facts["ranks"] == dict(planned.ranks)
+    assert learner.facts["trainable_parameters"] == planned.params
+    assert set(planned.ranks.values()) != {2}
 
 
 def test_a_closed_session_leaves_the_base_as_it_was(workload):
@@ -69,7 +71,7 @@ def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_pa
     torch.manual_seed(1234)
     resumed = SoloSession(workload, spec(learning_rate=0.01), "cpu")
     resumed.load(tmp_path / "saved")
-    assert resumed.step == 4
+    assert resumed.learner.step == 4
     assert resumed.train(4).eval_loss == expected
     resumed.close()
 
@@ -94,7 +96,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(workload)
 
 def test_a_non_finite_loss_ends_the_session_and_names_step_rate_and_dtype(session):
     with torch.no_grad():
-        next(iter(session.parameters)).fill_(math.nan)
+        next(iter(session.learner.parameters)).fill_(math.nan)
     with pytest.raises(Diverged, match=r"step 0 .*learning rate 0\.01.*float32"):
         session.train(1)
 
@@ -102,9 +104,9 @@ def test_a_non_finite_loss_ends_the_session_and_names_step_rate_and_dtype(sessio
 def test_the_evaluation_loss_is_a_mean_over_tokens_not_over_batches(session):
     losses = []
     for size in (1, 3, 8):
-        object.__setattr__(session.workload, "batch_size", size)
+        object.__setattr__(session.learner.workload, "batch_size", size)
         losses.append(session.test_loss())
-    object.__setattr__(session.workload, "batch_size", 4)
+    object.__setattr__(session.learner.workload, "batch_size", 4)
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 

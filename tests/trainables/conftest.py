@@ -1,0 +1,46 @@
+"""Small random models of every architecture that is promised."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+TOKENS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+CONFIGS = {
+    "gpt2": GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, **TOKENS),
+    "llama-gqa": LlamaConfig(**SMALL, num_key_value_heads=2, **TOKENS),
+    "llama-tied": LlamaConfig(**SMALL, tie_word_embeddings=True, **TOKENS),
+    "qwen2": Qwen2Config(**SMALL, num_key_value_heads=2, **TOKENS),
+    "qwen3": Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=8, **TOKENS),
+    "gpt-neox": GPTNeoXConfig(**SMALL, **TOKENS),
+    "phi": PhiConfig(**SMALL, **TOKENS),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(CONFIGS[request.param])
+    return network.requires_grad_(False).eval()
+
+
+@pytest.fixture
+def model_folder(model, tmp_path, tiny_tokenizer):
+    """The model saved with a tokenizer, as a user's would be."""
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"

@@ -1,0 +1,218 @@
+"""Packed training against each trial alone, through plain PEFT and ``torch.optim.AdamW``."""
+
+import dataclasses
+import math
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from strategies import RankBudget
+from trainables import adapters
+from trainables.base_model import load
+from trainables.data import DataSource, collate, load_splits
+from trainables.finetune import batch_order
+from trainables.pack import Pack
+from trainables.session import SoloSession
+from trainables.spec import TrialSpec, Workload
+
+STEPS = 50
+MICRO = 4
+
+
+@pytest.fixture
+def source(tiny_text):
+    return DataSource(dataset=str(tiny_text), train_examples=20, validation_examples=6, test_examples=6, max_length=24)
+
+
+def trials(model, source, dropout=0.0):
+    """Five trials that share nothing but base and data: (workload, spec) of each."""
+    budget = RankBudget.like_uniform(2, load(str(model)).sites)
+    plain = Workload(str(model), source, budget, epochs=12, batch_size=MICRO, reports=2, scale=2.0, dropout=dropout)
+
+    def trial(strategy, learning_rate, own=None, **changes):
+        spec = {
+            "strategy": strategy,
+            strategy: own or {},
+            "learning_rate": learning_rate,
+            "seed": changes.pop("seed", 0),
+        }
+        spec["scaling"] = changes.pop("scaling", "constant")
+        return dataclasses.replace(plain, **changes), TrialSpec.from_config(spec)
+
+    return [
+        trial("baseline", 1e-2),
+        trial("linear_decay", 3e-3, {"slope": 1.0}, seed=1, clip_norm=0.05),
+        trial("linear_decay", 5e-3, {"slope": -1.5}, epochs=30, scaling="alpha/r"),
+        trial("attention_heavy", 5e-3, {"log_ratio": -3.0}, seed=2, batch_size=2 * MICRO, epochs=24, weight_decay=0.1),
+        trial("attention_heavy", 1e-2, {"log_ratio": 3.0}, seed=3, scaling="alpha/sqrt(r)", warmup=0.5),
+    ]
+
+
+def alone(workload, spec, steps=STEPS):
+    """Train one trial with nothing but PEFT and PyTorch; return its losses per token and its adapter's tensors."""
+    base = load(workload.model)
+    network = AutoModelForCausalLM.from_pretrained(workload.model, dtype=torch.float32).requires_grad_(False).eval()
+    model = adapters.attach_planned(dataclasses.replace(base, model=network), workload, spec)
+    adapters.set_dropout(model, True)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=workload.weight_decay)
+    train, rising = load_splits(workload.data, workload.model).train, max(1, round(workload.warmup * workload.steps))
+    losses = []
+    for step, rows in enumerate(batch_order(len(train), workload.batch_size, workload.steps, spec.seed)[:steps]):
+        examples = [train[index] for index in rows]
+        batches = [collate(examples[start : start + MICRO], base.pad_id) for start in range(0, len(rows), MICRO)]
+        tokens = sum(batch.learned_tokens for batch in batches)
+        optimizer.zero_grad()
+        total = 0.0
+        for batch in batches:
+            mean = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
+            loss = mean * batch.learned_tokens / tokens
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(parameters, workload.clip_norm)
+        share = min((step + 1) / rising, (workload.steps - step) / (workload.steps - rising + 1))
+        optimizer.param_groups[0]["lr"] = spec.learning_rate * share
+        optimizer.step()
+        losses.append(total)
+    return losses, {name: tensor.clone() for name, tensor in peft.get_peft_model_state_dict(model).items()}
+
+
+class Recorded:
+    """A slot whose losses are kept."""
+
+    def __init__(self, pack, workload, spec):
+        self.slot, self.losses = pack.admit(workload, spec), []
+        advance = self.slot.learner.advance
+
+        def recording(loss, tokens):
+            advance(loss, tokens)
+            self.losses.append(loss / tokens)
+
+        self.slot.learner.advance = recording
+
+
+def packed(pack, chosen, steps=STEPS):
+    """Train trials together until each has done its steps."""
+    recorded = [Recorded(pack, *trial) for trial in chosen]
+    while running := [r.slot for r in recorded if r.slot.learner.step < steps and not r.slot.failure]:
+        pack.step(running)
+    return recorded
+
+
+@pytest.fixture
+def pack(model_folder, source):
+    pack = Pack(str(model_folder), source, "cpu", MICRO)
+    yield pack
+    pack.close()
+
+
+def agrees(recorded, reference):
+    losses, tensors = reference
+    assert recorded.losses == pytest.approx(losses, abs=1e-5)
+    own = recorded.slot.learner.adapter.weights
+    assert own.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.allclose(own[name], tensor, rtol=0, atol=1e-4), name
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_five_different_trials_packed_train_as_each_does_alone(pack, model_folder, source, dropout):
+    chosen = trials(model_folder, source, dropout)
+    for recorded, trial in zip(packed(pack, chosen), chosen, strict=True):
+        agrees(recorded, alone(*trial))
+
+
+def small(model_folder, source, count=3):
+    return [
+        (dataclasses.replace(workload, epochs=4), dataclasses.replace(spec, seed=seed))
+        for seed, (workload, spec) in enumerate(trials(model_folder, source)[:1] * count)
+    ]
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+class TestNeighbours:
+    @pytest.fixture
+    def chosen(self, model_folder, source):
+        return small(model_folder, source)
+
+    def test_one_that_turns_nan_is_stopped_and_changes_nothing(self, pack, chosen):
+        healthy = packed(pack, chosen[:2], 12)
+        slots = [pack.admit(*trial) for trial in chosen]
+        for step in range(12):
+            if step == 5:
+                with torch.no_grad():
+                    slots[2].learner.parameters[0].fill_(math.nan)
+            pack.step([slot for slot in slots if not slot.failure])
+        assert "at step 5" in str(slots[2].failure)
+        assert slots[2].learner.step == 5
+        self.same(slots[:2], healthy)
+
+    def test_one_that_is_stopped_or_replaced_midway_changes_nothing(self, pack, chosen):
+        expected = packed(pack, chosen, 8)
+        slots = [pack.admit(*trial) for trial in chosen[:2]]
+        for _ in range(4):
+            pack.step(slots)
+        late = pack.admit(*chosen[2])
+        for _ in range(4):
+            pack.step([slots[0], late])
+        for _ in range(4):
+            pack.step([late])
+        self.same([slots[0], late], [expected[0], expected[2]])
+        assert slots[1].learner.step == 4
+
+    def test_evaluation_together_is_evaluation_alone(self, pack, chosen):
+        slots = [recorded.slot for recorded in packed(pack, chosen, 8)]
+        together = pack.evaluate(slots, "validation")
+        alone = [pack.evaluate([slot], "validation")[0] for slot in slots]
+        assert together == pytest.approx(alone, abs=1e-6)
+        assert len(set(together)) == len(together)
+
+    def test_a_pack_leaves_the_base_as_it_was(self, pack, chosen):
+        before = {name: tensor.clone() for name, tensor in pack.base.model.state_dict().items()}
+        packed(pack, chosen, 8)
+        after = pack.base.model.state_dict()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+    def test_a_batch_that_is_no_multiple_of_the_micro_batch_is_refused(self, pack, chosen):
+        workload, spec = chosen[0]
+        with pytest.raises(ValueError, match="multiple of the micro-batch 4"):
+            pack.admit(dataclasses.replace(workload, batch_size=6), spec)
+
+    def test_a_solo_checkpoint_continues_in_a_slot_and_the_other_way_round(self, pack, chosen, tmp_path):
+        unbroken = packed(pack, chosen[:1], 20)[0].slot
+        solo = SoloSession(*chosen[0], "cpu")
+        solo.train(7)
+        solo.save(tmp_path / "solo")
+        solo.close()
+        slot = pack.admit(*chosen[0])
+        slot.learner.load(tmp_path / "solo")
+        while slot.learner.step < 13:
+            pack.step([slot])
+        slot.learner.save(tmp_path / "slot")
+        again = SoloSession(*chosen[0], "cpu")
+        again.load(tmp_path / "slot")
+        again.train(7)
+        again.close()
+        for name, tensor in unbroken.learner.adapter.weights.items():
+            assert torch.allclose(again.learner.adapter.weights[name], tensor, rtol=0, atol=1e-5)
+
+    def test_a_slots_adapter_is_an_ordinary_peft_adapter(self, pack, chosen, model_folder, tmp_path):
+        slot = packed(pack, chosen, 8)[0].slot
+        slot.learner.adapter.save(tmp_path / "adapter")
+        base = AutoModelForCausalLM.from_pretrained(model_folder)
+        loaded = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+        total = tokens = 0.0
+        for example in pack.splits.validation:
+            ids = torch.tensor([example.input_ids])
+            total += loaded(input_ids=ids, labels=ids).loss.item() * example.learned_tokens
+            tokens += example.learned_tokens
+        assert pack.evaluate([slot], "validation")[0] == pytest.approx(total / tokens, abs=1e-5)
+
+    @staticmethod
+    def same(slots, recorded):
+        for slot, reference in zip(slots, recorded, strict=True):
+            for name, tensor in reference.slot.learner.adapter.weights.items():
+                assert torch.allclose(slot.learner.adapter.weights[name], tensor, rtol=0, atol=1e-5)

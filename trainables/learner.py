@@ -1,0 +1,165 @@
+"""A trial's own state, whatever computes its losses: adapter, optimizer, schedule, order of the data, counters."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from strategies import RankAllocation
+from strategies.base import Site
+from strategies.geometry import parameter_efficiency
+from trainables import checkpoint
+from trainables.adapters import Adapter
+from trainables.base_model import BaseModel, identity
+from trainables.finetune import Diverged, batch_order, learning_rate_factor, rng_state
+from trainables.spec import TrialSpec, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What Ray and MLflow see after some steps.
+
+    Args:
+        step: Optimizer steps done.
+        tokens: Learned tokens seen, repeats counted.
+        train_loss: Mean loss per token since the last report, in nats; None before any step.
+        eval_loss: Mean loss per token on the validation split.
+        seconds: Time spent training and evaluating.
+        tokens_per_second: Learned tokens a second of training, since the last report.
+        peak_bytes: Largest GPU memory, or the process's largest resident set on CPU.
+    """
+
+    step: int
+    tokens: int
+    train_loss: float | None
+    eval_loss: float
+    seconds: float
+    tokens_per_second: float
+    peak_bytes: int
+
+
+class Learner:
+    """What belongs to one trial alone.
+
+    Args:
+        workload: What all trials share.
+        spec: The trial.
+        base: The frozen base.
+        adapter: The trial's adapter, audited; its tensors are trained in place.
+        examples: Size of the training split.
+    """
+
+    def __init__(self, workload: Workload, spec: TrialSpec, base: BaseModel, adapter: Adapter, examples: int) -> None:
+        self.workload, self.spec, self.adapter = workload, spec, adapter
+        self.sites: tuple[Site, ...] = base.sites
+        self.base_params = base.params
+        self.device = base.device
+        self.parameters = adapter.parameters
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=workload.weight_decay)
+        self.order = batch_order(examples, workload.batch_size, workload.steps, spec.seed)
+        self.rng = rng_state(self.device)
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether all planned steps are done."""
+        return self.step >= self.workload.steps
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is applied, read from the tensors that are trained: ranks, alphas, parameters, efficiency."""
+        ranks = self.adapter.ranks
+        trainable = sum(p.numel() for p in self.parameters)
+        return {
+            "ranks": {site.name: ranks.get(site.name, 0) for site in self.sites},
+            "alphas": {name: rank * self.adapter.scales[name] for name, rank in ranks.items()},
+            "fan_in_fan_out": self.adapter.config.fan_in_fan_out,
+            "trainable_parameters": trainable,
+            "parameter_efficiency": parameter_efficiency(trainable, self.base_params),
+        }
+
+    def advance(self, loss: float, tokens: int) -> None:
+        """Do one optimizer step with the gradients that are there, and drop them.
+
+        Args:
+            loss: The batch's summed loss, in nats.
+            tokens: Learned tokens in the batch.
+
+        Raises:
+            Diverged: Loss or gradient norm is not finite; nothing has been changed.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.workload.clip_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self.diverged("training loss and gradient norm", loss, norm)
+        factor = learning_rate_factor(self.step, self.workload.steps, self.workload.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.spec.learning_rate * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.tokens += tokens
+
+    def report(self, loss: float, tokens: int, trained_seconds: float, eval_loss: float) -> StepReport:
+        """Return what is reported after some steps.
+
+        Args:
+            loss: Summed training loss since the last report.
+            tokens: Learned tokens since the last report.
+            trained_seconds: Time that the training alone took.
+            eval_loss: Mean validation loss per token.
+
+        Raises:
+            Diverged: The validation loss is not finite.
+        """
+        if not math.isfinite(eval_loss):
+            raise self.diverged("validation loss", eval_loss)
+        return StepReport(
+            step=self.step,
+            tokens=self.tokens,
+            train_loss=loss / tokens if tokens else None,
+            eval_loss=eval_loss,
+            seconds=self.seconds,
+            tokens_per_second=tokens / trained_seconds,
+            peak_bytes=_peak_bytes(self.device),
+        )
+
+    def diverged(self, what: str, *values: float) -> Diverged:
+        """Return the error that says where and with which choices this trial diverged."""
+        dtype = "bfloat16 autocast" if self.device == "cuda" else "float32"
+        choices = f"learning rate {self.spec.learning_rate:g}, scaling {self.spec.scaling} x {self.workload.scale:g}"
+        return Diverged(f"{what} {', '.join(map(str, values))} at step {self.step} ({choices}, {dtype})")
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint; its ``adapter`` folder is an ordinary PEFT adapter."""
+        progress = checkpoint.Progress(step=self.step, tokens=self.tokens, seconds=self.seconds, **self._ties())
+        checkpoint.write(folder, self.adapter, self.optimizer, self.rng, progress)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            ValueError: It belongs to another base or allocation.
+        """
+        progress, state = checkpoint.read(folder, self._ties())
+        self.adapter.set_weights(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng = state["rng"]
+        self.step, self.tokens, self.seconds = progress.step, progress.tokens, progress.seconds
+
+    def _ties(self) -> Mapping[str, str]:
+        facts = self.facts
+        allocation = RankAllocation(facts["ranks"], facts["trainable_parameters"])
+        return {"base": identity(self.workload.model), "allocation": allocation.digest}
+
+
+def _peak_bytes(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
