@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from trainables.base_model import BaseModel
 from trainables.data import IGNORED, Batch, Example, collate
+from trainables.head import frozen_head_losses
 
 
 class Diverged(RuntimeError):
@@ -37,10 +38,11 @@ def token_losses(model: Any, batch: Batch, separable_head: bool) -> tuple[torch.
     learned = targets != IGNORED
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if separable_head:
-        logits = model.get_output_embeddings()(model.base_model(**inputs).last_hidden_state[:, :-1][learned])
+        hidden = model.base_model(**inputs).last_hidden_state[:, :-1][learned]
+        losses = frozen_head_losses(model.get_output_embeddings(), hidden, targets[learned])
     else:
         logits = model(**inputs).logits[:, :-1][learned]
-    losses = functional.cross_entropy(logits.float(), targets[learned], reduction="none")
+        losses = functional.cross_entropy(logits.float(), targets[learned], reduction="none")
     return losses, learned.nonzero()[:, 0]
 
 

@@ -28,7 +28,7 @@ class StepReport:
         train_loss: Mean loss per token since the last report, in nats; None before any step.
         eval_loss: Mean loss per token on the validation split.
         seconds: Time spent training and evaluating.
-        tokens_per_second: Learned tokens a second of training, since the last report.
+        tokens_per_second: Learned tokens a second of training, since the last report; None before any step.
         peak_bytes: Largest GPU memory, or the process's largest resident set on CPU.
     """
 
@@ -37,7 +37,7 @@ class StepReport:
     train_loss: float | None
     eval_loss: float
     seconds: float
-    tokens_per_second: float
+    tokens_per_second: float | None
     peak_bytes: int
 
 
@@ -122,7 +122,7 @@ class Learner:
             train_loss=loss / tokens if tokens else None,
             eval_loss=eval_loss,
             seconds=self.seconds,
-            tokens_per_second=tokens / trained_seconds,
+            tokens_per_second=tokens / trained_seconds if tokens else None,
             peak_bytes=_peak_bytes(self.device),
         )
 

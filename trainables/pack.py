@@ -29,6 +29,8 @@ class Slot:
         loss: Summed loss of those.
         length: Longest row of the current micro-batch.
         failure: Why it may not go on.
+        trained_loss: Summed loss of finished batches since the last report.
+        trained_seconds: Its share of the time spent on them.
     """
 
     learner: Learner
@@ -37,6 +39,8 @@ class Slot:
     loss: float = 0.0
     length: int = 0
     failure: Diverged | None = None
+    trained_loss: float = 0.0
+    trained_seconds: float = 0.0
 
     @property
     def examples(self) -> tuple[int, ...]:
@@ -114,7 +118,10 @@ class Pack:
             slot.micro, slot.loss = slot.micro + 1, slot.loss + loss
             if slot.micro * self.micro_batch == len(slot.examples):
                 self._advance(slot, count)
-            slot.learner.seconds += (time.perf_counter() - started) / len(slots)
+        share = (time.perf_counter() - started) / len(slots)
+        for slot in slots:
+            slot.trained_seconds += share
+            slot.learner.seconds += share
 
     @torch.inference_mode()
     def evaluate(self, slots: Sequence[Slot], split: str) -> list[float]:
@@ -137,6 +144,7 @@ class Pack:
     def _advance(self, slot: Slot, tokens: int) -> None:
         try:
             slot.learner.advance(slot.loss, tokens)
+            slot.trained_loss += slot.loss
         except Diverged as error:
             slot.failure = error
         slot.micro, slot.loss = 0, 0.0

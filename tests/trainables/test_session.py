@@ -1,4 +1,5 @@
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -7,6 +8,8 @@ from strategies import RankBudget
 from trainables.base_model import load
 from trainables.data import DataSource
 from trainables.finetune import Diverged, batch_order, learning_rate_factor
+from trainables.pack import Pack
+from trainables.packed import Conductor
 from trainables.session import SoloSession
 from trainables.spec import TrialSpec, Workload
 
@@ -27,9 +30,26 @@ def spec(**config):
     return TrialSpec.from_config({"strategy": "linear_decay", "linear_decay": {"slope": 1.0}, **config})
 
 
+@pytest.fixture(params=["solo", "packed"])
+def start(request):
+    """How a session is made: the same assertions hold for both kinds."""
+    packs = []
+
+    def solo(workload, spec):
+        return SoloSession(workload, spec, "cpu")
+
+    def packed(workload, spec):
+        packs.append(Pack(workload.model, workload.data, "cpu", 2))
+        return Conductor(packs[-1]).admit(workload, spec)
+
+    yield {"solo": solo, "packed": packed}[request.param]
+    for pack in packs:
+        pack.close()
+
+
 @pytest.fixture
-def session(workload):
-    session = SoloSession(workload, spec(learning_rate=0.01), "cpu")
+def session(workload, start):
+    session = start(workload, spec(learning_rate=0.01))
     yield session
     session.close()
 
@@ -51,10 +71,10 @@ def test_what_is_reported_as_applied_is_what_was_planned(session, workload):
     assert set(planned.ranks.values()) != {2}
 
 
-def test_a_closed_session_leaves_the_base_as_it_was(workload):
+def test_a_closed_session_leaves_the_base_as_it_was(workload, start):
     base = load(workload.model).model
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    session = SoloSession(workload, spec(learning_rate=0.1), "cpu")
+    session = start(workload, spec(learning_rate=0.1))
     session.train(4)
     session.close()
     after = base.state_dict()
@@ -62,33 +82,33 @@ def test_a_closed_session_leaves_the_base_as_it_was(workload):
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_path):
-    unbroken = SoloSession(workload, spec(learning_rate=0.01), "cpu")
+def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_path, start):
+    unbroken = start(workload, spec(learning_rate=0.01))
     unbroken.train(4)
     unbroken.save(tmp_path / "saved")
     expected = unbroken.train(4).eval_loss
     unbroken.close()
     torch.manual_seed(1234)
-    resumed = SoloSession(workload, spec(learning_rate=0.01), "cpu")
+    resumed = start(workload, spec(learning_rate=0.01))
     resumed.load(tmp_path / "saved")
     assert resumed.learner.step == 4
     assert resumed.train(4).eval_loss == expected
     resumed.close()
 
 
-def test_a_checkpoint_of_another_allocation_is_refused(workload, session, tmp_path):
+def test_a_checkpoint_of_another_allocation_is_refused(workload, session, tmp_path, start):
     session.save(tmp_path / "saved")
     session.close()
-    other = SoloSession(workload, TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01}), "cpu")
+    other = start(workload, TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01}))
     with pytest.raises(ValueError, match="allocation"):
         other.load(tmp_path / "saved")
     other.close()
 
 
-def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(workload):
+def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(workload, start):
     losses = []
     for seed in (0, 0, 1):
-        session = SoloSession(workload, spec(learning_rate=0.01, seed=seed), "cpu")
+        session = start(workload, spec(learning_rate=0.01, seed=seed))
         losses.append(session.train(8).eval_loss)
         session.close()
     assert losses[0] == losses[1] != losses[2]
@@ -133,3 +153,38 @@ def test_scaling_policies_agree_at_the_mean_rank_and_differ_elsewhere(policy, ex
     alphas = trial.alphas(allocation, sites, workload.scale)
     double = next(name for name, rank in allocation.ranks.items() if rank == 4)
     assert alphas[double] / 4 == pytest.approx(expected, rel=0.02)
+
+
+def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload):
+    trials = [spec(learning_rate=0.01, seed=seed) for seed in range(4)]
+    expected = []
+    for trial in trials:
+        solo = SoloSession(workload, trial, "cpu")
+        expected.append([solo.train(4).eval_loss, solo.train(4).eval_loss, solo.test_loss()])
+        solo.close()
+    pack = Pack(workload.model, workload.data, "cpu", 2)
+    conductor = Conductor(pack)
+
+    def life(trial):
+        session = conductor.admit(workload, trial)
+        return [session.train(4).eval_loss, session.train(4).eval_loss, session.test_loss()]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(life, trials))
+    pack.close()
+    for own, alone in zip(found, expected, strict=True):
+        assert own == pytest.approx(alone, abs=1e-5)
+    assert conductor.slot_rounds == 4 * 8 * 2
+    assert conductor.rounds < conductor.slot_rounds
+
+
+def test_an_error_in_a_round_reaches_every_trial_in_it_and_leaves_the_pack_usable(workload, monkeypatch):
+    pack = Pack(workload.model, workload.data, "cpu", 2)
+    conductor = Conductor(pack)
+    session = conductor.admit(workload, spec(learning_rate=0.01))
+    with monkeypatch.context() as patched:
+        patched.setattr(pack, "step", lambda slots: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.train(1)
+    assert session.train(1).step == 1
+    pack.close()

@@ -1,0 +1,59 @@
+"""Cross-entropy through a frozen output embedding, without ever holding all logits."""
+
+from typing import Any
+
+import torch
+
+CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**27}  # on CPU a chunk of logits stays in cache
+
+
+class FrozenHeadLoss(torch.autograd.Function):
+    """Cross-entropy of ``hidden @ weight.T + bias``, and its gradient with respect to ``hidden`` alone.
+
+    The head is frozen, so that gradient is all there is: ``(softmax - onehot) @ weight``. It is computed in the forward
+    pass, chunk by chunk, while the exponentials are at hand; the backward pass only scales it.
+
+    Source:
+        The idea of a fused linear cross-entropy: Hsu et al., Liger Kernel (arXiv 2410.10989).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the loss of each token, in nats.
+
+        Args:
+            ctx: Keeps the gradient.
+            hidden: (tokens, width).
+            weight: (vocabulary, width).
+            bias: (vocabulary,) or None.
+            targets: (tokens,), the right ids.
+        """
+        losses = torch.empty(len(hidden), device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // len(weight))
+        for start in range(0, len(hidden), rows):
+            part = slice(start, start + rows)
+            logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
+            logits -= logits.amax(1, keepdim=True)
+            right = logits.gather(1, targets[part, None])
+            total = logits.exp_().sum(1, keepdim=True)
+            losses[part] = (total.log() - right).squeeze(1)
+            if gradient is not None:
+                logits /= total
+                logits.scatter_add_(1, targets[part, None], -torch.ones_like(total))
+                gradient[part] = logits.to(weight.dtype) @ weight
+        ctx.gradient = gradient
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        """Scale each token's gradient by what comes from above."""
+        return ctx.gradient * upstream[:, None].to(ctx.gradient.dtype), None, None, None
+
+
+def frozen_head_losses(head: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the loss of each token, (tokens,), through a frozen linear ``head``."""
+    losses: torch.Tensor = FrozenHeadLoss.apply(hidden, head.weight, head.bias, targets)  # type: ignore[no-untyped-call]
+    return losses

@@ -1,0 +1,142 @@
+"""A trial in a pack, behind the same protocol as a trial alone; any number of threads may drive one pack."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.learner import Learner, StepReport
+from trainables.pack import Pack, Slot
+from trainables.spec import TrialSpec, Workload
+
+
+@dataclass(slots=True)
+class Demand:
+    """What a trial wants: to be trained up to a step, and then measured.
+
+    Args:
+        until: Optimizer step to reach.
+        split: Split to measure on.
+        loss: The measured loss, once it is there.
+        error: What prevented it.
+    """
+
+    until: int
+    split: str
+    loss: float | None = None
+    error: Exception | None = None
+
+
+class Conductor:
+    """Carries out the demands of all trials of a pack together.
+
+    There is no thread of its own: of the threads that wait for their trials, one does the next round for all. A trial
+    that has no demand, because its report is being judged, takes no part.
+    """
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+        self._turn = threading.Condition()
+        self._working = False
+        self._demands: dict[Slot, Demand] = {}
+        self.rounds, self.slot_rounds = 0, 0
+
+    def admit(self, workload: Workload, spec: TrialSpec) -> "PackedSession":
+        """Let a trial in between two rounds.
+
+        Raises:
+            AllocationMismatch: What PEFT built is not what was planned.
+        """
+        with self._turn:
+            self._turn.wait_for(lambda: not self._working)
+            return PackedSession(self, self.pack.admit(workload, spec))
+
+    def fulfil(self, slot: Slot, demand: Demand) -> float:
+        """Return the measured loss once the demand is met.
+
+        Raises:
+            Diverged: The trial's loss or gradient is not finite.
+        """
+        with self._turn:
+            self._demands[slot] = demand
+            while slot in self._demands:
+                if self._working:
+                    self._turn.wait()
+                else:
+                    self._round()
+        if demand.error is not None:
+            raise demand.error
+        if demand.loss is None:
+            raise RuntimeError("a demand was dropped without a loss")
+        return demand.loss
+
+    def _round(self) -> None:
+        """Do one step for all who want one, with the lock released; called and left with the lock held."""
+        self._working, demands = True, dict(self._demands)
+        self._turn.release()
+        try:
+            met = self._work(demands)
+        except Exception as error:
+            met = list(demands)
+            for demand in demands.values():
+                demand.error = error
+        finally:
+            self._turn.acquire()
+            self._working = False
+            self._turn.notify_all()
+        for slot in met:
+            del self._demands[slot]
+
+    def _work(self, demands: dict[Slot, Demand]) -> list[Slot]:
+        training = [slot for slot, demand in demands.items() if slot.learner.step < demand.until]
+        if training:
+            self.pack.step(training)
+            self.rounds, self.slot_rounds = self.rounds + 1, self.slot_rounds + len(training)
+        met = []
+        for split in sorted({demand.split for demand in demands.values()}):
+            due = [
+                slot
+                for slot, demand in demands.items()
+                if demand.split == split and (slot.failure or slot.learner.step >= demand.until)
+            ]
+            healthy = [slot for slot in due if not slot.failure]
+            for slot, loss in zip(healthy, self.pack.evaluate(healthy, split) if healthy else [], strict=True):
+                demands[slot].loss = loss
+            for slot in due:
+                demands[slot].error = slot.failure
+            met += due
+        return met
+
+
+class PackedSession:
+    """One trial of a pack; a ``Session``."""
+
+    def __init__(self, conductor: Conductor, slot: Slot) -> None:
+        self._conductor, self._slot = conductor, slot
+
+    @property
+    def learner(self) -> Learner:
+        """What belongs to the trial alone."""
+        return self._slot.learner
+
+    def train(self, steps: int) -> StepReport:
+        """Train up to ``steps`` more steps, in company, and evaluate."""
+        slot, learner = self._slot, self._slot.learner
+        tokens, slot.trained_loss, slot.trained_seconds = learner.tokens, 0.0, 0.0
+        until = min(learner.step + steps, learner.workload.steps)
+        eval_loss = self._conductor.fulfil(slot, Demand(until, "validation"))
+        return learner.report(slot.trained_loss, learner.tokens - tokens, slot.trained_seconds, eval_loss)
+
+    def test_loss(self) -> float:
+        """Return the mean loss per token on the test split."""
+        return self._conductor.fulfil(self._slot, Demand(self.learner.step, "test"))
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint; its ``adapter`` folder is an ordinary PEFT adapter."""
+        self.learner.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint."""
+        self.learner.load(folder)
+
+    def close(self) -> None:
+        """Nothing to give back: a slot is its tensors, and they go with the session."""
