@@ -24,7 +24,7 @@ def main(splits: int, rank: int, learning_rate: float, threads: int) -> None:
     workload = Workload("bundled", DataSource(), budget, epochs=3, batch_size=8, reports=1, scale=2.0)
     spec = TrialSpec.from_config({"strategy": "baseline", "learning_rate": learning_rate})
     for split in range(splits):
-        session = SoloSession(replace(workload, data=DataSource(split_seed=split)), spec, "cpu")
+        session = SoloSession(replace(workload, data=DataSource(split_seed=split)), spec)
         before = session.test_loss()
         session.train(workload.steps)
         after = session.test_loss()

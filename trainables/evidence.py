@@ -17,7 +17,7 @@ from trainables.spec import Workload
 BATCHES = 4
 
 
-def measure(workload: Workload, device: str = "cpu") -> Evidence:
+def measure(workload: Workload) -> Evidence:
     """Measure gradient sensitivity and activation energy on the first batches of the training split.
 
     ``gradient``: squared Frobenius norm of the loss gradient with respect to the frozen matrix, over d_in. With B = 0
@@ -33,11 +33,11 @@ def measure(workload: Workload, device: str = "cpu") -> Evidence:
         Gradient: Wang et al., LoRA-GA (arXiv 2407.05000), for the role of G; GoRA (arXiv 2502.12171) for its use in
         rank allocation. Activation: EVA (arXiv 2410.07170), here without the decomposition.
     """
-    base = load(workload.model, device)
+    base = load(workload.model, workload.device)
     train = load_splits(workload.data, workload.model).train
     size = workload.batch_size
     chunks = [train[start : start + size] for start in range(0, min(len(train), BATCHES * size), size)]
-    batches = [collate(chunk, base.tokenizer.pad_token_id or 0, device) for chunk in chunks]
+    batches = [collate(chunk, base.pad_id, base.device) for chunk in chunks]
     return measure_batches(base.model, base.sites, batches)
 
 

@@ -1,13 +1,16 @@
 """A trial while it trains. The Ray trainable knows only the ``Session`` protocol."""
 
+import json
+import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from trainables import adapters
 from trainables.base_model import BaseModel, load
 from trainables.data import Splits, collate, load_splits
-from trainables.finetune import autocast, evaluate, rng_state, set_rng_state, token_losses
+from trainables.finetune import Diverged, autocast, evaluate, rng_state, set_rng_state, token_losses
 from trainables.learner import Learner, StepReport
 from trainables.spec import TrialSpec, Workload
 
@@ -49,16 +52,37 @@ class Session(Protocol):
         ...
 
 
+def next_report(session: Session) -> dict[str, Any]:
+    """Train a trial to its next report, and return what Ray sees of it.
+
+    Ranks and alphas are one JSON string, since loggers flatten nested values at a cost. A trial that diverges is done.
+    """
+    learner, facts = session.learner, session.learner.facts
+    allocation = {"ranks": facts.pop("ranks"), "alphas": facts.pop("alphas")}
+    facts |= {"seed": learner.spec.seed, "allocation": json.dumps(allocation), "error": None}
+    try:
+        report = asdict(session.train(math.ceil(learner.workload.steps / learner.workload.reports)))
+        facts |= {"status": "running", "done": False, **report}
+        if learner.done:
+            facts |= {"status": "finished", "done": True, "test_loss": session.test_loss()}
+    except Diverged as error:
+        facts |= {
+            "status": "diverged", "done": True, "error": str(error), "step": learner.step, "tokens": learner.tokens,
+            "seconds": learner.seconds, "train_loss": None, "eval_loss": math.nan,
+        }  # fmt: skip
+    return facts
+
+
 class SoloSession:
     """One trial on a model of its own process: PEFT, ``torch.optim.AdamW`` and a plain loop."""
 
-    def __init__(self, workload: Workload, spec: TrialSpec, device: str) -> None:
+    def __init__(self, workload: Workload, spec: TrialSpec) -> None:
         """Attach the planned adapter.
 
         Raises:
             AllocationMismatch: What PEFT built is not what was planned.
         """
-        self.base: BaseModel = load(workload.model, device)
+        self.base: BaseModel = load(workload.model, workload.device)
         self.splits: Splits = load_splits(workload.data, workload.model)
         self.model: Any = adapters.attach_planned(self.base, workload, spec)
         self.learner = Learner(workload, spec, self.base, adapters.read(self.model), len(self.splits.train))

@@ -29,7 +29,9 @@ class Workload:
         weight_decay: AdamW's, on the adapter.
         clip_norm: Largest gradient norm; larger ones are scaled down.
         warmup: Share of the steps with rising learning rate.
-        threads: CPU threads of a trial.
+        threads: CPU threads of a process that trains.
+        device: ``cpu`` or ``cuda``; a machine may have a GPU that the search was not given.
+        pack_size: Trials that share a process and its base.
         evidence: What was measured before training; empty if no strategy needs it.
     """
 
@@ -45,7 +47,20 @@ class Workload:
     clip_norm: float = 1.0
     warmup: float = 0.06
     threads: int = 1
+    device: str = "cpu"
+    pack_size: int = 1
     evidence: Evidence = field(default_factory=dict)
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of a trial in one packed pass: on CPU a pack's rows together are one batch, which caches hold."""
+        if self.device == "cuda":
+            return self.batch_size
+        return max(
+            rows
+            for rows in range(1, self.batch_size + 1)
+            if self.batch_size % rows == 0 and rows * self.pack_size <= max(self.batch_size, self.pack_size)
+        )
 
     @property
     def steps(self) -> int:

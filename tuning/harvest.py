@@ -44,7 +44,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
     def __init__(self, path: Path, listeners: Sequence[Listener] = ()) -> None:
         self.path, self.listeners = path, listeners
         self.rows: dict[str, ResultRow] = {}
-        self.history: dict[str, list[dict[str, Any]]] = {}
+        self.history: dict[str, dict[int, dict[str, Any]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave everything out: Ray pickles callbacks into its snapshot, and rows have a file of their own."""
@@ -53,7 +53,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass a start on, once for each trial."""
         if trial.trial_id not in self.history:
-            self.history[trial.trial_id] = []
+            self.history[trial.trial_id] = {}
             name = experiment_name(trial.config, trial.trial_id)
             self._tell("started", trial.trial_id, name, trial.config)
 
@@ -61,7 +61,8 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Pass a report on."""
-        self.history[trial.trial_id].append({name: _finite(result.get(name)) for name in HISTORY})
+        report = {name: _finite(result.get(name)) for name in HISTORY}
+        self.history[trial.trial_id][result["step"]] = report  # a restarted trial may report a step twice
         self._tell("reported", trial.trial_id, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -82,7 +83,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         last = dict(trial.last_result or {})
         if failed:
             last |= {"status": "failed", "error": _cause(trial)}
-        row = row_from(trial.trial_id, trial.config, last, self.history[trial.trial_id])
+        row = row_from(trial.trial_id, trial.config, last, self.history[trial.trial_id].values())
         self.rows[row.trial_id] = row
         append_row(row, self.path)
         self._tell("ended", row)

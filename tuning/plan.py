@@ -56,9 +56,16 @@ class SearchPlan(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's weight decay")
     clip_norm: Positive = Field(1.0, description="Largest gradient norm")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the search, the adapters and the data order")
-    cpus_per_trial: Positive = Field(1.0, description="CPUs per trial; PyTorch gets as many threads")
+    isolation: Literal["process", "packed"] = Field(
+        "process", description="`process`: a model for each trial; `packed`: trials of a device share one base"
+    )
+    pack_size: Count | None = Field(
+        None, description="Trials that share a base (default: 2 on CPU, 1 / GPUs per trial on a GPU)"
+    )
+    cpus_per_trial: Positive = Field(1.0, description="CPUs per trial, or of a pack; PyTorch gets as many threads")
     gpus_per_trial: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs per trial, fractions allowed")
     max_concurrent_trials: Count | None = Field(None, description="Trials at once (default: what the resources allow)")
+    max_failures: Annotated[int, Field(ge=0)] = Field(2, description="Restarts of a trial whose process dies")
     ray_address: str | None = Field(None, description="Ray to join (default: start one for this search)")
     mlflow_uri: str | None = Field(None, description="MLflow server (default: SQLite in the runs folder)")
     runs_dir: str = Field("runs", description="Folder of all runs")
@@ -86,6 +93,11 @@ class SearchPlan(BaseModel):
         if self.budget is not None and self.budget_rank is not None:
             raise ValueError("--budget and --budget-rank are two ways to say one thing; give one")
         self.data_source()
+        if self.pack_size and self.gpus_per_trial and abs(self.pack_size * self.gpus_per_trial - 1) > 0.01:
+            raise ValueError(
+                f"--pack-size {self.pack_size} with --gpus-per-trial {self.gpus_per_trial:g}: a pack fills one GPU, "
+                f"so their product must be 1; give one of them"
+            )
         return self
 
     @property
@@ -99,6 +111,18 @@ class SearchPlan(BaseModel):
     def trials(self) -> int:
         """How many trials are trained."""
         return len(OFFICIAL) if self.official else self.num_samples
+
+    @property
+    def trials_per_pack(self) -> int:
+        """How many trials share a process and its base."""
+        if self.isolation == "process":
+            return 1
+        return self.pack_size or (max(1, round(1 / self.gpus_per_trial)) if self.gpus_per_trial else 2)
+
+    @property
+    def trial_resources(self) -> dict[str, float]:
+        """What one trial takes of Ray's CPUs and GPUs; a pack's process takes nothing besides."""
+        return {"cpu": self.cpus_per_trial / self.trials_per_pack, "gpu": self.gpus_per_trial}
 
     @property
     def run_dir(self) -> Path:
@@ -131,5 +155,7 @@ class SearchPlan(BaseModel):
             data=self.data_source(),
             budget=budget,
             threads=max(1, int(self.cpus_per_trial)),
+            device="cuda" if self.gpus_per_trial else "cpu",
+            pack_size=self.trials_per_pack,
             **{name: getattr(self, name) for name in shared},
         )

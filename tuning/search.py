@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from analysis.rows import ResultRow
 from strategies.base import Evidence
 from trainables import evidence
+from trainables.proxy import PackedTrainable, Packing
 from trainables.spec import TrialSpec, Workload
 from trainables.trainable import LoraTrainable
 from tuning.fixed import FixedSearch
@@ -51,7 +53,11 @@ def ray_for(plan: SearchPlan) -> Iterator[str]:
     ours = not ray.is_initialized()
     try:
         context = ray.init(
-            address=plan.ray_address or "local", log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True
+            address=plan.ray_address or "local",
+            namespace=f"lora-rank-search-{uuid.uuid4().hex}",  # this search's hosts are found by nobody else
+            log_to_driver=False,
+            logging_level="ERROR",
+            ignore_reinit_error=True,
         )
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"--ray-address {plan.ray_address}: no Ray answers there ({error})") from error
@@ -76,10 +82,8 @@ def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:
 
 def slots_of(plan: SearchPlan, found: dict[str, float]) -> int:
     """Return how many trials run at once on the resources that Ray has now."""
-    slots = found.get("CPU", 0) / plan.cpus_per_trial
-    if plan.gpus_per_trial:
-        slots = min(slots, found.get("GPU", 0) / plan.gpus_per_trial)
-    return max(1, math.floor(slots + 1e-9))
+    wanted = plan.trial_resources
+    return max(1, math.floor(min(found.get(k.upper(), 0) / n for k, n in wanted.items() if n) + 1e-6))
 
 
 def evidence_for(plan: SearchPlan, preflight: Preflight) -> Evidence:
@@ -102,7 +106,7 @@ def _measure(workload: Workload) -> Evidence:
     import torch
 
     torch.set_num_threads(workload.threads)
-    return evidence.measure(workload, "cuda" if torch.cuda.is_available() else "cpu")
+    return evidence.measure(workload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +143,7 @@ def run(plan: SearchPlan, preflight: Preflight, listeners: Sequence[Listener]) -
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     harvest = Harvest(plan.run_dir / "rows.jsonl", listeners)
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(
-            ray_tune.with_parameters(LoraTrainable, workload=workload),
-            {"cpu": plan.cpus_per_trial, "gpu": plan.gpus_per_trial},
-        ),
+        ray_tune.with_resources(_trainable(plan, workload), plan.trial_resources),
         tune_config=ray_tune.TuneConfig(
             num_samples=plan.trials,
             search_alg=search,
@@ -157,15 +158,31 @@ def run(plan: SearchPlan, preflight: Preflight, listeners: Sequence[Listener]) -
             storage_path=str(plan.run_dir),
             verbose=0,
             callbacks=[JsonLoggerCallback(), CSVLoggerCallback(), harvest],
-            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=True, num_to_keep=1),
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True, num_to_keep=1),
+            failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
     )
-    adapters = adapters_of(tuner.fit())
+    try:
+        adapters = adapters_of(tuner.fit())
+    finally:
+        for name in ray.util.list_named_actors():
+            if name.startswith(f"{plan.name}-"):
+                ray.kill(ray.get_actor(name))
     return Outcome(
         rows=list(harvest.rows.values()),
         adapters=adapters,
         study=search.study if isinstance(search, StudySearch) else None,
     )
+
+
+def _trainable(plan: SearchPlan, workload: Workload) -> Any:
+    """Return the class of the trials, with what they share put into Ray's object store once."""
+    if plan.isolation == "process":
+        return ray_tune.with_parameters(LoraTrainable, workload=workload)
+    cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    hosts = max(1, int(cpus // plan.cpus_per_trial))
+    packing = Packing(search=str(plan.name), workload=[ray.put(workload)], hosts_per_node=hosts)
+    return ray_tune.with_parameters(PackedTrainable, packing=packing)
 
 
 def _name(trial: Any) -> str:

@@ -52,7 +52,7 @@ def perplexities(model: str) -> tuple[float, float]:
     budget = RankBudget.like_uniform(8, load(model).sites)
     workload = Workload(model, DataSource(), budget, epochs=3, batch_size=8, reports=1, scale=2.0)
     spec = TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01})
-    session = SoloSession(workload, spec, "cpu")
+    session = SoloSession(workload, spec)
     before = session.test_loss()
     session.train(workload.steps)
     after = session.test_loss()

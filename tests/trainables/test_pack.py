@@ -183,7 +183,7 @@ class TestNeighbours:
 
     def test_a_solo_checkpoint_continues_in_a_slot_and_the_other_way_round(self, pack, chosen, tmp_path):
         unbroken = packed(pack, chosen[:1], 20)[0].slot
-        solo = SoloSession(*chosen[0], "cpu")
+        solo = SoloSession(*chosen[0])
         solo.train(7)
         solo.save(tmp_path / "solo")
         solo.close()
@@ -192,7 +192,7 @@ class TestNeighbours:
         while slot.learner.step < 13:
             pack.step([slot])
         slot.learner.save(tmp_path / "slot")
-        again = SoloSession(*chosen[0], "cpu")
+        again = SoloSession(*chosen[0])
         again.load(tmp_path / "slot")
         again.train(7)
         again.close()

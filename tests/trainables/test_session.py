@@ -36,7 +36,7 @@ def start(request):
     packs = []
 
     def solo(workload, spec):
-        return SoloSession(workload, spec, "cpu")
+        return SoloSession(workload, spec)
 
     def packed(workload, spec):
         packs.append(Pack(workload.model, workload.data, "cpu", 2))
@@ -159,7 +159,7 @@ def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload):
     trials = [spec(learning_rate=0.01, seed=seed) for seed in range(4)]
     expected = []
     for trial in trials:
-        solo = SoloSession(workload, trial, "cpu")
+        solo = SoloSession(workload, trial)
         expected.append([solo.train(4).eval_loss, solo.train(4).eval_loss, solo.test_loss()])
         solo.close()
     pack = Pack(workload.model, workload.data, "cpu", 2)

@@ -1,11 +1,11 @@
 import csv
 import json
 import math
-import os
 import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import optuna
 import psutil
@@ -19,6 +19,7 @@ from trainables.trainable import LoraTrainable
 from tuning import preflight, search
 from tuning.cli import resolve_plan
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -161,13 +162,8 @@ def test_a_search_where_all_diverge_ends_with_a_report_and_status_1(tune, runs):
 
 
 def test_a_trial_whose_process_is_killed_is_a_failed_row_and_status_3(small, runs):
-    command = [sys.executable, "tune.py", *small, "--num-samples", "4", "--scheduler", "fifo", "--epochs", "60",
-               "--max-concurrent-trials", "1", "--runs-dir", str(runs), "--name", "killed"]  # fmt: skip
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    driver = psutil.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    _kill_one_trial(driver)
-    _, errors = driver.communicate(timeout=200)
-    assert driver.returncode == 3, errors
+    done, errors = _search_with_a_kill(small, runs, "killed", "LoraTrainable", "--max-failures", "0")
+    assert done == 3, errors
     rows = read_rows(runs / "killed" / "rows.jsonl")
     assert sorted(Counter(row.status for row in rows).items()) == [("failed", 1), ("finished", 3)]
     (failed,) = [row for row in rows if row.status == "failed"]
@@ -175,18 +171,53 @@ def test_a_trial_whose_process_is_killed_is_a_failed_row_and_status_3(small, run
     assert failed.final_eval_loss is None
 
 
-def _kill_one_trial(driver):
+def test_packed_trials_survive_the_death_of_their_host(small, runs):
+    done, errors = _search_with_a_kill(small, runs, "host", "Host", "--isolation", "packed", "--cpus-per-trial", "2")
+    assert done == 0, errors
+    rows = read_rows(runs / "host" / "rows.jsonl")
+    assert [row.status for row in rows] == ["finished"] * 4
+    assert all([report["step"] for report in row.history] == [30, 60, 90, 120] for row in rows)
+
+
+def test_packed_and_solo_trials_of_one_configuration_have_the_same_losses(tune, runs):
+    losses = {}
+    for isolation in ("process", "packed"):
+        done = tune("--official", "--isolation", isolation, "--runs-dir", runs, "--name", isolation)
+        assert done.returncode == 0, done.stderr
+        rows = read_rows(runs / isolation / "rows.jsonl")
+        losses[isolation] = [value for row in rows for value in (row.final_eval_loss, row.test_loss)]
+    assert losses["packed"] == pytest.approx(losses["process"], abs=1e-5)
+
+
+def test_a_packed_trials_process_does_not_load_torch():
+    code = (
+        "import sys, trainables.proxy, trainables.host; assert not {'torch', 'peft', 'transformers'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def _search_with_a_kill(small, runs, name, victim, *flags):
+    """Search four trials, kill one process whose name has ``victim`` in it, and return (exit status, errors)."""
+    command = [sys.executable, "tune.py", *small, "--num-samples", "4", "--scheduler", "fifo", "--epochs", "60",
+               "--max-concurrent-trials", "2", "--runs-dir", str(runs), "--name", name, *flags]  # fmt: skip
+    driver = psutil.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _kill_one(driver, f"ray::{victim}")
+    _, errors = driver.communicate(timeout=200)
+    return driver.returncode, errors
+
+
+def _kill_one(driver, name):
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
         for process in driver.children(recursive=True):
             try:
-                if "ray::LoraTrainable" in "".join(process.cmdline()) and process.cpu_times().user > 3:
+                if name in "".join(process.cmdline()) and process.cpu_times().user > 3:
                     process.kill()
                     return
             except psutil.NoSuchProcess:
                 continue
         time.sleep(0.05)
-    raise TimeoutError("no trial process was seen")
+    raise TimeoutError(f"no process {name} was seen")
 
 
 class Counting:

@@ -1,0 +1,78 @@
+"""The process that owns a frozen base and trains the trials of a device together."""
+
+import threading
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load torch
+    from trainables.packed import PackedSession
+    from trainables.spec import Workload
+
+FOLDER = "session"
+
+
+class Host:
+    """An actor's class: one per GPU, or one per CPU share of a node. Its methods may be called from many threads.
+
+    Args:
+        workload: What all trials share, as a reference in a list, so that only this process unpacks it.
+    """
+
+    def __init__(self, workload: list[Any]) -> None:
+        import torch
+
+        from trainables.pack import Pack
+        from trainables.packed import Conductor
+
+        self.workload: Workload = ray.get(workload[0])
+        torch.set_num_threads(self.workload.threads)
+        pack = Pack(self.workload.model, self.workload.data, self.workload.device, self.workload.micro_batch)
+        self.conductor = Conductor(pack)
+        self.sessions: dict[str, PackedSession] = {}
+        self.guests: dict[int, int] = {}
+        self.lock = threading.Lock()
+
+    def assign(self, hosts: int) -> int:
+        """Return the number of the node's host with the fewest trials, and count one more there."""
+        with self.lock:
+            number = min(range(hosts), key=lambda number: self.guests.get(number, 0))
+            self.guests[number] = self.guests.get(number, 0) + 1
+            return number
+
+    def leave(self, number: int) -> None:
+        """Count one trial less at a host."""
+        with self.lock:
+            self.guests[number] -= 1
+
+    def admit(self, config: dict[str, Any], checkpoint: str | None) -> str:
+        """Let a trial in and return its key, which no other use of the same trial shares.
+
+        Args:
+            config: Ray's.
+            checkpoint: Folder to continue from.
+        """
+        from trainables.spec import TrialSpec
+
+        session = self.conductor.admit(self.workload, TrialSpec.from_config(config))
+        if checkpoint is not None:
+            session.load(Path(checkpoint) / FOLDER)
+        key = uuid.uuid4().hex
+        self.sessions[key] = session
+        return key
+
+    def step(self, key: str) -> dict[str, Any]:
+        """Train a trial to its next report."""
+        from trainables.session import next_report
+
+        return next_report(self.sessions[key])
+
+    def save(self, key: str, checkpoint: str) -> None:
+        """Write a trial's state."""
+        self.sessions[key].save(Path(checkpoint) / FOLDER)
+
+    def free(self, key: str) -> None:
+        """Forget a trial."""
+        self.sessions.pop(key).close()

@@ -1,0 +1,99 @@
+"""A trial as Ray sees it when trials are packed: a small process that asks its device's host. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+THREADS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How trials find their host.
+
+    Args:
+        search: Names the search's hosts apart from others'.
+        workload: Reference to the workload in a list, so that this process never unpacks it.
+        hosts_per_node: Hosts of a node without GPUs; a GPU has one.
+    """
+
+    search: str
+    workload: list[Any]
+    hosts_per_node: int
+
+
+class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
+    """Setup, step, save and load, each a call to the host."""
+
+    def setup(self, config: dict[str, Any], packing: Packing | None = None) -> None:
+        """Remember the trial. It is admitted at its first step: Ray may set up more trials than it runs."""
+        if packing is None:
+            raise ValueError("PackedTrainable needs a packing; wrap it with ray.tune.with_parameters")
+        self.packing, self.key, self.number = packing, None, None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take over the next trial in the same process."""
+        self._free()
+        self.config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next report, together with the host's other trials."""
+        if self.key is None:
+            self._admit(None)
+        report: dict[str, Any] = ray.get(self.host.step.remote(self.key))
+        return report
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the trial's state; the host is on this node."""
+        ray.get(self.host.save.remote(self.key, checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Continue from ``save_checkpoint``'s folder."""
+        self._free()
+        self._admit(checkpoint_dir)
+
+    def cleanup(self) -> None:
+        """Leave the host."""
+        self._free()
+
+    def _admit(self, checkpoint: str | None) -> None:
+        gpus = ray.get_gpu_ids()
+        if gpus:
+            self.host = self._host(f"gpu{gpus[0]}", {"CUDA_VISIBLE_DEVICES": str(gpus[0])})
+        else:
+            self.usher = self._host("cpu0", {})
+            self.number = ray.get(self.usher.assign.remote(self.packing.hosts_per_node))
+            self.host = self._host(f"cpu{self.number}", {})
+        self.key = ray.get(self.host.admit.remote(self.config, checkpoint))
+
+    def _free(self) -> None:
+        if self.key is not None:
+            self.host.free.remote(self.key)
+            self.key = None
+        if self.number is not None:
+            self.usher.leave.remote(self.number)
+            self.number = None
+
+    def _host(self, device: str, environment: dict[str, str]) -> Any:
+        """Return this node's host for a device; the first who asks starts it. It takes no resources: its trials do."""
+        from trainables.host import Host  # by reference: this process must not import torch
+
+        node = ray.get_runtime_context().get_node_id()
+        return (
+            ray.remote(Host)
+            .options(
+                name=f"{self.packing.search}-{node}-{device}",
+                get_if_exists=True,
+                num_cpus=0,
+                num_gpus=0,
+                max_concurrency=THREADS,
+                lifetime="detached",
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+                runtime_env={"env_vars": {**environment, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}},
+            )
+            .remote(self.packing.workload)
+        )
