@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, logging
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
@@ -94,11 +95,12 @@ def sites_of(model: Any) -> tuple[Site, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a model's configuration alone tells: sites, parameters, context."""
+    """What a model's configuration alone tells: sites, parameters, context and vocabulary in tokens."""
 
     sites: tuple[Site, ...]
     params: int
     context: int
+    vocabulary: int
 
 
 def shape_of(model: str) -> Shape:
@@ -113,13 +115,35 @@ def shape_of(model: str) -> Shape:
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"--model {model}: not a causal language model ({_first_line(error)})") from error
+        raise ValueError(f"--model {model}: no causal language model that loads ({_first_line(error)})") from error
     context = int(getattr(config, "max_position_embeddings", 1024) or 1024)
     try:
         sites = sites_of(skeleton)
     except ValueError as error:
         raise ValueError(f"--model {model}: {error}") from error
-    return Shape(sites, sum(p.numel() for p in skeleton.parameters()), context)
+    vocabulary = skeleton.get_input_embeddings().num_embeddings
+    return Shape(sites, sum(p.numel() for p in skeleton.parameters()), context, vocabulary)
+
+
+def check_weights(model: str) -> None:
+    """Look at a local model's weight files without loading them; a hub model's are not there yet.
+
+    Raises:
+        ValueError: There are none, or one is cut off.
+    """
+    location = Path(resolve(model))
+    if not location.is_dir():
+        return
+    files = [path for path in location.iterdir() if path.suffix in {".safetensors", ".bin"}]
+    if not files:
+        raise ValueError(f"--model {model}: no weights in it; give a folder that save_pretrained wrote")
+    for path in files:
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, "pt"):
+                    pass
+            except SafetensorError as error:
+                raise ValueError(f"--model {model}: {path.name} is no whole safetensors file ({error})") from error
 
 
 @functools.lru_cache(maxsize=1)

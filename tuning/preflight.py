@@ -46,11 +46,18 @@ def check(plan: SearchPlan) -> Preflight:
         ValueError: Names what is wrong with the model, the data or the budget.
     """
     shape = base_model.shape_of(plan.model)
+    base_model.check_weights(plan.model)
     if plan.max_length > shape.context:
         raise ValueError(f"--max-length {plan.max_length}: the model's context is {shape.context} tokens")
     workload = plan.workload(plan.rank_budget(shape.sites))
     digest = data.corpus_sha256(data.read_documents(workload.data))
-    data.load_splits(workload.data, workload.model)
+    splits = data.load_splits(workload.data, workload.model)
+    largest = max(max(e.input_ids) for split in (splits.train, splits.validation, splits.test) for e in split)
+    if largest >= shape.vocabulary:
+        raise ValueError(
+            f"--model {plan.model}: its tokenizer makes id {largest}, its embedding has {shape.vocabulary}; "
+            f"give the tokenizer that belongs to the model"
+        )
     if plan.official:
         allocations: dict[str, RankAllocation | None] = {item.name: item.allocation(shape.sites) for item in OFFICIAL}
     else:

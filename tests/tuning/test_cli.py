@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from strategies import RankBudget
 from tuning.cli import main, options, resolve_plan
 from tuning.plan import SearchPlan
 
@@ -117,13 +119,53 @@ def test_a_model_without_linear_layers_in_blocks_is_refused(tmp_path, capsys):
     assert "to adapt" in line
 
 
+@pytest.fixture
+def copied(tiny_gpt2, tmp_path):
+    return Path(shutil.copytree(tiny_gpt2, tmp_path / "copy"))
+
+
+def test_weights_that_are_cut_off_or_absent_are_refused(copied, tmp_path, capsys):
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "model.safetensors" in refused(capsys, "--model", copied, "--runs-dir", tmp_path / "runs")
+    weights.unlink()
+    assert "no weights" in refused(capsys, "--model", copied, "--runs-dir", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_tokenizer_that_is_absent_or_larger_than_the_embedding_is_refused(copied, tiny_text, tmp_path, capsys):
+    from trainables.base_model import BUNDLED
+
+    flags = ("--model", copied, "--dataset", tiny_text, "--max-length", "32", "--runs-dir", tmp_path / "runs")
+    small = ("--train-examples", "8", "--validation-examples", "4", "--test-examples", "4")
+    shutil.copy(BUNDLED / "tokenizer.json", copied)
+    assert "its embedding has 300" in refused(capsys, *flags, *small)
+    (copied / "tokenizer.json").unlink()
+    assert "tokenizer" in refused(capsys, *flags, *small)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_threads_follow_cpus():
+    assert [SearchPlan(cpus_per_trial=n).workload(RankBudget(8)).threads for n in (0.5, 1, 2.9, 4)] == [1, 1, 2, 4]
+
+
+def test_a_pack_and_its_share_of_a_gpu_must_agree(capsys, tmp_path):
+    line = refused(capsys, "--pack-size", "4", "--gpus-per-trial", "0.5", "--runs-dir", tmp_path / "runs")
+    assert "--pack-size 4" in line
+    assert SearchPlan(isolation="packed", gpus_per_trial=0.25).trials_per_pack == 4
+    assert SearchPlan(isolation="packed", pack_size=4).trial_resources == {"cpu": 0.25, "gpu": 0.0}
+    assert SearchPlan(gpus_per_trial=0.25).trial_resources == {"cpu": 1.0, "gpu": 0.25}
+
+
 @pytest.mark.slow
 def test_gpus_that_are_not_there_are_refused_by_a_real_process(tmp_path, tiny_gpt2, tiny_text):
     done = subprocess.run(
         [sys.executable, "tune.py", "--gpus-per-trial", "0.25", "--model", tiny_gpt2, "--dataset", tiny_text,
          "--train-examples", "8", "--validation-examples", "4", "--test-examples", "4", "--max-length", "32",
          "--runs-dir", tmp_path / "runs"],
-        cwd=ROOT, capture_output=True, text=True, check=False, env={"PATH": "", "HOME": str(tmp_path)},
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={"PATH": "", "HOME": str(tmp_path), "RAY_ADDRESS": "127.0.0.1:9"},  # a Ray that is not to be joined
+
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
