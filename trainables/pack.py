@@ -15,6 +15,7 @@ from trainables.base_model import BaseModel, load
 from trainables.data import DataSource, Example, Splits, collate, load_splits
 from trainables.finetune import Diverged, autocast, token_losses
 from trainables.learner import Learner
+from trainables.prefix import FrozenPrefix
 from trainables.spec import TrialSpec, Workload
 
 
@@ -43,6 +44,13 @@ class Slot:
     trained_seconds: float = 0.0
 
     @property
+    def prefix(self) -> int:
+        """Blocks below the first adapter, counted."""
+        factors = self.learner.adapter.factors
+        depths = sorted({site.depth for site in self.learner.sites})
+        return depths.index(min(site.depth for site in self.learner.sites if site.name in factors))
+
+    @property
     def examples(self) -> tuple[int, ...]:
         """Indices of the current optimizer step's training examples."""
         return self.learner.order[self.learner.step]
@@ -66,6 +74,7 @@ class Pack:
         self.base: BaseModel = load(model, device)
         self.splits: Splits = load_splits(data, model)
         self.device, self.micro_batch = device, micro_batch
+        self.prefix = FrozenPrefix(self.base.model, self.base.sites, self.base.pad_id, device)
         self._active: Sequence[Slot] = ()
         self._training = False
         modules = dict(self.base.model.named_modules())
@@ -102,6 +111,10 @@ class Pack:
 
         A slot whose loss or gradient is not finite gets a ``failure`` and is otherwise left as it was.
         """
+        for group in self._by_prefix(slots):
+            self._step(group)
+
+    def _step(self, slots: Sequence[Slot]) -> None:
         started = time.perf_counter()
         for slot in slots:
             slot.generator.set_state(slot.learner.rng)
@@ -126,6 +139,12 @@ class Pack:
     @torch.inference_mode()
     def evaluate(self, slots: Sequence[Slot], split: str) -> list[float]:
         """Return each slot's mean loss per learned token on a split."""
+        losses: dict[Slot, float] = {}
+        for group in self._by_prefix(slots):
+            losses |= dict(zip(group, self._evaluate(group, split), strict=True))
+        return [losses[slot] for slot in slots]
+
+    def _evaluate(self, slots: Sequence[Slot], split: str) -> list[float]:
         started = time.perf_counter()
         examples = sorted(getattr(self.splits, split), key=lambda example: len(example.input_ids))
         self._training = False
@@ -136,6 +155,14 @@ class Pack:
             slot.learner.seconds += (time.perf_counter() - started) / len(slots)
         tokens = sum(example.learned_tokens for example in examples)
         return [loss / tokens for loss in total.tolist()]
+
+    @staticmethod
+    def _by_prefix(slots: Sequence[Slot]) -> list[list[Slot]]:
+        """Part slots by the number of blocks below their first adapter; those skip the same blocks together."""
+        groups: dict[int, list[Slot]] = {}
+        for slot in slots:
+            groups.setdefault(slot.prefix, []).append(slot)
+        return list(groups.values())
 
     def _micro_batch(self, slot: Slot) -> list[Example]:
         start = slot.micro * self.micro_batch
@@ -151,13 +178,14 @@ class Pack:
 
     def _losses(self, slots: Sequence[Slot], rows: Sequence[Sequence[Example]]) -> torch.Tensor:
         """Return the summed loss of each slot over its rows, in nats, shape (slots,)."""
-        batch = collate([example for group in rows for example in group], self.base.pad_id, self.device)
-        self._active = slots
-        try:
-            with autocast(self.device):
+        examples = [example for group in rows for example in group]
+        batch = collate(examples, self.base.pad_id, self.device)
+        with autocast(self.device), self.prefix.skipped(slots[0].prefix, examples, batch.input_ids.shape[1]):
+            self._active = slots
+            try:
                 losses, row = token_losses(self.base.model, batch, self.base.separable_head)
-        finally:
-            self._active = ()
+            finally:
+                self._active = ()
         return losses.new_zeros(len(slots)).index_add(0, row // len(rows[0]), losses)
 
     def _add_adapters(self, name: str, module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:

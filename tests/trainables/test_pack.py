@@ -216,3 +216,34 @@ class TestNeighbours:
         for slot, reference in zip(slots, recorded, strict=True):
             for name, tensor in reference.slot.learner.adapter.weights.items():
                 assert torch.allclose(slot.learner.adapter.weights[name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def upper(model_folder, source):
+    """Three trials that adapt the upper block alone, with different seeds."""
+    workload, spec = trials(model_folder, source)[2]
+    return [(workload, dataclasses.replace(spec, seed=seed)) for seed in range(3)]
+
+
+def test_the_blocks_below_the_first_adapter_are_computed_once_per_example(pack, upper, monkeypatch):
+    computed = []
+    compute = pack.prefix._compute
+    monkeypatch.setattr(pack.prefix, "_compute", lambda depth, e: computed.extend(e) or compute(depth, e))
+    slots = [pack.admit(*trial) for trial in upper]
+    assert {slot.prefix for slot in slots} == {1}
+    for _ in range(20):
+        pack.step(slots)
+    assert len(computed) == len(set(computed)) == len(pack.splits.train)
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 2**30])
+def test_a_skipped_prefix_changes_no_loss(pack, upper, limit_bytes):
+    pack.prefix.left_bytes = limit_bytes
+    slots = [recorded.slot for recorded in packed(pack, upper, 10)]
+    skipped = pack.evaluate(slots, "validation")
+    assert bool(pack.prefix._cache) == bool(limit_bytes)
+    for slot, (workload, spec), loss in zip(slots, upper, skipped, strict=True):
+        solo = SoloSession(workload, spec)
+        solo.learner.adapter.set_weights(slot.learner.adapter.weights)
+        assert loss == pytest.approx(solo._evaluate("validation"), abs=1e-5)
+        solo.close()
