@@ -170,9 +170,15 @@ def load(model: str, device: str = "cpu") -> BaseModel:
         ValueError: The weights do not load, or there is nothing to adapt.
     """
     try:
-        network = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=torch.float32)
+        network, info = AutoModelForCausalLM.from_pretrained(
+            resolve(model), dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"--model {model}: its weights do not load ({_first_line(error)})") from error
+    if info["missing_keys"]:
+        raise ValueError(
+            f"--model {model}: its weights lack {min(info['missing_keys'])}; do they belong to its config?"
+        )
     network.requires_grad_(False)
     _fuse_activations(network)
     network.config.use_cache = False

@@ -75,7 +75,7 @@ def search(plan: SearchPlan) -> int:
     try:
         with tuner.ray_for(named) as dashboard:
             click.echo(f"Ray dashboard, while this search runs: http://{dashboard}")
-            return _run(named, known, dashboard)
+            return _run(named, tuner.with_evidence(named, known), dashboard)
     except ValueError as error:
         if not named.run_dir.exists():
             raise Unusable(str(error)) from error
@@ -87,6 +87,8 @@ def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
     saved = plan.model_dump(mode="json") | asdict(facts)
     plan.run_dir.mkdir(parents=True)
     (plan.run_dir / "plan.json").write_text(json.dumps(saved, indent=2) + "\n")
+    if known.workload.evidence:
+        (plan.run_dir / "evidence.json").write_text(json.dumps(known.workload.evidence, indent=1) + "\n")
     sink = tracking.Sink(plan.run_dir, summary.tracking_uri(plan), summary.artifact_uri(plan))
     sink.put(
         "start", tracking.PARENT, name=plan.name, time_ms=tracking.now_ms(),
@@ -103,6 +105,8 @@ def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
     artifacts.write(plan.run_dir, rows, outcome.adapters)
     _finish_tracking(sink, plan, outcome)
     summary.show(plan, rows, dashboard)
+    if len(rows) < plan.trials:
+        click.echo(f"\nOnly {len(rows)} of {plan.trials} trials: there are no more configurations that differ.")
     if not ranking.usable(rows):
         return NO_USABLE_TRIAL
     return SOME_FAILED if any(row.status == "failed" for row in rows) else OK

@@ -86,8 +86,25 @@ def slots_of(plan: SearchPlan, found: dict[str, float]) -> int:
     return max(1, math.floor(min(found.get(k.upper(), 0) / n for k, n in wanted.items() if n) + 1e-6))
 
 
-def evidence_for(plan: SearchPlan, preflight: Preflight) -> Evidence:
-    """Return what strategies score from: measured once per model and data, then read from the runs folder."""
+def with_evidence(plan: SearchPlan, preflight: Preflight) -> Preflight:
+    """Add what strategies score from, if any of them needs it.
+
+    Raises:
+        ValueError: The base model does not load, or cannot be measured.
+    """
+    if not preflight.needs_evidence:
+        return preflight
+    try:
+        measured = _evidence(plan, preflight)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise ValueError(str(error.cause)) from error
+        raise
+    return replace(preflight, workload=replace(preflight.workload, evidence=measured))
+
+
+def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
+    """Measure once per model and data; afterwards read from the runs folder."""
     key = evidence.cache_key(preflight.workload, preflight.corpus_sha256)
     cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.json"
     if not cached.is_file():
@@ -130,9 +147,6 @@ def run(plan: SearchPlan, preflight: Preflight, listeners: Sequence[Listener]) -
     ``plan.run_dir`` receives ``rows.jsonl``, a line as each trial ends, and ``ray/``, Ray's own files.
     """
     workload = preflight.workload
-    if preflight.needs_evidence:
-        workload = replace(workload, evidence=evidence_for(plan, preflight))
-        (plan.run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1))
     search = (
         FixedSearch(official_configs(plan))
         if plan.official

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from tuning.plan import SearchPlan
@@ -28,6 +29,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     def __init__(self, plan: SearchPlan, effective_key: Callable[[dict[str, Any]], str]) -> None:
         self._plan, self._effective_key = plan, effective_key
         self._turn = 0
+        self._exhausted: set[str] = set()
         self._seen: dict[str, str] = {}
         self._values: dict[str, float] = {}
         super().__init__(Space(plan), metric=METRIC, mode="min", sampler=make_sampler(plan))
@@ -38,15 +40,25 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         study: optuna.Study = self._ot_study
         return study
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the next configuration, one that has not been handed out before."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """Return the next configuration, one that has not been handed out before; the end if there is none left."""
+        while len(self._exhausted) < len(self._plan.strategies):
+            fixed = fixed_part(self._plan, self._turn)
+            self._turn += 1
+            if fixed["strategy"] not in self._exhausted:
+                config = self._new_config(trial_id, fixed)
+                if config is not None:
+                    return config
+                self._exhausted.add(fixed["strategy"])
+        return str(Searcher.FINISHED)
+
+    def _new_config(self, trial_id: str, fixed: dict[str, Any]) -> dict[str, Any] | None:
         for _ in range(MAX_DUPLICATES):
-            self.study.enqueue_trial(fixed_part(self._plan, self._turn))
+            self.study.enqueue_trial(fixed)
             config: dict[str, Any] = super().suggest(trial_id)
             key = self._effective_key(config)
             if key not in self._seen:
                 self._seen[key] = trial_id
-                self._turn += 1
                 return config
             self._tell_duplicate(trial_id, key)
         return None

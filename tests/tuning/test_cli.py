@@ -158,6 +158,17 @@ def test_a_pack_and_its_share_of_a_gpu_must_agree(capsys, tmp_path):
 
 
 @pytest.mark.slow
+def test_weights_of_another_config_are_refused_before_a_folder_is_made(copied, tiny_text, tmp_path, capsys):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "n_layer": 3}))
+    flags = ("--model", copied, "--dataset", tiny_text, "--max-length", "32", "--runs-dir", tmp_path / "runs")
+    code = main([*map(str, flags), "--train-examples", "8", "--validation-examples", "4", "--test-examples", "4"])
+    assert code == 2
+    assert "its weights lack transformer.h.2" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
 def test_gpus_that_are_not_there_are_refused_by_a_real_process(tmp_path, tiny_gpt2, tiny_text):
     done = subprocess.run(
         [sys.executable, "tune.py", "--gpus-per-trial", "0.25", "--model", tiny_gpt2, "--dataset", tiny_text,

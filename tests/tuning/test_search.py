@@ -273,7 +273,7 @@ def test_four_trials_share_a_gpu_in_quarters_and_a_fifth_waits(small, tmp_path, 
     try:
         with search.ray_for(plan):
             plan.run_dir.mkdir()
-            known = preflight.check(plan)
+            known = search.with_evidence(plan, preflight.check(plan))
             known = dataclasses.replace(known, workload=dataclasses.replace(known.workload, device="cpu"))
             outcome = search.run(plan, known, [counting])
     finally:

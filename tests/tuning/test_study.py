@@ -5,6 +5,7 @@ from collections import Counter
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 
 from strategies import STRATEGIES
 from tuning.fixed import FixedSearch
@@ -88,8 +89,14 @@ def test_the_same_effective_configuration_is_not_handed_out_twice():
     assert len(set(keys)) == 4
     twins = [trial for trial in search.study.trials if "same_as" in trial.user_attrs]
     assert all(trial.value == float(trial.user_attrs["same_as"]) for trial in twins)
-    assert search.suggest("none left") is None
+    assert search.suggest("none left") == Searcher.FINISHED
     assert not [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
+
+
+def test_a_strategy_without_new_configurations_leaves_its_turns_to_the_others():
+    plan = SearchPlan(num_samples=5, strategies=("baseline", "linear_decay"), learning_rate_factor=1)
+    search = StudySearch(plan, whole)
+    assert [search.suggest(str(number))["strategy"] for number in range(5)] == ["baseline", *["linear_decay"] * 4]
 
 
 def test_a_seed_repeats_a_search():
