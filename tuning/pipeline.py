@@ -75,6 +75,8 @@ def search(plan: SearchPlan) -> int:
     try:
         with tuner.ray_for(named) as dashboard:
             click.echo(f"Ray dashboard, while this search runs: http://{dashboard}")
+            if gpus := tuner.unused_gpus(named):
+                click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
             return _run(named, tuner.with_evidence(named, known), dashboard)
     except ValueError as error:
         if not named.run_dir.exists():

@@ -80,6 +80,11 @@ def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:
             )
 
 
+def unused_gpus(plan: SearchPlan) -> int:
+    """Return how many GPUs Ray has if the plan uses none of them."""
+    return 0 if plan.gpus_per_trial else int(ray.cluster_resources().get("GPU", 0))
+
+
 def slots_of(plan: SearchPlan, found: dict[str, float]) -> int:
     """Return how many trials run at once on the resources that Ray has now."""
     wanted = plan.trial_resources
