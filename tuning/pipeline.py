@@ -1,6 +1,7 @@
 """From a plan to a finished run folder: check, train, harvest, report, and say where everything is."""
 
 import datetime
+import importlib.metadata
 import json
 import shlex
 import sys
@@ -18,6 +19,7 @@ from tuning.study import mirror
 
 OK, NO_USABLE_TRIAL, SOME_FAILED = 0, 1, 3
 MLFLOW_PATIENCE_SECONDS = 60.0
+VERSIONS = ("ray", "torch", "transformers", "peft", "optuna", "mlflow")
 
 
 class Unusable(ValueError):
@@ -26,12 +28,12 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was found out about a plan, saved beside it."""
+    """What was found out about a plan, saved beside it as ``facts.json``."""
 
-    corpus_sha256: str
     base_params: int
     budget_params: int
     command: str
+    versions: dict[str, str]
 
 
 def checked(plan: SearchPlan) -> preflight.Preflight:
@@ -85,10 +87,13 @@ def search(plan: SearchPlan) -> int:
 
 
 def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
-    facts = Facts(known.corpus_sha256, known.shape.params, known.workload.budget.params, shlex.join(sys.argv))
-    saved = plan.model_dump(mode="json") | asdict(facts)
+    plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
+    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
+    facts = Facts(known.shape.params, known.workload.budget.params, shlex.join(sys.argv), versions)
+    saved = plan.model_dump(mode="json")
     plan.run_dir.mkdir(parents=True)
     (plan.run_dir / "plan.json").write_text(json.dumps(saved, indent=2) + "\n")
+    (plan.run_dir / "facts.json").write_text(json.dumps(asdict(facts), indent=2) + "\n")
     if known.workload.evidence:
         (plan.run_dir / "evidence.json").write_text(json.dumps(known.workload.evidence, indent=1) + "\n")
     sink = tracking.Sink(plan.run_dir, summary.tracking_uri(plan), summary.artifact_uri(plan))
@@ -131,7 +136,7 @@ def _finish_tracking(sink: tracking.Sink, plan: SearchPlan, outcome: tuner.Outco
     for row in ranking.best_of_each_strategy(rows).values():
         if row.trial_id in outcome.adapters:
             sink.put("artifact", row.trial_id, path=str(outcome.adapters[row.trial_id]), folder="adapter")
-    for name in ("plan.json", "report.md", "rows.jsonl", "rows.csv"):
+    for name in ("plan.json", "facts.json", "report.md", "rows.jsonl", "rows.csv"):
         sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / name))
     status = "finished" if ranking.usable(rows) else "failed"
     sink.put("end", tracking.PARENT, status=tracking.END[status], tags={"status": status}, time_ms=tracking.now_ms())

@@ -26,6 +26,7 @@ class SearchPlan(BaseModel):
 
     model: str = Field("bundled", description="`bundled`, a local model directory or a hub id")
     dataset: str = Field("pydoc", description="`pydoc`, a .txt, .jsonl, .csv or .parquet file, or a hub id")
+    corpus_sha256: str | None = Field(None, description="Digest of all texts; a search on other texts is refused")
     text_column: str = Field("text", description="Column with the text to learn")
     prompt_column: str | None = Field(None, description="Column that is read but not learned")
     completion_column: str | None = Field(None, description="Column that is learned after the prompt")

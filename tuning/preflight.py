@@ -51,6 +51,8 @@ def check(plan: SearchPlan) -> Preflight:
         raise ValueError(f"--max-length {plan.max_length}: the model's context is {shape.context} tokens")
     workload = plan.workload(plan.rank_budget(shape.sites))
     digest = data.corpus_sha256(data.read_documents(workload.data))
+    if plan.corpus_sha256 not in {None, digest}:
+        raise ValueError(f"--corpus-sha256 {plan.corpus_sha256}: the texts of {plan.dataset} have {digest}")
     splits = data.load_splits(workload.data, workload.model)
     largest = max(max(e.input_ids) for split in (splits.train, splits.validation, splits.test) for e in split)
     if largest >= shape.vocabulary:

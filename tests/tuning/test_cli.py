@@ -89,6 +89,7 @@ def test_a_saved_plan_is_a_valid_plan():
         (["--config", "{folder}/list.yaml"], "list.yaml", "mapping"),
         (["--config", "{folder}/broken.yaml"], "broken.yaml", "cannot be read"),
         (["--config", "{folder}/missing.yaml"], "missing.yaml", "No such file"),
+        (["--corpus-sha256", "0" * 64], "--corpus-sha256 0000", "the texts of pydoc have"),
         (["--name", "taken"], "--name taken", "another name"),
     ],
 )

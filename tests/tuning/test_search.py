@@ -60,10 +60,12 @@ def test_plain_lora_at_the_default_learning_rate_is_tried_first(finished):
 
 
 def test_the_plan_is_saved_with_what_was_found_out(finished):
-    plan = json.loads((finished[1] / "plan.json").read_text())
-    assert plan["num_samples"] == 8
-    assert plan["budget_params"] == 1024
-    assert len(plan["corpus_sha256"]) == 64
+    plan = resolve_plan(str(finished[1] / "plan.json"), {})
+    assert (plan.num_samples, plan.name, len(plan.corpus_sha256)) == (8, "first", 64)
+    facts = json.loads((finished[1] / "facts.json").read_text())
+    assert facts["budget_params"] == 1024
+    assert "--num-samples 8" in facts["command"]
+    assert facts["versions"]["ray"] == ray.__version__
 
 
 def test_the_journal_has_every_trial_and_its_true_end(finished):
