@@ -108,7 +108,7 @@ def pack(model_folder, source):
     pack.close()
 
 
-def agrees(recorded, reference):
+def check_agreement(recorded, reference):
     losses, tensors = reference
     assert recorded.losses == pytest.approx(losses, abs=1e-5)
     own = recorded.slot.learner.adapter.weights
@@ -121,7 +121,7 @@ def agrees(recorded, reference):
 def test_five_different_trials_packed_train_as_each_does_alone(pack, model_folder, source, dropout):
     chosen = trials(model_folder, source, dropout)
     for recorded, trial in zip(packed(pack, chosen), chosen, strict=True):
-        agrees(recorded, alone(*trial))
+        check_agreement(recorded, alone(*trial))
 
 
 def small(model_folder, source, count=3):
