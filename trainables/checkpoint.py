@@ -42,7 +42,9 @@ def write(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     adapter.save(aside / "adapter")
-    torch.save({"optimizer": optimizer.state_dict(), "rng": rng, "weights": adapter.weights}, aside / STATE)
+    # of a view, PyTorch would write all that it is a view of
+    weights = {name: tensor.detach().clone() for name, tensor in adapter.weights.items()}
+    torch.save({"optimizer": optimizer.state_dict(), "rng": rng, "weights": weights}, aside / STATE)
     values = {name: getattr(progress, name) for name in Progress.__slots__}
     (aside / META).write_text(json.dumps(values))
     shutil.rmtree(folder, ignore_errors=True)

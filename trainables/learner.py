@@ -82,7 +82,7 @@ class Learner:
         }
 
     def advance(self, loss: float, tokens: int) -> None:
-        """Do one optimizer step with the gradients that are there, and drop them.
+        """Do one optimizer step with the gradients that are there, and zero them.
 
         Args:
             loss: The batch's summed loss, in nats.
@@ -98,7 +98,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.spec.learning_rate * factor
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=False)
         self.step += 1
         self.tokens += tokens
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
+from transformers.pytorch_utils import Conv1D
 
 from trainables import adapters
 from trainables.base_model import BaseModel, load
@@ -17,6 +16,7 @@ from trainables.finetune import Diverged, autocast, token_losses
 from trainables.learner import Learner
 from trainables.prefix import FrozenPrefix
 from trainables.spec import TrialSpec, Workload
+from trainables.stacked import AdaptedLinear, Stack
 
 
 @dataclass(slots=True, eq=False)
@@ -59,9 +59,8 @@ class Slot:
 class Pack:
     """The frozen base with the adapters of several trials.
 
-    Adapters act through hooks on the base's own layers, so the base is never changed. A trial's rows lie together; the
-    trials' factors are zero-padded to the largest rank at a site and multiplied in one batched product. Pads do not
-    train: they are made anew in every forward pass, and a trial's own tensors have its own ranks.
+    The base's layers compute their own part and the adapters' in one; its weights are never changed. A trial's rows
+    lie together, and the trials' factors are stacked.
 
     Args:
         model: As ``Workload.model``.
@@ -75,13 +74,13 @@ class Pack:
         self.splits: Splits = load_splits(data, model)
         self.device, self.micro_batch = device, micro_batch
         self.prefix = FrozenPrefix(self.base.model, self.base.sites, self.base.pad_id, device)
-        self._active: Sequence[Slot] = ()
+        self._active: tuple[Slot, ...] = ()
+        self._stacks: dict[tuple[Slot, ...], Stack] = {}
         self._training = False
         modules = dict(self.base.model.named_modules())
-        self._hooks = [
-            modules[site.name].register_forward_hook(functools.partial(self._add_adapters, site.name))
-            for site in self.base.sites
-        ]
+        self._layers = [modules[site.name] for site in self.base.sites]
+        for site, layer in zip(self.base.sites, self._layers, strict=True):
+            layer.forward = functools.partial(self._adapted, site.name, layer)
 
     def admit(self, workload: Workload, spec: TrialSpec) -> Slot:
         """Make a slot for a trial; nothing of its neighbours changes.
@@ -101,10 +100,10 @@ class Pack:
         return Slot(learner, torch.Generator(self.device))
 
     def close(self) -> None:
-        """Take the hooks off the base."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        """Leave the base's layers as they were."""
+        for layer in self._layers:
+            del layer.forward
+        self._layers.clear()
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Do one micro-batch of each slot; those whose batch is full take their optimizer step.
@@ -181,50 +180,51 @@ class Pack:
         examples = [example for group in rows for example in group]
         batch = collate(examples, self.base.pad_id, self.device)
         with autocast(self.device), self.prefix.skipped(slots[0].prefix, examples, batch.input_ids.shape[1]):
-            self._active = slots
+            self._active = tuple(slots)
             try:
                 losses, row = token_losses(self.base.model, batch, self.base.separable_head)
             finally:
                 self._active = ()
         return losses.new_zeros(len(slots)).index_add(0, row // len(rows[0]), losses)
 
-    def _add_adapters(self, name: str, module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
-        """Add the adapters' part to a layer's output.
+    def _stack(self, slots: tuple[Slot, ...]) -> Stack:
+        """Return the slots' adapters, stacked; other stacks that hold one of them are given up."""
+        if slots not in self._stacks:
+            self._stacks = {others: stack for others, stack in self._stacks.items() if not {*others} & {*slots}}
+            self._stacks[slots] = Stack([slot.learner.adapter for slot in slots])
+        return self._stacks[slots]
+
+    def _adapted(self, name: str, module: Any, x: torch.Tensor) -> torch.Tensor:
+        """Compute a layer together with the adapters at it, or as it is if there are none.
 
         Args:
             name: The site.
             module: The layer.
-            inputs: One tensor (slots * rows, length, d_in).
-            output: (slots * rows, length, d_out).
+            x: (slots * rows, length, d_in).
         """
-        members = [k for k, slot in enumerate(self._active) if name in slot.learner.adapter.factors]
-        if not members:
-            return output
-        count = len(self._active)
-        x = inputs[0].view(count, -1, inputs[0].shape[-1])
-        if len(members) < count:
-            x = x[members]
-        slots = [self._active[k] for k in members]
-        factors = [slot.learner.adapter.factors[name] for slot in slots]
-        down = pad_sequence([a for a, _ in factors], batch_first=True)  # (members, rank, d_in)
-        up = pad_sequence([b.t() for _, b in factors], batch_first=True)  # (members, rank, d_out)
-        scale = torch.tensor([[[slot.learner.adapter.scales[name]]] for slot in slots], device=x.device)
-        delta = torch.bmm(torch.bmm(self._dropped(x, slots), down.transpose(1, 2)) * scale, up)
-        if len(members) == count:
-            return output + delta.view_as(output)
-        index = torch.tensor(members, device=x.device)
-        return output.view(count, -1, output.shape[-1]).index_add(0, index, delta.to(output.dtype)).view_as(output)
+        factors = self._stack(self._active).factors.get(name) if self._active else None
+        if factors is None:
+            plain: torch.Tensor = type(module).forward(module, x)
+            return plain
+        weight, bias = (module.weight if isinstance(module, Conv1D) else module.weight.t()), module.bias
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        parts = (weight, bias, factors.down, factors.up, factors.scale)
+        packed = x.reshape(len(self._active), -1, x.shape[-1]).to(dtype)
+        cast = [part if part is None else part.to(dtype) for part in parts]
+        y: torch.Tensor = AdaptedLinear.apply(packed, *cast, self._dropout(packed, name))  # type: ignore[no-untyped-call]
+        return y.view(*x.shape[:-1], -1)
 
-    def _dropped(self, x: torch.Tensor, slots: Sequence[Slot]) -> torch.Tensor:
-        """Apply each slot's own dropout to (slots, rows * length, d_in), drawn as PyTorch draws it for it alone."""
-        rates = [slot.learner.workload.dropout for slot in slots]
+    def _dropout(self, x: torch.Tensor, name: str) -> torch.Tensor | None:
+        """Return dropout's factors for x (slots, rows * length, d_in), drawn as PyTorch draws them for a slot alone."""
+        rates = [slot.learner.workload.dropout for slot in self._active]
         if not (self._training and any(rates)):
-            return x
+            return None
         length = x.shape[1] // self.micro_batch
-        masks = []
-        for slot, rate in zip(slots, rates, strict=True):
-            # alone, the rows would be padded to their own longest and not to the pack's
-            mask = x.new_empty(self.micro_batch, slot.length, x.shape[-1])
-            mask.bernoulli_(1 - rate, generator=slot.generator).div_(1 - rate)
-            masks.append(functional.pad(mask, (0, 0, 0, length - slot.length)).flatten(0, 1))
-        return x * torch.stack(masks)
+        masks = torch.ones(len(rates), self.micro_batch, length, x.shape[-1], dtype=x.dtype, device=x.device)
+        for mask, slot, rate in zip(masks, self._active, rates, strict=True):
+            if name in slot.learner.adapter.factors:
+                # alone, the rows would be padded to their own longest and not to the pack's
+                own = x.new_empty(self.micro_batch, slot.length, x.shape[-1])
+                mask[:, : slot.length] = own.bernoulli_(1 - rate, generator=slot.generator).div_(1 - rate)
+        return masks.flatten(1, 2)

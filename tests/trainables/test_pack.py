@@ -120,8 +120,25 @@ def check_agreement(recorded, reference):
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_five_different_trials_packed_train_as_each_does_alone(pack, model_folder, source, dropout):
     chosen = trials(model_folder, source, dropout)
-    for recorded, trial in zip(packed(pack, chosen), chosen, strict=True):
+    together = packed(pack, chosen)
+    for recorded, trial in zip(together, chosen, strict=True):
         check_agreement(recorded, alone(*trial))
+    check_pads(pack, together)
+
+
+def check_pads(pack, recorded):
+    """Stack all slots for one more pass; beyond each trial's rank there must be zeros, bitwise."""
+    slots = [r.slot for r in recorded]
+    pack.evaluate(slots, "validation")
+    padded = 0
+    for key, stack in pack._stacks.items():
+        for name, factors in stack.factors.items():
+            for k, slot in enumerate(key):
+                rank = slot.learner.adapter.ranks.get(name, 0)
+                pads = torch.cat([factors.down[k, rank:].flatten(), factors.up[k, rank:].flatten()])
+                assert not pads.view(torch.int32).any()
+                padded += len(pads)
+    assert padded
 
 
 def small(model_folder, source, count=3):

@@ -1,0 +1,116 @@
+"""Ratios of training passes, without a search around them: steady, floor, prefix."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+import torch
+
+from benchmarks import peers, workloads
+from benchmarks.pairs import Ratio, interleaved
+from strategies.base import Evidence, Site
+from trainables.data import collate
+from trainables.host import Host
+from trainables.pack import Pack, Slot
+from trainables.spec import TrialSpec, Workload
+
+SLOTS = 4
+
+
+class Drill(Host):
+    """A host that trains without evaluating."""
+
+    def fill(self, configs: list[dict[str, Any]]) -> None:
+        self.slots = [self.conductor.pack.admit(self.workload, TrialSpec.from_config(config)) for config in configs]
+
+    def train(self, steps: int) -> int:
+        """Return the learned tokens."""
+        before = sum(slot.learner.tokens for slot in self.slots)
+        _train(self.conductor.pack, self.slots, steps)
+        return sum(slot.learner.tokens for slot in self.slots) - before
+
+
+def steady(pairs: int, device: str) -> Ratio:
+    """Tokens a second of 16 trials: two warm hosts of 8 slots against two warm processes of P1."""
+    workload, trials, steps = replace(workloads.bundled(32), pack_size=8, epochs=20), workloads.configs(16), 4
+    reference = [ray.put(workload)]
+    hosts = [ray.remote(Drill).options(num_cpus=0).remote(reference) for _ in range(2)]
+    ray.get([host.fill.remote(trials[n::2]) for n, host in enumerate(hosts)])
+    experts = [peers.Experts.options(num_cpus=0).remote() for _ in range(2)]
+
+    def ours() -> float:
+        started = time.perf_counter()
+        tokens = sum(ray.get([host.train.remote(steps) for host in hosts]))
+        return tokens / (time.perf_counter() - started)
+
+    def theirs() -> float:
+        started = time.perf_counter()
+        shares = [expert.train.remote(workload, trials[n::2], steps) for n, expert in enumerate(experts)]
+        return sum(ray.get(shares)) / (time.perf_counter() - started)
+
+    try:
+        ours(), theirs()
+        taken = interleaved(theirs, ours, pairs)
+    finally:
+        for actor in (*hosts, *experts):
+            ray.kill(actor)
+    return Ratio("steady_vs_p1", device, tuple(b / a for a, b in taken), 1.3 if device == "cpu" else 4)
+
+
+def floor(pairs: int, device: str) -> Ratio:
+    """Time of the base alone over the time of a packed step on the same tokens, one thread."""
+    torch.set_num_threads(1)
+    steps = 4
+    pack, slots = _packed(replace(workloads.bundled(32), pack_size=SLOTS, epochs=20), workloads.configs(SLOTS))
+
+    def alone() -> float:
+        passes = []
+        for start in [*range(0, len(slots[0].examples), pack.micro_batch)] * steps:
+            indices = [index for slot in slots for index in slot.examples[start : start + pack.micro_batch]]
+            passes.append(collate([pack.splits.train[index] for index in indices], pack.base.pad_id, device))
+        return peers.floor_seconds(pack.base, passes)
+
+    def ours() -> float:
+        return _train(pack, slots, steps)
+
+    alone(), ours()
+    taken = interleaved(alone, ours, pairs)
+    pack.close()
+    return Ratio("floor", device, tuple(a / b for a, b in taken), 0.85 if device == "cpu" else 0.8)
+
+
+class UpperHalf:
+    """Plain LoRA on the upper half of the blocks."""
+
+    def scores(self, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
+        depths = sorted({site.depth for site in sites})
+        return {site.name: float(site.depth >= depths[len(depths) // 2]) for site in sites}
+
+
+def prefix(pairs: int, device: str) -> Ratio:
+    """Tokens a second where the lower half of the blocks has rank 0, cached, against all blocks adapted."""
+    torch.set_num_threads(1)
+    workload = replace(workloads.bundled(4), pack_size=SLOTS, epochs=200)
+    configs = [{"strategy": "baseline", "learning_rate": 0.002, "seed": seed} for seed in range(SLOTS)]
+    pack, everywhere = _packed(workload, configs)
+    upper = [pack.admit(workload, replace(TrialSpec.from_config(config), allocator=UpperHalf())) for config in configs]
+    _train(pack, everywhere, 2), _train(pack, upper, 4)  # an epoch fills the cache
+    taken = interleaved(lambda: _train(pack, everywhere, 4), lambda: _train(pack, upper, 4), pairs)
+    pack.close()
+    return Ratio("prefix", device, tuple(a / b for a, b in taken), 1.8)
+
+
+def _packed(workload: Workload, configs: list[dict[str, Any]]) -> tuple[Pack, list[Slot]]:
+    pack = Pack(workload.model, workload.data, workload.device, workload.micro_batch)
+    return pack, [pack.admit(workload, TrialSpec.from_config(config)) for config in configs]
+
+
+def _train(pack: Pack, slots: list[Slot], steps: int) -> float:
+    """Return the seconds that some optimizer steps of all slots take."""
+    until = slots[0].learner.step + steps
+    started = time.perf_counter()
+    while slots[0].learner.step < until:
+        pack.step(slots)
+    return time.perf_counter() - started

@@ -1,0 +1,175 @@
+"""What ours is measured against: P0, as the tutorials have it, P1, as an expert writes it, and P2, the floor.
+
+None of them uses the packed engine, PEFT's audit or the fused loss; the data and the configurations are the same.
+"""
+
+import time
+from functools import lru_cache
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+
+from benchmarks import workloads
+from trainables.spec import TrialSpec, Workload
+
+
+def tutorial(config: dict[str, Any], workload: Workload) -> None:
+    """P0: everything in the trial, with Hugging Face's ``Trainer``."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+    from trainables.base_model import resolve
+    from trainables.data import collate
+    from trainables.finetune import batch_order
+
+    torch.set_num_threads(workload.threads)
+    splits = workloads.splits(workload)
+    model = AutoModelForCausalLM.from_pretrained(resolve(workload.model), dtype=torch.float32)
+    model = get_peft_model(model, LoraConfig(**workloads.lora(workload, config)))
+
+    def collated(examples: list[Any]) -> dict[str, torch.Tensor]:
+        batch = collate(examples, 0, "cpu")
+        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+
+    spec = TrialSpec.from_config(config)
+    order = batch_order(len(splits.train), workload.batch_size, workload.steps, spec.seed)
+    arguments = TrainingArguments(
+        output_dir=ray_tune.get_context().get_trial_dir(), max_steps=workload.steps, learning_rate=spec.learning_rate,
+        per_device_train_batch_size=workload.batch_size, per_device_eval_batch_size=workload.batch_size,
+        max_grad_norm=workload.clip_norm, weight_decay=0.0, lr_scheduler_type="linear", warmup_steps=1,
+        train_sampling_strategy="sequential", remove_unused_columns=False, report_to=[], save_strategy="no",
+        disable_tqdm=True, use_cpu=workload.device == "cpu", seed=spec.seed,
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model, args=arguments, data_collator=collated, eval_dataset=list(splits.validation),
+        train_dataset=[splits.train[index] for batch in order for index in batch],
+    )  # fmt: skip
+    trainer.train()
+    losses = [trainer.evaluate(list(split))["eval_loss"] for split in (splits.validation, splits.test)]
+    ray_tune.report({"eval_loss": losses[0], "test_loss": losses[1]})
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str, source: Any, device: str) -> tuple[Any, Any]:
+    """Return base and data, loaded once per process."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from trainables.base_model import resolve
+    from trainables.data import load_splits
+
+    base = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=torch.float32).to(device)
+    return base, load_splits(source, model)
+
+
+class Expert:
+    """P1: a plain loop on a base that stays loaded, fused AdamW, one thread.
+
+    Args:
+        workload: What all trials share.
+        config: Ray's configuration of the trial.
+    """
+
+    def __init__(self, workload: Workload, config: dict[str, Any]) -> None:
+        import torch
+        from peft import LoraConfig, get_peft_model
+
+        from trainables.finetune import batch_order, learning_rate_factor
+
+        torch.set_num_threads(workload.threads)
+        base, self.splits = _loaded(workload.model, workload.data, workload.device)
+        self.workload, spec = workload, TrialSpec.from_config(config)
+        self.model = get_peft_model(base, LoraConfig(**workloads.lora(workload, config)))
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=0.0, fused=True)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, workload.steps, workload.warmup)
+        )
+        self.order = batch_order(len(self.splits.train), workload.batch_size, workload.steps, spec.seed)
+        self.step, self.tokens = 0, 0
+
+    def train(self, steps: int) -> None:
+        import torch
+
+        for indices in self.order[self.step : self.step + steps]:
+            self._loss([self.splits.train[index] for index in indices]).backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.workload.clip_norm)
+            self.optimizer.step()
+            self.schedule.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+            self.tokens += sum(self.splits.train[index].learned_tokens for index in indices)
+
+    def evaluate(self, examples: Any) -> float:
+        import torch
+
+        total, size = 0.0, self.workload.batch_size
+        with torch.inference_mode():
+            for start in range(0, len(examples), size):
+                part = examples[start : start + size]
+                total += self._loss(part).item() * sum(example.learned_tokens for example in part)
+        return total / sum(example.learned_tokens for example in examples)
+
+    def close(self) -> None:
+        self.model.unload()
+
+    def _loss(self, examples: Any) -> Any:
+        import torch
+
+        from trainables.data import collate
+
+        batch = collate(examples, 0, self.workload.device)
+        with torch.autocast(self.workload.device, torch.bfloat16, enabled=self.workload.device == "cuda"):
+            return self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
+
+
+def expert(config: dict[str, Any], workload: Workload) -> None:
+    """P1 as a function trainable; Ray reuses its process."""
+    trial = Expert(workload, config)
+    try:
+        trial.train(workload.steps)
+        losses = [trial.evaluate(split) for split in (trial.splits.validation, trial.splits.test)]
+        ray_tune.report({"eval_loss": losses[0], "test_loss": losses[1]})
+    finally:
+        trial.close()
+
+
+@ray.remote(num_cpus=1)
+class Experts:
+    """A warm process of P1: trains trials one after the other."""
+
+    def train(self, workload: Workload, configs: list[dict[str, Any]], steps: int) -> int:
+        """Train each a few steps and return the learned tokens."""
+        tokens = 0
+        for config in configs:
+            trial = Expert(workload, config)
+            trial.train(steps)
+            tokens += trial.tokens
+            trial.close()
+        return tokens
+
+
+def floor_seconds(base: Any, passes: list[Any]) -> float:
+    """P2: seconds of forward and activation gradients through the base alone.
+
+    Args:
+        base: A ``BaseModel``.
+        passes: Batches.
+    """
+    from trainables.finetune import autocast, token_losses
+
+    def open_gradients(_: Any, __: Any, output: Any) -> Any:
+        return output.requires_grad_()
+
+    handle = base.model.get_input_embeddings().register_forward_hook(open_gradients)
+    started = time.perf_counter()
+    try:
+        for batch in passes:
+            with autocast(base.device):
+                losses = token_losses(base.model, batch, base.separable_head)[0]
+            losses.mean().backward()
+    finally:
+        handle.remove()
+    return time.perf_counter() - started

@@ -1,0 +1,85 @@
+"""What is trained in the benchmarks: the same trials, data order, steps and seeds for every peer."""
+
+import json
+import tempfile
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from strategies import STRATEGIES, RankBudget
+from trainables import data
+from trainables.base_model import shape_of
+from trainables.data import DataSource, Splits
+from trainables.evidence import measure
+from trainables.spec import TrialSpec, Workload
+
+E2E = Path(__file__).parents[2] / "shared" / "data"
+
+
+@lru_cache
+def bundled(steps: int, evaluated: int = 16) -> Workload:
+    """Return short trials on the bundled base: ``steps`` of 8 x 128 tokens, one report at the end."""
+    source = DataSource(train_examples=8 * steps, validation_examples=evaluated, test_examples=evaluated)
+    budget = RankBudget.like_uniform(2, shape_of("bundled").sites)
+    workload = Workload("bundled", source, budget, epochs=1, batch_size=8, reports=1, scale=2.0)
+    return replace(workload, evidence=measure(workload))
+
+
+def configs(count: int) -> list[dict[str, Any]]:
+    """Return Ray configurations: the strategies in turn, each with its known good choices, learning rates spread."""
+    names = list(STRATEGIES)
+    found = []
+    for number in range(count):
+        name = names[number % len(names)]
+        own = {**STRATEGIES[name].known_good, "learning_rate": 0.002 * 1.2 ** (number % 9)}
+        found.append({"strategy": name, name: own, "scaling": "constant", "seed": number})
+    return found
+
+
+def lora(workload: Workload, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a user would write into PEFT's LoraConfig for a trial."""
+    sites = shape_of(workload.model).sites
+    spec = TrialSpec.from_config(config)
+    allocation = spec.allocation(sites, workload.budget, workload.evidence)
+    alphas = spec.alphas(allocation, sites, workload.scale)
+    ranks = dict(allocation.adapted)
+    return {
+        "task_type": "CAUSAL_LM", "target_modules": list(ranks), "rank_pattern": ranks, "fan_in_fan_out": True,
+        "alpha_pattern": {name: alphas[name] for name in ranks}, "lora_dropout": 0.0,
+    }  # fmt: skip
+
+
+def splits(workload: Workload) -> Splits:
+    """Read and tokenise the data, whether or not that was done before."""
+    data.load_splits.cache_clear()
+    return data.load_splits(workload.data, workload.model)
+
+
+@lru_cache
+def gpt2_medium(steps: int) -> Workload:
+    """Return trials of GPT-2 Medium's geometry with random weights on E2E text, 8 x 128 tokens a step.
+
+    Raises:
+        FileNotFoundError: The E2E text or the GPT-2 tokenizer is not there.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
+
+    lines = (E2E / "e2e" / "valid.txt").read_text(encoding="utf-8").splitlines()
+    folder = Path(tempfile.mkdtemp(prefix="gpt2-medium-"))
+    set_seed(0)
+    shape = GPT2Config(n_layer=24, n_embd=1024, n_head=16, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
+    GPT2LMHeadModel(shape).save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(E2E / "gpt2-tokenizer" / "tokenizer.json"), eos_token="<|endoftext|>"
+    )
+    tokenizer.save_pretrained(folder)
+    pairs = [line.split("||") for line in lines if "||" in line]
+    rows = [json.dumps({"meaning": f"{meaning}||", "text": text}) for meaning, text in pairs]
+    (folder / "e2e.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    source = DataSource(
+        str(folder / "e2e.jsonl"), prompt_column="meaning", completion_column="text",
+        train_examples=8 * steps, validation_examples=8, test_examples=8,
+    )  # fmt: skip
+    budget = RankBudget.like_uniform(4, shape_of(str(folder)).sites)
+    return Workload(str(folder), source, budget, epochs=1, batch_size=8, reports=1, scale=2.0, threads=2)

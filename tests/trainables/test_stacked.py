@@ -1,0 +1,84 @@
+"""Several adapters as one, against each written out by hand."""
+
+import torch
+from peft import LoraConfig
+
+from trainables.adapters import Adapter
+from trainables.stacked import AdaptedLinear, Stack
+
+
+def adapter(scale, **ranks):
+    factors = {
+        name: (torch.randn(rank, 3).requires_grad_(), torch.randn(4, rank).requires_grad_())
+        for name, rank in ranks.items()
+    }
+    return Adapter(LoraConfig(), factors, dict.fromkeys(ranks, scale))
+
+
+class TestStack:
+    def test_the_factors_lie_on_top_of_zeros_at_the_largest_rank(self):
+        one, two, three = adapter(0.5, x=1, y=2), adapter(2.0, x=3), adapter(1.0, y=1)
+        a, b = (tensor.detach().clone() for tensor in one.factors["x"])
+        found = Stack([one, two, three]).factors
+        assert list(found) == ["x", "y"]
+        assert found["x"].down.shape == (3, 3, 3)
+        assert found["x"].up.shape == (3, 3, 4)
+        assert found["y"].down.shape == (3, 2, 3)
+        assert torch.equal(found["x"].down[0], torch.cat([a, torch.zeros(2, 3)]))
+        assert torch.equal(found["x"].up[0], torch.cat([b.t(), torch.zeros(2, 4)]))
+        assert not found["x"].down[2].any()
+        assert found["x"].scale.flatten().tolist() == [0.5, 2.0, 0.0]
+
+    def test_the_adapters_tensors_and_gradients_are_views(self):
+        one, two = adapter(1.0, x=2), adapter(1.0, x=1)
+        a, b = two.factors["x"]
+        a.grad = torch.full((1, 3), 5.0)
+        stack = Stack([one, two]).factors["x"]
+        assert stack.down.grad[1, 0].tolist() == [5.0] * 3
+        (stack.down.sum() + 2 * stack.up.sum()).backward()
+        assert a.grad.tolist() == [[6.0] * 3]
+        assert b.grad.tolist() == [[2.0]] * 4
+        with torch.no_grad():
+            b.fill_(7.0)
+        assert stack.up[1].tolist() == [[7.0] * 4, [0.0] * 4]
+
+    def test_a_later_stack_takes_values_and_gradients_along(self):
+        one, two = adapter(1.0, x=2), adapter(1.0, x=3)
+        before = one.factors["x"][0].detach().clone()
+        Stack([one, two]).factors["x"].down.sum().backward()
+        again = Stack([one]).factors["x"]
+        assert torch.equal(again.down[0], before)
+        assert again.down.grad.tolist() == [[[1.0] * 3] * 2]
+
+
+class TestAdaptedLinear:
+    def inputs(self, bias=True):
+        torch.manual_seed(0)
+        shapes = {"x": (2, 5, 3), "weight": (3, 4), "bias": (4,), "down": (2, 2, 3), "up": (2, 2, 4)}
+        found = {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
+        found["bias"] = found["bias"] if bias else None
+        for name in ("x", "down", "up"):
+            found[name].requires_grad_()
+        return {**found, "scale": torch.tensor([[[0.5]], [[2.0]]], dtype=torch.float64)}
+
+    def test_it_is_the_layer_plus_each_trials_scaled_product(self):
+        parts = self.inputs()
+        found = AdaptedLinear.apply(*parts.values(), None)
+        for k, scale in enumerate((0.5, 2.0)):
+            x = parts["x"][k]
+            expected = x @ parts["weight"] + parts["bias"] + scale * x @ parts["down"][k].T @ parts["up"][k]
+            assert torch.allclose(found[k], expected)
+
+    def test_gradients_are_those_of_finite_differences(self):
+        mask = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64).expand(2, 5, 3).contiguous()
+        for bias in (True, False):
+            parts = list(self.inputs(bias).values())
+            assert torch.autograd.gradcheck(AdaptedLinear.apply, (*parts, None))
+            assert torch.autograd.gradcheck(AdaptedLinear.apply, (*parts, mask))
+
+    def test_nothing_below_the_first_adapter_gets_a_gradient(self):
+        parts = self.inputs()
+        parts["x"] = parts["x"].detach()
+        AdaptedLinear.apply(*parts.values(), None).sum().backward()
+        assert parts["x"].grad is None
+        assert parts["down"].grad.any()
