@@ -77,7 +77,6 @@ def floor(pairs: int, device: str) -> Ratio:
 
     alone(), ours()
     taken = interleaved(alone, ours, pairs)
-    pack.close()
     return Ratio("floor", device, tuple(a / b for a, b in taken), 0.85 if device == "cpu" else 0.8)
 
 
@@ -98,7 +97,6 @@ def prefix(pairs: int, device: str) -> Ratio:
     upper = [pack.admit(workload, replace(TrialSpec.from_config(config), allocator=UpperHalf())) for config in configs]
     _train(pack, everywhere, 2), _train(pack, upper, 4)  # an epoch fills the cache
     taken = interleaved(lambda: _train(pack, everywhere, 4), lambda: _train(pack, upper, 4), pairs)
-    pack.close()
     return Ratio("prefix", device, tuple(a / b for a, b in taken), 1.8)
 
 

@@ -2,7 +2,8 @@
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from trainables.finetune import Diverged, autocast, token_losses
 from trainables.learner import Learner
 from trainables.prefix import FrozenPrefix
 from trainables.spec import TrialSpec, Workload
-from trainables.stacked import AdaptedLinear, Stack
+from trainables.stacked import AdaptedLinear, Factors, Stack
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +60,8 @@ class Slot:
 class Pack:
     """The frozen base with the adapters of several trials.
 
-    The base's layers compute their own part and the adapters' in one; its weights are never changed. A trial's rows
-    lie together, and the trials' factors are stacked.
+    During a pass the base's layers compute their own part and the adapters' in one; the base itself is never changed.
+    A trial's rows lie together, and the trials' factors are stacked.
 
     Args:
         model: As ``Workload.model``.
@@ -74,13 +75,8 @@ class Pack:
         self.splits: Splits = load_splits(data, model)
         self.device, self.micro_batch = device, micro_batch
         self.prefix = FrozenPrefix(self.base.model, self.base.sites, self.base.pad_id, device)
-        self._active: tuple[Slot, ...] = ()
         self._stacks: dict[tuple[Slot, ...], Stack] = {}
         self._training = False
-        modules = dict(self.base.model.named_modules())
-        self._layers = [modules[site.name] for site in self.base.sites]
-        for site, layer in zip(self.base.sites, self._layers, strict=True):
-            layer.forward = functools.partial(self._adapted, site.name, layer)
 
     def admit(self, workload: Workload, spec: TrialSpec) -> Slot:
         """Make a slot for a trial; nothing of its neighbours changes.
@@ -98,12 +94,6 @@ class Pack:
         adapters.detach(model)
         learner = Learner(workload, spec, self.base, adapter, len(self.splits.train))
         return Slot(learner, torch.Generator(self.device))
-
-    def close(self) -> None:
-        """Leave the base's layers as they were."""
-        for layer in self._layers:
-            del layer.forward
-        self._layers.clear()
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Do one micro-batch of each slot; those whose batch is full take their optimizer step.
@@ -179,12 +169,9 @@ class Pack:
         """Return the summed loss of each slot over its rows, in nats, shape (slots,)."""
         examples = [example for group in rows for example in group]
         batch = collate(examples, self.base.pad_id, self.device)
-        with autocast(self.device), self.prefix.skipped(slots[0].prefix, examples, batch.input_ids.shape[1]):
-            self._active = tuple(slots)
-            try:
-                losses, row = token_losses(self.base.model, batch, self.base.separable_head)
-            finally:
-                self._active = ()
+        prefix = self.prefix.skipped(slots[0].prefix, examples, batch.input_ids.shape[1])
+        with autocast(self.device), prefix, self._adapted(tuple(slots)):
+            losses, row = token_losses(self.base.model, batch, self.base.separable_head)
         return losses.new_zeros(len(slots)).index_add(0, row // len(rows[0]), losses)
 
     def _stack(self, slots: tuple[Slot, ...]) -> Stack:
@@ -194,35 +181,40 @@ class Pack:
             self._stacks[slots] = Stack([slot.learner.adapter for slot in slots])
         return self._stacks[slots]
 
-    def _adapted(self, name: str, module: Any, x: torch.Tensor) -> torch.Tensor:
-        """Compute a layer together with the adapters at it, or as it is if there are none.
+    @contextmanager
+    def _adapted(self, slots: tuple[Slot, ...]) -> Iterator[None]:
+        """Within, the base's layers compute their own part and the slots' adapters' together."""
+        layers = []
+        try:
+            for name, factors in self._stack(slots).factors.items():
+                layers.append(self.base.model.get_submodule(name))
+                layers[-1].forward = functools.partial(self._forward, slots, name, layers[-1], factors)
+            yield
+        finally:
+            for layer in layers:
+                del layer.forward
 
-        Args:
-            name: The site.
-            module: The layer.
-            x: (slots * rows, length, d_in).
-        """
-        factors = self._stack(self._active).factors.get(name) if self._active else None
-        if factors is None:
-            plain: torch.Tensor = type(module).forward(module, x)
-            return plain
-        weight, bias = (module.weight if isinstance(module, Conv1D) else module.weight.t()), module.bias
+    def _forward(
+        self, slots: tuple[Slot, ...], name: str, layer: Any, factors: Factors, x: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute a layer together with the slots' adapters at it; x is (slots * rows, length, d_in)."""
+        weight, bias = (layer.weight if isinstance(layer, Conv1D) else layer.weight.t()), layer.bias
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         parts = (weight, bias, factors.down, factors.up, factors.scale)
-        packed = x.reshape(len(self._active), -1, x.shape[-1]).to(dtype)
+        packed = x.reshape(len(slots), -1, x.shape[-1]).to(dtype)
         cast = [part if part is None else part.to(dtype) for part in parts]
-        y: torch.Tensor = AdaptedLinear.apply(packed, *cast, self._dropout(packed, name))  # type: ignore[no-untyped-call]
+        y: torch.Tensor = AdaptedLinear.apply(packed, *cast, self._dropout(slots, name, packed))  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
-    def _dropout(self, x: torch.Tensor, name: str) -> torch.Tensor | None:
+    def _dropout(self, slots: tuple[Slot, ...], name: str, x: torch.Tensor) -> torch.Tensor | None:
         """Return dropout's factors for x (slots, rows * length, d_in), drawn as PyTorch draws them for a slot alone."""
-        rates = [slot.learner.workload.dropout for slot in self._active]
+        rates = [slot.learner.workload.dropout for slot in slots]
         if not (self._training and any(rates)):
             return None
         length = x.shape[1] // self.micro_batch
         masks = torch.ones(len(rates), self.micro_batch, length, x.shape[-1], dtype=x.dtype, device=x.device)
-        for mask, slot, rate in zip(masks, self._active, rates, strict=True):
+        for mask, slot, rate in zip(masks, slots, rates, strict=True):
             if name in slot.learner.adapter.factors:
                 # alone, the rows would be padded to their own longest and not to the pack's
                 own = x.new_empty(self.micro_batch, slot.length, x.shape[-1])

@@ -103,9 +103,7 @@ def packed(pack, chosen, steps=STEPS):
 
 @pytest.fixture
 def pack(model_folder, source):
-    pack = Pack(str(model_folder), source, "cpu", MICRO)
-    yield pack
-    pack.close()
+    return Pack(str(model_folder), source, "cpu", MICRO)
 
 
 def check_agreement(recorded, reference):

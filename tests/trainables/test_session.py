@@ -33,18 +33,11 @@ def spec(**config):
 @pytest.fixture(params=["solo", "packed"])
 def start(request):
     """How a session is made: the same assertions hold for both kinds."""
-    packs = []
-
-    def solo(workload, spec):
-        return SoloSession(workload, spec)
 
     def packed(workload, spec):
-        packs.append(Pack(workload.model, workload.data, "cpu", 2))
-        return Conductor(packs[-1]).admit(workload, spec)
+        return Conductor(Pack(workload.model, workload.data, "cpu", 2)).admit(workload, spec)
 
-    yield {"solo": solo, "packed": packed}[request.param]
-    for pack in packs:
-        pack.close()
+    return {"solo": SoloSession, "packed": packed}[request.param]
 
 
 @pytest.fixture
@@ -80,6 +73,7 @@ def test_a_closed_session_leaves_the_base_as_it_was(workload, start):
     after = base.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+    assert not any("forward" in vars(module) for module in base.modules())
 
 
 def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_path, start):
@@ -171,7 +165,6 @@ def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload):
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(life, trials))
-    pack.close()
     for own, alone in zip(found, expected, strict=True):
         assert own == pytest.approx(alone, abs=1e-5)
     assert conductor.slot_rounds == 4 * 8 * 2
@@ -187,4 +180,3 @@ def test_an_error_in_a_round_reaches_every_trial_in_it_and_leaves_the_pack_usabl
         with pytest.raises(ZeroDivisionError):
             session.train(1)
     assert session.train(1).step == 1
-    pack.close()
