@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tune test check
+.PHONY: tune test check bench
 
 .venv: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,3 +20,6 @@ check: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: .venv
+	$(BIN)/python -m benchmarks

@@ -1,5 +1,6 @@
 """Ratios of training passes, without a search around them: steady, floor, prefix."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,12 +34,14 @@ class Drill(Host):
 
 
 def steady(pairs: int, device: str) -> Ratio:
-    """Tokens a second of 16 trials: two warm hosts of 8 slots against two warm processes of P1."""
-    workload, trials, steps = replace(workloads.bundled(32), pack_size=8, epochs=20), workloads.configs(16), 4
+    """Tokens a second of 16 trials: warm hosts, a core each or the GPU, against warm processes of P1."""
+    trials, steps, cores = workloads.configs(16), 4, os.cpu_count() or 1
+    owners, rivals = (cores, cores) if device == "cpu" else (1, 4)
+    workload = replace(workloads.standard(device, 32), pack_size=len(trials) // owners, epochs=20)
     reference = [ray.put(workload)]
-    hosts = [ray.remote(Drill).options(num_cpus=0).remote(reference) for _ in range(2)]
-    ray.get([host.fill.remote(trials[n::2]) for n, host in enumerate(hosts)])
-    experts = [peers.Experts.options(num_cpus=0).remote() for _ in range(2)]
+    hosts = [_actor(Drill, device, owners).remote(reference) for _ in range(owners)]
+    ray.get([host.fill.remote(trials[n::owners]) for n, host in enumerate(hosts)])
+    experts = [_actor(peers.Experts, device, rivals).remote() for _ in range(rivals)]
 
     def ours() -> float:
         started = time.perf_counter()
@@ -47,7 +50,7 @@ def steady(pairs: int, device: str) -> Ratio:
 
     def theirs() -> float:
         started = time.perf_counter()
-        shares = [expert.train.remote(workload, trials[n::2], steps) for n, expert in enumerate(experts)]
+        shares = [expert.train.remote(workload, trials[n::rivals], steps) for n, expert in enumerate(experts)]
         return sum(ray.get(shares)) / (time.perf_counter() - started)
 
     try:
@@ -63,7 +66,7 @@ def floor(pairs: int, device: str) -> Ratio:
     """Time of the base alone over the time of a packed step on the same tokens, one thread."""
     torch.set_num_threads(1)
     steps = 4
-    pack, slots = _packed(replace(workloads.bundled(32), pack_size=SLOTS, epochs=20), workloads.configs(SLOTS))
+    pack, slots = _packed(replace(workloads.standard(device, 32), pack_size=SLOTS, epochs=20), workloads.configs(SLOTS))
 
     def alone() -> float:
         passes = []
@@ -91,13 +94,17 @@ class UpperHalf:
 def prefix(pairs: int, device: str) -> Ratio:
     """Tokens a second where the lower half of the blocks has rank 0, cached, against all blocks adapted."""
     torch.set_num_threads(1)
-    workload = replace(workloads.bundled(4), pack_size=SLOTS, epochs=200)
+    workload = replace(workloads.standard(device, 4), pack_size=SLOTS, epochs=200)
     configs = [{"strategy": "baseline", "learning_rate": 0.002, "seed": seed} for seed in range(SLOTS)]
     pack, everywhere = _packed(workload, configs)
     upper = [pack.admit(workload, replace(TrialSpec.from_config(config), allocator=UpperHalf())) for config in configs]
     _train(pack, everywhere, 2), _train(pack, upper, 4)  # an epoch fills the cache
     taken = interleaved(lambda: _train(pack, everywhere, 4), lambda: _train(pack, upper, 4), pairs)
     return Ratio("prefix", device, tuple(a / b for a, b in taken), 1.8)
+
+
+def _actor(kind: type, device: str, share: int) -> Any:
+    return ray.remote(kind).options(num_cpus=0, num_gpus=0.5 / share if device == "cuda" else 0)
 
 
 def _packed(workload: Workload, configs: list[dict[str, Any]]) -> tuple[Pack, list[Slot]]:

@@ -7,7 +7,6 @@ import time
 from functools import lru_cache
 from typing import Any
 
-import ray
 from ray import tune as ray_tune
 
 from benchmarks import workloads
@@ -26,21 +25,22 @@ def tutorial(config: dict[str, Any], workload: Workload) -> None:
 
     torch.set_num_threads(workload.threads)
     splits = workloads.splits(workload)
+    spec = TrialSpec.from_config(config)
     model = AutoModelForCausalLM.from_pretrained(resolve(workload.model), dtype=torch.float32)
+    torch.manual_seed(spec.seed)
     model = get_peft_model(model, LoraConfig(**workloads.lora(workload, config)))
 
     def collated(examples: list[Any]) -> dict[str, torch.Tensor]:
         batch = collate(examples, 0, "cpu")
         return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
 
-    spec = TrialSpec.from_config(config)
     order = batch_order(len(splits.train), workload.batch_size, workload.steps, spec.seed)
     arguments = TrainingArguments(
         output_dir=ray_tune.get_context().get_trial_dir(), max_steps=workload.steps, learning_rate=spec.learning_rate,
         per_device_train_batch_size=workload.batch_size, per_device_eval_batch_size=workload.batch_size,
         max_grad_norm=workload.clip_norm, weight_decay=0.0, lr_scheduler_type="linear", warmup_steps=1,
         train_sampling_strategy="sequential", remove_unused_columns=False, report_to=[], save_strategy="no",
-        disable_tqdm=True, use_cpu=workload.device == "cpu", seed=spec.seed,
+        disable_tqdm=True, use_cpu=workload.device == "cpu", bf16=workload.device == "cuda", seed=spec.seed,
     )  # fmt: skip
     trainer = Trainer(
         model=model, args=arguments, data_collator=collated, eval_dataset=list(splits.validation),
@@ -81,6 +81,7 @@ class Expert:
         torch.set_num_threads(workload.threads)
         base, self.splits = _loaded(workload.model, workload.data, workload.device)
         self.workload, spec = workload, TrialSpec.from_config(config)
+        torch.manual_seed(spec.seed)
         self.model = get_peft_model(base, LoraConfig(**workloads.lora(workload, config)))
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=0.0, fused=True)
@@ -136,7 +137,6 @@ def expert(config: dict[str, Any], workload: Workload) -> None:
         trial.close()
 
 
-@ray.remote(num_cpus=1)
 class Experts:
     """A warm process of P1: trains trials one after the other."""
 

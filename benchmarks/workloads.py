@@ -26,6 +26,21 @@ def bundled(steps: int, evaluated: int = 16) -> Workload:
     return replace(workload, evidence=measure(workload))
 
 
+def standard(device: str, steps: int) -> Workload:
+    """Return what is measured on a device: the bundled base on CPU, GPT-2 Medium on a GPU."""
+    if device == "cpu":
+        return bundled(steps)
+    workload = replace(gpt2_medium(steps), device=device)
+    return replace(workload, evidence=measure(workload))
+
+
+def nothing(device: str) -> Workload:
+    """Return trials of one step on one example, so that all they take is what every trial takes."""
+    workload = standard(device, 1)
+    source = replace(workload.data, train_examples=1, validation_examples=1, test_examples=1)
+    return replace(workload, data=source, batch_size=1)
+
+
 def configs(count: int) -> list[dict[str, Any]]:
     """Return Ray configurations: the strategies in turn, each with its known good choices, learning rates spread."""
     names = list(STRATEGIES)

@@ -10,14 +10,16 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from strategies import RankAllocation
+from strategies.base import Site
 from trainables.base_model import BaseModel
 from trainables.spec import TrialSpec, Workload
 
 ADAPTER = "default"
+WEIGHTS = "adapter_model.safetensors"
 
 
 class AllocationMismatch(RuntimeError):
@@ -72,20 +74,23 @@ class Adapter:
                     raise AllocationMismatch(f"{name}: {tuple(tensors[name].shape)} saved, {tuple(tensor.shape)} here")
                 tensor.copy_(tensors[name])
 
-    def copied(self) -> "Adapter":
-        """Return the same adapter with tensors of its own."""
-        own = {
-            name: (a.detach().clone().requires_grad_(), b.detach().clone().requires_grad_())
-            for name, (a, b) in self.factors.items()
-        }
-        return Adapter(self.config, own, self.scales)
+    @property
+    def applied(self) -> dict[str, tuple[int, float]]:
+        """Adapted site -> (rank of its tensors, scale in use)."""
+        return {name: (rank, self.scales[name]) for name, rank in self.ranks.items()}
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``PeftModel.from_pretrained`` loads."""
         folder.mkdir(parents=True, exist_ok=True)
         replace(self.config, inference_mode=True).save_pretrained(str(folder))
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors that ``Adapter.save`` wrote, under PEFT's names."""
+    tensors: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
+    return tensors
 
 
 def attach_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Any:
@@ -94,9 +99,43 @@ def attach_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Any:
     Raises:
         AllocationMismatch: As ``attach``.
     """
-    allocation = spec.allocation(base.sites, workload.budget, workload.evidence)
+    allocation, alphas = _plan(base, workload, spec)
     torch.manual_seed(spec.seed)
-    return attach(base.model, allocation, spec.alphas(allocation, base.sites, workload.scale), workload.dropout)
+    return attach(base.model, allocation, alphas, workload.dropout)
+
+
+def fresh_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Adapter:
+    """Return the same adapter as ``attach_planned``, apart from any model: PEFT takes 50 ms to wrap even a small one.
+
+    Raises:
+        AllocationMismatch: As ``attach``.
+    """
+    allocation, alphas = _plan(base, workload, spec)
+    torch.manual_seed(spec.seed)
+    factors = {
+        site.name: _fresh_factors(site, allocation.ranks[site.name], base.device)
+        for site in base.sites
+        if allocation.ranks[site.name]
+    }
+    config = lora_config(base.model, allocation, alphas, workload.dropout)
+    config.base_model_name_or_path = base.model.name_or_path or None
+    adapter = Adapter(config, factors, {name: alphas[name] / len(a) for name, (a, _) in factors.items()})
+    audit(adapter.applied, sum(tensor.numel() for tensor in adapter.parameters), allocation, alphas)
+    return adapter
+
+
+def _plan(base: BaseModel, workload: Workload, spec: TrialSpec) -> tuple[RankAllocation, dict[str, float]]:
+    allocation = spec.allocation(base.sites, workload.budget, workload.evidence)
+    return allocation, spec.alphas(allocation, base.sites, workload.scale)
+
+
+def _fresh_factors(site: Site, rank: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A and B as PEFT initialises them, after the same draws."""
+    a = torch.nn.Linear(site.d_in, rank, bias=False)
+    b = torch.nn.Linear(rank, site.d_out, bias=False)
+    torch.nn.init.kaiming_uniform_(a.weight, a=math.sqrt(5))
+    torch.nn.init.zeros_(b.weight)
+    return a.weight.detach().to(device).requires_grad_(), b.weight.detach().to(device).requires_grad_()
 
 
 def attach(
@@ -118,7 +157,8 @@ def attach(
     """
     model_with_adapter = peft.get_peft_model(model, lora_config(model, allocation, alphas, dropout))
     try:
-        audit(model_with_adapter, allocation, alphas)
+        trainable = sum(p.numel() for p in model_with_adapter.parameters() if p.requires_grad)
+        audit(read_back(model_with_adapter), trainable, allocation, alphas)
     except AllocationMismatch:
         model_with_adapter.unload()
         raise
@@ -134,32 +174,37 @@ def lora_config(
     one regex because a list would match by ending, too.
     """
     ranks = allocation.adapted
-    modules = dict(model.named_modules())
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         target_modules="|".join(map(re.escape, ranks)),
         rank_pattern={_anchored(name): rank for name, rank in ranks.items()},
         alpha_pattern={_anchored(name): alphas[name] for name in ranks},
-        fan_in_fan_out=all(isinstance(modules[name], Conv1D) for name in ranks),
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in ranks),
         lora_dropout=dropout,
     )
 
 
-def audit(model: Any, allocation: RankAllocation, alphas: Mapping[str, float]) -> None:
-    """Compare every adapter in ``model`` with the plan.
+def audit(
+    applied: Mapping[str, tuple[int, float]], trainable: int, allocation: RankAllocation, alphas: Mapping[str, float]
+) -> None:
+    """Compare what was built with the plan.
+
+    Args:
+        applied: Adapted site -> (rank, scale), read from the tensors and the scales in use.
+        trainable: Parameters that will be trained, counted.
+        allocation: Planned rank per site.
+        alphas: Planned alpha per adapted site.
 
     Raises:
         AllocationMismatch: Names the first site that differs, and how.
     """
     planned = allocation.adapted
-    found = read_back(model)
-    for name in planned.keys() | found.keys():
-        rank, scale = found.get(name, (0, 0.0))
+    for name in planned.keys() | applied.keys():
+        rank, scale = applied.get(name, (0, 0.0))
         if rank != planned.get(name, 0):
             raise AllocationMismatch(f"{name}: planned rank {planned.get(name, 0)}, applied rank {rank}")
         if not math.isclose(scale, alphas[name] / rank, rel_tol=1e-9):
             raise AllocationMismatch(f"{name}: planned scale {alphas[name] / rank}, applied scale {scale}")
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if trainable != allocation.params:
         raise AllocationMismatch(f"planned {allocation.params} trainable parameters, applied {trainable}")
 

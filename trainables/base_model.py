@@ -205,6 +205,7 @@ def separable_head(network: Any) -> bool:
     return torch.allclose(head(network.base_model(ids).last_hidden_state), network(ids).logits)
 
 
+@functools.lru_cache
 def identity(model: str) -> str:
     """Return a SHA-256 over a local model's files, or the id itself for a hub model."""
     location = Path(resolve(model))

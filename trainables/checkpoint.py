@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainables.adapters import Adapter
+from trainables.adapters import Adapter, load_weights
 
 STATE = "state.pt"
 META = "session.json"
@@ -42,9 +42,7 @@ def write(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     adapter.save(aside / "adapter")
-    # of a view, PyTorch would write all that it is a view of
-    weights = {name: tensor.detach().clone() for name, tensor in adapter.weights.items()}
-    torch.save({"optimizer": optimizer.state_dict(), "rng": rng, "weights": weights}, aside / STATE)
+    torch.save({"optimizer": optimizer.state_dict(), "rng": rng}, aside / STATE)
     values = {name: getattr(progress, name) for name in Progress.__slots__}
     (aside / META).write_text(json.dumps(values))
     shutil.rmtree(folder, ignore_errors=True)
@@ -65,4 +63,5 @@ def read(folder: Path, expected: Mapping[str, str]) -> tuple[Progress, dict[str,
     for name, value in expected.items():
         if getattr(progress, name) != value:
             raise ValueError(f"checkpoint {folder}: {name} is {getattr(progress, name)}, this session has {value}")
-    return progress, torch.load(folder / STATE, weights_only=True)
+    state = torch.load(folder / STATE, weights_only=True)
+    return progress, {**state, "weights": load_weights(folder / "adapter")}

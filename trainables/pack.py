@@ -81,17 +81,13 @@ class Pack:
     def admit(self, workload: Workload, spec: TrialSpec) -> Slot:
         """Make a slot for a trial; nothing of its neighbours changes.
 
-        PEFT builds and audits the adapter on the base; its tensors are taken over, and PEFT's layers taken off again.
-
         Raises:
-            AllocationMismatch: What PEFT built is not what was planned.
+            AllocationMismatch: What was built is not what was planned.
             ValueError: The batch size is no multiple of the pack's micro-batch.
         """
         if workload.batch_size % self.micro_batch:
             raise ValueError(f"batch size {workload.batch_size} is no multiple of the micro-batch {self.micro_batch}")
-        model = adapters.attach_planned(self.base, workload, spec)
-        adapter = adapters.read(model).copied()
-        adapters.detach(model)
+        adapter = adapters.fresh_planned(self.base, workload, spec)
         learner = Learner(workload, spec, self.base, adapter, len(self.splits.train))
         return Slot(learner, torch.Generator(self.device))
 

@@ -44,7 +44,7 @@ class Conductor:
         """Let a trial in between two rounds.
 
         Raises:
-            AllocationMismatch: What PEFT built is not what was planned.
+            AllocationMismatch: What was built is not what was planned.
         """
         with self._turn:
             self._turn.wait_for(lambda: not self._working)

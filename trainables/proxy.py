@@ -24,6 +24,31 @@ class Packing:
     workload: list[Any]
     hosts_per_node: int
 
+    def host(self, node: str, device: str) -> Any:
+        """Return a node's host for a device, ``cpuN`` or ``gpuN``; the first who asks starts it.
+
+        It takes no resources: its trials do.
+        """
+        from trainables.host import Host  # by reference: this process must not import torch
+
+        variables = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        if device.startswith("gpu"):
+            variables["CUDA_VISIBLE_DEVICES"] = device.removeprefix("gpu")
+        return (
+            ray.remote(Host)
+            .options(
+                name=f"{self.search}-{node}-{device}",
+                get_if_exists=True,
+                num_cpus=0,
+                num_gpus=0,
+                max_concurrency=THREADS,
+                lifetime="detached",
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+                runtime_env={"env_vars": variables},
+            )
+            .remote(self.workload)
+        )
+
 
 class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
     """Setup, step, save and load, each a call to the host."""
@@ -61,13 +86,13 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
         self._free()
 
     def _admit(self, checkpoint: str | None) -> None:
-        gpus = ray.get_gpu_ids()
+        node, gpus = ray.get_runtime_context().get_node_id(), ray.get_gpu_ids()
         if gpus:
-            self.host = self._host(f"gpu{gpus[0]}", {"CUDA_VISIBLE_DEVICES": str(gpus[0])})
+            self.host = self.packing.host(node, f"gpu{gpus[0]}")
         else:
-            self.usher = self._host("cpu0", {})
+            self.usher = self.packing.host(node, "cpu0")
             self.number = ray.get(self.usher.assign.remote(self.packing.hosts_per_node))
-            self.host = self._host(f"cpu{self.number}", {})
+            self.host = self.packing.host(node, f"cpu{self.number}")
         self.key = ray.get(self.host.admit.remote(self.config, checkpoint))
 
     def _free(self) -> None:
@@ -77,23 +102,3 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
         if self.number is not None:
             self.usher.leave.remote(self.number)
             self.number = None
-
-    def _host(self, device: str, environment: dict[str, str]) -> Any:
-        """Return this node's host for a device; the first who asks starts it. It takes no resources: its trials do."""
-        from trainables.host import Host  # by reference: this process must not import torch
-
-        node = ray.get_runtime_context().get_node_id()
-        return (
-            ray.remote(Host)
-            .options(
-                name=f"{self.packing.search}-{node}-{device}",
-                get_if_exists=True,
-                num_cpus=0,
-                num_gpus=0,
-                max_concurrency=THREADS,
-                lifetime="detached",
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-                runtime_env={"env_vars": {**environment, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}},
-            )
-            .remote(self.packing.workload)
-        )

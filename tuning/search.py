@@ -16,6 +16,7 @@ import optuna
 import ray
 from ray import tune as ray_tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
+from ray.tune.search import Searcher
 
 from analysis.rows import ResultRow
 from strategies.base import Evidence
@@ -146,17 +147,20 @@ class Outcome:
     study: optuna.Study | None
 
 
-def run(plan: SearchPlan, preflight: Preflight, listeners: Sequence[Listener]) -> Outcome:
+def run(
+    plan: SearchPlan, preflight: Preflight, listeners: Sequence[Listener], search: Searcher | None = None
+) -> Outcome:
     """Train all trials of a plan.
 
     ``plan.run_dir`` receives ``rows.jsonl``, a line as each trial ends, and ``ray/``, Ray's own files.
+
+    Args:
+        plan: The search.
+        preflight: The plan's, with evidence.
+        listeners: Hear what happens to trials.
+        search: What suggests configurations, if not what the plan says.
     """
-    workload = preflight.workload
-    search = (
-        FixedSearch(official_configs(plan))
-        if plan.official
-        else StudySearch(plan, functools.partial(_key, workload, preflight))
-    )
+    search, workload = search or searcher(plan, preflight), preflight.workload
     slots = plan.max_concurrent_trials or slots_of(plan, ray.cluster_resources())
     # Ray starts one trial after the other unless told how many may wait for their process at a time
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
@@ -194,6 +198,13 @@ def run(plan: SearchPlan, preflight: Preflight, listeners: Sequence[Listener]) -
     )
 
 
+def searcher(plan: SearchPlan, preflight: Preflight) -> Searcher:
+    """Return what suggests a plan's configurations."""
+    if plan.official:
+        return FixedSearch(official_configs(plan))
+    return StudySearch(plan, functools.partial(_key, preflight.workload, preflight))
+
+
 def _trainable(plan: SearchPlan, workload: Workload) -> Any:
     """Return the class of the trials, with what they share put into Ray's object store once."""
     if plan.isolation == "process":
@@ -201,6 +212,10 @@ def _trainable(plan: SearchPlan, workload: Workload) -> Any:
     cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     hosts = max(1, int(cpus // plan.cpus_per_trial))
     packing = Packing(search=str(plan.name), workload=[ray.put(workload)], hosts_per_node=hosts)
+    if plan.ray_address is None:  # every device is ours: they can load the base while the trials' processes start
+        node, kind = ray.nodes()[0]["NodeID"], "gpu" if plan.gpus_per_trial else "cpu"
+        for number in range(int(ray.cluster_resources()["GPU"]) if plan.gpus_per_trial else hosts):
+            packing.host(node, f"{kind}{number}")
     return ray_tune.with_parameters(PackedTrainable, packing=packing)
 
 

@@ -9,7 +9,9 @@ import torch
 from strategies import RankBudget, allocate
 from strategies.linear_decay import LinearDecay
 from trainables import adapters
-from trainables.base_model import sites_of
+from trainables.base_model import BaseModel, sites_of
+from trainables.data import DataSource
+from trainables.spec import TrialSpec, Workload
 
 
 def planned(model, rank=3, slope=1.0):
@@ -96,4 +98,35 @@ def test_a_site_adapted_without_a_plan_is_caught(model):
     name = next(iter(allocation.adapted))
     fewer = dataclasses.replace(allocation, ranks={**allocation.ranks, name: 0})
     with pytest.raises(adapters.AllocationMismatch, match="planned rank 0"):
-        adapters.audit(wrapped, fewer, alphas)
+        adapters.audit(adapters.read_back(wrapped), allocation.params, fewer, alphas)
+
+
+@pytest.fixture
+def base(model, tiny_tokenizer):
+    return BaseModel(model, tiny_tokenizer, sites_of(model), 0, "cpu", True)
+
+
+@pytest.fixture
+def workload(base):
+    return Workload("any", DataSource(), RankBudget.like_uniform(3, base.sites), 1.0, 4, 1, scale=2.0, dropout=0.1)
+
+
+TRIAL = TrialSpec("linear_decay", LinearDecay(1.0), learning_rate=0.01, scaling="alpha/r", seed=5)
+
+
+def test_an_adapter_made_apart_from_the_model_is_the_one_that_peft_makes(base, workload):
+    fresh = adapters.fresh_planned(base, workload, TRIAL)
+    wrapped = adapters.attach_planned(base, workload, TRIAL)
+    made = adapters.read(wrapped)
+    assert list(fresh.weights) == list(made.weights)
+    assert all(torch.equal(fresh.weights[name], tensor) for name, tensor in made.weights.items())
+    assert all(tensor.requires_grad for tensor in fresh.parameters)
+    assert fresh.scales == made.scales
+    assert fresh.config.to_dict() == made.config.to_dict()
+
+
+def test_an_adapter_made_apart_from_the_model_is_audited(base, workload, monkeypatch):
+    honest = adapters._fresh_factors
+    monkeypatch.setattr(adapters, "_fresh_factors", lambda site, rank, device: honest(site, rank + 1, device))
+    with pytest.raises(adapters.AllocationMismatch, match="planned rank"):
+        adapters.fresh_planned(base, workload, TRIAL)

@@ -1,0 +1,60 @@
+"""How much memory trials take while they run."""
+
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import psutil
+import torch
+
+EVERY_SECONDS = 0.2
+RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+
+class Meter:
+    """Within, the largest sum of the memory of Ray's processes that do something, in bytes; on a GPU, of the device.
+
+    On CPU it is proportional set size: a page that several processes share is counted once in all. Linux only.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.peak, self._in_use = 0, _gpu_bytes if device == "cuda" else _process_bytes
+        self._done, self._thread = threading.Event(), threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Self:
+        while self._in_use is _process_bytes and _process_bytes():  # of an earlier search, about to end
+            time.sleep(EVERY_SECONDS)
+        self._before = self._in_use()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(EVERY_SECONDS):
+            self.peak = max(self.peak, self._in_use() - self._before)
+
+
+def _process_bytes() -> int:
+    total = 0
+    for process in psutil.process_iter():
+        try:
+            title = process.cmdline()
+            if title and title[0].startswith("ray::") and not title[0].startswith(RAYS_OWN):
+                total += process.memory_full_info().pss
+        except psutil.Error:  # it has just ended
+            continue
+    return total
+
+
+def _gpu_bytes() -> int:
+    free, total = torch.cuda.mem_get_info()
+    return total - free

@@ -1,0 +1,174 @@
+"""Ratios of whole searches: sweeps of short trials, a trial's fixed cost, memory, and what the 200th trial costs."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+from ray import tune as ray_tune
+
+from analysis.rows import ResultRow
+from benchmarks import peers, workloads
+from benchmarks.memory import Meter
+from benchmarks.pairs import Ratio, interleaved
+from trainables import base_model
+from trainables.spec import Workload
+from tuning import search
+from tuning.fixed import FixedSearch
+from tuning.plan import SearchPlan
+from tuning.preflight import Preflight
+
+TRIALS, STEPS = 32, 5
+CONCURRENCIES = (1, 2, 4, 8)
+
+
+class Clock(ray_tune.Callback):  # type: ignore[misc]
+    """Notes when each trial ends, whether it hears it from Ray or from a search of ours."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
+        """Not of interest."""
+
+    def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Not of interest."""
+
+    def ended(self, row: ResultRow) -> None:
+        if row.status != "finished":
+            raise RuntimeError(f"{row.experiment_name}: {row.status} {row.error}")
+        self.ends.append(time.perf_counter())
+
+    def each(self, first: int, last: int) -> float:
+        """Return the seconds that each trial from one to another costs."""
+        return (self.ends[last] - self.ends[first]) / (last - first)
+
+
+def ours(workload: Workload, configs: list[dict[str, Any]], **choices: Any) -> Clock:
+    """Run a search of ours over given configurations, or over what Optuna suggests if there are none."""
+    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+        plan = SearchPlan(
+            model=workload.model, scheduler="fifo", reports=1, num_samples=choices.pop("num_samples", len(configs)),
+            gpus_per_trial=1 / 16 if workload.device == "cuda" else 0, runs_dir=folder, name="sweep",
+            **{"isolation": "packed", **choices},
+        )  # fmt: skip
+        shared = replace(
+            workload,
+            pack_size=plan.trials_per_pack,
+            threads=max(1, int(plan.cpus_per_trial)),
+            evidence=workload.evidence,
+        )
+        clock = Clock()
+        known = Preflight(base_model.shape_of(workload.model), shared, "", {})
+        search.run(plan, known, [clock], FixedSearch(configs) if configs else None)
+    return clock
+
+
+def peer(
+    function: Any, workload: Workload, configs: list[dict[str, Any]], concurrent: int, reuse_actors: bool | None = None
+) -> Clock:
+    """Run a sweep of P0, or with ``reuse_actors`` of P1."""
+    clock, share = Clock(), min(1.0, (os.cpu_count() or 1) / concurrent)
+    gpu = 1 / concurrent if workload.device == "cuda" else 0
+    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+        results = ray_tune.Tuner(
+            ray_tune.with_resources(ray_tune.with_parameters(function, workload=workload), {"cpu": share, "gpu": gpu}),
+            tune_config=ray_tune.TuneConfig(
+                num_samples=len(configs),
+                search_alg=FixedSearch(configs),
+                max_concurrent_trials=concurrent,
+                reuse_actors=reuse_actors,
+            ),
+            run_config=ray_tune.RunConfig(storage_path=folder, verbose=0, callbacks=[clock]),
+        ).fit()
+    if results.errors:
+        raise RuntimeError(f"{len(results.errors)} trials of {function.__name__} failed: {results.errors[0]}")
+    return clock
+
+
+def _experts(workload: Workload, configs: list[dict[str, Any]], concurrent: int) -> Clock:
+    return peer(peers.expert, workload, configs, concurrent, reuse_actors=True)
+
+
+def timed(sweep: Callable[[], Clock]) -> float:
+    """Return the seconds from the start of a sweep to its end."""
+    started = time.perf_counter()
+    sweep()
+    return time.perf_counter() - started
+
+
+@lru_cache
+def best_concurrency(device: str) -> int:
+    """Return the number of concurrent trials that suits P1 best here."""
+    workload, configs = workloads.standard(device, STEPS), workloads.configs(16)
+    taken = {count: timed(partial(_experts, workload, configs, count)) for count in CONCURRENCIES}
+    print("P1, 16 trials:", ", ".join(f"{count} at once {seconds:.0f} s" for count, seconds in taken.items()))
+    return min(taken, key=lambda count: taken[count])
+
+
+def sweep_vs_p0(pairs: int, device: str) -> Ratio:
+    """Time of 32 short trials: P0 / ours."""
+    workload, configs = workloads.standard(device, STEPS), workloads.configs(TRIALS)
+    cores = os.cpu_count() or 1
+    taken = interleaved(
+        lambda: timed(lambda: peer(peers.tutorial, workload, configs, cores)),
+        lambda: timed(lambda: ours(workload, configs)),
+        pairs,
+    )
+    return Ratio("sweep_vs_p0", device, tuple(a / b for a, b in taken), 5 if device == "cpu" else 10)
+
+
+def sweep_vs_p1(pairs: int, device: str) -> Ratio:
+    """Time of 32 short trials: P1, at its best concurrency, / ours."""
+    workload, configs, count = workloads.standard(device, STEPS), workloads.configs(TRIALS), best_concurrency(device)
+    taken = interleaved(
+        lambda: timed(partial(_experts, workload, configs, count)),
+        lambda: timed(lambda: ours(workload, configs)),
+        pairs,
+    )
+    return Ratio("sweep_vs_p1", device, tuple(a / b for a, b in taken), 1.5 if device == "cpu" else 4)
+
+
+def fixed_cost_vs_p0(pairs: int, device: str) -> Ratio:
+    """What each further trial costs if it trains on next to nothing: P0 / ours."""
+    workload, cores = workloads.nothing(device), os.cpu_count() or 1
+    taken = interleaved(
+        lambda: peer(peers.tutorial, workload, workloads.configs(12), cores).each(cores, 11),
+        lambda: ours(workload, workloads.configs(48)).each(4, 47),
+        pairs,
+    )
+    return Ratio("fixed_cost_vs_p0", device, tuple(a / b for a, b in taken), 20)
+
+
+def scaling(pairs: int, device: str) -> Ratio:
+    """What a trial costs after 200 of a search with Optuna, against after 20."""
+    workload = workloads.nothing(device)
+    ratios = []
+    for _ in range(pairs):
+        clock = ours(workload, [], num_samples=200)
+        ratios.append(clock.each(179, 199) / clock.each(4, 24))
+    return Ratio("scaling", device, tuple(ratios), 1.1, at_most=True)
+
+
+def memory(pairs: int, device: str) -> Ratio:
+    """Peak memory of the processes of 8 trials that run at once: each alone / packed."""
+    workload, configs = workloads.standard(device, STEPS), workloads.configs(8)
+    cores = os.cpu_count() or 1
+
+    def peak(**choices: Any) -> float:
+        with Meter(device) as meter:
+            ours(workload, configs, max_concurrent_trials=8, **choices)
+        return meter.peak
+
+    taken = interleaved(
+        lambda: peak(isolation="process", cpus_per_trial=cores / 8),
+        lambda: peak(pack_size=8, cpus_per_trial=cores),
+        pairs,
+    )
+    return Ratio("memory", device, tuple(a / b for a, b in taken), 4 if device == "cpu" else 5)
