@@ -23,13 +23,15 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
 ) -> None:
     if (run_dir is None) == (rows is None):
         raise ValueError("give either RUN_DIR or --rows FILE")
+    facts: dict[str, Any] = {}
     if run_dir is not None:
+        facts = _read_facts(run_dir / "facts.json")
         plan = _read_plan(run_dir / "plan.json")
         rows, output = run_dir / "rows.jsonl", output or run_dir / "report.md"
         dataset_size, epochs = dataset_size or plan.get("train_examples"), epochs or plan.get("epochs")
     if rows is None or output is None:
         raise ValueError("--output: say where the report goes")
-    header = ReportHeader(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}", dataset_size, epochs)
+    header = ReportHeader(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}", dataset_size, epochs, **facts)
     text = render(read_rows(rows), header)
     if not output.parent.is_dir():
         raise ValueError(f"--output {output}: its folder does not exist")
@@ -43,6 +45,15 @@ def _read_plan(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no plan that can be read; RUN_DIR must be the folder of a run ({error})") from error
     return {key: plan[key] for key in ("train_examples", "epochs") if plan.get(key) is not None}
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """Return what the header takes from a run's facts; nothing if they are not there."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {key: facts[key] for key in ("engine", "resource_events") if key in facts}
 
 
 def main() -> int:

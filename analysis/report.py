@@ -18,11 +18,15 @@ class ReportHeader:
         generated: Date and time, as printed.
         dataset_size: Training examples.
         epochs: Passes over them.
+        engine: How the trials were trained.
+        resource_events: What memory did not allow.
     """
 
     generated: str
     dataset_size: int | None = None
     epochs: float | None = None
+    engine: str | None = None
+    resource_events: Sequence[str] = ()
 
 
 def render(rows: Sequence[ResultRow], header: ReportHeader) -> str:
@@ -35,7 +39,7 @@ def render(rows: Sequence[ResultRow], header: ReportHeader) -> str:
         *_details(rows),
         *findings.key_findings(rows),
         *winner.section(rows),
-        *_trials(rows),
+        *_trials(rows, header),
     ]
     return "\n".join(sections).rstrip("\n") + "\n"
 
@@ -102,9 +106,11 @@ def _details(rows: Sequence[ResultRow]) -> list[str]:
     return ["## Detailed Results", "", table[columns].to_markdown(index=False), ""]
 
 
-def _trials(rows: Sequence[ResultRow]) -> list[str]:
+def _trials(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
     counts = Counter(row.status for row in rows)
-    lines = ["## Trials", "", *(f"- **{status}:** {count}" for status, count in sorted(counts.items())), ""]
+    lines = ["## Trials", "", *(f"- **{status}:** {count}" for status, count in sorted(counts.items()))]
+    lines += [f"- **Engine:** {header.engine}"] if header.engine else []
+    lines += [*(f"- **Resource event:** {event}" for event in header.resource_events), ""]
     bad = [row for row in rows if row.status in {"diverged", "failed"}]
     if bad:
         lines += ["### Diverged and failed, with causes", ""]

@@ -1,5 +1,6 @@
 """The process that owns a frozen base and trains the trials of a device together."""
 
+import json
 import threading
 import uuid
 from pathlib import Path
@@ -64,10 +65,11 @@ class Host:
         return key
 
     def step(self, key: str) -> dict[str, Any]:
-        """Train a trial to its next report."""
+        """Train a trial to its next report; the report tells, as JSON, of memory that did not suffice."""
         from trainables.session import next_report
 
-        return next_report(self.sessions[key])
+        report = next_report(self.sessions[key])
+        return {**report, "resource_events": json.dumps(self.conductor.pack.resource_events)}
 
     def save(self, key: str, checkpoint: str) -> None:
         """Write a trial's state."""

@@ -1,8 +1,9 @@
 """Many trials over one frozen base: one forward and backward over all their batches, everything else their own."""
 
 import functools
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,9 +41,14 @@ class Slot:
     micro: int = 0
     loss: float = 0.0
     length: int = 0
-    failure: Diverged | None = None
+    failure: Exception | None = None
     trained_loss: float = 0.0
     trained_seconds: float = 0.0
+
+    def begin_again(self) -> None:
+        """Forget what has been done of the current optimizer step."""
+        self.micro, self.loss = 0, 0.0
+        self.learner.optimizer.zero_grad(set_to_none=False)
 
     @property
     def prefix(self) -> int:
@@ -68,6 +74,8 @@ class Pack:
         data: What the trials read.
         device: ``cpu`` or ``cuda``.
         micro_batch: Rows of a trial in one pass; every trial's batch size must be a multiple of it.
+
+    ``room`` is how many trials fit into one pass, as far as is known, and ``resource_events`` how it became known.
     """
 
     def __init__(self, model: str, data: DataSource, device: str, micro_batch: int) -> None:
@@ -75,6 +83,8 @@ class Pack:
         self.splits: Splits = load_splits(data, model)
         self.device, self.micro_batch = device, micro_batch
         self.prefix = FrozenPrefix(self.base.model, self.base.sites, self.base.pad_id, device)
+        self.room = sys.maxsize
+        self.resource_events: list[str] = []
         self._stacks: dict[tuple[Slot, ...], Stack] = {}
         self._training = False
 
@@ -94,15 +104,44 @@ class Pack:
     def step(self, slots: Sequence[Slot]) -> None:
         """Do one micro-batch of each slot; those whose batch is full take their optimizer step.
 
-        A slot whose loss or gradient is not finite gets a ``failure`` and is otherwise left as it was.
+        A slot whose loss or gradient is not finite, or for which memory does not suffice, gets a ``failure`` and is
+        otherwise left as it was.
         """
         for group in self._by_prefix(slots):
-            self._step(group)
+            self._together(group, self._step)
+
+    def _together(self, slots: Sequence[Slot], work: Callable[[Sequence[Slot]], None]) -> None:
+        """Do some work for slots in one pass, or in as many as memory makes necessary, now and later."""
+        left = list(slots)
+        while left:
+            part = left[: self.room]
+            try:
+                work(part)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                part = self._relieve(part, error)
+            left = left[len(part) :]
+
+    def _relieve(self, slots: list[Slot], error: RuntimeError) -> list[Slot]:
+        """Make passes smaller after one for which memory did not suffice; return the slots that are given up."""
+        for slot in slots:
+            slot.begin_again()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        if len(slots) == 1:
+            slots[0].failure = error.with_traceback(None)  # its frames would keep the memory
+            return slots
+        self.room = len(slots) // 2
+        event = f"out of memory with {len(slots)} trials in a pass; at most {self.room} since"
+        self.resource_events.append(event)
+        return []
 
     def _step(self, slots: Sequence[Slot]) -> None:
         started = time.perf_counter()
         for slot in slots:
-            slot.generator.set_state(slot.learner.rng)
+            if slot.micro == 0:
+                slot.generator.set_state(slot.learner.rng)
         rows = [self._micro_batch(slot) for slot in slots]
         for slot, group in zip(slots, rows, strict=True):
             slot.length = max(len(example.input_ids) for example in group)
@@ -112,7 +151,6 @@ class Pack:
         # a sum of per-trial means: each trial's gradient is what it would be alone
         (losses / torch.tensor(tokens, device=self.device)).sum().backward()  # type: ignore[no-untyped-call]
         for slot, loss, count in zip(slots, losses.tolist(), tokens, strict=True):
-            slot.learner.rng = slot.generator.get_state()
             slot.micro, slot.loss = slot.micro + 1, slot.loss + loss
             if slot.micro * self.micro_batch == len(slot.examples):
                 self._advance(slot, count)
@@ -122,12 +160,12 @@ class Pack:
             slot.learner.seconds += share
 
     @torch.inference_mode()
-    def evaluate(self, slots: Sequence[Slot], split: str) -> list[float]:
-        """Return each slot's mean loss per learned token on a split."""
+    def evaluate(self, slots: Sequence[Slot], split: str) -> list[float | None]:
+        """Return each slot's mean loss per learned token on a split; None if memory does not suffice for it."""
         losses: dict[Slot, float] = {}
         for group in self._by_prefix(slots):
-            losses |= dict(zip(group, self._evaluate(group, split), strict=True))
-        return [losses[slot] for slot in slots]
+            self._together(group, lambda part: losses.update(zip(part, self._evaluate(part, split), strict=True)))
+        return [losses.get(slot) for slot in slots]
 
     def _evaluate(self, slots: Sequence[Slot], split: str) -> list[float]:
         started = time.perf_counter()
@@ -154,6 +192,7 @@ class Pack:
         return [self.splits.train[index] for index in slot.examples[start : start + self.micro_batch]]
 
     def _advance(self, slot: Slot, tokens: int) -> None:
+        slot.learner.rng = slot.generator.get_state()
         try:
             slot.learner.advance(slot.loss, tokens)
             slot.trained_loss += slot.loss
@@ -216,3 +255,7 @@ class Pack:
                 own = x.new_empty(self.micro_batch, slot.length, x.shape[-1])
                 mask[:, : slot.length] = own.bernoulli_(1 - rate, generator=slot.generator).div_(1 - rate)
         return masks.flatten(1, 2)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # the latter on CPU

@@ -45,6 +45,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         self.path, self.listeners = path, listeners
         self.rows: dict[str, ResultRow] = {}
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
+        self.resource_events: dict[str, None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave everything out: Ray pickles callbacks into its snapshot, and rows have a file of their own."""
@@ -63,6 +64,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         """Pass a report on."""
         report = {name: _finite(result.get(name)) for name in HISTORY}
         self.history[trial.trial_id][result["step"]] = report  # a restarted trial may report a step twice
+        self.resource_events |= dict.fromkeys(json.loads(result.get("resource_events") or "[]"))
         self._tell("reported", trial.trial_id, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -5,7 +5,8 @@ import importlib.metadata
 import json
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import click
 
@@ -28,12 +29,18 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was found out about a plan, saved beside it as ``facts.json``."""
+    """What was found out about a plan, saved beside it as ``facts.json``; resource events at the end."""
 
     base_params: int
     budget_params: int
     command: str
     versions: dict[str, str]
+    engine: str
+    resource_events: tuple[str, ...] = ()
+
+    def save(self, folder: Path) -> None:
+        """Write the file."""
+        (folder / "facts.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
 def checked(plan: SearchPlan) -> preflight.Preflight:
@@ -89,11 +96,11 @@ def search(plan: SearchPlan) -> int:
 def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
     plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
-    facts = Facts(known.shape.params, known.workload.budget.params, shlex.join(sys.argv), versions)
+    facts = Facts(known.shape.params, known.workload.budget.params, shlex.join(sys.argv), versions, plan.engine)
     saved = plan.model_dump(mode="json")
     plan.run_dir.mkdir(parents=True)
     (plan.run_dir / "plan.json").write_text(json.dumps(saved, indent=2) + "\n")
-    (plan.run_dir / "facts.json").write_text(json.dumps(asdict(facts), indent=2) + "\n")
+    facts.save(plan.run_dir)
     if known.workload.evidence:
         (plan.run_dir / "evidence.json").write_text(json.dumps(known.workload.evidence, indent=1) + "\n")
     sink = tracking.Sink(plan.run_dir, summary.tracking_uri(plan), summary.artifact_uri(plan))
@@ -105,8 +112,9 @@ def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
     sink.put("dataset", tracking.PARENT, name=plan.dataset, digest=known.corpus_sha256)
     with Progress(plan.trials) as progress:
         outcome = tuner.run(plan, known, (progress, tracking.Tracking(sink)))
-    rows = outcome.rows
-    _write_report(plan, rows)
+    rows, facts = outcome.rows, replace(facts, resource_events=outcome.resource_events)
+    facts.save(plan.run_dir)
+    _write_report(plan, facts, rows)
     if outcome.study is not None:
         mirror(outcome.study, str(plan.run_dir / "optuna.journal"), plan.run_dir.name)
     artifacts.write(plan.run_dir, rows, outcome.adapters)
@@ -119,12 +127,13 @@ def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
     return SOME_FAILED if any(row.status == "failed" for row in rows) else OK
 
 
-def _write_report(plan: SearchPlan, rows: list[ResultRow]) -> None:
+def _write_report(plan: SearchPlan, facts: Facts, rows: list[ResultRow]) -> None:
     write_rows(rows, plan.run_dir / "rows.jsonl")
     write_rows(rows, plan.run_dir / "rows.csv")
     header = report.ReportHeader(
-        generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}", dataset_size=plan.train_examples, epochs=plan.epochs
-    )
+        generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}", dataset_size=plan.train_examples, epochs=plan.epochs,
+        engine=facts.engine, resource_events=facts.resource_events,
+    )  # fmt: skip
     (plan.run_dir / "report.md").write_text(report.render(rows, header), encoding="utf-8")
 
 

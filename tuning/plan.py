@@ -121,6 +121,13 @@ class SearchPlan(BaseModel):
         return self.pack_size or (max(1, round(1 / self.gpus_per_trial)) if self.gpus_per_trial else 2)
 
     @property
+    def engine(self) -> str:
+        """How trials are trained, in words."""
+        if self.isolation == "process":
+            return "process, a model for each trial"
+        return f"packed, up to {self.trials_per_pack} trials over one frozen base"
+
+    @property
     def trial_resources(self) -> dict[str, float]:
         """What one trial takes of Ray's CPUs and GPUs; a pack's process takes nothing besides."""
         return {"cpu": self.cpus_per_trial / self.trials_per_pack, "gpu": self.gpus_per_trial}

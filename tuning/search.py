@@ -140,11 +140,13 @@ class Outcome:
         rows: One per trial, in the order in which they were made.
         adapters: Trial id -> folder of its last adapter.
         study: Optuna's study; None if nothing was searched.
+        resource_events: What memory did not allow; no trial is the worse for it.
     """
 
     rows: list[ResultRow]
     adapters: dict[str, Path]
     study: optuna.Study | None
+    resource_events: tuple[str, ...]
 
 
 def run(
@@ -195,6 +197,7 @@ def run(
         rows=list(harvest.rows.values()),
         adapters=adapters,
         study=search.study if isinstance(search, StudySearch) else None,
+        resource_events=tuple(harvest.resource_events),
     )
 
 

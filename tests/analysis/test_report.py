@@ -163,3 +163,13 @@ def test_a_broken_line_is_named_by_number(tmp_path):
 def test_the_heatmap_is_a_picture(tmp_path):
     rank_heatmap(RANKS, "ranks", tmp_path / "ranks.png")
     assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_of_a_run_says_which_engine_trained_and_what_did_not_fit(tmp_path):
+    write_rows([row("a")], tmp_path / "rows.jsonl")
+    (tmp_path / "plan.json").write_text(json.dumps({"train_examples": 8}))
+    (tmp_path / "facts.json").write_text(json.dumps({"engine": "packed, 4 at once", "resource_events": ["4 was much"]}))
+    done = command(tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "report.md").read_text()
+    assert "- **Engine:** packed, 4 at once\n- **Resource event:** 4 was much\n" in report

@@ -62,6 +62,14 @@ def test_a_trial_that_failed_before_it_started_is_a_row_with_its_cause(tmp_path)
     assert row.ranks is row.final_eval_loss is row.tokens is None
 
 
+def test_resource_events_are_kept_once_each_and_say_nothing_about_the_trial(tmp_path):
+    harvest = Harvest(tmp_path / "rows.jsonl")
+    events = [json.dumps(["8 did not fit"]), json.dumps(["8 did not fit", "4 did not fit"])]
+    row = run(harvest, *({**REPORT, "resource_events": found} for found in (*events, None)))
+    assert list(harvest.resource_events) == ["8 did not fit", "4 did not fit"]
+    assert (row.status, row.error) == ("finished", None)
+
+
 def test_a_loss_too_large_for_a_perplexity_has_none():
     row = row_from("t1", CONFIG, {**REPORT, "eval_loss": 1e4}, ())
     assert (row.final_eval_loss, row.final_perplexity) == (1e4, None)

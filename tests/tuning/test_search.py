@@ -66,6 +66,7 @@ def test_the_plan_is_saved_with_what_was_found_out(finished):
     assert facts["budget_params"] == 1024
     assert "--num-samples 8" in facts["command"]
     assert facts["versions"]["ray"] == ray.__version__
+    assert f"- **Engine:** {facts['engine']}\n" in (finished[1] / "report.md").read_text()
 
 
 def test_the_journal_has_every_trial_and_its_true_end(finished):
