@@ -147,11 +147,10 @@ def fixed_cost_vs_p0(pairs: int, device: str) -> Ratio:
 
 
 def scaling(pairs: int, device: str) -> Ratio:
-    """What a trial costs after 200 of a search with Optuna, against after 20."""
-    workload = workloads.nothing(device)
+    """What a short trial costs after 200 of a search with Optuna, against after 20."""
     ratios = []
     for _ in range(pairs):
-        clock = ours(workload, [], num_samples=200)
+        clock = ours(workloads.standard(device, STEPS), [], num_samples=200)
         ratios.append(clock.each(179, 199) / clock.each(4, 24))
     return Ratio("scaling", device, tuple(ratios), 1.1, at_most=True)
 

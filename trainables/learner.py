@@ -123,7 +123,7 @@ class Learner:
             eval_loss=eval_loss,
             seconds=self.seconds,
             tokens_per_second=tokens / trained_seconds if tokens else None,
-            peak_bytes=_peak_bytes(self.device),
+            peak_bytes=peak_bytes(self.device),
         )
 
     def diverged(self, what: str, *values: float) -> Diverged:
@@ -155,7 +155,8 @@ class Learner:
         return {"base": identity(self.workload.model), "allocation": allocation.digest}
 
 
-def _peak_bytes(device: str) -> int:
+def peak_bytes(device: str) -> int:
+    """Return the most memory that this process has had: of the GPU, or resident."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     import resource

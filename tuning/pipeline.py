@@ -86,7 +86,7 @@ def search(plan: SearchPlan) -> int:
             click.echo(f"Ray dashboard, while this search runs: http://{dashboard}")
             if gpus := tuner.unused_gpus(named):
                 click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
-            return _run(named, tuner.with_evidence(named, known), dashboard)
+            return _run(*tuner.measured(named, known), dashboard)
     except ValueError as error:
         if not named.run_dir.exists():
             raise Unusable(str(error)) from error

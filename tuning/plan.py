@@ -58,13 +58,15 @@ class SearchPlan(BaseModel):
     clip_norm: Positive = Field(1.0, description="Largest gradient norm")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the search, the adapters and the data order")
     isolation: Literal["process", "packed"] = Field(
-        "process", description="`process`: a model for each trial; `packed`: trials of a device share one base"
+        "packed", description="`packed`: trials of a device share one base; `process`: a model for each trial"
     )
     pack_size: Count | None = Field(
-        None, description="Trials that share a base (default: 2 on CPU, 1 / GPUs per trial on a GPU)"
+        None, description="Trials that share a base (default: 2 on CPU; on a GPU what fits, measured, at most 16)"
     )
     cpus_per_trial: Positive = Field(1.0, description="CPUs per trial, or of a pack; PyTorch gets as many threads")
-    gpus_per_trial: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs per trial, fractions allowed")
+    gpus_per_trial: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="GPUs per trial, fractions allowed; packed, 1 is a GPU for each pack"
+    )
     max_concurrent_trials: Count | None = Field(None, description="Trials at once (default: what the resources allow)")
     max_failures: Annotated[int, Field(ge=0)] = Field(2, description="Restarts of a trial whose process dies")
     ray_address: str | None = Field(None, description="Ray to join (default: start one for this search)")
@@ -94,10 +96,13 @@ class SearchPlan(BaseModel):
         if self.budget is not None and self.budget_rank is not None:
             raise ValueError("--budget and --budget-rank are two ways to say one thing; give one")
         self.data_source()
-        if self.pack_size and self.gpus_per_trial and abs(self.pack_size * self.gpus_per_trial - 1) > 0.01:
+        if self.isolation == "packed" and self.gpus_per_trial > 1:
+            raise ValueError(f"--gpus-per-trial {self.gpus_per_trial:g}: a pack trains on one GPU; give at most 1")
+        share = self.gpus_per_trial if 0 < self.gpus_per_trial < 1 else None
+        if self.pack_size and share and abs(self.pack_size * share - 1) > 0.01:
             raise ValueError(
-                f"--pack-size {self.pack_size} with --gpus-per-trial {self.gpus_per_trial:g}: a pack fills one GPU, "
-                f"so their product must be 1; give one of them"
+                f"--pack-size {self.pack_size} with --gpus-per-trial {share:g}: a pack fills one GPU, so their product "
+                f"must be 1; give one of them"
             )
         return self
 
@@ -112,6 +117,11 @@ class SearchPlan(BaseModel):
     def trials(self) -> int:
         """How many trials are trained."""
         return len(OFFICIAL) if self.official else self.num_samples
+
+    @property
+    def pack_size_is_open(self) -> bool:
+        """Whether the number of trials that share a GPU is to be measured."""
+        return self.isolation == "packed" and self.pack_size is None and self.gpus_per_trial == 1
 
     @property
     def trials_per_pack(self) -> int:
@@ -130,7 +140,11 @@ class SearchPlan(BaseModel):
     @property
     def trial_resources(self) -> dict[str, float]:
         """What one trial takes of Ray's CPUs and GPUs; a pack's process takes nothing besides."""
-        return {"cpu": self.cpus_per_trial / self.trials_per_pack, "gpu": self.gpus_per_trial}
+        together = self.trials_per_pack
+        return {
+            "cpu": self.cpus_per_trial / together,
+            "gpu": self.gpus_per_trial / (together if self.gpus_per_trial == 1 else 1),
+        }
 
     @property
     def run_dir(self) -> Path:

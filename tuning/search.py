@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from analysis.rows import ResultRow
 from strategies.base import Evidence
-from trainables import evidence
+from trainables import evidence, footprint
 from trainables.proxy import PackedTrainable, Packing
 from trainables.spec import TrialSpec, Workload
 from trainables.trainable import LoraTrainable
@@ -92,21 +92,24 @@ def slots_of(plan: SearchPlan, found: dict[str, float]) -> int:
     return max(1, math.floor(min(found.get(k.upper(), 0) / n for k, n in wanted.items() if n) + 1e-6))
 
 
-def with_evidence(plan: SearchPlan, preflight: Preflight) -> Preflight:
-    """Add what strategies score from, if any of them needs it.
+def measured(plan: SearchPlan, preflight: Preflight) -> tuple[SearchPlan, Preflight]:
+    """Add what only measuring tells: how many trials share a GPU, and what strategies score from.
 
     Raises:
         ValueError: The base model does not load, or cannot be measured.
     """
-    if not preflight.needs_evidence:
-        return preflight
+    workload = preflight.workload
     try:
-        measured = _evidence(plan, preflight)
+        if plan.pack_size_is_open:
+            plan = plan.model_copy(update={"pack_size": _on_device(plan, footprint.slots_that_fit, workload)})
+            workload = replace(workload, pack_size=plan.trials_per_pack)
+        if preflight.needs_evidence:
+            workload = replace(workload, evidence=_evidence(plan, preflight))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise ValueError(str(error.cause)) from error
         raise
-    return replace(preflight, workload=replace(preflight.workload, evidence=measured))
+    return plan, replace(preflight, workload=workload)
 
 
 def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
@@ -114,15 +117,19 @@ def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
     key = evidence.cache_key(preflight.workload, preflight.corpus_sha256)
     cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.json"
     if not cached.is_file():
-        # where the trials will run, with their resources
-        task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(_measure)
-        measured = ray.get(task.remote(preflight.workload))
+        found = _on_device(plan, _measure, preflight.workload)
         cached.parent.mkdir(parents=True, exist_ok=True)
         aside = cached.with_suffix(f".{os.getpid()}")
-        aside.write_text(json.dumps(measured, indent=1))
+        aside.write_text(json.dumps(found, indent=1))
         aside.replace(cached)
     result: Evidence = json.loads(cached.read_text())
     return result
+
+
+def _on_device(plan: SearchPlan, function: Any, workload: Workload) -> Any:
+    """Call a function where the trials will run, with their resources."""
+    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(function)
+    return ray.get(task.remote(workload))
 
 
 def _measure(workload: Workload) -> Evidence:
@@ -183,7 +190,7 @@ def run(
             storage_path=str(plan.run_dir),
             verbose=0,
             callbacks=[JsonLoggerCallback(), CSVLoggerCallback(), harvest],
-            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True, num_to_keep=1),
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True, num_to_keep=2),
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
     )

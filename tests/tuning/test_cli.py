@@ -155,7 +155,20 @@ def test_a_pack_and_its_share_of_a_gpu_must_agree(capsys, tmp_path):
     assert "--pack-size 4" in line
     assert SearchPlan(isolation="packed", gpus_per_trial=0.25).trials_per_pack == 4
     assert SearchPlan(isolation="packed", pack_size=4).trial_resources == {"cpu": 0.25, "gpu": 0.0}
-    assert SearchPlan(gpus_per_trial=0.25).trial_resources == {"cpu": 1.0, "gpu": 0.25}
+    assert SearchPlan(isolation="packed", pack_size=8, gpus_per_trial=1).trial_resources == {"cpu": 0.125, "gpu": 0.125}
+    assert SearchPlan(isolation="process", gpus_per_trial=0.25).trial_resources == {"cpu": 1.0, "gpu": 0.25}
+    assert "at most 1" in refused(capsys, "--gpus-per-trial", "2", "--runs-dir", tmp_path / "runs")
+
+
+def test_a_pack_on_a_whole_gpu_is_measured_unless_its_size_is_given():
+    assert SearchPlan(gpus_per_trial=1).pack_size_is_open
+    others = [
+        {"pack_size": 4, "gpus_per_trial": 1},
+        {"gpus_per_trial": 0.5},
+        {},
+        {"isolation": "process", "gpus_per_trial": 1},
+    ]
+    assert not any(SearchPlan(**plan).pack_size_is_open for plan in others)
 
 
 @pytest.mark.slow

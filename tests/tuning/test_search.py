@@ -167,7 +167,9 @@ def test_a_search_where_all_diverge_ends_with_a_report_and_status_1(tune, runs):
 
 
 def test_a_trial_whose_process_is_killed_is_a_failed_row_and_status_3(small, runs):
-    done, errors = _search_with_a_kill(small, runs, "killed", "Trainable", "--max-failures", "0")
+    done, errors = _search_with_a_kill(
+        small, runs, "killed", "Trainable", "--max-failures", "0", "--isolation", "process"
+    )
     assert done == 3, errors
     rows = read_rows(runs / "killed" / "rows.jsonl")
     assert sorted(Counter(row.status for row in rows).items()) == [("failed", 1), ("finished", 3)]
@@ -177,7 +179,7 @@ def test_a_trial_whose_process_is_killed_is_a_failed_row_and_status_3(small, run
 
 
 def test_packed_trials_survive_the_death_of_their_host(small, runs):
-    done, errors = _search_with_a_kill(small, runs, "host", "Host", "--isolation", "packed", "--cpus-per-trial", "2")
+    done, errors = _search_with_a_kill(small, runs, "host", "Host", "--cpus-per-trial", "2")
     assert done == 0, errors
     rows = read_rows(runs / "host" / "rows.jsonl")
     assert [row.status for row in rows] == ["finished"] * 4
@@ -269,6 +271,7 @@ def test_four_trials_share_a_gpu_in_quarters_and_a_fifth_waits(small, tmp_path, 
     plan = resolve_plan(None, {
         **_given(small), "num_samples": 8, "gpus_per_trial": 0.25, "scheduler": "fifo", "cpus_per_trial": 0.5,
         "runs_dir": str(tmp_path), "name": "quarters", "strategies": ("baseline", "linear_decay"),
+        "isolation": "process",
     })  # fmt: skip
     ray.init(
         address="local", num_gpus=1, num_cpus=8, log_to_driver=False, logging_level="ERROR", include_dashboard=False
@@ -276,7 +279,7 @@ def test_four_trials_share_a_gpu_in_quarters_and_a_fifth_waits(small, tmp_path, 
     try:
         with search.ray_for(plan):
             plan.run_dir.mkdir()
-            known = search.with_evidence(plan, preflight.check(plan))
+            plan, known = search.measured(plan, preflight.check(plan))
             known = dataclasses.replace(known, workload=dataclasses.replace(known.workload, device="cpu"))
             outcome = search.run(plan, known, [counting])
     finally:
