@@ -61,7 +61,7 @@ class SearchPlan(BaseModel):
         "packed", description="`packed`: trials of a device share one base; `process`: a model for each trial"
     )
     pack_size: Count | None = Field(
-        None, description="Trials that share a base (default: 2 on CPU; on a GPU what fits, measured, at most 16)"
+        None, description="Trials that share a base (default: 1 on CPU; on a GPU what fits, measured, at most 16)"
     )
     cpus_per_trial: Positive = Field(1.0, description="CPUs per trial, or of a pack; PyTorch gets as many threads")
     gpus_per_trial: Annotated[float, Field(ge=0)] = Field(
@@ -128,14 +128,16 @@ class SearchPlan(BaseModel):
         """How many trials share a process and its base."""
         if self.isolation == "process":
             return 1
-        return self.pack_size or (max(1, round(1 / self.gpus_per_trial)) if self.gpus_per_trial else 2)
+        return self.pack_size or (max(1, round(1 / self.gpus_per_trial)) if self.gpus_per_trial else 1)
 
     @property
     def engine(self) -> str:
         """How trials are trained, in words."""
         if self.isolation == "process":
             return "process, a model for each trial"
-        return f"packed, up to {self.trials_per_pack} trials over one frozen base"
+        if self.trials_per_pack == 1:
+            return "packed, one trial after another over one frozen base"
+        return f"packed, up to {self.trials_per_pack} trials at once over one frozen base"
 
     @property
     def trial_resources(self) -> dict[str, float]:
