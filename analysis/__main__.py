@@ -1,14 +1,14 @@
 """Rebuild a report from files: ``python -m analysis RUN_DIR`` or ``python -m analysis --rows FILE --output FILE``."""
 
 import datetime
-import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from analysis.report import ReportHeader, render
+from analysis.header import ReportHeader
+from analysis.publish import publish
 from analysis.rows import read_rows
 
 
@@ -23,37 +23,21 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
 ) -> None:
     if (run_dir is None) == (rows is None):
         raise ValueError("give either RUN_DIR or --rows FILE")
-    facts: dict[str, Any] = {}
+    now = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+    header = ReportHeader(now) if run_dir is None else ReportHeader.of_run(run_dir, now)
     if run_dir is not None:
-        facts = _read_facts(run_dir / "facts.json")
-        plan = _read_plan(run_dir / "plan.json")
         rows, output = run_dir / "rows.jsonl", output or run_dir / "report.md"
-        dataset_size, epochs = dataset_size or plan.get("train_examples"), epochs or plan.get("epochs")
     if rows is None or output is None:
         raise ValueError("--output: say where the report goes")
-    header = ReportHeader(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}", dataset_size, epochs, **facts)
-    text = render(read_rows(rows), header)
+    if output.suffix != ".md":
+        raise ValueError(f"--output {output}: a report is a .md file, and a page beside it")
+    given = {"dataset_size": dataset_size, "epochs": epochs}
+    header = replace(header, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    found = read_rows(rows)
     if not output.parent.is_dir():
         raise ValueError(f"--output {output}: its folder does not exist")
-    output.write_text(text, encoding="utf-8")
+    publish(found, header, output)
     click.echo(str(output))
-
-
-def _read_plan(path: Path) -> dict[str, Any]:
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no plan that can be read; RUN_DIR must be the folder of a run ({error})") from error
-    return {key: plan[key] for key in ("train_examples", "epochs") if plan.get(key) is not None}
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    """Return what the header takes from a run's facts; nothing if they are not there."""
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {key: facts[key] for key in ("engine", "resource_events") if key in facts}
 
 
 def main() -> int:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from analysis import ranking
 from analysis.rows import ResultRow
-
-PLAIN = "baseline"
+from analysis.verdicts import PLAIN, Verdict
 
 
 def title(name: str) -> str:
@@ -13,11 +12,18 @@ def title(name: str) -> str:
     return name.replace("_", " ").title()
 
 
-def key_findings(rows: Sequence[ResultRow]) -> list[str]:
-    """Return the section; a trial that diverged, failed or was stopped wins nothing."""
+def key_findings(rows: Sequence[ResultRow], judged: Sequence[Verdict] = ()) -> list[str]:
+    """Return the section; a trial that diverged, failed or was stopped wins nothing.
+
+    Args:
+        rows: Trials of the search.
+        judged: What confirmation runs said, if there were any.
+    """
     lines = ["## Key Findings", "", f"1. **Best Performance:** {_best_performance(rows)}"]
     lines += [f"2. **Best Efficiency:** {_best_efficiency(rows)}"]
-    lines += [f"3. **Adaptive vs Baseline:** {_adaptive(rows)}", ""]
+    answers = "; ".join(f"{title(item.strategy)}: {item.answer}" for item in judged)
+    compared = f"{answers} (from confirmation runs, see Verdict)" if judged else _adaptive(rows)
+    lines += [f"3. **Adaptive vs Baseline:** {compared}", ""]
     bad = [row for row in rows if row.status in {"diverged", "failed"} or _lost(row)]
     if bad:
         names = ", ".join(f"{row.experiment_name} ({row.status})" for row in bad)

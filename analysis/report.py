@@ -1,45 +1,37 @@
 """The report: the seed report's sections, order and tables, then what they cannot say."""
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import findings, ranking, winner
+from analysis import closing, findings, ranking, verdicts, winner
+from analysis.header import ReportHeader
+from analysis.pictures import Picture
 from analysis.rows import ResultRow
 
 
-@dataclass(frozen=True, slots=True)
-class ReportHeader:
-    """What the rows do not know.
+def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[Picture] = ()) -> str:
+    """Return the whole report as Markdown; the seed's sections are about the search, not about confirmation runs.
 
     Args:
-        generated: Date and time, as printed.
-        dataset_size: Training examples.
-        epochs: Passes over them.
-        engine: How the trials were trained.
-        resource_events: What memory did not allow.
+        rows: All trials.
+        header: What they do not know.
+        pictures: As ``pictures.drawn`` gives them.
     """
-
-    generated: str
-    dataset_size: int | None = None
-    epochs: float | None = None
-    engine: str | None = None
-    resource_events: Sequence[str] = ()
-
-
-def render(rows: Sequence[ResultRow], header: ReportHeader) -> str:
-    """Return the whole report as Markdown."""
+    searched = [row for row in rows if row.phase == "search"]
     sections = [
-        *_overview(rows, header),
-        *_summary(rows),
-        *_best(rows),
-        *_rankings(rows),
-        *_details(rows),
-        *findings.key_findings(rows),
-        *winner.section(rows),
-        *_trials(rows, header),
+        *_overview(searched, header),
+        *_summary(searched),
+        *_best(searched),
+        *_rankings(searched),
+        *_details(searched),
+        *findings.key_findings(searched, verdicts.verdicts(rows, header.margin)),
+        *verdicts.section(rows, header.margin),
+        *winner.section(verdicts.recommended(rows, header.margin)),
+        *(line for picture in pictures for line in picture.lines),
+        *closing.what_mattered(header),
+        *closing.cost(rows, header),
+        *closing.reproduce(header),
     ]
     return "\n".join(sections).rstrip("\n") + "\n"
 
@@ -104,18 +96,6 @@ def _details(rows: Sequence[ResultRow]) -> list[str]:
     table["training_time_seconds"] = [_number(value, ".1f", "s") for value in table["training_time_seconds"]]
     columns.insert(4, "trainable_parameters")
     return ["## Detailed Results", "", table[columns].to_markdown(index=False), ""]
-
-
-def _trials(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
-    counts = Counter(row.status for row in rows)
-    lines = ["## Trials", "", *(f"- **{status}:** {count}" for status, count in sorted(counts.items()))]
-    lines += [f"- **Engine:** {header.engine}"] if header.engine else []
-    lines += [*(f"- **Resource event:** {event}" for event in header.resource_events), ""]
-    bad = [row for row in rows if row.status in {"diverged", "failed"}]
-    if bad:
-        lines += ["### Diverged and failed, with causes", ""]
-        lines += [f"- `{row.experiment_name}` {row.status}: {row.error or 'cause unknown'}" for row in bad]
-    return lines
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

@@ -3,20 +3,24 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tabulate import tabulate
 
-from analysis import ranking
 from analysis.rows import ResultRow
 
+WHY = {
+    "search": "has the lowest evaluation loss of all finished trials; nothing has confirmed it",
+    "confirm": "is the run to use: the lowest evaluation loss of the best strategy that wins against plain LoRA, or "
+    "else of plain LoRA itself",
+}
 
-def section(rows: Sequence[ResultRow]) -> list[str]:
-    """Return the section; empty if no usable row has ranks."""
-    best = ranking.best_run([row for row in rows if row.ranks])
+
+def section(best: ResultRow | None) -> list[str]:
+    """Return the section about the run to use; empty if there is none with known ranks."""
     if best is None or not best.ranks:
         return []
-    lines = ["## Winner", "", f"`{best.experiment_name}` has the lowest evaluation loss of all finished trials.", ""]
+    lines = ["## Winner", "", f"`{best.experiment_name}` {WHY[best.phase]}.", ""]
     lines += [f"- **Strategy:** {best.strategy}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:
         lines += [f"- **Test loss:** {best.test_loss:.4f} (perplexity {math.exp(best.test_loss):.2f})"]

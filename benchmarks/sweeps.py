@@ -66,7 +66,9 @@ def ours(workload: Workload, configs: list[dict[str, Any]], **choices: Any) -> C
         )
         clock = Clock()
         known = Preflight(base_model.shape_of(workload.model), shared, "", {})
-        search.run(plan, known, [clock], FixedSearch(configs) if configs else None)
+        suggest = FixedSearch(configs) if configs else search.searcher(plan, known)
+        with search.workers(plan, shared) as trainable:
+            search.run(plan, trainable, suggest, plan.trials, [clock])
     return clock
 
 

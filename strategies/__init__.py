@@ -2,18 +2,21 @@
 
 from strategies.allocation import RankAllocation, RankBudget, allocate
 from strategies.attention_heavy import AttentionHeavy
-from strategies.base import Evidence, Site, Strategy, Suggester
+from strategies.base import Evidence, Scorer, Site, Strategy, Suggester
 from strategies.baseline import Baseline
+from strategies.controls import CONTROLS
 from strategies.empirical import Empirical
 from strategies.linear_decay import LinearDecay
 
 STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in (Baseline, LinearDecay, AttentionHeavy, Empirical)}
 
 __all__ = [
+    "CONTROLS",
     "STRATEGIES",
     "Evidence",
     "RankAllocation",
     "RankBudget",
+    "Scorer",
     "Site",
     "Strategy",
     "Suggester",

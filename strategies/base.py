@@ -46,6 +46,14 @@ class Suggester(Protocol):
         ...
 
 
+class Scorer(Protocol):
+    """Anything that can say how important each site is."""
+
+    def scores(self, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
+        """Return each site's importance, as ``Strategy.scores``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Strategy(ABC):
     """Scores sites; ``allocate`` alone spends the budget.

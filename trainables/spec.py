@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from strategies import STRATEGIES, RankAllocation, RankBudget, Strategy, allocate
+from strategies import CONTROLS, STRATEGIES, RankAllocation, RankBudget, Scorer, allocate
 from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
 from trainables.data import DataSource
@@ -81,7 +81,7 @@ class TrialSpec:
     """
 
     label: str
-    allocator: Strategy | OfficialExperiment
+    allocator: Scorer | OfficialExperiment
     learning_rate: float
     scaling: Scaling = "constant"
     seed: int = 0
@@ -96,6 +96,8 @@ class TrialSpec:
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read Ray's config: ``strategy``, its own parameters and learning rate under its name, and the common ones.
 
+        A control's own parameters are those of the strategy that it is a control of, which it names as ``of``.
+
         Raises:
             ValueError: The strategy is unknown, or a value is out of range.
         """
@@ -106,9 +108,14 @@ class TrialSpec:
         if "official" in config:
             experiment = next(item for item in OFFICIAL if item.name == config["official"])
             return cls(label=experiment.strategy, allocator=experiment, **common)
-        if config["strategy"] not in STRATEGIES:
-            raise ValueError(f"unknown strategy {config['strategy']!r}; known: {', '.join(STRATEGIES)}")
-        return cls(label=config["strategy"], allocator=STRATEGIES[config["strategy"]](**own), **common)
+        name = config["strategy"]
+        scorer = own.pop("of", None) if name in CONTROLS else name
+        if scorer not in STRATEGIES:
+            raise ValueError(f"unknown strategy {scorer!r}; known: {', '.join(STRATEGIES)}")
+        allocator: Scorer = STRATEGIES[scorer](**own)
+        if name in CONTROLS:
+            allocator = CONTROLS[name](allocator, common.get("seed", 0))
+        return cls(label=name, allocator=allocator, **common)
 
     def allocation(self, sites: Sequence[Site], budget: RankBudget, evidence: Evidence) -> RankAllocation:
         """Return the planned ranks."""

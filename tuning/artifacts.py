@@ -5,17 +5,18 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis import plots, ranking
+from analysis import plots
 from analysis.rows import ResultRow
 
 
-def write(run_dir: Path, rows: Sequence[ResultRow], adapters: Mapping[str, Path]) -> None:
+def write(run_dir: Path, rows: Sequence[ResultRow], adapters: Mapping[str, Path], best: ResultRow | None) -> None:
     """Write ``trials/ID/allocation.json`` and ``ranks.png`` for every trial, and ``best_adapter/``.
 
     Args:
         run_dir: The run's folder.
         rows: All trials.
         adapters: Trial id -> folder of its adapter.
+        best: The run to use.
     """
     for row in rows:
         folder = trial_folder(run_dir, row)
@@ -23,8 +24,7 @@ def write(run_dir: Path, rows: Sequence[ResultRow], adapters: Mapping[str, Path]
         if row.ranks is not None:
             allocation = {"ranks": row.ranks, "alphas": row.alphas}
             (folder / "allocation.json").write_text(json.dumps(allocation, indent=1) + "\n")
-            plots.rank_heatmap(row.ranks, row.experiment_name, folder / "ranks.png")
-    best = ranking.best_run(rows)
+            plots.save(plots.heatmaps({row.experiment_name: row.ranks}), folder / "ranks.png")
     if best is not None and best.trial_id in adapters:
         shutil.copytree(adapters[best.trial_id], run_dir / "best_adapter")
 

@@ -115,7 +115,7 @@ def row_from(
     return ResultRow(
         trial_id=trial_id,
         experiment_name=experiment_name(config, trial_id),
-        phase="search",
+        phase=config.get("phase", "search"),
         strategy=config["strategy"],
         status=status,
         seed=config.get("seed"),
@@ -137,6 +137,8 @@ def row_from(
 
 def experiment_name(config: Mapping[str, Any], trial_id: str) -> str:
     """Return a trial's name everywhere: in Ray, MLflow and the report."""
+    if config.get("phase") == "confirm":
+        return f"{config['strategy']}_seed{config['seed']}"
     return str(config.get("official") or f"{config['strategy']}_{trial_id}")
 
 

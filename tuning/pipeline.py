@@ -5,18 +5,23 @@ import importlib.metadata
 import json
 import shlex
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import click
 
-from analysis import ranking, report
+from analysis import ranking, verdicts
+from analysis.header import ReportHeader
+from analysis.pictures import FOLDER
+from analysis.publish import publish
 from analysis.rows import ResultRow, write_rows
 from tuning import artifacts, preflight, summary, tracking
 from tuning import search as tuner
+from tuning.confirm import PHASE, confirmations, most_confirmations
+from tuning.fixed import FixedSearch
 from tuning.plan import SearchPlan
 from tuning.progress import Progress
-from tuning.study import mirror
+from tuning.study import importances, mirror
 
 OK, NO_USABLE_TRIAL, SOME_FAILED = 0, 1, 3
 MLFLOW_PATIENCE_SECONDS = 60.0
@@ -29,7 +34,7 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was found out about a plan, saved beside it as ``facts.json``; resource events at the end."""
+    """What was found out about a plan, saved beside it as ``facts.json``; the last two at the end."""
 
     base_params: int
     budget_params: int
@@ -37,6 +42,7 @@ class Facts:
     versions: dict[str, str]
     engine: str
     resource_events: tuple[str, ...] = ()
+    importance: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write the file."""
@@ -66,8 +72,10 @@ def dry_run(plan: SearchPlan) -> int:
             continue
         ranks = list(allocation.ranks.values())
         click.echo(f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}")
-    tokens = known.token_estimate(plan.trials)
-    click.echo(f"cost: at most {plan.trials} trials x {known.workload.steps} steps, {tokens:,} tokens in all")
+    again = most_confirmations(plan)
+    tokens = known.token_estimate(plan.trials + again)
+    trials = f"{plan.trials} trials and {again} confirmation runs"
+    click.echo(f"cost: at most {trials} x {known.workload.steps} steps, {tokens:,} tokens in all")
     return OK
 
 
@@ -110,31 +118,45 @@ def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
         tags={"kind": "search", "status": "running"},
     )  # fmt: skip
     sink.put("dataset", tracking.PARENT, name=plan.dataset, digest=known.corpus_sha256)
-    with Progress(plan.trials) as progress:
-        outcome = tuner.run(plan, known, (progress, tracking.Tracking(sink)))
-    rows, facts = outcome.rows, replace(facts, resource_events=outcome.resource_events)
+    outcome = _train(plan, known, sink)
+    importance = importances(outcome.study) if outcome.study is not None else {}
+    rows, facts = outcome.rows, replace(facts, resource_events=outcome.resource_events, importance=importance)
     facts.save(plan.run_dir)
-    _write_report(plan, facts, rows)
+    _write_report(plan, rows)
     if outcome.study is not None:
         mirror(outcome.study, str(plan.run_dir / "optuna.journal"), plan.run_dir.name)
-    artifacts.write(plan.run_dir, rows, outcome.adapters)
+    artifacts.write(plan.run_dir, rows, outcome.adapters, verdicts.recommended(rows, plan.margin))
     _finish_tracking(sink, plan, outcome)
     summary.show(plan, rows, dashboard)
-    if len(rows) < plan.trials:
-        click.echo(f"\nOnly {len(rows)} of {plan.trials} trials: there are no more configurations that differ.")
+    if (searched := sum(row.phase == "search" for row in rows)) < plan.trials:
+        click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
     if not ranking.usable(rows):
         return NO_USABLE_TRIAL
     return SOME_FAILED if any(row.status == "failed" for row in rows) else OK
 
 
-def _write_report(plan: SearchPlan, facts: Facts, rows: list[ResultRow]) -> None:
+def _train(plan: SearchPlan, known: preflight.Preflight, sink: tracking.Sink) -> tuner.Outcome:
+    """Search, and confirm what was found."""
+    events = tracking.Tracking(sink)
+    with tuner.workers(plan, known.workload) as trainable:
+        with Progress(plan.trials) as progress:
+            outcome = tuner.run(plan, trainable, tuner.searcher(plan, known), plan.trials, (progress, events))
+        again = confirmations(plan, outcome.rows)
+        if not again:
+            return outcome
+        click.echo(f"\nConfirmation: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
+        events.open_group(PHASE)
+        with Progress(len(again)) as progress:
+            confirmed = tuner.run(plan, trainable, FixedSearch(again), len(again), (progress, events), f"ray-{PHASE}")
+        events.close_group(PHASE)
+    return outcome.followed_by(confirmed)
+
+
+def _write_report(plan: SearchPlan, rows: list[ResultRow]) -> None:
     write_rows(rows, plan.run_dir / "rows.jsonl")
     write_rows(rows, plan.run_dir / "rows.csv")
-    header = report.ReportHeader(
-        generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}", dataset_size=plan.train_examples, epochs=plan.epochs,
-        engine=facts.engine, resource_events=facts.resource_events,
-    )  # fmt: skip
-    (plan.run_dir / "report.md").write_text(report.render(rows, header), encoding="utf-8")
+    header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
+    publish(rows, header, plan.run_dir / "report.md")
 
 
 def _finish_tracking(sink: tracking.Sink, plan: SearchPlan, outcome: tuner.Outcome) -> None:
@@ -142,11 +164,13 @@ def _finish_tracking(sink: tracking.Sink, plan: SearchPlan, outcome: tuner.Outco
     rows = outcome.rows
     for row in rows:
         sink.put("artifact", row.trial_id, path=str(artifacts.trial_folder(plan.run_dir, row)))
-    for row in ranking.best_of_each_strategy(rows).values():
+    best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
+    for row in best.values():
         if row.trial_id in outcome.adapters:
             sink.put("artifact", row.trial_id, path=str(outcome.adapters[row.trial_id]), folder="adapter")
-    for name in ("plan.json", "facts.json", "report.md", "rows.jsonl", "rows.csv"):
+    for name in ("plan.json", "facts.json", "report.md", "report.html", "rows.jsonl", "rows.csv"):
         sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / name))
+    sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
     status = "finished" if ranking.usable(rows) else "failed"
     sink.put("end", tracking.PARENT, status=tracking.END[status], tags={"status": status}, time_ms=tracking.now_ms())
     if not sink.close(MLFLOW_PATIENCE_SECONDS):

@@ -41,6 +41,10 @@ class SearchPlan(BaseModel):
     strategies: tuple[str, ...] = Field(tuple(STRATEGIES), description="Strategies to compare; repeat the flag")
     official: bool = Field(False, description="Train the five experiments of the seed report instead of searching")
     num_samples: Count = Field(20, description="Trials, the same number for every strategy, give or take one")
+    confirm_seeds: Annotated[int, Field(ge=0)] = Field(
+        3, description="Fresh seeds from which the best of each strategy is trained again for the verdict; 0 gives none"
+    )
+    margin: Positive = Field(0.01, description="Difference in test loss that does not matter, in nats per token")
     scheduler: Literal["asha", "fifo"] = Field("asha", description="`asha` stops weak trials early, `fifo` none")
     reports: Count = Field(4, description="Evaluations per trial")
     learning_rate: Positive | None = Field(

@@ -59,5 +59,5 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
 
 
 def make_scheduler(plan: SearchPlan) -> TrialScheduler:
-    """Return the scheduler of ``plan``; the seed report's experiments all run to the end."""
-    return FIFOScheduler() if plan.scheduler == "fifo" or plan.official else StrategyASHA(plan.reports)
+    """Return the scheduler of a plan's search."""
+    return FIFOScheduler() if plan.scheduler == "fifo" else StrategyASHA(plan.reports)

@@ -16,6 +16,7 @@ import optuna
 import ray
 from ray import tune as ray_tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from analysis.rows import ResultRow
@@ -155,38 +156,48 @@ class Outcome:
     study: optuna.Study | None
     resource_events: tuple[str, ...]
 
+    def followed_by(self, other: "Outcome") -> "Outcome":
+        """Return this with what another phase of the same search found after it."""
+        return Outcome(
+            rows=[*self.rows, *other.rows],
+            adapters=self.adapters | other.adapters,
+            study=self.study,
+            resource_events=tuple(dict.fromkeys((*self.resource_events, *other.resource_events))),
+        )
+
 
 def run(
-    plan: SearchPlan, preflight: Preflight, listeners: Sequence[Listener], search: Searcher | None = None
+    plan: SearchPlan, trainable: Any, search: Searcher, trials: int, listeners: Sequence[Listener], folder: str = "ray"
 ) -> Outcome:
-    """Train all trials of a plan.
+    """Train trials until there are as many as wanted, or no more configurations.
 
-    ``plan.run_dir`` receives ``rows.jsonl``, a line as each trial ends, and ``ray/``, Ray's own files.
+    ``plan.run_dir`` receives ``rows.jsonl``, a line as each trial ends, and Ray's own files.
 
     Args:
         plan: The search.
-        preflight: The plan's, with evidence.
+        trainable: As ``workers`` gives it.
+        search: What suggests configurations; those that are known beforehand are all trained in full.
+        trials: How many there will be.
         listeners: Hear what happens to trials.
-        search: What suggests configurations, if not what the plan says.
+        folder: Of Ray's files, within the run's.
     """
-    search, workload = search or searcher(plan, preflight), preflight.workload
     slots = plan.max_concurrent_trials or slots_of(plan, ray.cluster_resources())
     # Ray starts one trial after the other unless told how many may wait for their process at a time
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     harvest = Harvest(plan.run_dir / "rows.jsonl", listeners)
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(_trainable(plan, workload), plan.trial_resources),
+        ray_tune.with_resources(trainable, plan.trial_resources),
         tune_config=ray_tune.TuneConfig(
-            num_samples=plan.trials,
+            num_samples=trials,
             search_alg=search,
-            scheduler=make_scheduler(plan),
+            scheduler=make_scheduler(plan) if isinstance(search, StudySearch) else FIFOScheduler(),
             reuse_actors=True,
             max_concurrent_trials=slots,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
         run_config=ray_tune.RunConfig(
-            name="ray",
+            name=folder,
             storage_path=str(plan.run_dir),
             verbose=0,
             callbacks=[JsonLoggerCallback(), CSVLoggerCallback(), harvest],
@@ -194,12 +205,7 @@ def run(
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
     )
-    try:
-        adapters = adapters_of(tuner.fit())
-    finally:
-        for name in ray.util.list_named_actors():
-            if name.startswith(f"{plan.name}-"):
-                ray.kill(ray.get_actor(name))
+    adapters = adapters_of(tuner.fit())
     return Outcome(
         rows=list(harvest.rows.values()),
         adapters=adapters,
@@ -213,6 +219,20 @@ def searcher(plan: SearchPlan, preflight: Preflight) -> Searcher:
     if plan.official:
         return FixedSearch(official_configs(plan))
     return StudySearch(plan, functools.partial(_key, preflight.workload, preflight))
+
+
+@contextmanager
+def workers(plan: SearchPlan, workload: Workload) -> Iterator[Any]:
+    """Yield the class of the trials; the processes that train for them end with the block, not with a trial.
+
+    ``run`` may be called any number of times within.
+    """
+    try:
+        yield _trainable(plan, workload)
+    finally:
+        for name in ray.util.list_named_actors():
+            if name.startswith(f"{plan.name}-"):
+                ray.kill(ray.get_actor(name))
 
 
 def _trainable(plan: SearchPlan, workload: Workload) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from analysis import ranking
+from analysis import ranking, verdicts
 from analysis.rows import ResultRow
 from tuning.plan import SearchPlan
 
@@ -13,11 +13,16 @@ from tuning.plan import SearchPlan
 def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str) -> None:
     """Print the best trial of every strategy and the commands that open each view."""
     click.echo("\nBest finished trial of each strategy (evaluation loss):")
-    best = ranking.best_of_each_strategy(rows)
-    for strategy in dict.fromkeys(row.strategy for row in rows):
+    searched = [row for row in rows if row.phase == "search"]
+    best = ranking.best_of_each_strategy(searched)
+    for strategy in dict.fromkeys(row.strategy for row in searched):
         row = best.get(strategy)
         found = f"{row.final_eval_loss:.4f}  {row.trainable_parameters:,} parameters" if row else "none finished"
         click.echo(f"  {strategy:18} {found}")
+    if judged := verdicts.verdicts(rows, plan.margin):
+        click.echo("\nVerdict on each strategy against plain LoRA (test loss, confirmation runs):")
+        for line in verdicts.headline(judged):
+            click.echo("  " + line.removeprefix("- ").replace("**", ""))
     click.echo(f"\nReport           {typed(plan.run_dir)}/report.md")
     local = f"mlflow ui --backend-store-uri {tracking_uri(plan)}"
     click.echo(f"MLflow           {plan.mlflow_uri or local}")

@@ -55,14 +55,16 @@ class Carrier:
         """Carry out one event."""
         getattr(self, "_" + event["kind"])(**{key: value for key, value in event.items() if key != "kind"})
 
-    def _start(self, run: str, name: str, params: dict[str, Any], tags: dict[str, str], time_ms: int) -> None:
+    def _start(
+        self, run: str, name: str, params: dict[str, Any], tags: dict[str, str], time_ms: int, parent: str = PARENT
+    ) -> None:
         if self._find(run):
             return
         from mlflow.entities import Param
 
         own = {TRIAL_TAG: f"{self.search}/{run}", **tags}
         if run != PARENT:
-            own["mlflow.parentRunId"] = self._run(PARENT)
+            own["mlflow.parentRunId"] = self._run(parent)
         created = self.client.create_run(self.experiment, start_time=time_ms, run_name=name, tags=own)
         self.runs[run] = created.info.run_id
         self.client.log_batch(created.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
@@ -202,8 +204,17 @@ class Tracking:
         own = {f"{strategy}/{key}": value for key, value in config.get(strategy, {}).items()}
         params = {key: value for key, value in config.items() if not isinstance(value, dict)} | own
         params["learning_rate"] = params.pop(f"{strategy}/learning_rate", params.get("learning_rate"))
-        tags = {"strategy": strategy, "status": "running"}
-        self.sink.put("start", trial_id, name=name, params=params, tags=tags, time_ms=now_ms())
+        tags = {"strategy": strategy, "status": "running", "phase": config.get("phase", "search")}
+        parent = config.get("phase", PARENT)
+        self.sink.put("start", trial_id, name=name, params=params, tags=tags, time_ms=now_ms(), parent=parent)
+
+    def open_group(self, name: str) -> None:
+        """Open a run under the parent; trials of this phase become its children."""
+        self.sink.put("start", name, name=name, params={}, tags={"kind": name, "status": "running"}, time_ms=now_ms())
+
+    def close_group(self, name: str) -> None:
+        """Close a group's run."""
+        self.sink.put("end", name, status="FINISHED", tags={"status": "finished"}, time_ms=now_ms())
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
         """Log a report."""

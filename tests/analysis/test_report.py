@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from analysis.findings import key_findings
-from analysis.plots import rank_heatmap
-from analysis.report import ReportHeader, render
+from analysis.header import ReportHeader
+from analysis.plots import heatmaps, save
+from analysis.report import render
 from analysis.rows import ResultRow, read_rows, write_rows
 from analysis.winner import lora_config_code
 
@@ -141,6 +142,7 @@ def test_the_report_is_rebuilt_from_files_without_ray_torch_or_mlflow(tmp_path):
     [
         ([], "RUN_DIR"),
         (["--rows", "missing.csv", "--output", "x.md"], "missing.csv"),
+        (["--rows", SEED / "rows.csv", "--output", "x.html"], "x.html"),
         (["missing"], "plan.json"),
         (["--rows", SEED / "report.md", "--output", "x.md"], "report.md"),
     ],
@@ -161,7 +163,7 @@ def test_a_broken_line_is_named_by_number(tmp_path):
 
 
 def test_the_heatmap_is_a_picture(tmp_path):
-    rank_heatmap(RANKS, "ranks", tmp_path / "ranks.png")
+    save(heatmaps({"ranks": RANKS}), tmp_path / "ranks.png")
     assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
 
 

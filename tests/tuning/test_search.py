@@ -281,7 +281,8 @@ def test_four_trials_share_a_gpu_in_quarters_and_a_fifth_waits(small, tmp_path, 
             plan.run_dir.mkdir()
             plan, known = search.measured(plan, preflight.check(plan))
             known = dataclasses.replace(known, workload=dataclasses.replace(known.workload, device="cpu"))
-            outcome = search.run(plan, known, [counting])
+            with search.workers(plan, known.workload) as trainable:
+                outcome = search.run(plan, trainable, search.searcher(plan, known), plan.trials, [counting])
     finally:
         ray.shutdown()
     assert [row.status for row in outcome.rows] == ["finished"] * 8

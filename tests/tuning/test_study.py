@@ -11,7 +11,7 @@ from strategies import STRATEGIES
 from tuning.fixed import FixedSearch
 from tuning.plan import SearchPlan
 from tuning.space import Space, fixed_part, official_configs
-from tuning.study import StudySearch, effective_key, make_sampler, mirror
+from tuning.study import LEAST_FOR_IMPORTANCE, StudySearch, effective_key, importances, make_sampler, mirror
 
 
 def whole(config):
@@ -153,3 +153,21 @@ def test_fixed_configurations_come_in_order_and_survive_a_restart(tmp_path):
     again.restore(str(tmp_path / "state"))
     assert [again.suggest(str(number)) for number in range(4)] == configs[1:]
     assert again.suggest("5") == FixedSearch.FINISHED
+
+
+def test_importance_is_that_of_the_parameter_that_decides_within_each_strategy():
+    def loss(trial):
+        name = ("linear_decay", "baseline")[trial.number % 2]
+        trial.suggest_categorical("strategy", [name])
+        rate = trial.suggest_float(f"{name}/learning_rate", 1e-3, 1e-1, log=True)
+        if name == "baseline":
+            return rate
+        return abs(trial.suggest_float("linear_decay/slope", -1, 1)) + 1e-6 * rate
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(loss, n_trials=2 * LEAST_FOR_IMPORTANCE - 1)
+    assert list(importances(study)) == ["linear_decay"]
+    study.optimize(loss, n_trials=60)
+    found = importances(study)
+    assert found["baseline"] == {"learning_rate": 1.0}
+    assert found["linear_decay"]["slope"] > 0.8

@@ -1,0 +1,80 @@
+"""The report's last sections: what mattered, what it cost, what went wrong, how to do it again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from analysis.header import ReportHeader
+from analysis.rows import STATUSES, ResultRow
+
+
+def what_mattered(header: ReportHeader) -> list[str]:
+    """Return how much each searched parameter decided; empty if that is not known."""
+    if not header.importance:
+        return []
+    body = [
+        [strategy, name, f"{share:.0%}"]
+        for strategy, shares in header.importance.items()
+        for name, share in sorted(shares.items(), key=lambda item: -item[1])
+    ]
+    return [
+        "## What Mattered", "", "Share of the differences in evaluation loss that each parameter accounts for, among "
+        "the trials of its strategy that were trained in full (Optuna's PED-ANOVA).", "",
+        tabulate(body, headers=("strategy", "parameter", "importance"), tablefmt="pipe", disable_numparse=True), "",
+    ]  # fmt: skip
+
+
+def cost(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
+    """Return what was trained and what it took, by phase and strategy, and what went wrong."""
+    lines = ["## Trials and Cost", ""]
+    if rows:
+        lines += [_cost_table(rows), ""]
+    lines += [f"- **Engine:** {header.engine}"] if header.engine else []
+    lines += [f"- **Resource event:** {event}" for event in header.resource_events]
+    lines += [""] if header.engine or header.resource_events else []
+    bad = [row for row in rows if row.status in {"diverged", "failed"}]
+    if bad:
+        lines += ["### Diverged and failed, with causes", ""]
+        lines += [f"- `{row.experiment_name}` {row.status}: {row.error or 'cause unknown'}" for row in bad]
+        lines += [""]
+    return lines
+
+
+def reproduce(header: ReportHeader) -> list[str]:
+    """Return the exact command, versions and hashes; empty if the command is not known."""
+    if header.command is None:
+        return []
+    lines = ["## How to Reproduce", "", "```", f"python {header.command}", "```", ""]
+    facts = {"Model": header.model, "Data": header.dataset, "SHA-256 of all texts": header.corpus_sha256}
+    lines += [f"- **{name}:** {value}" for name, value in facts.items() if value]
+    if header.versions:
+        lines += [f"- **Versions:** {', '.join(f'{name} {version}' for name, version in header.versions.items())}"]
+    return [
+        *lines,
+        "- **All choices:** `plan.json` beside this report; `--config plan.json --name NEW` repeats it.",
+        "",
+    ]
+
+
+def _cost_table(rows: Sequence[ResultRow]) -> str:
+    table = pd.DataFrame(
+        [
+            {"phase": r.phase, "strategy": r.strategy, "tokens": r.tokens, "seconds": r.training_time_seconds}
+            | {status: int(r.status == status) for status in STATUSES}
+            for r in rows
+        ]
+    )
+    grouped = table.groupby(["phase", "strategy"], sort=False).sum(min_count=1)
+    body = [[*key, *_cells(line)] for key, line in zip(grouped.index, grouped.to_dict("records"), strict=True)]
+    body.append(["all", "", *_cells(table.drop(columns=["phase", "strategy"]).sum(min_count=1).to_dict())])
+    headers = ("phase", "strategy", *STATUSES, "learned tokens", "training time")
+    return tabulate(body, headers=headers, tablefmt="pipe", disable_numparse=True)
+
+
+def _cells(sums: Mapping[Any, float]) -> list[str]:
+    counts = [f"{sums[status]:.0f}" for status in STATUSES]
+    tokens = "" if pd.isna(sums["tokens"]) else f"{sums['tokens']:,.0f}"
+    seconds = "" if pd.isna(sums["seconds"]) else f"{sums['seconds']:,.0f} s"
+    return [*counts, tokens, seconds]

@@ -1,0 +1,70 @@
+"""What a report says that its rows do not know."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+PLANNED = {"dataset_size": "train_examples", "epochs": "epochs", "margin": "margin", "model": "model",
+           "dataset": "dataset", "corpus_sha256": "corpus_sha256"}  # fmt: skip
+FOUND = ("engine", "resource_events", "command", "versions", "importance")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportHeader:
+    """What the rows do not know.
+
+    Args:
+        generated: Date and time, as printed.
+        dataset_size: Training examples.
+        epochs: Passes over them.
+        margin: Difference in test loss that does not matter, in nats per token.
+        model: What was adapted.
+        dataset: What it was trained on.
+        corpus_sha256: Digest of all texts.
+        engine: How the trials were trained.
+        resource_events: What memory did not allow.
+        command: What started the search.
+        versions: Of the libraries that matter.
+        importance: Strategy -> parameter -> its share in what decided the loss.
+    """
+
+    generated: str
+    dataset_size: int | None = None
+    epochs: float | None = None
+    margin: float = 0.01
+    model: str | None = None
+    dataset: str | None = None
+    corpus_sha256: str | None = None
+    engine: str | None = None
+    resource_events: Sequence[str] = ()
+    command: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of_run(cls, run_dir: Path, generated: str) -> Self:
+        """Read ``plan.json`` and, if it is there, ``facts.json`` of a run.
+
+        Raises:
+            ValueError: There is no plan, or one of the files cannot be read.
+        """
+        try:
+            plan = json.loads((run_dir / "plan.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{run_dir / 'plan.json'}: no plan that can be read; RUN_DIR must be the folder of a run ({error})"
+            ) from error
+        planned = {ours: plan[theirs] for ours, theirs in PLANNED.items() if plan.get(theirs) is not None}
+        return cls(generated=generated, **planned, **_facts(run_dir / "facts.json"))
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+    return {name: facts[name] for name in FOUND if name in facts}

@@ -1,0 +1,58 @@
+"""The report as one page that needs nothing else: opens offline, prints, reads on a phone; its tables sort."""
+
+import base64
+import itertools
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+TEMPLATE = Path(__file__).with_name("page.html")
+BARE_TABLE = re.compile(r"(### Performance Metrics by Strategy\n\n)(.+?)(\n\n)", re.DOTALL)
+
+
+def render(report: str, folder: Path) -> str:
+    """Return the page of a report.
+
+    Args:
+        report: Markdown, as ``report.render`` gives it.
+        folder: Where its pictures are; they become part of the page.
+
+    Raises:
+        FileNotFoundError: A picture is not there.
+    """
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    # the seed's format prints this table bare, which Markdown reads as a paragraph
+    tokens = markdown.parse(BARE_TABLE.sub(r"\1```\n\2\n```\3", report))
+    headings = _number_headings(tokens)
+    for token in (child for block in tokens for child in block.children or [] if child.type == "image"):
+        token.attrs["src"] = _data(folder / str(token.attrs["src"]))
+    body = markdown.renderer.render(tokens, markdown.options, {})
+    body = body.replace("<table>", '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>')
+    body = body.replace("</table>", "</table></div>").replace("<th>", '<th scope="col">')
+    links = " ".join(f'<a href="#{key}">{escape(text)}</a>' for key, text in headings)
+    body = body.replace("</h1>", f'</h1>\n<nav aria-label="Sections">{links}</nav>', 1)
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(_title(report)), body=body)
+
+
+def _number_headings(tokens: Sequence[Token]) -> list[tuple[str, str]]:
+    """Give every section's heading an anchor and return (anchor, text) of each."""
+    found: list[tuple[str, str]] = []
+    for opening, inline in itertools.pairwise(tokens):
+        if opening.type == "heading_open" and opening.tag == "h2":
+            key = f"section-{len(found) + 1}"
+            opening.attrs["id"] = key
+            found.append((key, inline.content))
+    return found
+
+
+def _title(report: str) -> str:
+    return report.partition("\n")[0].removeprefix("# ")
+
+
+def _data(path: Path) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"

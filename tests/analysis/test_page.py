@@ -1,0 +1,130 @@
+"""The page in a real browser: nothing leaves it, tables sort, it fits a phone."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from analysis import pictures
+from analysis.header import ReportHeader
+from analysis.publish import publish
+from analysis.rows import ResultRow
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+SITES = [f"transformer.h.{layer}.{matrix}" for layer in range(4) for matrix in ("attn.c_attn", "mlp.c_fc")]
+STRATEGIES = ("baseline", "linear_decay", "empirical")
+
+
+def made(strategy, number, phase="search", status="finished"):
+    loss = 4.0 + 0.1 * number + 0.01 * STRATEGIES.index(strategy)
+    history = tuple({"step": step, "train_loss": 5.0, "eval_loss": loss + 1 / step, "seconds": 1.0} for step in (5, 10))
+    return ResultRow(
+        f"{phase}{strategy}{number}", f"{strategy}_<b>{number}", strategy, status, phase=phase, seed=number,
+        config={"strategy": strategy, strategy: {"learning_rate": 0.01 / (number + 1)}},
+        ranks={site: 2 + place % 3 for place, site in enumerate(SITES)}, alphas=dict.fromkeys(SITES, 4.0),
+        trainable_parameters=1000 * (number + 1), parameter_efficiency=0.01, final_eval_loss=loss, test_loss=loss,
+        final_perplexity=60.0, training_time_seconds=1.5, tokens=1000, history=history,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    rows = [made(strategy, number) for strategy in STRATEGIES for number in range(3)]
+    rows += [made(strategy, number, "confirm") for strategy in STRATEGIES for number in (1, 2)]
+    rows.append(made("empirical", 3, status="stopped"))
+    header = ReportHeader(
+        "now", 8, 3.0, command="tune.py --seed 1 '<script>'", versions={"ray": "1"}, engine="packed",
+        importance={"empirical": {"learning_rate": 0.9, "temperature": 0.1}},
+    )  # fmt: skip
+    publish(rows, header, folder / "report.md")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    assert CHROMIUM, "install Chromium (apt-get install chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, folder):
+    page = browser.new_page()
+    page.problems, page.requests = [], []
+    page.on("console", lambda message: page.problems.append(message.text))
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto((folder / "report.html").as_uri())
+    yield page
+    assert page.problems == []
+    assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
+    page.close()
+
+
+def test_the_page_has_every_section_of_the_report_and_its_pictures(page, folder):
+    report = (folder / "report.md").read_text()
+    assert page.locator("h2").all_text_contents() == re.findall(r"^## (.+)$", report, re.MULTILINE)
+    assert page.locator("nav a").count() == page.locator("h2").count()
+    assert page.locator("img").count() == 4
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 100 && image.alt.length > 40)")
+
+
+def test_a_name_with_markup_in_it_stays_text(page):
+    assert page.locator("main b").count() == 0
+    assert "<script>" in page.locator("pre").last.inner_text()
+
+
+def test_a_table_sorts_by_number_both_ways_and_unknowns_come_last(page):
+    table = page.locator("table", has=page.locator("th", has_text="learned tokens"))
+    head = table.locator("th", has_text="learned tokens")
+
+    def column():
+        return [text.replace(",", "") for text in table.locator("td:nth-child(7)").all_text_contents()]
+
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert column() == sorted(column(), key=int)
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert column() == sorted(column(), key=int, reverse=True)
+
+
+def test_the_page_fits_a_phone_and_tables_scroll_by_themselves(page):
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("[...document.querySelectorAll('.scroll')].some(box => box.scrollWidth > box.clientWidth)")
+
+
+def test_the_page_prints(page):
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_the_page_is_small(folder):
+    assert (folder / "report.html").stat().st_size < 2_000_000
+
+
+def test_the_same_rows_give_the_same_pictures(folder, tmp_path):
+    rows = [made("baseline", 0), made("empirical", 0)]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        pictures.write(pictures.drawn(rows, 0.01), tmp_path / name)
+    for picture in (tmp_path / "a" / pictures.FOLDER).iterdir():
+        assert picture.read_bytes() == (tmp_path / "b" / pictures.FOLDER / picture.name).read_bytes()
+
+
+def test_the_seeds_rows_make_a_page_with_its_statistics_as_a_table_that_keeps_its_shape(browser, tmp_path):
+    seed = __file__.replace("test_page.py", "seed/rows.csv")
+    subprocess.run([sys.executable, "-m", "analysis", "--rows", seed, "--output", str(tmp_path / "r.md")], check=True)
+    page = browser.new_page()
+    page.goto((tmp_path / "r.html").as_uri())
+    assert "final_eval_loss" in page.locator("pre").first.inner_text()
+    page.close()

@@ -1,0 +1,121 @@
+"""From confirmation rows to a verdict, a recommendation and the report's words."""
+
+import pytest
+
+from analysis import verdicts
+from analysis.header import ReportHeader
+from analysis.report import render
+from analysis.rows import ResultRow
+
+MARGIN = 0.01
+RANKS = {"transformer.h.0.attn.c_attn": 2}
+
+
+def run(strategy, seed, test_loss, phase="confirm", **values):
+    given = {
+        "status": "finished" if test_loss is not None else "diverged", "trainable_parameters": 1000,
+        "final_eval_loss": None if test_loss is None else test_loss + 0.1, "ranks": RANKS, "alphas": {}, **values,
+    }  # fmt: skip
+    name = f"{strategy}_seed{seed}" if phase == "confirm" else f"{strategy}_{seed}"
+    return ResultRow(name, name, strategy, phase=phase, seed=seed, test_loss=test_loss, **given)
+
+
+def runs(strategy, *losses, **values):
+    return [run(strategy, seed, loss, **values) for seed, loss in enumerate(losses, 1)]
+
+
+PLAIN = runs("baseline", 4.00, 4.10, 4.20)
+
+
+def only(rows):
+    (found,) = verdicts.verdicts(rows, MARGIN)
+    return found
+
+
+def test_differences_are_paired_by_seed_whatever_the_order():
+    better = runs("empirical", 3.95, 4.051, 4.149)
+    found = only([*reversed(PLAIN), *better])
+    assert sorted(found.pairs.differences) == pytest.approx([-0.051, -0.05, -0.049])
+    assert found.answer == "win"
+
+
+def test_what_pairing_would_find_is_not_found_across_seeds():
+    # the same numbers, paired wrongly: the spread between seeds hides the difference
+    worse_paired = [run("empirical", seed, loss) for seed, loss in ((1, 4.149), (2, 4.051), (3, 3.95))]
+    assert only([*PLAIN, *worse_paired]).answer == "cannot tell"
+
+
+def test_search_trials_never_enter_a_verdict():
+    searched = [run("empirical", seed, 1.0, phase="search") for seed in range(3)]
+    assert verdicts.verdicts([*PLAIN, *searched], MARGIN) == []
+
+
+def test_a_run_that_diverged_is_not_left_out_to_flatter_the_rest():
+    found = only([*PLAIN, *runs("empirical", 3.95, 4.051, None)])
+    assert (found.answer, found.diverged, found.needed) == ("cannot tell", 1, None)
+
+
+def test_a_run_that_failed_takes_its_pair_along_and_no_more():
+    failed = run("empirical", 4, None, status="failed")
+    found = only([*PLAIN, run("baseline", 4, 4.3), *runs("empirical", 3.95, 4.051, 4.149), failed])
+    assert (found.pairs.seeds, found.answer) == (3, "win")
+
+
+def test_every_further_strategy_makes_each_interval_wider():
+    better = runs("empirical", 3.95, 4.051, 4.149)
+    alone = only([*PLAIN, *better])
+    together = next(
+        v for v in verdicts.verdicts([*PLAIN, *better, *runs("linear_decay", 4.0, 4.1, 4.2)], MARGIN)
+        if v.strategy == "empirical"
+    )  # fmt: skip
+    assert together.pairs.interval[1] > alone.pairs.interval[1]
+
+
+def test_a_control_is_judged_against_its_original_and_not_against_plain_lora():
+    shuffled = runs("shuffled", 4.0, 4.1, 4.2, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
+    rows = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled]
+    assert [v.strategy for v in verdicts.verdicts(rows, MARGIN)] == ["empirical"]
+    original, pairs = verdicts.controls(rows)["shuffled"]
+    assert original == "empirical"
+    assert pairs.differences == pytest.approx((-0.05, -0.049, -0.051))
+    assert "the places matter" in "\n".join(verdicts.section(rows, MARGIN))
+
+
+def test_a_measured_allocation_that_does_not_beat_its_shuffle_is_told_so():
+    shuffled = runs("shuffled", 3.949, 4.052, 4.148, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
+    rows = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled]
+    assert "carry no information" in "\n".join(verdicts.section(rows, MARGIN))
+
+
+def test_a_winner_is_recommended_by_its_run_of_lowest_evaluation_loss():
+    rows = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), run("empirical", 9, 1.0, phase="search")]
+    assert verdicts.recommended(rows, MARGIN).experiment_name == "empirical_seed1"
+
+
+def test_without_a_win_plain_lora_is_recommended():
+    rows = [*PLAIN, *runs("empirical", 4.2, 4.05, 3.9), run("empirical", 9, 1.0, phase="search")]
+    assert verdicts.recommended(rows, MARGIN).strategy == "baseline"
+
+
+def test_without_confirmation_the_best_trial_is_recommended_and_no_verdict_is_said():
+    rows = [run("empirical", 0, 3.0, phase="search"), run("baseline", 0, 4.0, phase="search")]
+    assert verdicts.recommended(rows, MARGIN).strategy == "empirical"
+    text = render(rows, ReportHeader("now"))
+    assert "no verdict" in text
+    assert "nothing has confirmed it" in text
+
+
+def test_the_report_has_the_seeds_sections_about_the_search_and_then_the_verdict():
+    rows = [run("empirical", 0, 3.0, phase="search"), run("baseline", 0, 4.0, phase="search"), *PLAIN]
+    text = render([*rows, *runs("empirical", 4.001, 4.1, 4.199)], ReportHeader("now"))
+    assert "- **Total Experiments:** 2" in text
+    assert text.index("## Key Findings") < text.index("## Verdict") < text.index("## Winner")
+    assert "3. **Adaptive vs Baseline:** Empirical: tie" in text
+    assert "from seeds 1, 2, 3," in text
+    assert "trials empirical 1, baseline 1" in text
+
+
+def test_seeds_that_would_be_enough_are_told_when_it_cannot_tell():
+    lines = verdicts.headline([only([*PLAIN, *runs("empirical", 3.97, 4.06, 4.23)])])
+    assert "cannot tell" in lines[0]
+    assert "seeds would tell" in lines[0]

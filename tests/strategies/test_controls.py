@@ -1,0 +1,51 @@
+"""Controls keep an allocation's scores and cost, and change only whose they are."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategies import CONTROLS, STRATEGIES, RankBudget, allocate
+from strategies.base import Site
+from strategies.controls import Inverted, Shuffled
+from strategies.linear_decay import LinearDecay
+
+SITES = tuple(
+    Site(f"h.{depth}.{kind}", 64, 64 if kind == "attention" else 256, depth, kind)
+    for depth in range(6)
+    for kind in ("attention", "mlp")
+)
+BUDGET = RankBudget.like_uniform(4, SITES)
+DECAY = LinearDecay(slope=1.0)
+
+
+@given(st.integers(0, 2**32))
+def test_a_shuffle_deals_the_same_scores(seed):
+    before, after = DECAY.scores(SITES, {}), Shuffled(DECAY, seed).scores(SITES, {})
+    assert list(after) == list(before)
+    assert sorted(after.values()) == sorted(before.values())
+
+
+def test_a_shuffle_is_another_for_another_seed_and_the_same_for_the_same():
+    first, again, other = (Shuffled(DECAY, seed).scores(SITES, {}) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert first != DECAY.scores(SITES, {})
+
+
+@given(st.floats(-1, 1))
+def test_inverting_a_slope_turns_it_around(slope):
+    inverted = Inverted(LinearDecay(slope=slope)).scores(SITES, {})
+    assert inverted == pytest.approx(LinearDecay(slope=-slope).scores(SITES, {}), abs=1e-9)
+
+
+@pytest.mark.parametrize("control", CONTROLS.values())
+def test_a_control_costs_what_its_strategy_costs(control):
+    planned = allocate(DECAY.scores(SITES, {}), SITES, BUDGET)
+    found = allocate(control(DECAY, 3).scores(SITES, {}), SITES, BUDGET)
+    assert found.ranks != planned.ranks
+    assert found.params <= BUDGET.params
+    assert found.params == pytest.approx(planned.params, rel=0.01)
+
+
+def test_no_control_is_searched():
+    assert not CONTROLS.keys() & STRATEGIES.keys()

@@ -1,0 +1,90 @@
+"""What is trained again after a search, and that a real search does it."""
+
+from collections import Counter
+
+import pytest
+
+from analysis.rows import ResultRow, read_rows
+from strategies import CONTROLS
+from trainables.spec import TrialSpec
+from tuning.confirm import confirmations, most_confirmations
+from tuning.plan import SearchPlan
+
+
+def trial(strategy, loss, number=0, **own):
+    config = {"strategy": strategy, strategy: {**own, "learning_rate": 0.01 + number / 1000}, "seed": 7,
+              "scaling": "constant"}  # fmt: skip
+    return ResultRow(
+        f"{strategy}{number}", f"{strategy}{number}", strategy, "finished", config=config, final_eval_loss=loss
+    )
+
+
+ROWS = [
+    trial("baseline", 4.0), trial("baseline", 4.1, 1), trial("linear_decay", 3.9, slope=0.5),
+    trial("linear_decay", 3.8, 1, slope=-0.5), trial("attention_heavy", 3.95, ratio=1.0),
+]  # fmt: skip
+PLAN = SearchPlan(seed=7, confirm_seeds=2)
+
+
+def test_the_best_of_every_strategy_and_two_controls_are_confirmed_from_the_same_fresh_seeds():
+    configs = confirmations(PLAN, ROWS)
+    names = ["baseline", "linear_decay", "attention_heavy", *CONTROLS]
+    assert [(config["strategy"], config["seed"]) for config in configs] == [(n, s) for s in (8, 9) for n in names]
+    assert {config["phase"] for config in configs} == {"confirm"}
+    assert configs[1]["linear_decay"] == {"slope": -0.5, "learning_rate": 0.011}
+
+
+def test_controls_are_the_best_allocation_at_the_wrong_matrices():
+    shuffled = confirmations(PLAN, ROWS)[3]
+    assert shuffled["shuffled"] == {"of": "linear_decay", "slope": -0.5, "learning_rate": 0.011}
+    assert "linear_decay" not in shuffled
+    spec = TrialSpec.from_config(shuffled)
+    assert (spec.label, spec.learning_rate, spec.allocator.of.slope) == ("shuffled", 0.011, -0.5)
+    assert spec.allocator.seed == spec.seed == 8
+
+
+@pytest.mark.parametrize(
+    ("plan", "rows"),
+    [
+        (SearchPlan(confirm_seeds=0), ROWS),
+        (PLAN, [row for row in ROWS if row.strategy == "baseline"]),
+        (PLAN, [row for row in ROWS if row.strategy != "baseline"]),
+        (SearchPlan(official=True), ROWS),
+    ],
+)
+def test_nothing_is_confirmed_where_nothing_can_be_compared(plan, rows):
+    assert confirmations(plan, rows) == []
+
+
+def test_a_plan_knows_how_many_runs_a_confirmation_may_take():
+    assert most_confirmations(PLAN) == 2 * (4 + len(CONTROLS))
+    assert most_confirmations(SearchPlan(strategies=("baseline",))) == 0
+
+
+@pytest.mark.slow
+def test_a_search_confirms_in_full_and_says_its_verdict(tune, runs):
+    done = tune(
+        "--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 2,
+        "--runs-dir", runs, "--name", "confirmed",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(runs / "confirmed" / "rows.jsonl")
+    confirmed = [row for row in rows if row.phase == "confirm"]
+    assert len(rows) - len(confirmed) == 4
+    assert Counter(row.strategy for row in confirmed) == dict.fromkeys(
+        ("baseline", "linear_decay", "shuffled", "inverted"), 2
+    )
+    assert {(row.seed, row.status) for row in confirmed} == {(1, "finished"), (2, "finished")}
+    assert all(row.test_loss is not None for row in confirmed)
+    assert len({row.trial_id for row in rows}) == len(rows)
+    best = min((r for r in rows if r.phase == "search" and r.strategy == "linear_decay" and r.status == "finished"),
+               key=lambda row: row.final_eval_loss)  # fmt: skip
+    again = next(row for row in confirmed if row.strategy == "linear_decay")
+    assert (again.ranks, again.config["linear_decay"]) == (best.ranks, best.config["linear_decay"])
+    report = (runs / "confirmed" / "report.md").read_text()
+    assert "## Verdict" in report
+    assert "| baseline     | reference" in report
+    assert "Verdict on each strategy against plain LoRA" in done.stdout
+    page = (runs / "confirmed" / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 4
+    assert (runs / "confirmed" / "best_adapter" / "adapter_model.safetensors").is_file()
