@@ -1,9 +1,11 @@
 import json
 import math
+import random
 from collections import Counter
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
@@ -156,18 +158,30 @@ def test_fixed_configurations_come_in_order_and_survive_a_restart(tmp_path):
 
 
 def test_importance_is_that_of_the_parameter_that_decides_within_each_strategy():
-    def loss(trial):
-        name = ("linear_decay", "baseline")[trial.number % 2]
-        trial.suggest_categorical("strategy", [name])
-        rate = trial.suggest_float(f"{name}/learning_rate", 1e-3, 1e-1, log=True)
-        if name == "baseline":
-            return rate
-        return abs(trial.suggest_float("linear_decay/slope", -1, 1)) + 1e-6 * rate
+    rng = random.Random(0)
+    kinds = {
+        "strategy": CategoricalDistribution(("linear_decay", "baseline")),
+        "linear_decay/slope": FloatDistribution(-1, 1),
+        "linear_decay/learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
+        "baseline/learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
+    }
 
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.optimize(loss, n_trials=2 * LEAST_FOR_IMPORTANCE - 1)
-    assert list(importances(study)) == ["linear_decay"]
-    study.optimize(loss, n_trials=60)
+    def trial(strategy):
+        slope, rate = rng.uniform(-1, 1), 10 ** rng.uniform(-3, -1)
+        if strategy == "baseline":
+            params, loss = {"baseline/learning_rate": rate}, rate
+        else:
+            params, loss = {"linear_decay/slope": slope, "linear_decay/learning_rate": rate}, abs(slope) + 1e-6 * rate
+        params["strategy"] = strategy
+        return optuna.trial.create_trial(
+            params=params, distributions={name: kinds[name] for name in params}, value=loss
+        )
+
+    study = optuna.create_study()
+    study.add_trials([trial("linear_decay") for _ in range(40)])
+    study.add_trials([trial("baseline") for _ in range(LEAST_FOR_IMPORTANCE - 1)])
     found = importances(study)
-    assert found["baseline"] == {"learning_rate": 1.0}
+    assert list(found) == ["linear_decay"]
     assert found["linear_decay"]["slope"] > 0.8
+    study.add_trial(trial("baseline"))
+    assert importances(study)["baseline"] == {"learning_rate": 1.0}
