@@ -30,6 +30,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+@matplotlib.rc_context(STYLE)
 def heatmaps(allocations: Mapping[str, Mapping[str, int]]) -> Figure:
     """Draw allocations beside each other, title -> site name -> rank: a row per matrix and a column per layer.
 
@@ -71,11 +72,11 @@ def _heatmap(
     return image
 
 
+@matplotlib.rc_context(STYLE)
 def differences(found: Sequence[Verdict], margin: float) -> Figure:
     """Draw the differences of strategies to plain LoRA, each known, and the differences that do not matter."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDE, 1.1 + 0.42 * len(found)), layout="constrained")
-        axes = figure.add_subplot()
+    figure = Figure(figsize=(WIDE, 1.1 + 0.42 * len(found)), layout="constrained")
+    axes = figure.add_subplot()
     axes.axvspan(-margin, margin, color="#eeeeee", zorder=0, label="does not matter")
     axes.axvline(0, color="black", linewidth=0.8)
     for place, item in enumerate(found):
@@ -90,14 +91,14 @@ def differences(found: Sequence[Verdict], margin: float) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def learning_curves(rows: Sequence[ResultRow]) -> Figure:
     """Draw every trial's evaluation loss over its steps, a panel per strategy; the best finished one is bold."""
     strategies = list(dict.fromkeys(row.strategy for row in rows))
     columns = min(2, len(strategies))
     height = 0.4 + 1.9 * -(-len(strategies) // columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDE, height), layout="constrained")
-        panels = figure.subplots(-(-len(strategies) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    figure = Figure(figsize=(WIDE, height), layout="constrained")
+    panels = figure.subplots(-(-len(strategies) // columns), columns, sharex=True, sharey=True, squeeze=False)
     for number, (axes, strategy) in enumerate(zip(panels.flat, strategies, strict=False)):
         own = [row for row in rows if row.strategy == strategy and row.history]
         done = [row for row in own if row.status == "finished" and row.final_eval_loss is not None]
@@ -117,15 +118,15 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def learning_rates(rates: Mapping[str, Sequence[tuple[float, float, bool]]]) -> Figure:
     """Draw loss over learning rate.
 
     Args:
         rates: Strategy -> (learning rate, last evaluation loss, whether the trial finished) of each trial.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDE, 3.2), layout="constrained")
-        axes = figure.add_subplot()
+    figure = Figure(figsize=(WIDE, 3.2), layout="constrained")
+    axes = figure.add_subplot()
     for number, (strategy, points) in enumerate(rates.items()):
         colour, marker = COLOURS[number % 7], MARKERS[number % 7]
         done = sorted((rate, loss) for rate, loss, finished in points if finished)

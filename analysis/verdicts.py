@@ -176,7 +176,7 @@ def _legend(rows: Sequence[ResultRow], found: Sequence[Verdict], margin: float) 
         f"- **Interval:** of the mean paired difference, Student's t; {together} right 95 % of the time. It decides. "
         f"The bootstrap's percentile interval is too narrow for few seeds and is printed for comparison.",
         f"- **Words:** *win*, *loss*: the interval excludes 0. *Tie*: it lies within ±{margin:g}, the difference that "
-        f"does not matter. *Non-inferior with fewer parameters*: it ends below +{margin:g}, at 5 % fewer or less.",
+        f"does not matter. *Non-inferior with fewer parameters*: it ends below +{margin:g}, with at least 5 % fewer.",
         "",
     ]
 

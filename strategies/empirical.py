@@ -44,10 +44,18 @@ class Empirical(Strategy):
 
     def scores(self, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
         """Return the tempered evidence; sites where all evidence is 0 are treated alike."""
-        measured = evidence.get(self.evidence)
-        if measured is None:
-            raise ValueError(f"strategy empirical needs {self.evidence} evidence, and none was measured")
-        mean = sum(measured[site.name] for site in sites) / len(sites)
-        if mean == 0:
-            return {site.name: 1.0 for site in sites}
-        return {site.name: (measured[site.name] / mean) ** (1 / self.temperature) for site in sites}
+        relative = relative_evidence(self.evidence, sites, evidence)
+        return {name: value ** (1 / self.temperature) for name, value in relative.items()}
+
+
+def relative_evidence(kind: str, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
+    """Return the evidence of a kind over its mean; 1 everywhere if all of it is 0.
+
+    Raises:
+        ValueError: None of the kind was measured.
+    """
+    measured = evidence.get(kind)
+    if measured is None:
+        raise ValueError(f"{kind} evidence is needed, and none was measured")
+    mean = sum(measured[site.name] for site in sites) / len(sites)
+    return {site.name: measured[site.name] / mean if mean else 1.0 for site in sites}

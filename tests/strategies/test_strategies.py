@@ -9,6 +9,7 @@ import pytest
 from strategies import STRATEGIES, RankBudget, Site, allocate
 from strategies.attention_heavy import AttentionHeavy
 from strategies.baseline import Baseline
+from strategies.composite import Composite
 from strategies.empirical import Empirical
 from strategies.geometry import GEOMETRIES
 from strategies.linear_decay import LinearDecay
@@ -63,6 +64,32 @@ class TestContract:
 def test_a_neutral_strategy_is_plain_lora(strategy):
     allocation = allocate(strategy.scores(SITES, {}), SITES, RankBudget.like_uniform(8, SITES))
     assert set(allocation.ranks.values()) == {8}
+
+
+@pytest.mark.parametrize(
+    ("point", "single"),
+    [
+        ({}, Baseline()),
+        ({"slope": 1.2}, LinearDecay(1.2)),
+        ({"log_ratio": -2.0}, AttentionHeavy(-2.0)),
+        ({"power": 0.5, "evidence": "activation"}, Empirical("activation", temperature=2.0)),
+    ],
+)
+def test_every_other_strategy_is_a_point_of_the_composite(point, single):
+    assert Composite(**point).scores(SITES, EVIDENCE) == pytest.approx(single.scores(SITES, EVIDENCE))
+
+
+def test_curvature_moves_rank_to_both_ends_or_to_the_middle():
+    blocks = sites_in_blocks(3)
+    # 6 t^2 - 6 t + 1 is 1, -0.5, 1 at t = 0, 0.5, 1
+    assert list(Composite(curvature=1.0).scores(blocks, {}).values()) == [2, 0.5, 2]
+    assert list(Composite(curvature=-1.0).scores(blocks, {}).values()) == [0, 1.5, 0]
+
+
+def test_a_negative_power_favours_sites_of_little_evidence_and_stays_finite():
+    blocks = sites_in_blocks(2)
+    scores = Composite(power=-1.0).scores(blocks, {"gradient": {"h.0.attn": 0.0, "h.1.attn": 2.0}})
+    assert scores == pytest.approx({"h.0.attn": 1e6, "h.1.attn": 0.5})
 
 
 def sites_in_blocks(blocks):

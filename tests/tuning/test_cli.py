@@ -209,5 +209,5 @@ def test_a_dry_run_shows_plan_budget_allocations_and_cost_and_writes_nothing(
     assert '"num_samples": 6' in out
     assert "baseline: 1,024 parameters, ranks 2 to 2" in out
     assert "empirical: decided after the evidence is measured" in out
-    assert "6 trials and 18 confirmation runs x 6 steps" in out
+    assert "6 trials and 21 confirmation runs x 6 steps" in out
     assert list(tmp_path.iterdir()) == []
