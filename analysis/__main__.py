@@ -1,4 +1,7 @@
-"""Rebuild a report from files: ``python -m analysis RUN_DIR`` or ``python -m analysis --rows FILE --output FILE``."""
+"""A report from files: of one run, of several compared, or of any rows.
+
+python -m analysis RUN_DIR [RUN_DIR ...] [--output FILE], or python -m analysis --rows FILE --output FILE
+"""
 
 import datetime
 import sys
@@ -7,37 +10,45 @@ from pathlib import Path
 
 import click
 
+from analysis.compare import Search
 from analysis.header import ReportHeader
-from analysis.publish import publish
+from analysis.publish import publish, publish_comparison
 from analysis.rows import read_rows
 
 
 @click.command(help=__doc__)
-@click.argument("run_dir", required=False, type=click.Path(path_type=Path))
+@click.argument("run_dirs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--rows", type=click.Path(path_type=Path), help="A .jsonl or .csv of rows.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the report goes.")
 @click.option("--dataset-size", type=int, help="Training examples, for the overview.")
 @click.option("--epochs", type=float, help="Epochs, for the overview.")
 def rebuild(  # noqa: D103  (its help is the docstring of the module)
-    run_dir: Path | None, rows: Path | None, output: Path | None, dataset_size: int | None, epochs: float | None
+    run_dirs: tuple[Path, ...], rows: Path | None, output: Path | None, dataset_size: int | None, epochs: float | None
 ) -> None:
-    if (run_dir is None) == (rows is None):
+    if bool(run_dirs) == (rows is not None):
         raise ValueError("give either RUN_DIR or --rows FILE")
-    now = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
-    header = ReportHeader(now) if run_dir is None else ReportHeader.of_run(run_dir, now)
-    if run_dir is not None:
-        rows, output = run_dir / "rows.jsonl", output or run_dir / "report.md"
-    if rows is None or output is None:
+    if len(run_dirs) == 1:
+        output = output or run_dirs[0] / "report.md"
+    if output is None:
         raise ValueError("--output: say where the report goes")
     if output.suffix != ".md":
         raise ValueError(f"--output {output}: a report is a .md file, and a page beside it")
-    given = {"dataset_size": dataset_size, "epochs": epochs}
-    header = replace(header, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    found = read_rows(rows)
+    now = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+    searches = [_read(folder, now) for folder in run_dirs]
     if not output.parent.is_dir():
         raise ValueError(f"--output {output}: its folder does not exist")
-    publish(found, header, output)
+    if len(run_dirs) > 1:
+        publish_comparison(searches, now, output)
+    else:
+        search = searches[0] if rows is None else Search("", ReportHeader(now), read_rows(rows))
+        given = {"dataset_size": dataset_size, "epochs": epochs}
+        known = {name: value for name, value in given.items() if value is not None}
+        publish(search.rows, replace(search.header, **known), output)  # type: ignore[arg-type]
     click.echo(str(output))
+
+
+def _read(run_dir: Path, now: str) -> Search:
+    return Search(run_dir.resolve().name, ReportHeader.of_run(run_dir, now), read_rows(run_dir / "rows.jsonl"))
 
 
 def main() -> int:

@@ -9,6 +9,8 @@ from tabulate import tabulate
 from analysis.header import ReportHeader
 from analysis.rows import STATUSES, ResultRow
 
+WITHIN = 1.01
+
 
 def what_mattered(header: ReportHeader) -> list[str]:
     """Return how much each searched parameter decided; empty if that is not known."""
@@ -23,6 +25,25 @@ def what_mattered(header: ReportHeader) -> list[str]:
         "## What Mattered", "", "Share of the differences in evaluation loss that each parameter accounts for, among "
         "the trials of its strategy that were trained in full (Optuna's PED-ANOVA).", "",
         tabulate(body, headers=("strategy", "parameter", "importance"), tablefmt="pipe", disable_numparse=True), "",
+    ]  # fmt: skip
+
+
+def shrinking(header: ReportHeader) -> list[str]:
+    """Return what is left of the winner at fewer parameters; empty if that was not measured."""
+    if not header.shrink:
+        return []
+    whole = header.shrink[0]["test_loss"]
+    body = [
+        [f"{point['fraction']:.0%}", f"{point['params']:,}", f"{point['test_loss']:.4f}",
+         f"{point['test_loss'] / whole - 1:+.2%}"] for point in header.shrink
+    ]  # fmt: skip
+    best = min(point["test_loss"] for point in header.shrink)
+    small = min((p for p in header.shrink if p["test_loss"] <= WITHIN * best), key=lambda point: point["params"])
+    return [
+        "## Shrinking the Winner", "", "The trained winner with its largest singular values kept, wherever they are, "
+        "and the rest cut; nothing is trained again.", "",
+        tabulate(body, headers=("kept", "parameters", "test loss", "change"), tablefmt="pipe", disable_numparse=True),
+        "", f"The smallest of these within 1 % of the best has {small['params']:,} parameters.", "",
     ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 PLANNED = {"dataset_size": "train_examples", "epochs": "epochs", "margin": "margin", "model": "model",
            "dataset": "dataset", "corpus_sha256": "corpus_sha256"}  # fmt: skip
-FOUND = ("engine", "resource_events", "command", "versions", "importance")
+FOUND = ("engine", "resource_events", "command", "versions", "importance", "shrink")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class ReportHeader:
         command: What started the search.
         versions: Of the libraries that matter.
         importance: Strategy -> parameter -> its share in what decided the loss.
+        shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
     """
 
     generated: str
@@ -42,6 +43,7 @@ class ReportHeader:
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    shrink: Sequence[Mapping[str, float]] = ()
 
     @classmethod
     def of_run(cls, run_dir: Path, generated: str) -> Self:

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis import plots, ranking, verdicts
+from analysis.header import ReportHeader
 from analysis.rows import ResultRow
 
 FOLDER = "figures"
@@ -34,10 +35,13 @@ class Picture:
         return [f"## {self.title}", "", f"![{self.words}]({FOLDER}/{self.name}.svg)", "", self.words, ""]
 
 
-def drawn(rows: Sequence[ResultRow], margin: float) -> list[Picture]:
-    """Return the pictures that rows have the facts for; none of rows without histories and ranks."""
+def drawn(rows: Sequence[ResultRow], header: ReportHeader) -> list[Picture]:
+    """Return the pictures that rows and header have the facts for; none of rows without histories and ranks."""
     searched = [row for row in rows if row.phase == "search"]
-    found = [_differences(rows, margin), _heatmaps(searched), _learning_curves(searched), _learning_rates(searched)]
+    found = [
+        _differences(rows, header.margin), _heatmaps(searched), _learning_curves(searched), _learning_rates(searched),
+        _shrinking(header),
+    ]  # fmt: skip
     return [picture for picture in found if picture is not None]
 
 
@@ -94,3 +98,12 @@ def _learning_rates(rows: Sequence[ResultRow]) -> Picture | None:
     said = "; ".join(f"{name} best at {rate:.2g}" for name, (_, rate) in best.items())
     words = f"Last evaluation loss over learning rate, a line per strategy: {said}."
     return Picture("learning_rates", "Learning-Rate Sensitivity", words, plots.learning_rates(rates))
+
+
+def _shrinking(header: ReportHeader) -> Picture | None:
+    if not header.shrink:
+        return None
+    points = [(int(point["params"]), point["test_loss"]) for point in header.shrink]
+    said = "; ".join(f"{params:,} parameters {loss:.4f}" for params, loss in points)
+    words = f"Test loss of the trained winner cut to fewer parameters, the dashed line 1 % above the best: {said}."
+    return Picture("shrinking", "Shrink Curve", words, plots.shrink_curve(points))

@@ -139,3 +139,16 @@ def learning_rates(rates: Mapping[str, Sequence[tuple[float, float, bool]]]) -> 
     axes.set_ylabel("last evaluation loss")
     axes.legend()
     return figure
+
+
+@matplotlib.rc_context(STYLE)
+def shrink_curve(points: Sequence[tuple[int, float]]) -> Figure:
+    """Draw (parameters, test loss) of the winner at its sizes, and what is within 1 % of the best."""
+    figure = Figure(figsize=(WIDE, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS[0])
+    axes.axhline(1.01 * min(loss for _, loss in points), color="black", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("parameters kept")
+    axes.set_ylabel("test loss")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    return figure

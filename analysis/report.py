@@ -29,6 +29,7 @@ def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[P
         *verdicts.section(rows, header.margin),
         *(line for picture in pictures for line in picture.lines),
         *winner.section(verdicts.recommended(rows, header.margin)),
+        *closing.shrinking(header),
         *closing.what_mattered(header),
         *closing.cost(rows, header),
         *closing.reproduce(header),

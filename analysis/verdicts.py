@@ -150,7 +150,7 @@ def _table(rows: Sequence[ResultRow], found: Sequence[Verdict]) -> str:
     body = [[PLAIN, "reference", _loss(losses), "", "", "", len(losses), f"{_params(plain):,}"]]
     for item in found:
         mean = "" if item.pairs.mean is None else f"{item.pairs.mean:+.4f}"
-        intervals = (_span(item.pairs.interval), _span(item.pairs.bootstrap()))
+        intervals = (span(item.pairs.interval), span(item.pairs.bootstrap()))
         body.append(
             [item.strategy, item.answer, _loss(item.losses), mean, *intervals, item.pairs.seeds, f"{item.params:,}"]
         )
@@ -193,7 +193,7 @@ def _control_lines(rows: Sequence[ResultRow]) -> list[str]:
             said = f"its ranks are worse where they are than {name}"
         else:
             said = f"as far as these seeds can tell, the places of its ranks carry no information: {name} is as good"
-        lines.append(f"- **{original} against itself {name}:** {said} ({_span(interval)}, {pairs.seeds} seeds).")
+        lines.append(f"- **{original} against itself {name}:** {said} ({span(interval)}, {pairs.seeds} seeds).")
     return ["### Controls", "", *lines, ""] if lines else []
 
 
@@ -205,5 +205,6 @@ def _loss(losses: Sequence[float]) -> str:
     return mean if deviation is None else f"{mean} ± {deviation:.4f}"
 
 
-def _span(interval: tuple[float, float] | None) -> str:
+def span(interval: tuple[float, float] | None) -> str:
+    """Return an interval as tables show it; empty if it is unknown."""
     return "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"

@@ -4,17 +4,23 @@ import datetime
 import importlib.metadata
 import json
 import shlex
+import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import click
+from ray.exceptions import RayError
 
 from analysis import ranking, verdicts
+from analysis.card import card
 from analysis.header import ReportHeader
 from analysis.pictures import FOLDER
 from analysis.publish import publish
 from analysis.rows import ResultRow, write_rows
+from trainables.shrink import shrink_curve
+from trainables.spec import Workload
 from tuning import artifacts, preflight, summary, tracking
 from tuning import search as tuner
 from tuning.confirm import PHASE, confirmations, most_confirmations
@@ -34,7 +40,7 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was found out about a plan, saved beside it as ``facts.json``; the last two at the end."""
+    """What was found out about a plan, saved beside it as ``facts.json``; the last three at the end."""
 
     base_params: int
     budget_params: int
@@ -43,6 +49,7 @@ class Facts:
     engine: str
     resource_events: tuple[str, ...] = ()
     importance: dict[str, dict[str, float]] = field(default_factory=dict)
+    shrink: Sequence[Mapping[str, float]] = ()
 
     def save(self, folder: Path) -> None:
         """Write the file."""
@@ -119,14 +126,9 @@ def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
     )  # fmt: skip
     sink.put("dataset", tracking.PARENT, name=plan.dataset, digest=known.corpus_sha256)
     outcome = _train(plan, known, sink)
-    importance = importances(outcome.study) if outcome.study is not None else {}
-    rows, facts = outcome.rows, replace(facts, resource_events=outcome.resource_events, importance=importance)
-    facts.save(plan.run_dir)
-    _write_report(plan, rows)
-    if outcome.study is not None:
-        mirror(outcome.study, str(plan.run_dir / "optuna.journal"), plan.run_dir.name)
-    artifacts.write(plan.run_dir, rows, outcome.adapters, verdicts.recommended(rows, plan.margin))
+    _leave(plan, known.workload, facts, outcome)
     _finish_tracking(sink, plan, outcome)
+    rows = outcome.rows
     summary.show(plan, rows, dashboard)
     if (searched := sum(row.phase == "search" for row in rows)) < plan.trials:
         click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
@@ -152,11 +154,35 @@ def _train(plan: SearchPlan, known: preflight.Preflight, sink: tracking.Sink) ->
     return outcome.followed_by(confirmed)
 
 
-def _write_report(plan: SearchPlan, rows: list[ResultRow]) -> None:
+def _leave(plan: SearchPlan, workload: Workload, facts: Facts, outcome: tuner.Outcome) -> None:
+    """Write what a run leaves: rows, facts, study, the winner's adapter and card, the report."""
+    rows, best = outcome.rows, verdicts.recommended(outcome.rows, plan.margin)
     write_rows(rows, plan.run_dir / "rows.jsonl")
     write_rows(rows, plan.run_dir / "rows.csv")
+    facts = replace(facts, resource_events=outcome.resource_events)
+    if outcome.study is not None:
+        mirror(outcome.study, str(plan.run_dir / "optuna.journal"), plan.run_dir.name)
+        facts = replace(facts, importance=importances(outcome.study))
+    artifacts.write(plan.run_dir, rows)
+    adapter = plan.run_dir / "best_adapter"
+    if best is not None and best.trial_id in outcome.adapters:
+        shutil.copytree(outcome.adapters[best.trial_id], adapter)
+        facts = replace(facts, shrink=_shrink_curve(plan, workload, best, adapter))
+    facts.save(plan.run_dir)
     header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
+    if best is not None and adapter.is_dir():
+        (adapter / "README.md").write_text(card(best, rows, header), encoding="utf-8")
     publish(rows, header, plan.run_dir / "report.md")
+
+
+def _shrink_curve(plan: SearchPlan, workload: Workload, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
+    """Measure the winner at fewer parameters, where the trials ran; nothing if that fails, and say so."""
+    try:
+        found: list[dict[str, float]] = tuner.on_device(plan, shrink_curve, workload, best.ranks, best.alphas, adapter)
+    except RayError as error:
+        click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)
+        return []
+    return found
 
 
 def _finish_tracking(sink: tracking.Sink, plan: SearchPlan, outcome: tuner.Outcome) -> None:

@@ -102,7 +102,7 @@ def measured(plan: SearchPlan, preflight: Preflight) -> tuple[SearchPlan, Prefli
     workload = preflight.workload
     try:
         if plan.pack_size_is_open:
-            plan = plan.model_copy(update={"pack_size": _on_device(plan, footprint.slots_that_fit, workload)})
+            plan = plan.model_copy(update={"pack_size": on_device(plan, footprint.slots_that_fit, workload)})
             workload = replace(workload, pack_size=plan.trials_per_pack)
         if preflight.needs_evidence:
             workload = replace(workload, evidence=_evidence(plan, preflight))
@@ -118,7 +118,7 @@ def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
     key = evidence.cache_key(preflight.workload, preflight.corpus_sha256)
     cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.json"
     if not cached.is_file():
-        found = _on_device(plan, _measure, preflight.workload)
+        found = on_device(plan, _measure, preflight.workload)
         cached.parent.mkdir(parents=True, exist_ok=True)
         aside = cached.with_suffix(f".{os.getpid()}")
         aside.write_text(json.dumps(found, indent=1))
@@ -127,10 +127,10 @@ def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
     return result
 
 
-def _on_device(plan: SearchPlan, function: Any, workload: Workload) -> Any:
-    """Call a function where the trials will run, with their resources."""
+def on_device(plan: SearchPlan, function: Any, *arguments: Any) -> Any:
+    """Call a function where the trials run, with their resources."""
     task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(function)
-    return ray.get(task.remote(workload))
+    return ray.get(task.remote(*arguments))
 
 
 def _measure(workload: Workload) -> Evidence:

@@ -16,6 +16,7 @@ from analysis.rows import ResultRow
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
 SITES = [f"transformer.h.{layer}.{matrix}" for layer in range(4) for matrix in ("attn.c_attn", "mlp.c_fc")]
+SHRINK = [{"fraction": f, "params": int(1000 * f), "test_loss": 4.05 - 0.05 * f} for f in (1.0, 0.5, 0.25)]
 STRATEGIES = ("baseline", "linear_decay", "empirical")
 
 
@@ -40,6 +41,7 @@ def folder(tmp_path_factory):
     header = ReportHeader(
         "now", 8, 3.0, command="tune.py --seed 1 '<script>'", versions={"ray": "1"}, engine="packed",
         importance={"empirical": {"learning_rate": 0.9, "temperature": 0.1}},
+        shrink=SHRINK,
     )  # fmt: skip
     publish(rows, header, folder / "report.md")
     return folder
@@ -72,7 +74,7 @@ def test_the_page_has_every_section_of_the_report_and_its_pictures(page, folder)
     report = (folder / "report.md").read_text()
     assert page.locator("h2").all_text_contents() == re.findall(r"^## (.+)$", report, re.MULTILINE)
     assert page.locator("nav a").count() == page.locator("h2").count()
-    assert page.locator("img").count() == 4
+    assert page.locator("img").count() == 5
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 100 && image.alt.length > 40)")
 
 
@@ -116,7 +118,7 @@ def test_the_same_rows_give_the_same_pictures(folder, tmp_path):
     rows = [made("baseline", 0), made("empirical", 0)]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        pictures.write(pictures.drawn(rows, 0.01), tmp_path / name)
+        pictures.write(pictures.drawn(rows, ReportHeader("now")), tmp_path / name)
     for picture in (tmp_path / "a" / pictures.FOLDER).iterdir():
         assert picture.read_bytes() == (tmp_path / "b" / pictures.FOLDER / picture.name).read_bytes()
 

@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from analysis.card import card
 from analysis.findings import key_findings
 from analysis.header import ReportHeader
 from analysis.plots import heatmaps, save
@@ -175,3 +177,22 @@ def test_the_report_of_a_run_says_which_engine_trained_and_what_did_not_fit(tmp_
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "report.md").read_text()
     assert "- **Engine:** packed, 4 at once\n- **Resource event:** 4 was much\n" in report
+
+
+def test_the_smallest_size_within_one_percent_of_the_best_is_told():
+    losses = {1.0: 4.0, 0.9: 3.99, 0.75: 4.02, 0.5: 4.04}
+    shrink = [{"fraction": f, "params": int(1000 * f), "test_loss": loss} for f, loss in losses.items()]
+    text = render([row("a")], ReportHeader("now", shrink=shrink))
+    # 1 % above the best, 3.99, is 4.0299
+    assert "within 1 % of the best has 750 parameters" in text
+    assert "| 50%    | 500          | 4.0400      | +1.00%   |" in text
+
+
+def test_the_card_says_what_is_known_and_leaves_out_what_is_not():
+    best = row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10, test_loss=3.5)
+    text = card(best, [best], ReportHeader("now", model='a "b"', dataset="texts", dataset_size=8))
+    assert yaml.safe_load(text.split("---")[1]) == {"library_name": "peft", "base_model": 'a "b"', "tags": ["lora"]}
+    assert "**Loss on the test split:** 3.5000 nats per token (perplexity 33.12)" in text
+    assert "Not confirmed: no verdict." in text
+    text = card(row("a", loss=None), [], ReportHeader("now"))
+    assert "None" not in text

@@ -1,11 +1,15 @@
 """From confirmation rows to a verdict, a recommendation and the report's words."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from analysis import verdicts
 from analysis.header import ReportHeader
 from analysis.report import render
-from analysis.rows import ResultRow
+from analysis.rows import ResultRow, write_rows
 
 MARGIN = 0.01
 RANKS = {"transformer.h.0.attn.c_attn": 2}
@@ -119,3 +123,23 @@ def test_seeds_that_would_be_enough_are_told_when_it_cannot_tell():
     lines = verdicts.headline([only([*PLAIN, *runs("empirical", 3.97, 4.06, 4.23)])])
     assert "cannot tell" in lines[0]
     assert "seeds would tell" in lines[0]
+
+
+def test_several_searches_are_compared_by_their_verdicts(tmp_path):
+    better, same = runs("empirical", 3.95, 4.051, 4.149), runs("empirical", 4.001, 4.1, 4.199)
+    unconfirmed = [run("empirical", 0, 3.0, phase="search")]
+    for name, rows in (("a", [*PLAIN, *better]), ("b", [*PLAIN, *same]), ("c", unconfirmed)):
+        (tmp_path / name).mkdir()
+        write_rows(rows, tmp_path / name / "rows.jsonl")
+        (tmp_path / name / "plan.json").write_text(json.dumps({"model": f"model-{name}", "dataset": "texts"}))
+    folders = [str(tmp_path / name) for name in "abc"]
+    command = [sys.executable, "-m", "analysis", *folders]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "--output" in refused.stderr) == (2, True)
+    subprocess.run([*command, "--output", str(tmp_path / "all.md")], check=True)
+    text = (tmp_path / "all.md").read_text()
+    assert "| a        | model-a | texts  | 1,000        | empirical  | win" in text
+    assert "| b        | model-b | texts  | 1,000        | empirical  | tie" in text
+    assert "none: no confirmation runs" in text
+    assert "| empirical  | 1     | 1     |" in text
+    assert "<h1>Adaptive LoRA: Searches Compared</h1>" in (tmp_path / "all.html").read_text()

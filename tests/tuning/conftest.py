@@ -38,11 +38,15 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(tune, runs):
+def four():
+    """Flags that name four strategies."""
+    names = ("baseline", "linear_decay", "attention_heavy", "empirical")
+    return [word for name in names for word in ("--strategies", name)]
+
+
+@pytest.fixture(scope="session")
+def finished(tune, runs, four):
     """A search of eight trials, one at a time: (completed process, run folder)."""
-    four = [
-        word for name in ("baseline", "linear_decay", "attention_heavy", "empirical") for word in ("--strategies", name)
-    ]
     done = tune("--num-samples", 8, "--max-concurrent-trials", 1, "--runs-dir", runs, "--name", "first", *four)
     assert done.returncode == 0, done.stderr
     return done, runs / "first"

@@ -1,5 +1,6 @@
 """What is trained again after a search, and that a real search does it."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -86,5 +87,15 @@ def test_a_search_confirms_in_full_and_says_its_verdict(tune, runs):
     assert "| baseline     | reference" in report
     assert "Verdict on each strategy against plain LoRA" in done.stdout
     page = (runs / "confirmed" / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == 4
+    assert page.count("data:image/svg+xml") == 5
+    for section in ("## Shrinking the Winner", "## Trials and Cost", "## How to Reproduce"):
+        assert section in report
+    used = next(row for row in rows if f"`{row.experiment_name}` is the run to use" in report)
+    facts = json.loads((runs / "confirmed" / "facts.json").read_text())
+    assert facts["shrink"][0] == {
+        "fraction": 1.0, "params": used.trainable_parameters, "test_loss": pytest.approx(used.test_loss, abs=1e-5),
+    }  # fmt: skip
+    card = (runs / "confirmed" / "best_adapter" / "README.md").read_text()
+    assert f"{used.test_loss:.4f} nats per token" in card
+    assert "linear_decay: " in card
     assert (runs / "confirmed" / "best_adapter" / "adapter_model.safetensors").is_file()

@@ -128,10 +128,10 @@ def _given(small):
     }
 
 
-def test_a_seed_repeats_a_search_row_by_row_and_evidence_is_measured_once(finished, tune, runs):
+def test_a_seed_repeats_a_search_row_by_row_and_evidence_is_measured_once(finished, tune, runs, four):
     (cached,) = (runs / ".evidence").iterdir()
     measured = cached.stat().st_mtime_ns
-    done = tune("--num-samples", 8, "--max-concurrent-trials", 1, "--runs-dir", runs, "--name", "again")
+    done = tune("--num-samples", 8, "--max-concurrent-trials", 1, "--runs-dir", runs, "--name", "again", *four)
     assert done.returncode == 0, done.stderr
     timed = {"trial_id", "experiment_name", "training_time_seconds", "history"}
 

@@ -1,0 +1,104 @@
+"""The winner in other forms: ``python -m trainables.export RUN_DIR --output DIR --form uniform|merged``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import peft
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from trainables import adapters
+from trainables.adapters import WEIGHTS, load_weights
+from trainables.base_model import load, load_tokenizer, resolve
+
+
+def uniform(model: str, adapter: Path, output: Path) -> None:
+    """Write an adapter for servers that know one rank and one scale.
+
+    Every matrix of a kind that is adapted anywhere gets the highest rank: A and B are padded with zeros, the scale is
+    multiplied into B, and alpha is the rank. Logits are those of the original.
+
+    Args:
+        model: The base, as ``Workload.model``.
+        adapter: Folder that ``Adapter.save`` wrote.
+        output: Folder for the other form.
+    """
+    config, tensors = peft.LoraConfig.from_pretrained(str(adapter)), load_weights(adapter)
+    sites = {site.name: site for site in load(model).sites}
+    scales = _scales(model, adapter)
+    rank = max(len(tensors[key]) for key in tensors if ".lora_A." in key)
+    kinds = sorted({name.rpartition(".")[2] for name in scales})
+    padded: dict[str, torch.Tensor] = {}
+    for name, site in sites.items():
+        if name.rpartition(".")[2] in kinds:
+            a, b = torch.zeros(rank, site.d_in), torch.zeros(site.d_out, rank)
+            if name in scales:
+                small_a, small_b = (tensors[_key(name, part)] for part in "AB")
+                a[: len(small_a)] = small_a
+                b[:, : len(small_a)] = small_b * scales[name]
+            padded |= {_key(name, "A"): a, _key(name, "B"): b}
+    plain = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=rank, lora_alpha=rank, target_modules=kinds, inference_mode=True,
+        fan_in_fan_out=config.fan_in_fan_out, base_model_name_or_path=config.base_model_name_or_path,
+    )  # fmt: skip
+    output.mkdir(parents=True)
+    plain.save_pretrained(str(output))
+    save_file(padded, output / WEIGHTS, metadata={"format": "pt"})
+
+
+def merged(model: str, adapter: Path, output: Path) -> None:
+    """Write the base with the adapter added to its weights, and its tokenizer: a model that needs no PEFT."""
+    base = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=torch.float32)  # merging changes it
+    found: Any = PeftModel.from_pretrained(base, str(adapter))
+    found.merge_and_unload().save_pretrained(str(output))
+    load_tokenizer(model).save_pretrained(str(output))
+
+
+def _scales(model: str, adapter: Path) -> dict[str, float]:
+    """Return adapted site -> scale in use, as PEFT applies the folder's configuration."""
+    wrapped = PeftModel.from_pretrained(load(model).model, str(adapter))
+    try:
+        return {name: scale for name, (_, scale) in adapters.read_back(wrapped).items()}
+    finally:
+        adapters.detach(wrapped)
+
+
+def _key(name: str, part: str) -> str:
+    return f"base_model.model.{name}.lora_{part}.weight"
+
+
+FORMS = {"uniform": uniform, "merged": merged}
+
+
+@click.command(help=__doc__)
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--form", type=click.Choice(list(FORMS)), default="uniform", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder that does not exist yet.")
+def convert(run_dir: Path, form: str, output: Path) -> None:  # noqa: D103  (its help is the docstring of the module)
+    adapter, plan = run_dir / "best_adapter", run_dir / "plan.json"
+    if not adapter.is_dir() or not plan.is_file():
+        raise click.ClickException(f"{run_dir}: no best_adapter and plan.json in it; give the folder of a finished run")
+    if output.exists():
+        raise click.ClickException(f"--output {output}: exists; give a folder that does not")
+    FORMS[form](json.loads(plan.read_text(encoding="utf-8"))["model"], adapter, output)
+    click.echo(str(output))
+
+
+def main() -> int:
+    """Run the command; wrong usage is one line and exit status 2."""
+    try:
+        convert.main(standalone_mode=False)
+    except (click.ClickException, ValueError) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        print(f"Error: {' '.join(message.split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
