@@ -4,12 +4,14 @@ import json
 from collections import Counter
 
 import pytest
+from mlflow import MlflowClient
 
 from analysis.rows import ResultRow, read_rows
 from strategies import CONTROLS, STRATEGIES
 from trainables.spec import TrialSpec
 from tuning.confirm import confirmations, most_confirmations
 from tuning.plan import SearchPlan
+from tuning.tracking import EXPERIMENT
 
 
 def trial(strategy, loss, number=0, **own):
@@ -78,6 +80,18 @@ def test_a_search_confirms_in_full_and_says_its_verdict(tune, runs):
     assert {(row.seed, row.status) for row in confirmed} == {(1, "finished"), (2, "finished")}
     assert all(row.test_loss is not None for row in confirmed)
     assert len({row.trial_id for row in rows}) == len(rows)
+    client = MlflowClient(tracking_uri=f"sqlite:///{runs}/mlflow.db")
+    stored = {
+        run.data.tags["rank_search.trial_id"].removeprefix("confirmed/"): run
+        for run in client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+        if run.data.tags["rank_search.trial_id"].startswith("confirmed/")
+    }
+    group = stored["confirm"]
+    assert group.data.tags["mlflow.parentRunId"] == stored["parent"].info.run_id
+    assert {run.info.status for run in stored.values() if run.data.tags.get("phase") == "confirm"} == {"FINISHED"}
+    for row in rows:
+        expected = group if row.phase == "confirm" else stored["parent"]
+        assert stored[row.trial_id].data.tags["mlflow.parentRunId"] == expected.info.run_id
     best = min((r for r in rows if r.phase == "search" and r.strategy == "linear_decay" and r.status == "finished"),
                key=lambda row: row.final_eval_loss)  # fmt: skip
     again = next(row for row in confirmed if row.strategy == "linear_decay")
