@@ -25,6 +25,7 @@ from tuning import artifacts, preflight, summary, tracking
 from tuning import search as tuner
 from tuning.confirm import PHASE, confirmations, most_confirmations
 from tuning.fixed import FixedSearch
+from tuning.metrics import Metrics
 from tuning.plan import SearchPlan
 from tuning.progress import Progress
 from tuning.study import importances, mirror
@@ -139,17 +140,19 @@ def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
 
 def _train(plan: SearchPlan, known: preflight.Preflight, sink: tracking.Sink) -> tuner.Outcome:
     """Search, and confirm what was found."""
-    events = tracking.Tracking(sink)
+    events, gauges = tracking.Tracking(sink), Metrics(plan.run_dir.name)
     with tuner.workers(plan, known.workload) as trainable:
         with Progress(plan.trials) as progress:
-            outcome = tuner.run(plan, trainable, tuner.searcher(plan, known), plan.trials, (progress, events))
+            outcome = tuner.run(plan, trainable, tuner.searcher(plan, known), plan.trials, (progress, events, gauges))
         again = confirmations(plan, outcome.rows)
         if not again:
             return outcome
         click.echo(f"\nConfirmation: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
         events.open_group(PHASE)
         with Progress(len(again)) as progress:
-            confirmed = tuner.run(plan, trainable, FixedSearch(again), len(again), (progress, events), f"ray-{PHASE}")
+            confirmed = tuner.run(
+                plan, trainable, FixedSearch(again), len(again), (progress, events, gauges), f"ray-{PHASE}"
+            )
         events.close_group(PHASE)
     return outcome.followed_by(confirmed)
 
