@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     header = ReportHeader(
         "now", 8, 3.0, command="tune.py --seed 1 '<script>'", versions={"ray": "1"}, engine="packed",
         importance={"empirical": {"learning_rate": 0.9, "temperature": 0.1}},
-        shrink=SHRINK,
+        shrink=SHRINK, corpus_sha256="0123456789abcdef" * 4,
     )  # fmt: skip
     publish(rows, header, folder / "report.md")
     return folder
