@@ -137,9 +137,12 @@ def row_from(
 
 def experiment_name(config: Mapping[str, Any], trial_id: str) -> str:
     """Return a trial's name everywhere: in Ray, MLflow and the report."""
+    strategy = config["strategy"]
     if config.get("phase") == "confirm":
-        return f"{config['strategy']}_seed{config['seed']}"
-    return str(config.get("official") or f"{config['strategy']}_{trial_id}")
+        return f"{strategy}_seed{config['seed']}"
+    rate = config.get(strategy, {}).get("learning_rate")
+    own = f"{strategy}_{trial_id}" if rate is None else f"{strategy}_lr{rate:.2g}_{trial_id}"
+    return str(config.get("official") or own)
 
 
 def adapters_of(results: Iterable[Any]) -> dict[str, Path]:

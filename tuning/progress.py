@@ -14,7 +14,7 @@ from rich.table import Table
 from analysis.rows import ResultRow
 
 SHOWN_ENDED = 12
-COLUMNS = {"trial": "left", "strategy": "left", "params": "right", "step": "right", "eval loss": "right",
+COLUMNS = {"trial": "left", "params": "right", "step": "right", "eval loss": "right",
            "status": "left"}  # fmt: skip
 
 
@@ -23,7 +23,6 @@ class Line:
     """A trial as it is shown."""
 
     name: str
-    strategy: str
     params: int | None = None
     step: int | None = None
     loss: float | None = None
@@ -35,7 +34,6 @@ class Line:
         """What stands in the columns; an unknown is empty."""
         return (
             self.name,
-            self.strategy,
             "" if self.params is None else f"{self.params:,}",
             "" if self.step is None else str(self.step),
             "" if self.loss is None else f"{self.loss:.4f}",
@@ -69,7 +67,7 @@ class Progress:
 
     def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
         """Show a new trial."""
-        self.lines[trial_id] = Line(name, config["strategy"])
+        self.lines[trial_id] = Line(name)
         self._show()
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from ray import cloudpickle
 from rich.console import Console
 
 from analysis.rows import ResultRow, read_rows
-from tuning.harvest import Harvest, row_from
+from tuning.harvest import Harvest, experiment_name, row_from
 from tuning.progress import Progress
 
 CONFIG = {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": 0}
@@ -135,3 +135,17 @@ def test_time_left_follows_the_reports_of_ended_trials(reports, left, monkeypatc
         progress.reported(trial_id, REPORT)
         progress.ended(ResultRow(trial_id, trial_id, "baseline", "finished", final_eval_loss=1.0))
     assert left in (console.file.getvalue() or progress._time_left())
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"strategy": "baseline", "baseline": {"learning_rate": 0.012345}}, "baseline_lr0.012_t1"),
+        ({"strategy": "baseline", "baseline": {"learning_rate": 2e-5}}, "baseline_lr2e-05_t1"),
+        ({"strategy": "shuffled", "shuffled": {"learning_rate": 0.1}, "seed": 4, "phase": "confirm"}, "shuffled_seed4"),
+        ({"strategy": "baseline", "official": "baseline_rank8_official"}, "baseline_rank8_official"),
+        ({"strategy": "baseline"}, "baseline_t1"),
+    ],
+)
+def test_a_trials_name_says_what_it_tries(config, name):
+    assert experiment_name(config, "t1") == name
