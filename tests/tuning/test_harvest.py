@@ -111,7 +111,7 @@ def follow(console):
 def test_where_there_is_no_terminal_an_ended_trial_is_one_plain_line():
     lines = follow(Console(file=io.StringIO(), force_terminal=False)).splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("1/4  baseline_a  baseline  10  8  1.2500  finished")
+    assert lines[0].startswith("1/4  baseline_a  10  8  1.2500  finished")
     assert "diverged: at step [4]" in lines[1]
     assert "best 1.2500 (baseline_a)" in lines[1]
     assert "left" in lines[1]
