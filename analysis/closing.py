@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 from tabulate import tabulate
 
 from analysis.header import ReportHeader
@@ -44,6 +45,21 @@ def shrinking(header: ReportHeader) -> list[str]:
         "and the rest cut; nothing is trained again.", "",
         tabulate(body, headers=("kept", "parameters", "test loss", "change"), tablefmt="pipe", disable_numparse=True),
         "", f"The smallest of these within 1 % of the best has {small['params']:,} parameters.", "",
+    ]  # fmt: skip
+
+
+def evidence(header: ReportHeader) -> list[str]:
+    """Return how far the kinds of evidence agree about which sites matter; empty with fewer than two kinds."""
+    kinds = list(header.evidence)
+    if len(kinds) < 2:
+        return []
+    sites = list(header.evidence[kinds[0]])
+    values = {kind: [header.evidence[kind][site] for site in sites] for kind in kinds}
+    body = [[a, *(f"{stats.kendalltau(values[a], values[b]).statistic:+.2f}" for b in kinds)] for a in kinds]
+    return [
+        "## Agreement of Evidence", "", f"Kendall's tau between what was measured before training, over {len(sites)} "
+        "sites: 1 is the same order of sites, 0 none in common, -1 the opposite.", "",
+        tabulate(body, headers=("", *kinds), tablefmt="pipe", disable_numparse=True), "",
     ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ class ReportHeader:
         command: What started the search.
         versions: Of the libraries that matter.
         importance: Strategy -> parameter -> its share in what decided the loss.
+        evidence: Kind of evidence -> site -> value, as measured before training.
         shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
     """
 
@@ -44,6 +45,7 @@ class ReportHeader:
     versions: Mapping[str, str] = field(default_factory=dict)
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, float]] = ()
+    evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, run_dir: Path, generated: str) -> Self:
@@ -59,14 +61,17 @@ class ReportHeader:
                 f"{run_dir / 'plan.json'}: no plan that can be read; RUN_DIR must be the folder of a run ({error})"
             ) from error
         planned = {ours: plan[theirs] for ours, theirs in PLANNED.items() if plan.get(theirs) is not None}
-        return cls(generated=generated, **planned, **_facts(run_dir / "facts.json"))
+        facts = _read(run_dir / "facts.json")
+        found = {name: facts[name] for name in FOUND if name in facts}
+        return cls(generated=generated, **planned, **found, evidence=_read(run_dir / "evidence.json"))
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    """Return a file's content; nothing if it is not there."""
     if not path.is_file():
         return {}
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
-    return {name: facts[name] for name in FOUND if name in facts}
+    return found

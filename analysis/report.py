@@ -31,6 +31,7 @@ def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[P
         *winner.section(verdicts.recommended(rows, header.margin)),
         *closing.shrinking(header),
         *closing.what_mattered(header),
+        *closing.evidence(header),
         *closing.cost(rows, header),
         *closing.reproduce(header),
     ]

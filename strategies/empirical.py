@@ -6,20 +6,22 @@ from typing import ClassVar, Self
 
 from strategies.base import Evidence, Site, Strategy, Suggester
 
-EVIDENCE_KINDS = ("gradient", "activation")
+EVIDENCE_KINDS = ("gradient", "activation", "sensitivity", "fisher")
 
 
 @dataclass(frozen=True)
 class Empirical(Strategy):
-    """``score = (e / mean e) ** (1 / temperature)`` with e the evidence measured at the site before training.
+    r"""``score = (e / mean e) ** (1 / temperature)`` with e the evidence measured at the site before training.
 
     Args:
         evidence: ``gradient`` is the expected squared gradient of one unit of rank at initialisation, ``activation``
-            the energy of the site's input (see ``trainables.evidence`` for both formulas).
+            the energy of the site's input, ``sensitivity`` the mean of weight times gradient, unsigned, ``fisher`` the
+            mean squared gradient of a weight (see ``trainables.evidence`` for the formulas).
         temperature: Above 1 flattens towards plain LoRA, below 1 sharpens.
 
     Source:
-        Gradient sensitivity: GoRA (arXiv 2502.12171). Activations: EVA (arXiv 2410.07170).
+        Sensitivity: GoRA (arXiv 2502.12171). Fisher information: FIM-LoRA (arXiv 2605.16800). Activations: EVA
+        (arXiv 2410.07170), here their energy alone.
     """
 
     evidence: str = "gradient"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from strategies.base import Evidence, Site
+from strategies.empirical import EVIDENCE_KINDS
 from trainables.base_model import identity, load
 from trainables.data import Batch, collate, load_splits
 from trainables.finetune import token_losses
@@ -18,7 +19,7 @@ BATCHES = 4
 
 
 def measure(workload: Workload) -> Evidence:
-    """Measure gradient sensitivity and activation energy on the first batches of the training split.
+    """Measure gradients and activations on the first batches of the training split.
 
     ``gradient``: squared Frobenius norm of the loss gradient with respect to the frozen matrix, over d_in. With B = 0
     and the rows of A independent with variance proportional to 1 / d_in, the gradient of B is G A^T, so this is
@@ -26,12 +27,20 @@ def measure(workload: Workload) -> Evidence:
 
     ``activation``: mean square of the site's input over tokens and features.
 
+    ``sensitivity``: mean over the matrix of ``|W * G|``: by how much the loss would change, to first order, without a
+    weight.
+
+    ``fisher``: mean over the matrix of the squared gradient, the diagonal of the empirical Fisher information with a
+    batch as its sample.
+
     Returns:
         Kind -> site name -> mean over batches.
 
     Source:
-        Gradient: Wang et al., LoRA-GA (arXiv 2407.05000), for the role of G; GoRA (arXiv 2502.12171) for its use in
-        rank allocation. Activation: EVA (arXiv 2410.07170), here without the decomposition.
+        Gradient: Wang et al., LoRA-GA (arXiv 2407.05000), for the role of G. Activation: EVA (arXiv 2410.07170), here
+        without the decomposition. Sensitivity: GoRA (arXiv 2502.12171), which averages gradients before the product;
+        here it is the mean of products, so that no second copy of the gradients is kept. Fisher: FIM-LoRA
+        (arXiv 2605.16800).
     """
     base = load(workload.model, workload.device)
     train = load_splits(workload.data, workload.model).train
@@ -43,21 +52,27 @@ def measure(workload: Workload) -> Evidence:
 
 def cache_key(workload: Workload, corpus_sha256: str) -> str:
     """Return a digest of all that ``measure`` depends on: model, texts, splits, batches."""
-    parts = [identity(workload.model), corpus_sha256, asdict(workload.data), workload.batch_size, BATCHES]
+    parts = [
+        identity(workload.model),
+        corpus_sha256,
+        asdict(workload.data),
+        workload.batch_size,
+        BATCHES,
+        *EVIDENCE_KINDS,
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch]) -> Evidence:
     """Measure on given batches; the model's gradients are left as they were: absent."""
     modules = dict(model.named_modules())
-    gradient = dict.fromkeys((site.name for site in sites), 0.0)
-    activation = dict.fromkeys((site.name for site in sites), 0.0)
+    found = {kind: dict.fromkeys((site.name for site in sites), 0.0) for kind in EVIDENCE_KINDS}
     mask: list[torch.Tensor] = []
 
     def hook(name: str) -> Any:
         def record(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             tokens = inputs[0].detach().float()[mask[0]]
-            activation[name] += tokens.square().mean().item() / len(batches)
+            found["activation"][name] += tokens.square().mean().item() / len(batches)
 
         return record
 
@@ -69,11 +84,14 @@ def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch])
         for batch in batches:
             mask[:] = [batch.attention_mask.bool()]
             loss = token_losses(model, batch, False)[0].mean()
-            for site, slope in zip(sites, torch.autograd.grad(loss, parameters), strict=True):
-                gradient[site.name] += slope.float().square().sum().item() / site.d_in / len(batches)
+            for site, weight, slope in zip(sites, parameters, torch.autograd.grad(loss, parameters), strict=True):
+                squares = slope.float().square()
+                found["gradient"][site.name] += squares.sum().item() / site.d_in / len(batches)
+                found["fisher"][site.name] += squares.mean().item() / len(batches)
+                found["sensitivity"][site.name] += (weight * slope).float().abs().mean().item() / len(batches)
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)
         for handle in handles:
             handle.remove()
-    return {"gradient": gradient, "activation": activation}
+    return found

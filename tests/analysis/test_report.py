@@ -196,3 +196,11 @@ def test_the_card_says_what_is_known_and_leaves_out_what_is_not():
     assert "Not confirmed: no verdict." in text
     text = card(row("a", loss=None), [], ReportHeader("now"))
     assert "None" not in text
+
+
+def test_kinds_of_evidence_are_compared_by_the_order_of_their_sites():
+    # of three pairs of sites the second kind orders two as the first does and one not: (2 - 1) / 3
+    evidence = {"gradient": {"a": 1.0, "b": 2.0, "c": 3.0}, "activation": {"c": 5.0, "a": 7.0, "b": 90.0}}
+    text = render([row("a")], ReportHeader("now", evidence=evidence))
+    assert "| gradient   | +1.00      | -0.33        |" in text
+    assert "Agreement of Evidence" not in render([row("a")], ReportHeader("now"))

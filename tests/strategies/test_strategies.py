@@ -10,13 +10,13 @@ from strategies import STRATEGIES, RankBudget, Site, allocate
 from strategies.attention_heavy import AttentionHeavy
 from strategies.baseline import Baseline
 from strategies.composite import Composite
-from strategies.empirical import Empirical
+from strategies.empirical import EVIDENCE_KINDS, Empirical
 from strategies.geometry import GEOMETRIES
 from strategies.linear_decay import LinearDecay
 
 README = Path(__file__).parents[2] / "README.md"
 SITES = GEOMETRIES["gpt2"].sites
-EVIDENCE = {kind: {s.name: 1.0 + i for i, s in enumerate(SITES)} for kind in ("gradient", "activation")}
+EVIDENCE = {kind: {s.name: 1.0 + i for i, s in enumerate(SITES)} for kind in EVIDENCE_KINDS}
 
 
 class EdgeTrial:
