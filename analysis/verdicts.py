@@ -27,6 +27,7 @@ class Verdict:
         params: Its trainable parameters.
         diverged: Runs without a loss.
         needed: Seeds that would be enough to tell, if that is known.
+        margin: Difference that does not matter.
     """
 
     strategy: str
@@ -36,6 +37,7 @@ class Verdict:
     params: int
     diverged: int
     needed: int | None
+    margin: float
 
 
 def verdicts(rows: Sequence[ResultRow], margin: float) -> list[Verdict]:
@@ -106,7 +108,7 @@ def _judged(name: str, runs: Sequence[ResultRow], plain: Sequence[ResultRow], ri
     answer: Answer = "cannot tell" if diverged else judge(pairs, margin, params, plain_params)
     needed = pairs.seeds_needed(margin) if answer == "cannot tell" and not diverged else None
     losses = tuple(row.test_loss for row in runs if row.test_loss is not None)
-    return Verdict(name, answer, pairs, losses, params, diverged, needed)
+    return Verdict(name, answer, pairs, losses, params, diverged, needed, margin)
 
 
 def _paired(runs: Sequence[ResultRow], others: Sequence[ResultRow], comparisons: int) -> Paired:
@@ -137,6 +139,8 @@ def _because(item: Verdict) -> str:
         f"Test loss {item.pairs.mean:+.4f} against plain LoRA (interval {low:+.4f} to {high:+.4f}, "
         f"{item.pairs.seeds} seeds), which is {change:+.2%} in perplexity."
     )
+    if item.answer in {"win", "loss"} and abs(item.pairs.mean) < item.margin:
+        return f"{text} That is less than the {item.margin:g} that was said to matter."
     if item.answer != "cannot tell":
         return text
     if item.needed is None:

@@ -1,6 +1,6 @@
-"""After the search: the best of every strategy again, in full, from fresh seeds, beside controls."""
+"""After the search: the best of every strategy again, in full, from fresh seeds; then controls of the best."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis import ranking
@@ -15,19 +15,41 @@ PHASE = "confirm"
 def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """Return Ray configurations of the confirmation runs, seed by seed; none if there is nothing to compare.
 
-    Seeds follow the search's own, so no run of the search is among them. A seed decides the initial adapter, the order
-    of the data and dropout, so runs of one seed are paired.
-
     Args:
         plan: The search.
         rows: Its trials.
     """
     best = ranking.best_of_each_strategy(rows)
-    adaptive = {name: row for name, row in best.items() if name != Baseline.name}
-    if plan.official or Baseline.name not in best or not adaptive:
+    if plan.official or Baseline.name not in best or len(best) < 2:
         return []
-    leader = min(adaptive.values(), key=lambda row: (row.final_eval_loss, row.strategy))
-    configs = [dict(row.config) for row in best.values()] + [_control(name, leader) for name in CONTROLS]
+    return _from_fresh_seeds(plan, [dict(row.config) for row in best.values()])
+
+
+def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
+    """Return Ray configurations of the controls: the best allocation's scores at the wrong matrices.
+
+    The best is that of the lowest mean evaluation loss over its confirmation runs; the test split has no say.
+
+    Args:
+        plan: The search.
+        rows: Its trials and its confirmation runs.
+    """
+    confirmed = [row for row in rows if row.phase == PHASE and row.strategy != Baseline.name]
+    leader = next(iter(ranking.mean_losses(confirmed)), None)
+    if leader is None:
+        return []
+    config = next(row.config for row in confirmed if row.strategy == leader)
+    common = {key: value for key, value in config.items() if key != leader}
+    own = {"of": leader, **config.get(leader, {})}
+    return _from_fresh_seeds(plan, [{**common, "strategy": name, name: own} for name in CONTROLS])
+
+
+def _from_fresh_seeds(plan: SearchPlan, configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return each configuration with each seed.
+
+    Seeds follow the search's own, so no run of the search is among them. A seed decides the initial adapter, the order
+    of the data and dropout, so runs of one seed are paired.
+    """
     seeds = range(plan.seed + 1, plan.seed + 1 + plan.confirm_seeds)
     return [{**config, "seed": seed, "phase": PHASE} for seed in seeds for config in configs]
 
@@ -37,9 +59,3 @@ def most_confirmations(plan: SearchPlan) -> int:
     if plan.official or Baseline.name not in plan.strategies or len(plan.strategies) < 2:
         return 0
     return plan.confirm_seeds * (len(plan.strategies) + len(CONTROLS))
-
-
-def _control(name: str, leader: ResultRow) -> dict[str, Any]:
-    """Return the leader's configuration with its scores at the wrong matrices."""
-    common = {key: value for key, value in leader.config.items() if key != leader.strategy}
-    return {**common, "strategy": name, name: {"of": leader.strategy, **leader.config.get(leader.strategy, {})}}

@@ -23,7 +23,7 @@ from trainables.shrink import shrink_curve
 from trainables.spec import Workload
 from tuning import artifacts, preflight, summary, tracking
 from tuning import search as tuner
-from tuning.confirm import PHASE, confirmations, most_confirmations
+from tuning.confirm import PHASE, confirmations, controls, most_confirmations
 from tuning.fixed import FixedSearch
 from tuning.metrics import Metrics
 from tuning.plan import SearchPlan
@@ -144,17 +144,18 @@ def _train(plan: SearchPlan, known: preflight.Preflight, sink: tracking.Sink) ->
     with tuner.workers(plan, known.workload) as trainable:
         with Progress(plan.trials) as progress:
             outcome = tuner.run(plan, trainable, tuner.searcher(plan, known), plan.trials, (progress, events, gauges))
-        again = confirmations(plan, outcome.rows)
-        if not again:
-            return outcome
-        click.echo(f"\nConfirmation: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
-        events.open_group(PHASE)
-        with Progress(len(again)) as progress:
-            confirmed = tuner.run(
-                plan, trainable, FixedSearch(again), len(again), (progress, events, gauges), f"ray-{PHASE}"
-            )
-        events.close_group(PHASE)
-    return outcome.followed_by(confirmed)
+        for what, make in (("confirmation", confirmations), ("controls", controls)):
+            again = make(plan, outcome.rows)
+            if not again:
+                break
+            click.echo(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
+            events.open_group(PHASE)
+            with Progress(len(again)) as progress:
+                listeners = (progress, events, gauges)
+                found = tuner.run(plan, trainable, FixedSearch(again), len(again), listeners, f"ray-{what}")
+            outcome = outcome.followed_by(found)
+            events.close_group(PHASE)
+    return outcome
 
 
 def _leave(plan: SearchPlan, workload: Workload, facts: Facts, outcome: tuner.Outcome) -> None:

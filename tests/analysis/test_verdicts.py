@@ -143,3 +143,10 @@ def test_several_searches_are_compared_by_their_verdicts(tmp_path):
     assert "none: no confirmation runs" in text
     assert "| empirical  | 1     | 1     |" in text
     assert "<h1>Adaptive LoRA: Searches Compared</h1>" in (tmp_path / "all.html").read_text()
+
+
+def test_a_win_smaller_than_what_matters_is_told_so():
+    small = verdicts.headline([only([*PLAIN, *runs("empirical", 3.992, 4.0921, 4.1919)])])
+    assert "win" in small[0]
+    assert "less than the 0.01 that was said to matter" in small[0]
+    assert "said to matter" not in verdicts.headline([only([*PLAIN, *runs("empirical", 3.95, 4.051, 4.149)])])[0]

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from analysis.rows import ResultRow, read_rows
 from strategies import CONTROLS, STRATEGIES
 from trainables.spec import TrialSpec
-from tuning.confirm import confirmations, most_confirmations
+from tuning.confirm import confirmations, controls, most_confirmations
 from tuning.plan import SearchPlan
 from tuning.tracking import EXPERIMENT
 
@@ -24,26 +24,37 @@ def trial(strategy, loss, number=0, **own):
 
 ROWS = [
     trial("baseline", 4.0), trial("baseline", 4.1, 1), trial("linear_decay", 3.9, slope=0.5),
-    trial("linear_decay", 3.8, 1, slope=-0.5), trial("attention_heavy", 3.95, ratio=1.0),
+    trial("linear_decay", 3.8, 1, slope=-0.5), trial("attention_heavy", 3.95, log_ratio=1.0),
 ]  # fmt: skip
 PLAN = SearchPlan(seed=7, confirm_seeds=2)
 
 
-def test_the_best_of_every_strategy_and_two_controls_are_confirmed_from_the_same_fresh_seeds():
+def test_the_best_of_every_strategy_is_confirmed_from_the_same_fresh_seeds():
     configs = confirmations(PLAN, ROWS)
-    names = ["baseline", "linear_decay", "attention_heavy", *CONTROLS]
+    names = ["baseline", "linear_decay", "attention_heavy"]
     assert [(config["strategy"], config["seed"]) for config in configs] == [(n, s) for s in (8, 9) for n in names]
     assert {config["phase"] for config in configs} == {"confirm"}
     assert configs[1]["linear_decay"] == {"slope": -0.5, "learning_rate": 0.011}
 
 
-def test_controls_are_the_best_allocation_at_the_wrong_matrices():
-    shuffled = confirmations(PLAN, ROWS)[3]
-    assert shuffled["shuffled"] == {"of": "linear_decay", "slope": -0.5, "learning_rate": 0.011}
-    assert "linear_decay" not in shuffled
+def test_controls_are_the_best_confirmed_allocation_at_the_wrong_matrices():
+    losses = {"baseline": 3.0, "linear_decay": 4.0, "attention_heavy": 3.9}
+    confirmed = [
+        ResultRow(f"{n}{seed}", n, config["strategy"], "finished", phase="confirm", seed=seed, config=config,
+                  final_eval_loss=losses[config["strategy"]], test_loss=9.0 - losses[config["strategy"]])
+        for n, config in enumerate(confirmations(PLAN, ROWS)) for seed in [config["seed"]]
+    ]  # fmt: skip
+    configs = controls(PLAN, [*ROWS, *confirmed])
+    assert [(c["strategy"], c["seed"], c["phase"]) for c in configs] == [
+        (name, seed, "confirm") for seed in (8, 9) for name in CONTROLS
+    ]
+    shuffled = configs[0]
+    assert shuffled["shuffled"] == {"of": "attention_heavy", "log_ratio": 1.0, "learning_rate": 0.01}
+    assert "attention_heavy" not in shuffled
     spec = TrialSpec.from_config(shuffled)
-    assert (spec.label, spec.learning_rate, spec.allocator.of.slope) == ("shuffled", 0.011, -0.5)
+    assert (spec.label, spec.learning_rate, spec.allocator.of.log_ratio) == ("shuffled", 0.01, 1.0)
     assert spec.allocator.seed == spec.seed == 8
+    assert controls(PLAN, ROWS) == []
 
 
 @pytest.mark.parametrize(
