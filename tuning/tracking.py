@@ -223,6 +223,9 @@ class Tracking:
             values["perplexity"] = math.exp(values["eval_loss"])
         self.sink.put("metrics", trial_id, values=values, step=int(report.get("step", 0)), time_ms=now_ms())
 
+    def interrupted(self) -> None:
+        """Close what is open."""
+
     def ended(self, row: ResultRow) -> None:
         """Close the trial's run."""
         tags = {"status": row.status} | ({"error": row.error} if row.error else {})
