@@ -20,7 +20,7 @@ def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str,
         plan: The search.
         rows: Its trials.
     """
-    best = ranking.best_of_each_strategy(rows)
+    best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
     if plan.official or Baseline.name not in best or len(best) < 2:
         return []
     return _from_fresh_seeds(plan, [{**row.config, "source": row.trial_id} for row in best.values()])

@@ -26,6 +26,7 @@ class Record:
         suggestions: What was handed out, in order: ``trial_id``, ``config``, ``turn``; with ``same_as``, what was drawn
             and not handed out, since it is what that trial is.
         configs: Trial id -> configuration, as handed out.
+        exhausted: Strategies that have no configuration left that differs.
         reports: Trial id -> step -> report, of trials that have no row yet.
         restarts: How often each trial was started again.
         resource_events: What memory did not allow.
@@ -39,6 +40,7 @@ class Record:
         self.rows: dict[str, ResultRow] = {}
         self.suggestions: list[dict[str, Any]] = []
         self.configs: dict[str, dict[str, Any]] = {}
+        self.exhausted: set[str] = set()
         self.reports: dict[str, dict[int, dict[str, Any]]] = {}
         self.restarts: Counter[str] = Counter()
         self.resource_events: dict[str, None] = {}
@@ -71,6 +73,10 @@ class Record:
             value: What Optuna was told; None if nothing is known.
         """
         self._note("repeated", config=dict(config), turn=turn, same_as=same_as, value=value)
+
+    def ran_out(self, strategy: str) -> None:
+        """Note that a strategy has no configuration left that differs."""
+        self._note("ran_out", strategy=strategy)
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
         """Note a report; a kill may lose the last ones, since they are not waited for."""
@@ -125,6 +131,8 @@ class Record:
                 self.configs[facts["trial_id"]] = facts["config"]
             case "repeated":
                 self.suggestions.append(facts)
+            case "ran_out":
+                self.exhausted.add(facts["strategy"])
             case "reported":
                 report = facts["report"]
                 self.reports.setdefault(facts["trial_id"], {})[report["step"]] = report

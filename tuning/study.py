@@ -42,7 +42,6 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._plan, self._effective_key, self._record = plan, effective_key, record
         self.study = optuna.create_study(direction="minimize")
         self._asked, self._turn, self._handed_out = 0, 0, 0
-        self._exhausted: set[str] = set()
         self._seen: dict[str, str] = {}
         self._live: dict[str, optuna.Trial] = {}
         self._unfinished = record.unfinished("search")
@@ -55,14 +54,14 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """
         if self._unfinished:
             return self._again(trial_id, self._unfinished.pop(0))
-        while len(self._exhausted) < len(self._plan.strategies):
+        while len(self._record.exhausted) < len(self._plan.strategies):
             fixed = fixed_part(self._plan, self._turn)
             self._turn += 1
-            if fixed["strategy"] not in self._exhausted:
+            if fixed["strategy"] not in self._record.exhausted:
                 config = self._new_config(trial_id, fixed)
                 if config is not None:
                     return config
-                self._exhausted.add(fixed["strategy"])
+                self._record.ran_out(fixed["strategy"])
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -138,23 +137,22 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """Make the study, the turns and the known configurations from the record."""
         known = {item.get("trial_id") for item in self._record.suggestions}
         lost = [row for row in self._record.of_phase("search") if row.trial_id not in known]
-        turns = {item["turn"] for item in self._record.suggestions if "same_as" not in item}
-        turns.discard(None)
-        self._turn = max(turns, default=-1) + 1
-        self._exhausted = {fixed_part(self._plan, turn)["strategy"] for turn in set(range(self._turn)) - turns}
         for item in self._record.suggestions:
             row = self._record.rows.get(item.get("trial_id", ""))
             if "same_as" in item:
                 self._remember(item["config"], {"same_as": item["same_as"]}, item["value"])
             elif item["config"].get("phase", "search") == "search":
-                self._handed_out = max(self._handed_out, int(item["trial_id"][1:]))
-                self._seen[self._effective_key(item["config"])] = item["trial_id"]
+                self._count(item["trial_id"], item["config"], item["turn"])
                 if row is not None:
                     self._remember_row(row)
         for row in lost:
-            self._handed_out = max(self._handed_out, int(row.trial_id[1:]))
-            self._seen[self._effective_key(dict(row.config))] = row.trial_id
+            self._count(row.trial_id, row.config, None)
             self._remember_row(row)
+
+    def _count(self, trial_id: str, config: Mapping[str, Any], turn: int | None) -> None:
+        self._handed_out = max(self._handed_out, int(trial_id[1:]))
+        self._turn = max(self._turn, self._handed_out, -1 if turn is None else turn + 1)
+        self._seen[self._effective_key(dict(config))] = trial_id
 
     def _remember_row(self, row: ResultRow) -> None:
         reports = {
@@ -162,7 +160,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
             for number, report in enumerate(row.history, 1)
             if report["eval_loss"] is not None
         }
-        value = row.final_eval_loss if row.status == "finished" else None
+        value = row.final_eval_loss if row.status in STATES else None
         self._remember(row.config, {"trial_id": row.trial_id}, value, STATES.get(row.status), reports)
 
     def _remember(
@@ -180,7 +178,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
             optuna.trial.create_trial(
                 params=known.params,
                 distributions=known.distributions,
-                value=value,
+                value=value,  # of a pruned trial, as Optuna has it, the last intermediate one
                 state=state or (TrialState.FAIL if value is None else TrialState.COMPLETE),
                 user_attrs=dict(attributes),
                 intermediate_values=dict(reports or {}),
