@@ -58,6 +58,19 @@ class Tree:
         _, alive = psutil.wait_procs(tree, timeout=60)
         assert not alive, [child.name() for child in alive]
 
+    @staticmethod
+    def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+        """Wait until something is so.
+
+        Raises:
+            TimeoutError: It never was.
+        """
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError("what was waited for did not happen")
+            time.sleep(0.02)
+
     def end(self) -> None:
         """Kill whatever is left."""
         for process in self.begun:
@@ -80,16 +93,3 @@ def tree(tmp_path, small):
     tree = Tree(tmp_path, small)
     yield tree
     tree.end()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    """Wait until something is so.
-
-    Raises:
-        TimeoutError: It never was.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("what was waited for did not happen")
-        time.sleep(0.02)
