@@ -44,7 +44,7 @@ def test_the_plan_survives_in_one_of_two_places(copied, name, how):
 def test_a_search_whose_plan_is_lost_in_both_places_is_refused(copied):
     for name in ("plan.json", "record.jsonl"):
         (copied / name).write_bytes(b"{")
-    with pytest.raises(ValueError, match="neither record.jsonl nor plan.json"):
+    with pytest.raises(ValueError, match=r"neither record\.jsonl nor plan\.json"):
         saved_plan(Record(copied))
 
 
@@ -73,11 +73,11 @@ def test_a_search_goes_on_with_all_of_its_state_damaged(tree):
     for path in (tree.runs / "torn").iterdir():
         if path.name in STATE:
             path.write_bytes(changed(path.read_bytes(), 7))
-    for path in (tree.runs / "torn" / "ray").glob("*/*.*"):
+    rays = [path for path in (tree.runs / "torn" / "ray").glob("*/*") if path.is_file()]
+    assert rays
+    for path in rays:
         path.write_bytes(changed(path.read_bytes(), 4))
-    for path in (tree.runs / ".evidence").glob("*.json"):
-        path.write_bytes(changed(path.read_bytes(), 4))
-    status, out, errors = tree.done(tree.start("--resume", "torn"))
+    status, _, errors = tree.done(tree.start("--resume", "torn"))
     assert status == 0, errors
     for name in ("plan.json", "record.jsonl", "rows.jsonl"):
         assert f"torn/{name}" in errors
@@ -86,5 +86,5 @@ def test_a_search_goes_on_with_all_of_its_state_damaged(tree):
     found = [row for row in Record(tree.runs / "torn").rows.values() if row.phase == "search"]
     assert sorted(row.trial_id for row in found) == [f"t00{number}" for number in range(1, 7)]
     assert (tree.runs / "torn" / "report.md").is_file()
-    status, out, errors = tree.done(tree.start("--resume", "torn"))
+    status, _, errors = tree.done(tree.start("--resume", "torn"))
     assert status == 0

@@ -42,16 +42,15 @@ def test_one_sigint_stops_in_order_and_a_second_at_once(tree):
     assert process.poll() is None
     began = time.monotonic()
     os.kill(process.pid, signal.SIGINT)
-    status, _, _ = tree.done(process)
-    assert time.monotonic() - began < 2
-    assert status == 130
+    assert process.wait(timeout=60) == 130
+    assert time.monotonic() - began < 5, "a search in order takes longer, since it writes a report"
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 
 def test_sigint_before_a_search_has_begun_leaves_nothing(tree):
     process = tree.new("early", *FLAGS)
-    tree.wait_for(lambda: process.cpu_times().user > 1)
+    tree.wait_for(lambda: any("libtorch" in part.path for part in process.memory_maps()))
     os.kill(process.pid, signal.SIGINT)
     status, _, errors = tree.done(process)
     assert status == 130
