@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tune test check bench
+.PHONY: tune test test-faults check bench soak
 
 .venv: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -15,6 +15,9 @@ tune: .venv
 test: .venv
 	$(BIN)/python -m pytest
 
+test-faults: .venv
+	$(BIN)/python -m pytest tests/faults
+
 check: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -23,3 +26,6 @@ check: .venv
 
 bench: .venv
 	$(BIN)/python -m benchmarks
+
+soak: .venv
+	$(BIN)/python -m benchmarks.soak

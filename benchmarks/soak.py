@@ -1,0 +1,90 @@
+"""A thousand short trials in one search: is its driver as small, and a trial as quick, at the end as at the beginning?
+
+python -m benchmarks.soak [--trials 1000]
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import psutil
+
+ROOT = Path(__file__).parents[1]
+FIRST, LIMITS = 0.2, {"memory": 1.10, "seconds a trial": 1.20, "open files": 1.0}
+SHORT = (
+    "--train-examples", "16", "--validation-examples", "16", "--test-examples", "16", "--max-length", "64",
+    "--epochs", "2", "--reports", "2", "--confirm-seeds", "0",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The driver at a moment: trials ended, bytes resident, files open, seconds since it began."""
+
+    ended: int
+    rss: int
+    files: int
+    seconds: float
+
+
+def watched(trials: int, folder: Path) -> list[Sample]:
+    """Run a search and look at its driver at every fiftieth of it."""
+    command = [
+        sys.executable,
+        "tune.py",
+        *SHORT,
+        "--num-samples",
+        str(trials),
+        "--runs-dir",
+        str(folder),
+        "--name",
+        "s",
+    ]
+    process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    rows, samples, began = folder / "s" / "rows.jsonl", [], time.monotonic()
+    while process.poll() is None:
+        time.sleep(0.2)
+        ended = rows.read_bytes().count(b"\n") if rows.exists() else 0
+        if ended >= (len(samples) + 1) * trials / 50:
+            sample = Sample(ended, process.memory_info().rss, process.num_fds(), time.monotonic() - began)
+            click.echo(
+                f"{sample.ended:5} ended  {sample.rss / 1e6:6.0f} MB  {sample.files:3} files  {sample.seconds:6.0f} s"
+            )
+            samples.append(sample)
+    if process.returncode:
+        raise click.ClickException(f"the search ended with status {process.returncode}")
+    return samples
+
+
+def growth(samples: list[Sample], trials: int) -> dict[str, float]:
+    """Return what is at the end over what was after the first fifth; of time, the last fifth over the second."""
+
+    def at(share: float) -> Sample:
+        return min(samples, key=lambda sample: abs(sample.ended - share * trials))
+
+    def pace(start: float, end: float) -> float:
+        return (at(end).seconds - at(start).seconds) / (at(end).ended - at(start).ended)
+
+    return {
+        "memory": at(0.98).rss / at(FIRST).rss,
+        "seconds a trial": pace(0.78, 0.98) / pace(FIRST, 2 * FIRST),
+        "open files": at(0.98).files / at(FIRST).files,
+    }
+
+
+@click.command(help=__doc__)
+@click.option("--trials", default=1000, show_default=True)
+def main(trials: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = growth(watched(trials, Path(folder)), trials)
+    for name, ratio in found.items():
+        click.echo(f"{name:16} {ratio:.2f}  (at most {LIMITS[name]:.2f}){'' if ratio <= LIMITS[name] else '  MISSED'}")
+    sys.exit(any(ratio > LIMITS[name] for name, ratio in found.items()))
+
+
+if __name__ == "__main__":
+    main()
