@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,6 @@ from tuning.progress import Progress
 from tuning.study import importances, mirror
 
 OK, NO_USABLE_TRIAL, SOME_FAILED = 0, 1, 3
-MLFLOW_PATIENCE_SECONDS = 60.0
 VERSIONS = ("ray", "torch", "transformers", "peft", "optuna", "mlflow")
 
 
@@ -48,6 +48,7 @@ class Facts:
     command: str
     versions: dict[str, str]
     engine: str
+    search_id: str
     resource_events: tuple[str, ...] = ()
     importance: dict[str, dict[str, float]] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, float]] = ()
@@ -112,14 +113,18 @@ def search(plan: SearchPlan) -> int:
 def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
     plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
-    facts = Facts(known.shape.params, known.workload.budget.params, shlex.join(sys.argv), versions, plan.engine)
+    facts = Facts(
+        base_params=known.shape.params, budget_params=known.workload.budget.params, command=shlex.join(sys.argv),
+        versions=versions, engine=plan.engine, search_id=uuid.uuid4().hex,
+    )  # fmt: skip
     saved = plan.model_dump(mode="json")
     plan.run_dir.mkdir(parents=True)
     (plan.run_dir / "plan.json").write_text(json.dumps(saved, indent=2) + "\n")
     facts.save(plan.run_dir)
     if known.workload.evidence:
         (plan.run_dir / "evidence.json").write_text(json.dumps(known.workload.evidence, indent=1) + "\n")
-    sink = tracking.Sink(plan.run_dir, summary.tracking_uri(plan), summary.artifact_uri(plan))
+    where = (summary.tracking_uri(plan), summary.artifact_uri(plan))
+    sink = tracking.open_sink(plan.run_dir, *where, search=facts.search_id)
     sink.put(
         "start", tracking.PARENT, name=plan.name, time_ms=tracking.now_ms(),
         params={key: value for key, value in saved.items() if value is not None},
@@ -201,11 +206,12 @@ def _finish_tracking(sink: tracking.Sink, plan: SearchPlan, outcome: tuner.Outco
     for name in ("plan.json", "facts.json", "report.md", "report.html", "rows.jsonl", "rows.csv"):
         sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / name))
     sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
+    sink.end_open_runs(tracking.now_ms(), but=tracking.PARENT)
     status = "finished" if ranking.usable(rows) else "failed"
     sink.put("end", tracking.PARENT, status=tracking.END[status], tags={"status": status}, time_ms=tracking.now_ms())
-    if not sink.close(MLFLOW_PATIENCE_SECONDS):
+    if not sink.close():
         click.echo(
-            f"MLflow misses {tracking.remaining(plan.run_dir)} events; once it is back: "
+            f"MLflow misses {sink.spool.remaining()} events; once it is back: "
             f"python -m tuning.tracking replay {summary.typed(plan.run_dir)}",
             err=True,
         )
