@@ -4,15 +4,16 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from analysis import lines
+
 STATUSES = ("finished", "stopped", "diverged", "failed")
 NESTED = ("config", "ranks", "alphas", "history")
-INTEGERS = ("seed", "trainable_parameters", "tokens")
+INTEGERS = ("seed", "trainable_parameters", "tokens", "restarts")
 NUMBERS = (
     "parameter_efficiency",
     "final_eval_loss",
@@ -31,7 +32,8 @@ class ResultRow:
         experiment_name: Name in the report.
         strategy: Who allocated the ranks.
         status: ``finished`` (all steps), ``stopped`` (by the scheduler), ``diverged`` or ``failed``.
-        phase: Part of the protocol the trial belongs to.
+        phase: Part of the protocol the trial belongs to: ``search``, ``confirm``, or ``superseded`` for a confirmation
+            run of what a longer search no longer finds best.
         seed: Seed of adapter, data order and dropout.
         config: Hyperparameters.
         ranks: Site name -> applied rank, zeros included.
@@ -44,6 +46,7 @@ class ResultRow:
         test_loss: Mean loss per token on the test split.
         training_time_seconds: Time in training and evaluation.
         tokens: Learned tokens seen.
+        restarts: How often it was started again after its process died or it raised.
         error: Why it diverged or failed.
         history: One mapping per report (step, train_loss, eval_loss, seconds).
     """
@@ -65,6 +68,7 @@ class ResultRow:
     test_loss: float | None = None
     training_time_seconds: float | None = None
     tokens: int | None = None
+    restarts: int | None = None
     error: str | None = None
     history: tuple[Mapping[str, Any], ...] = ()
 
@@ -81,14 +85,14 @@ FIELDS = tuple(item.name for item in fields(ResultRow))
 
 
 def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
-    """Write rows as .jsonl, or as .csv with nested values in JSON.
+    """Write rows as .jsonl, each line with a checksum, or as .csv with nested values in JSON.
 
     Raises:
         ValueError: The path ends otherwise.
     """
     table = [asdict(row) for row in rows]
     if path.suffix == ".jsonl":
-        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in table)
+        text = "".join(lines.sealed(row) + "\n" for row in table)
     elif path.suffix == ".csv":
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, FIELDS, lineterminator="\n")
@@ -104,14 +108,11 @@ def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
 
 def append_row(row: ResultRow, path: Path) -> None:
     """Add a row to a .jsonl; it is on disk when this returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(row), allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    lines.append(path, asdict(row))
 
 
 def read_rows(path: Path) -> list[ResultRow]:
-    """Read rows from .jsonl or .csv.
+    """Read rows from .jsonl or .csv; of several with one trial id, the last counts.
 
     A .csv may have fewer columns, as the seed's has: without a status, a row is finished if it has a loss and diverged
     if it has none.
@@ -119,31 +120,59 @@ def read_rows(path: Path) -> list[ResultRow]:
     Raises:
         ValueError: Names the file and line that cannot be read.
     """
+    if path.suffix == ".csv":
+        return _rows_of_csv(path)
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path}: rows are read from .jsonl or .csv")
+    try:
+        rows, damage = surviving_rows(path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    if damage:
+        raise ValueError(f"{path}, line {damage[0][0]}: not a row ({damage[0][1]})")
+    return rows
+
+
+def surviving_rows(path: Path) -> tuple[list[ResultRow], lines.Damage]:
+    """Return the rows of a .jsonl that are whole, and what is wrong with its other lines.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    whole, damage = lines.numbered(path)
+    rows, more = {}, []
+    for number, value in whole.items():
+        try:
+            row = _row(value)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            more.append((number, str(error)))
+        else:
+            rows[row.trial_id] = row
+    return list(rows.values()), sorted([*damage, *more])
+
+
+def _rows_of_csv(path: Path) -> list[ResultRow]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
-    if path.suffix == ".jsonl":
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        return [_row(path, number, lambda line=line: json.loads(line)) for number, line in lines]
-    if path.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text))
-        return [_row(path, number, lambda raw=raw: _from_csv(raw)) for number, raw in enumerate(reader, 2)]
-    raise ValueError(f"{path}: rows are read from .jsonl or .csv")
+    rows = {}
+    for number, raw in enumerate(csv.DictReader(io.StringIO(text)), 2):
+        try:
+            row = _row(_from_csv(raw))
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"{path}, line {number}: not a row ({error})") from error
+        rows[row.trial_id] = row
+    return list(rows.values())
 
 
-def _row(path: Path, number: int, read: Any) -> ResultRow:
-    try:
-        values = read()
-        unknown = values.keys() - set(FIELDS)
-        if unknown:
-            raise ValueError(f"unknown column {sorted(map(str, unknown))[0]!r}")
-        values["history"] = tuple(values.get("history") or ())
-        return ResultRow(**values)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path}, line {number}: not a row ({error})") from error
+def _row(values: dict[str, Any]) -> ResultRow:
+    unknown = values.keys() - set(FIELDS)
+    if unknown:
+        raise ValueError(f"unknown column {sorted(map(str, unknown))[0]!r}")
+    return ResultRow(**{**values, "history": tuple(values.get("history") or ())})
 
 
 def _from_csv(raw: Mapping[str, str]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The process that owns a frozen base and trains the trials of a device together."""
 
 import json
+import os
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load 
     from trainables.spec import Workload
 
 FOLDER = "session"
+LEASE_SECONDS = 10.0
 
 
 class Host:
@@ -20,9 +23,11 @@ class Host:
 
     Args:
         workload: What all trials share, as a reference in a list, so that only this process unpacks it.
+        lease: Name of an actor of the search; this process ends once that is gone, since nobody else would end it if
+            the search were killed.
     """
 
-    def __init__(self, workload: list[Any]) -> None:
+    def __init__(self, workload: list[Any], lease: str = "") -> None:
         import torch
 
         from trainables.pack import Pack
@@ -35,6 +40,8 @@ class Host:
         self.sessions: dict[str, PackedSession] = {}
         self.guests: dict[int, int] = {}
         self.lock = threading.Lock()
+        if lease:
+            threading.Thread(target=_end_with, args=(lease,), daemon=True).start()
 
     def assign(self, hosts: int) -> int:
         """Return the number of the node's host with the fewest trials, and count one more there."""
@@ -78,3 +85,16 @@ class Host:
     def free(self, key: str) -> None:
         """Forget a trial."""
         self.sessions.pop(key).close()
+
+
+class Lease:
+    """An actor's class; it does nothing but live as long as the search that made it."""
+
+
+def _end_with(lease: str) -> None:
+    while True:
+        time.sleep(LEASE_SECONDS)
+        try:
+            ray.get_actor(lease)
+        except ValueError:
+            os._exit(0)

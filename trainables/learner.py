@@ -145,7 +145,7 @@ class Learner:
         """
         progress, state = checkpoint.read(folder, self._ties())
         self.adapter.set_weights(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         self.rng = state["rng"]
         self.step, self.tokens, self.seconds = progress.step, progress.tokens, progress.seconds
 

@@ -1,6 +1,7 @@
 """A trial as Ray sees it when trials are packed: a small process that asks its device's host. Imports no torch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -18,11 +19,15 @@ class Packing:
         search: Names the search's hosts apart from others'.
         workload: Reference to the workload in a list, so that this process never unpacks it.
         hosts_per_node: Hosts of a node without GPUs; a GPU has one.
+        lease: Name of an actor that lives as long as the search does; hosts end when it is gone.
+        checkpoints: Trial id -> where an earlier run of the search left it.
     """
 
     search: str
     workload: list[Any]
     hosts_per_node: int
+    lease: str = ""
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
 
     def host(self, node: str, device: str) -> Any:
         """Return a node's host for a device, ``cpuN`` or ``gpuN``; the first who asks starts it.
@@ -46,7 +51,7 @@ class Packing:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": variables},
             )
-            .remote(self.workload)
+            .remote(self.workload, self.lease)
         )
 
 
@@ -68,7 +73,7 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Train to the next report, together with the host's other trials."""
         if self.key is None:
-            self._admit(None)
+            self._admit(self.packing.checkpoints.get(self.config.get("trial_id", "")))
         report: dict[str, Any] = ray.get(self.host.step.remote(self.key))
         return report
 

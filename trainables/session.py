@@ -56,12 +56,14 @@ def next_report(session: Session) -> dict[str, Any]:
     """Train a trial to its next report, and return what Ray sees of it.
 
     Ranks and alphas are one JSON string, since loggers flatten nested values at a cost. A trial that diverges is done.
+    ``report`` counts a trial's reports from 1, those before an interruption included.
     """
     learner, facts = session.learner, session.learner.facts
+    interval = math.ceil(learner.workload.steps / learner.workload.reports)
     allocation = {"ranks": facts.pop("ranks"), "alphas": facts.pop("alphas")}
     facts |= {"seed": learner.spec.seed, "allocation": json.dumps(allocation), "error": None}
     try:
-        report = asdict(session.train(math.ceil(learner.workload.steps / learner.workload.reports)))
+        report = asdict(session.train(interval))
         facts |= {"status": "running", "done": False, **report}
         if learner.done:
             facts |= {"status": "finished", "done": True, "test_loss": session.test_loss()}
@@ -70,7 +72,7 @@ def next_report(session: Session) -> dict[str, Any]:
             "status": "diverged", "done": True, "error": str(error), "step": learner.step, "tokens": learner.tokens,
             "seconds": learner.seconds, "train_loss": None, "eval_loss": math.nan,
         }  # fmt: skip
-    return facts
+    return {**facts, "report": math.ceil(learner.step / interval)}
 
 
 class SoloSession:

@@ -1,7 +1,9 @@
 """The Ray trainable: one configuration is one trial, on a model of its own process."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,18 +18,29 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
     """Setup, step, save and load, each a few lines over a ``Session``."""
 
-    def setup(self, config: dict[str, Any], workload: Workload | None = None) -> None:
-        """Begin a trial. Base model and data are loaded once per process."""
+    def setup(
+        self,
+        config: dict[str, Any],
+        workload: Workload | None = None,
+        checkpoints: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Begin a trial. Base model and data are loaded once per process.
+
+        Args:
+            config: Ray's.
+            workload: What all trials share.
+            checkpoints: Trial id -> where an earlier run of the search left it.
+        """
         if workload is None:
             raise ValueError("LoraTrainable needs a workload; wrap it with ray.tune.with_parameters")
-        self.workload = workload
+        self.workload, self.checkpoints = workload, checkpoints
         torch.set_num_threads(workload.threads)
-        self.session = SoloSession(workload, TrialSpec.from_config(config))
+        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take over the next trial in the same process."""
         self.session.close()
-        self.session = SoloSession(self.workload, TrialSpec.from_config(new_config))
+        self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -46,3 +59,8 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
         """Give the base back."""
         if hasattr(self, "session"):
             self.session.close()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.session = SoloSession(self.workload, TrialSpec.from_config(config))
+        if found := self.checkpoints.get(config.get("trial_id", "")):
+            self.load_checkpoint(found)

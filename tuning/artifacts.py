@@ -12,7 +12,7 @@ def write(run_dir: Path, rows: Sequence[ResultRow]) -> None:
     """Write ``trials/ID/allocation.json`` and ``ranks.png`` for every trial."""
     for row in rows:
         folder = trial_folder(run_dir, row)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if row.ranks is not None:
             allocation = {"ranks": row.ranks, "alphas": row.alphas}
             (folder / "allocation.json").write_text(json.dumps(allocation, indent=1) + "\n")

@@ -1,5 +1,6 @@
 """Command line over --config FILE.yaml over defaults -> SearchPlan -> a finished run."""
 
+import re
 import sys
 import typing
 from pathlib import Path
@@ -10,9 +11,9 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tuning.plan import SearchPlan
+from tuning.plan import NAME_PATTERN, SearchPlan
 
-USAGE_ERROR = 2
+USAGE_ERROR, INTERRUPTED = 2, 130
 
 
 def options() -> list[click.Parameter]:
@@ -52,12 +53,16 @@ def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
     Raises:
         click.ClickException: One line that names the flag or key and the value, with exit status 2.
     """
-    values = _read_config(config) if config else {}
-    values |= {name: value for name, value in given.items() if value is not None and value != ()}
     try:
-        return SearchPlan(**values)
+        return SearchPlan(**choices(config, given))
     except ValidationError as error:
         raise _usage(_one_line(error, config)) from error
+
+
+def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what was chosen, by the command line or by its file; defaults are left out."""
+    values = _read_config(config) if config else {}
+    return values | {name: value for name, value in given.items() if value is not None and value != ()}
 
 
 def _read_config(path: str) -> dict[str, Any]:
@@ -85,12 +90,25 @@ def _usage(message: str) -> click.ClickException:
     return click.ClickException(message)
 
 
-def command(config: str | None, dry_run: bool, **given: Any) -> int:
+def command(
+    config: str | None, dry_run: bool, resume: str | None, extend: int | None, allow_changes: bool, **given: Any
+) -> int:
     """Check everything, then train, then report. Returns the exit code."""
+    if resume is None and (extend is not None or allow_changes):
+        raise _usage(
+            f"{'--extend' if extend is not None else '--allow-changes'} needs --resume NAME, the search to go on"
+        )
+    if resume is not None and dry_run:
+        raise _usage("--dry-run shows a new search; --resume takes up an old one; give one of them")
+    chosen = choices(config, given)
     plan = resolve_plan(config, given)
+    if resume is not None and not re.match(NAME_PATTERN, resume):
+        raise _usage(f"--resume {resume!r}: must be the name of a search, which is one folder name")
     from tuning import pipeline  # torch and Ray take seconds to import; a wrong flag should not
 
     try:
+        if resume is not None:
+            return pipeline.resume(resume, chosen, extend or 0, allow_changes)
         return pipeline.dry_run(plan) if dry_run else pipeline.search(plan)
     except ValueError as error:
         if isinstance(error, pipeline.Unusable):
@@ -99,12 +117,13 @@ def command(config: str | None, dry_run: bool, **given: Any) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line: 0 all well, 1 no usable trial, 2 wrong usage, 3 some trials failed."""
-    extra: list[click.Parameter] = [
-        click.Option(["--config"], metavar="FILE", help="YAML file with the same names, '_' for '-'"),
-        click.Option(["--dry-run"], is_flag=True, help="Show the resolved plan, budget and cost; train nothing"),
-    ]
-    cli = click.Command("tune.py", params=options() + extra, callback=command, help=__doc__, epilog=main.__doc__)
+    """Run the command.
+
+    Exit status: 0 all well, 1 no usable trial, 2 wrong usage, 3 some trials failed, 4 the disk is full, 130 or 143
+    stopped by SIGINT or SIGTERM.
+    """
+    cli = click.Command("tune.py", params=options() + extra_options(), callback=command, help=__doc__,
+                        epilog=main.__doc__)  # fmt: skip
     try:
         return int(cli.main(args=arguments, prog_name="tune.py", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -113,3 +132,17 @@ def main(arguments: list[str] | None = None) -> int:
         return USAGE_ERROR
     except click.exceptions.Exit as error:
         return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("Stopped before anything was written", file=sys.stderr)
+        return INTERRUPTED
+
+
+def extra_options() -> list[click.Parameter]:
+    """Return the flags that are no choices of a plan."""
+    return [
+        click.Option(["--resume"], metavar="NAME", help="Take up a search that was cut off"),
+        click.Option(["--extend"], type=click.IntRange(min=1), metavar="N", help="With --resume: add N trials"),
+        click.Option(["--allow-changes"], is_flag=True, help="With --resume: go on though something is different"),
+        click.Option(["--config"], metavar="FILE", help="YAML file with the same names, '_' for '-'"),
+        click.Option(["--dry-run"], is_flag=True, help="Show the resolved plan, budget and cost; train nothing"),
+    ]

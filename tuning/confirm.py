@@ -1,6 +1,7 @@
 """After the search: the best of every strategy again, in full, from fresh seeds; then controls of the best."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from analysis import ranking
@@ -9,7 +10,7 @@ from strategies import CONTROLS
 from strategies.baseline import Baseline
 from tuning.plan import SearchPlan
 
-PHASE = "confirm"
+PHASE, SUPERSEDED = "confirm", "superseded"
 
 
 def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
@@ -19,10 +20,10 @@ def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str,
         plan: The search.
         rows: Its trials.
     """
-    best = ranking.best_of_each_strategy(rows)
+    best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
     if plan.official or Baseline.name not in best or len(best) < 2:
         return []
-    return _from_fresh_seeds(plan, [dict(row.config) for row in best.values()])
+    return _from_fresh_seeds(plan, [{**row.config, "source": row.trial_id} for row in best.values()])
 
 
 def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]
         plan: The search.
         rows: Its trials and its confirmation runs.
     """
-    confirmed = [row for row in rows if row.phase == PHASE and row.strategy != Baseline.name]
+    confirmed = [row for row in rows if row.phase == PHASE and row.strategy not in {Baseline.name, *CONTROLS}]
     leader = next(iter(ranking.mean_losses(confirmed)), None)
     if leader is None:
         return []
@@ -51,7 +52,24 @@ def _from_fresh_seeds(plan: SearchPlan, configs: Sequence[Mapping[str, Any]]) ->
     of the data and dropout, so runs of one seed are paired.
     """
     seeds = range(plan.seed + 1, plan.seed + 1 + plan.confirm_seeds)
-    return [{**config, "seed": seed, "phase": PHASE} for seed in seeds for config in configs]
+    return [
+        {**config, "seed": seed, "phase": PHASE, "trial_id": f"{config['strategy']}_{config['source']}_seed{seed}"}
+        for seed in seeds
+        for config in configs
+    ]
+
+
+def regrouped(rows: Sequence[ResultRow], wanted: Sequence[Mapping[str, Any]]) -> list[ResultRow]:
+    """Return the confirmation runs whose phase changes since a longer search finds other trials best.
+
+    Args:
+        rows: Of one kind, of strategies or of controls; those of the search are passed over.
+        wanted: Configurations of that kind that are to be confirmed now.
+    """
+    ids = {config["trial_id"] for config in wanted}
+    again = [row for row in rows if row.phase in {PHASE, SUPERSEDED}]
+    changed = [replace(row, phase=PHASE if row.trial_id in ids else SUPERSEDED) for row in again]
+    return [new for old, new in zip(again, changed, strict=True) if new.phase != old.phase]
 
 
 def most_confirmations(plan: SearchPlan) -> int:

@@ -1,9 +1,11 @@
 """Ray's trials in, rows out. The only reader of Ray's trial and result objects."""
 
+import errno
 import json
 import math
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +13,12 @@ from ray import cloudpickle
 from ray import tune as ray_tune
 from ray.exceptions import RayTaskError
 
-from analysis.rows import ResultRow, append_row
+from analysis.rows import ResultRow
+from tuning.record import Record
+from tuning.stop import Stop
 
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")
+NO_ROOM = os.strerror(errno.ENOSPC)
 STATUSES = {"finished": "finished", "diverged": "diverged", "running": "stopped"}
 
 
@@ -34,61 +39,76 @@ class Listener(Protocol):
 
 
 class Harvest(ray_tune.Callback):  # type: ignore[misc]
-    """Makes a row of every trial that ends, writes it to disk at once, and tells listeners. Never raises.
+    """Notes what trials report, makes a row of every trial that ends, and tells listeners. Never raises.
+
+    A trial that failed since its disk was full has not ended: the search stops instead, and it goes on later.
 
     Args:
-        path: The .jsonl that receives a line per ended trial.
+        record: Where it is noted.
+        stop: Told when nothing more can be noted.
         listeners: Who else wants to know.
     """
 
-    def __init__(self, path: Path, listeners: Sequence[Listener] = ()) -> None:
-        self.path, self.listeners = path, listeners
-        self.rows: dict[str, ResultRow] = {}
-        self.history: dict[str, dict[int, dict[str, Any]]] = {}
-        self.resource_events: dict[str, None] = {}
+    def __init__(self, record: Record, stop: Stop, listeners: Sequence[Listener] = ()) -> None:
+        self.record, self.stop, self.listeners = record, stop, listeners
+        self.started: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave everything out: Ray pickles callbacks into its snapshot, and rows have a file of their own."""
+        """Leave everything out: Ray pickles callbacks into its snapshot, which is not read."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass a start on, once for each trial."""
-        if trial.trial_id not in self.history:
-            self.history[trial.trial_id] = {}
-            name = experiment_name(trial.config, trial.trial_id)
-            self._tell("started", trial.trial_id, name, trial.config)
+        trial_id = trial.config["trial_id"]
+        if trial_id not in self.started:
+            self.started.add(trial_id)
+            self._tell("started", trial_id, experiment_name(trial.config), trial.config)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Pass a report on."""
-        report = {name: _finite(result.get(name)) for name in HISTORY}
-        self.history[trial.trial_id][result["step"]] = report  # a restarted trial may report a step twice
-        self.resource_events |= dict.fromkeys(json.loads(result.get("resource_events") or "[]"))
-        self._tell("reported", trial.trial_id, result)
+        """Note a report and pass it on."""
+        trial_id = trial.config["trial_id"]
+        before = self.record.reports.get(trial_id, {}).get(result["step"], {})  # a trial taken up again repeats it
+        report = {name: _first(_finite(result.get(name)), before.get(name)) for name in HISTORY}
+        self._note(self.record.reported, trial_id, report)
+        for event in json.loads(result.get("resource_events") or "[]"):
+            self._note(self.record.short_of, event)
+        self._tell("reported", trial_id, result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Count a trial that is started again."""
+        self._note(self.record.restarted, trial.config["trial_id"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Make a row of a trial that ended by itself or was stopped."""
-        self._end(trial, failed=False)
+        self._end(trial, dict(trial.last_result or {}))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Make a row of a trial that failed, even one that failed before it started."""
         self.on_trial_start(iteration, trials, trial)
-        self._end(trial, failed=True)
+        error = _cause(trial)
+        if error is not None and NO_ROOM in error:
+            self.stop.for_want_of_room(f"trial {trial.config['trial_id']}: {error}")
+        self._end(trial, {**(trial.last_result or {}), "status": "failed", "error": error})
 
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Put the rows into the order in which the trials were made."""
-        ids = [trial.trial_id for trial in trials]
-        self.rows = {trial_id: self.rows[trial_id] for trial_id in ids if trial_id in self.rows}
+    def _end(self, trial: Any, last: dict[str, Any]) -> None:
+        self.stop.watch_disk()
+        if self.stop.shortage is not None:
+            return
+        trial_id = trial.config["trial_id"]
+        reports = self.record.reports.get(trial_id, {})
+        row = row_from(trial.config, last, reports.values(), self.record.restarts[trial_id])
+        self._tell("ended", row)  # first, so that no listener lacks what the record has
+        self._note(self.record.ended, row)
 
-    def _end(self, trial: Any, failed: bool) -> None:
-        last = dict(trial.last_result or {})
-        if failed:
-            last |= {"status": "failed", "error": _cause(trial)}
-        row = row_from(trial.trial_id, trial.config, last, self.history[trial.trial_id].values())
-        self.rows[row.trial_id] = row
-        append_row(row, self.path)
-        self._tell("ended", row)
+    def _note(self, write: Callable[..., None], *facts: Any) -> None:
+        """Write to the record; where that cannot be done, the search ends rather than go on without."""
+        self.stop.watch_disk()
+        try:
+            write(*facts)
+        except OSError as error:
+            self.stop.for_want_of_room(f"{self.record.run_dir}: {error.strerror or error}")
 
     def _tell(self, event: str, *facts: Any) -> None:
         for listener in self.listeners:
@@ -99,27 +119,27 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
 
 
 def row_from(
-    trial_id: str, config: Mapping[str, Any], last: Mapping[str, Any], history: Iterable[Mapping[str, Any]]
+    config: Mapping[str, Any], last: Mapping[str, Any], history: Iterable[Mapping[str, Any]], restarts: int = 0
 ) -> ResultRow:
     """Return a trial's row; what is unknown is None.
 
     Args:
-        trial_id: Ray's id.
         config: The trial's configuration.
         last: Its last report; may be empty.
         history: All its reports, cut to ``HISTORY``.
+        restarts: How often it was started again.
     """
     status = STATUSES.get(last.get("status", ""), "failed")
     allocation = json.loads(last.get("allocation") or "{}")
     loss = _finite(last.get("eval_loss")) if status in {"finished", "stopped"} else None
     return ResultRow(
-        trial_id=trial_id,
-        experiment_name=experiment_name(config, trial_id),
+        trial_id=config["trial_id"],
+        experiment_name=experiment_name(config),
         phase=config.get("phase", "search"),
         strategy=config["strategy"],
         status=status,
         seed=config.get("seed"),
-        config=dict(config),
+        config={name: value for name, value in config.items() if name != "trial_id"},
         ranks=allocation.get("ranks"),
         alphas=allocation.get("alphas"),
         fan_in_fan_out=last.get("fan_in_fan_out"),
@@ -130,32 +150,27 @@ def row_from(
         test_loss=_finite(last.get("test_loss")) if status == "finished" else None,
         training_time_seconds=_finite(last.get("seconds")),
         tokens=last.get("tokens"),
+        restarts=restarts,
         error=last.get("error"),
         history=tuple(history),
     )
 
 
-def experiment_name(config: Mapping[str, Any], trial_id: str) -> str:
+def experiment_name(config: Mapping[str, Any]) -> str:
     """Return a trial's name everywhere: in Ray, MLflow and the report."""
-    strategy = config["strategy"]
-    if config.get("phase") == "confirm":
-        return f"{strategy}_seed{config['seed']}"
+    strategy, trial_id = config["strategy"], str(config["trial_id"])
+    if "official" in config or config.get("phase") == "confirm":
+        return trial_id
     rate = config.get(strategy, {}).get("learning_rate")
-    own = f"{strategy}_{trial_id}" if rate is None else f"{strategy}_lr{rate:.2g}_{trial_id}"
-    return str(config.get("official") or own)
-
-
-def adapters_of(results: Iterable[Any]) -> dict[str, Path]:
-    """Return trial id -> folder of its last adapter, from Ray's results."""
-    return {
-        result.metrics["trial_id"]: Path(result.checkpoint.path) / "session" / "adapter"
-        for result in results
-        if result.metrics and result.checkpoint is not None
-    }
+    return f"{strategy}_{trial_id}" if rate is None else f"{strategy}_lr{rate:.2g}_{trial_id}"
 
 
 def _finite(value: Any) -> float | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _cause(trial: Any) -> str | None:

@@ -1,38 +1,38 @@
-"""From a plan to a finished run folder: check, train, harvest, report, and say where everything is."""
+"""From a plan to a finished run folder: check, train, confirm, report, and say where everything is."""
 
 import datetime
-import importlib.metadata
-import json
 import shlex
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
-from ray.exceptions import RayError
+import optuna
 
-from analysis import ranking, verdicts
-from analysis.card import card
-from analysis.header import ReportHeader
-from analysis.pictures import FOLDER
-from analysis.publish import publish
-from analysis.rows import ResultRow, write_rows
-from trainables.shrink import shrink_curve
-from trainables.spec import Workload
-from tuning import artifacts, preflight, summary, tracking
+from analysis import ranking
+from strategies import CONTROLS
+from trainables import base_model
+from tuning import continuation, outcome, preflight, room, summary, tracking
 from tuning import search as tuner
-from tuning.confirm import PHASE, confirmations, controls, most_confirmations
+from tuning.confirm import PHASE, confirmations, controls, most_confirmations, regrouped
+from tuning.facts import Facts, versions
 from tuning.fixed import FixedSearch
+from tuning.harvest import Harvest
 from tuning.metrics import Metrics
 from tuning.plan import SearchPlan
+from tuning.preflight import Preflight
 from tuning.progress import Progress
-from tuning.study import importances, mirror
+from tuning.record import Record
+from tuning.stop import Stop
+from tuning.study import StudySearch
 
-OK, NO_USABLE_TRIAL, SOME_FAILED = 0, 1, 3
-VERSIONS = ("ray", "torch", "transformers", "peft", "optuna", "mlflow")
+RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
+OK, NO_USABLE_TRIAL, SOME_FAILED, NO_ROOM = 0, 1, 3, 4
 
 
 class Unusable(ValueError):
@@ -40,39 +40,21 @@ class Unusable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What was found out about a plan, saved beside it as ``facts.json``; the last three at the end."""
+class Run:
+    """A search that runs: what every part of it needs."""
 
-    base_params: int
-    budget_params: int
-    command: str
-    versions: dict[str, str]
-    engine: str
-    search_id: str
-    resource_events: tuple[str, ...] = ()
-    importance: dict[str, dict[str, float]] = field(default_factory=dict)
-    shrink: Sequence[Mapping[str, float]] = ()
-
-    def save(self, folder: Path) -> None:
-        """Write the file."""
-        (folder / "facts.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
-
-
-def checked(plan: SearchPlan) -> preflight.Preflight:
-    """Run the preflight.
-
-    Raises:
-        Unusable: The model, the data or the budget cannot be used.
-    """
-    try:
-        return preflight.check(plan)
-    except ValueError as error:
-        raise Unusable(str(error)) from error
+    plan: SearchPlan
+    known: Preflight
+    record: Record
+    stop: Stop
+    facts: Facts
+    sink: tracking.Sink
 
 
 def dry_run(plan: SearchPlan) -> int:
     """Print the resolved plan, the budget, each strategy's first allocation and the cost; train nothing."""
-    known = checked(plan)
+    with _refusing():
+        known = preflight.check(plan)
     click.echo(plan.model_dump_json(indent=2))
     click.echo(f"\nbudget: {known.workload.budget.params:,} of {known.shape.params:,} base parameters")
     for name, allocation in known.allocations.items():
@@ -85,6 +67,7 @@ def dry_run(plan: SearchPlan) -> int:
     tokens = known.token_estimate(plan.trials + again)
     trials = f"{plan.trials} trials and {again} confirmation runs"
     click.echo(f"cost: at most {trials} x {known.workload.steps} steps, {tokens:,} tokens in all")
+    click.echo(f"disk: about {room.needed_bytes(plan, known) / 1e6:,.0f} MB in {plan.runs_dir}")
     return OK
 
 
@@ -94,127 +77,218 @@ def search(plan: SearchPlan) -> int:
     Raises:
         Unusable: Something about the plan is wrong; nothing has been written.
     """
-    named = plan.model_copy(update={"name": plan.name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"})
-    if named.run_dir.exists():
-        raise Unusable(f"--name {named.name}: {named.run_dir} exists; choose another name or remove it")
-    known = checked(named)
+    plan = plan.model_copy(update={"name": plan.name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"})
+    with ExitStack() as stack:
+        with _refusing():
+            if plan.run_dir.exists():
+                continued = f"--resume {plan.name} takes it up"
+                raise ValueError(f"--name {plan.name}: {plan.run_dir} exists; choose another name, or {continued}")
+            known = preflight.check(plan)
+            room.check(plan, known)
+            dashboard = stack.enter_context(_ray(plan))
+            plan, known = tuner.measured(plan, known)
+            plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
+            facts = _facts(plan, known)
+            record = _created(plan, facts)
+            stack.enter_context(continuation.locked(plan.run_dir))
+        return _run(plan, known, record, facts, dashboard)
+
+
+def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: bool = False) -> int:
+    """Take a search up again and return the exit code; one that is complete is left as it is.
+
+    Args:
+        name: Of the search.
+        given: Choices of this command line; ``runs_dir`` says where the search is.
+        extend: Trials to add to it.
+        allow_changes: Whether choices, libraries, texts and base may differ from what it began with.
+
+    Raises:
+        Unusable: There is no such search, another process runs it, or something about it is different.
+    """
+    with ExitStack() as stack:
+        with _refusing():
+            run_dir = continuation.folder_of(name, given.get("runs_dir", RUNS_DIR))
+            stack.enter_context(continuation.locked(run_dir))
+            record = Record(run_dir)
+            before = continuation.saved_plan(record)
+            for line in record.damage:
+                click.echo(f"{line}; going on with what is whole", err=True)
+            plan, changes = continuation.changed_plan(before, given, extend)
+            _refuse(name, changes, allow_changes)
+            if record.exit_status is not None and not extend and not changes:
+                click.echo(f"{name} is complete; --extend N would add trials")
+                summary.show(plan, list(record.rows.values()), "")
+                return record.exit_status
+            known = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
+            facts = _facts(plan, known, record)
+            others = continuation.other_circumstances(record, facts.base_sha256, known.corpus_sha256)
+            _refuse(name, others, allow_changes)
+            room.check(plan, known, len(record.rows))
+            dashboard = stack.enter_context(_ray(plan))
+            plan, known = tuner.measured(plan, known)
+            plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
+            _note_plan(record, plan, facts, [*changes, *others])
+        return _run(plan, known, record, facts, dashboard)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Say that a ValueError within is about what was asked for."""
     try:
-        with tuner.ray_for(named) as dashboard:
-            click.echo(f"Ray dashboard, while this search runs: http://{dashboard}")
-            if gpus := tuner.unused_gpus(named):
-                click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
-            return _run(*tuner.measured(named, known), dashboard)
+        yield
     except ValueError as error:
-        if not named.run_dir.exists():
-            raise Unusable(str(error)) from error
-        raise
+        raise Unusable(str(error)) from error
 
 
-def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
-    plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
-    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
-    facts = Facts(
-        base_params=known.shape.params, budget_params=known.workload.budget.params, command=shlex.join(sys.argv),
-        versions=versions, engine=plan.engine, search_id=uuid.uuid4().hex,
-    )  # fmt: skip
-    saved = plan.model_dump(mode="json")
-    plan.run_dir.mkdir(parents=True)
-    (plan.run_dir / "plan.json").write_text(json.dumps(saved, indent=2) + "\n")
-    facts.save(plan.run_dir)
-    if known.workload.evidence:
-        (plan.run_dir / "evidence.json").write_text(json.dumps(known.workload.evidence, indent=1) + "\n")
-    where = (summary.tracking_uri(plan), summary.artifact_uri(plan))
-    sink = tracking.open_sink(plan.run_dir, *where, search=facts.search_id)
-    sink.put(
-        "start", tracking.PARENT, name=plan.name, time_ms=tracking.now_ms(),
-        params={key: value for key, value in saved.items() if value is not None},
-        tags={"kind": "search", "status": "running"},
-    )  # fmt: skip
-    sink.put("dataset", tracking.PARENT, name=plan.dataset, digest=known.corpus_sha256)
-    outcome = _train(plan, known, sink)
-    _leave(plan, known.workload, facts, outcome)
-    _finish_tracking(sink, plan, outcome)
-    rows = outcome.rows
-    summary.show(plan, rows, dashboard)
-    if (searched := sum(row.phase == "search" for row in rows)) < plan.trials:
-        click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
-    if not ranking.usable(rows):
-        return NO_USABLE_TRIAL
-    return SOME_FAILED if any(row.status == "failed" for row in rows) else OK
-
-
-def _train(plan: SearchPlan, known: preflight.Preflight, sink: tracking.Sink) -> tuner.Outcome:
-    """Search, and confirm what was found."""
-    events, gauges = tracking.Tracking(sink), Metrics(plan.run_dir.name)
-    with tuner.workers(plan, known.workload) as trainable:
-        with Progress(plan.trials) as progress:
-            outcome = tuner.run(plan, trainable, tuner.searcher(plan, known), plan.trials, (progress, events, gauges))
-        for what, make in (("confirmation", confirmations), ("controls", controls)):
-            again = make(plan, outcome.rows)
-            if not again:
-                break
-            click.echo(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
-            events.open_group(PHASE)
-            with Progress(len(again)) as progress:
-                listeners = (progress, events, gauges)
-                found = tuner.run(plan, trainable, FixedSearch(again), len(again), listeners, f"ray-{what}")
-            outcome = outcome.followed_by(found)
-            events.close_group(PHASE)
-    return outcome
-
-
-def _leave(plan: SearchPlan, workload: Workload, facts: Facts, outcome: tuner.Outcome) -> None:
-    """Write what a run leaves: rows, facts, study, the winner's adapter and card, the report."""
-    rows, best = outcome.rows, verdicts.recommended(outcome.rows, plan.margin)
-    write_rows(rows, plan.run_dir / "rows.jsonl")
-    write_rows(rows, plan.run_dir / "rows.csv")
-    facts = replace(facts, resource_events=outcome.resource_events)
-    if outcome.study is not None:
-        mirror(outcome.study, str(plan.run_dir / "optuna.journal"), plan.run_dir.name)
-        facts = replace(facts, importance=importances(outcome.study))
-    artifacts.write(plan.run_dir, rows)
-    adapter = plan.run_dir / "best_adapter"
-    if best is not None and best.trial_id in outcome.adapters:
-        shutil.copytree(outcome.adapters[best.trial_id], adapter)
-        facts = replace(facts, shrink=_shrink_curve(plan, workload, best, adapter))
-    facts.save(plan.run_dir)
-    header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
-    if best is not None and adapter.is_dir():
-        (adapter / "README.md").write_text(card(best, rows, header), encoding="utf-8")
-    publish(rows, header, plan.run_dir / "report.md")
-
-
-def _shrink_curve(plan: SearchPlan, workload: Workload, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
-    """Measure the winner at fewer parameters, where the trials ran; nothing if that fails, and say so."""
-    try:
-        found: list[dict[str, float]] = tuner.on_device(plan, shrink_curve, workload, best.ranks, best.alphas, adapter)
-    except RayError as error:
-        click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)
-        return []
-    return found
-
-
-def _finish_tracking(sink: tracking.Sink, plan: SearchPlan, outcome: tuner.Outcome) -> None:
-    """Log what is known only at the end: pictures, the best adapters, the parent's files."""
-    rows = outcome.rows
-    for row in rows:
-        sink.put("artifact", row.trial_id, path=str(artifacts.trial_folder(plan.run_dir, row)))
-    best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
-    for row in best.values():
-        if row.trial_id in outcome.adapters:
-            sink.put("artifact", row.trial_id, path=str(outcome.adapters[row.trial_id]), folder="adapter")
-    for name in ("plan.json", "facts.json", "report.md", "report.html", "rows.jsonl", "rows.csv"):
-        sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / name))
-    sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
-    sink.end_open_runs(tracking.now_ms(), but=tracking.PARENT)
-    status = "finished" if ranking.usable(rows) else "failed"
-    sink.put("end", tracking.PARENT, status=tracking.END[status], tags={"status": status}, time_ms=tracking.now_ms())
-    if not sink.close():
-        click.echo(
-            f"MLflow misses {sink.spool.remaining()} events; once it is back: "
-            f"python -m tuning.tracking replay {summary.typed(plan.run_dir)}",
-            err=True,
+def _refuse(name: str, changes: list[str], allowed: bool) -> None:
+    if changes and not allowed:
+        raise ValueError(
+            f"--resume {name}: {'; '.join(changes)}; go on as it began, or give --allow-changes to have that recorded"
         )
+
+
+@contextmanager
+def _ray(plan: SearchPlan) -> Iterator[str]:
+    with tuner.ray_for(plan) as dashboard:
+        click.echo(f"Ray dashboard, while this search runs: http://{dashboard}")
+        if gpus := tuner.unused_gpus(plan):
+            click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
+        yield dashboard
+
+
+def _facts(plan: SearchPlan, known: Preflight, record: Record | None = None) -> Facts:
+    """Return the facts of a search that begins or, with a record, goes on."""
+    plans = record.plans if record else []
+    commands = [earlier["command"] for earlier in plans] + [shlex.join(sys.argv)]
+    return Facts(
+        search_id=plans[0]["search_id"] if plans else uuid.uuid4().hex,
+        base_params=known.shape.params,
+        base_sha256=base_model.identity(plan.model),
+        budget_params=known.workload.budget.params,
+        command=commands[0],
+        versions=versions(),
+        engine=plan.engine,
+        continued=tuple(commands[1:]),
+    )
+
+
+def _created(plan: SearchPlan, facts: Facts) -> Record:
+    """Make the run folder, whole or not at all, and return its record.
+
+    Raises:
+        ValueError: Somebody else has just made it.
+    """
+    aside = plan.run_dir.with_name(f".{plan.name}.{facts.search_id}")
+    aside.mkdir(parents=True)
+    try:
+        _note_plan(Record(aside), plan, facts, [])
+        aside.rename(plan.run_dir)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise ValueError(f"--name {plan.name}: {plan.run_dir} cannot be made ({error.strerror})") from error
+    return Record(plan.run_dir)
+
+
+def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str]) -> None:
+    continuation.save_plan(plan, record.run_dir)
+    facts.save(record.run_dir)
+    record.planned(
+        plan=plan.model_dump(mode="json"),
+        search_id=facts.search_id,
+        base_sha256=facts.base_sha256,
+        command=shlex.join(sys.argv),
+        versions=dict(facts.versions),
+        changes=changes,
+    )
+
+
+def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, dashboard: str) -> int:
+    outcome.keep_evidence(plan.run_dir, known.workload)
+    stop = Stop(plan.run_dir, room.reserve_bytes(known))
+    mlflow = (summary.tracking_uri(plan), summary.artifact_uri(plan))
+    sink = tracking.open_sink(plan.run_dir, *mlflow, search=facts.search_id)
+    run = Run(plan, known, record, stop, facts, sink)
+    with stop.on_signals():
+        _start_tracking(run)
+        study = _train(run)
+        if stop.stop_all():
+            return _cut_off(run, study)
+        outcome.leave(plan, record, facts, study, known.workload)
+        outcome.finish_tracking(sink, plan, record)
+        outcome.close_tracking(sink, plan)
+        rows = list(record.rows.values())
+        summary.show(plan, rows, dashboard)
+        if (searched := len(record.of_phase("search"))) < plan.trials:
+            click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
+        failed = SOME_FAILED if any(row.status == "failed" for row in rows) else OK
+        record.completed(failed if ranking.usable(rows) else NO_USABLE_TRIAL)
+    return record.exit_status or OK
+
+
+def _train(run: Run) -> optuna.Study | None:
+    """Search, and confirm what was found; what the record has already is not done again."""
+    plan, record = run.plan, run.record
+    events = tracking.Tracking(run.sink)
+    with tuner.workers(plan, run.known.workload, record) as trainable:
+        search = tuner.searcher(plan, run.known, record)
+        left = plan.trials - len(record.of_phase("search"))
+        _phase(run, trainable, search, left, events, "search")
+        for what, make, kind in (("confirmation", confirmations, False), ("controls", controls, True)):
+            if run.stop.stop_all():
+                break
+            rows = list(record.rows.values())
+            wanted = make(plan, rows)
+            for row in regrouped([row for row in rows if (row.strategy in CONTROLS) is kind], wanted):
+                record.ended(row)
+            again = FixedSearch(wanted, record)
+            if len(again):
+                click.echo(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
+                events.open_group(PHASE)
+                _phase(run, trainable, again, len(again), events, what)
+        if not run.stop.stop_all() and record.of_phase(PHASE):
+            events.close_group(PHASE)
+    return search.study if isinstance(search, StudySearch) else None
+
+
+def _phase(
+    run: Run, trainable: Any, search: StudySearch | FixedSearch, left: int, events: tracking.Tracking, phase: str
+) -> None:
+    """Train what is left of a phase."""
+    if left < 1:
+        return
+    gauges = Metrics(run.plan.run_dir.name)
+    known = run.record.of_phase("search") if phase == "search" else []
+    with Progress(left + len(known), known) as progress:
+        harvest = Harvest(run.record, run.stop, (progress, events, gauges))
+        tuner.run(run.plan, trainable, search, left, harvest, phase)
+
+
+def _start_tracking(run: Run) -> None:
+    """Open the search's own run in MLflow."""
+    saved = run.plan.model_dump(mode="json")
+    params = {key: value for key, value in saved.items() if value is not None}
+    tags = {"kind": "search", "status": "running"}
+    run.sink.put("start", tracking.PARENT, name=run.plan.name, time_ms=tracking.now_ms(), params=params, tags=tags)
+    run.sink.put("dataset", tracking.PARENT, name=run.plan.dataset, digest=run.known.corpus_sha256)
+
+
+def _cut_off(run: Run, study: optuna.Study | None) -> int:
+    """Leave a search that stops before its end as it can be taken up again, and say how."""
+    again = f"python tune.py --resume {run.plan.name}"
+    if run.plan.runs_dir != str(Path(RUNS_DIR).resolve()):
+        again += f" --runs-dir {shlex.quote(run.plan.runs_dir)}"
+    if run.stop.shortage is not None:
+        print(f"Error: {run.stop.shortage}; free some, then: {again}", file=sys.stderr)
+        return NO_ROOM
+    tracking.Tracking(run.sink).interrupted()
+    if run.record.rows:
+        outcome.leave(run.plan, run.record, run.facts, study, None)
+        click.echo(f"\nReport so far    {summary.typed(run.plan.run_dir)}/report.md")
+    outcome.close_tracking(run.sink, run.plan, outcome.SHORT_PATIENCE_SECONDS)
+    done, total = len(run.record.of_phase("search")), run.plan.trials
+    click.echo(f"Stopped with {done} of {total} trials ended; nothing of them is lost. To go on: {again}")
+    return 128 + (run.stop.signal or 0)
 
 
 def _compact(ranks: list[int]) -> str:

@@ -3,7 +3,7 @@
 import datetime
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +46,16 @@ class Progress:
 
     Args:
         total: Trials that there will be.
+        known: Those of them that have ended before, in an earlier run of the search.
         console: Where to print.
     """
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
-        self.total, self.began = total, time.monotonic()
+    def __init__(self, total: int, known: Sequence[ResultRow] = (), console: Console | None = None) -> None:
+        self.total, self.began, self.known = total, time.monotonic(), len(known)
         self.lines: dict[str, Line] = {}
         self.best: tuple[float, str] = (math.inf, "")
+        for row in known:
+            self._note_best(row)
         self.console = console or Console()
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
 
@@ -81,13 +84,16 @@ class Progress:
         """Show how a trial ended."""
         line = self.lines[row.trial_id]
         line.status, line.loss = row.status, row.final_eval_loss
-        if row.status == "finished" and row.final_eval_loss is not None and row.final_eval_loss < self.best[0]:
-            self.best = (row.final_eval_loss, row.experiment_name)
+        self._note_best(row)
         self._show()
         if not self.live:
             why = f": {row.error}" if row.error else ""
             text = f"{self._ended()}/{self.total}  {'  '.join(line.cells)}{why}  |  {self._summary()}"
             self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def _note_best(self, row: ResultRow) -> None:
+        if row.status == "finished" and row.final_eval_loss is not None and row.final_eval_loss < self.best[0]:
+            self.best = (row.final_eval_loss, row.experiment_name)
 
     def _show(self) -> None:
         if self.live:
@@ -104,7 +110,7 @@ class Progress:
         return table
 
     def _ended(self) -> int:
-        return sum(line.status != "running" for line in self.lines.values())
+        return self.known + sum(line.status != "running" for line in self.lines.values())
 
     def _summary(self) -> str:
         best = f"best {self.best[0]:.4f} ({self.best[1]})" if self.best[1] else "best: none yet"
@@ -116,6 +122,6 @@ class Progress:
         done = sum(line.reports for line in self.lines.values())
         if not lengths:
             return "time left not known yet"
-        expected = sum(lengths) / len(lengths) * self.total
+        expected = sum(lengths) / len(lengths) * (self.total - self.known)
         seconds = (time.monotonic() - self.began) * max(0.0, expected - done) / max(1, done)
         return f"about {datetime.timedelta(seconds=round(seconds))} left"

@@ -1,12 +1,25 @@
 """Early stopping that is fair between strategies and that a NaN cannot disturb."""
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from tuning.plan import SearchPlan
+from tuning.record import Record
 from tuning.study import METRIC
+
+TIME = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A trial as a rung knows it: by our id, which outlives an interruption as Ray's does not."""
+
+    trial_id: str
+    config: Mapping[str, Any]
 
 
 class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
@@ -30,34 +43,58 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
         self._reports = reports
         self._by_strategy: dict[str, ASHAScheduler] = {}
 
+    def recall(self, config: Mapping[str, Any], losses: Sequence[float | None]) -> None:
+        """Put what a trial reported before an interruption into the rungs; what was decided then stays decided.
+
+        Args:
+            config: The trial's.
+            losses: One for each of its reports, in order; None where it was not finite.
+        """
+        trial = _Entry(config["trial_id"], config)
+        self.on_trial_add(None, trial)
+        for number, loss in enumerate(losses, 1):
+            self.on_trial_result(None, trial, {METRIC: math.nan if loss is None else loss, TIME: number})
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Enter a trial in its strategy's ASHA."""
-        self._own(trial).on_trial_add(tune_controller, trial)
+        self._own(trial).on_trial_add(tune_controller, _entry(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stop a trial whose loss is not finite; let ASHA decide about the others."""
         if not math.isfinite(result.get(METRIC, math.nan)):
             return str(TrialScheduler.STOP)
-        return str(self._own(trial).on_trial_result(tune_controller, trial, result))
+        return str(self._own(trial).on_trial_result(tune_controller, _entry(trial), result))
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Record a final finite loss."""
         if math.isfinite(result.get(METRIC, math.nan)):
-            self._own(trial).on_trial_complete(tune_controller, trial, result)
+            self._own(trial).on_trial_complete(tune_controller, _entry(trial), result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Forget a trial that never ran."""
-        self._own(trial).on_trial_remove(tune_controller, trial)
+        self._own(trial).on_trial_remove(tune_controller, _entry(trial))
 
     def _own(self, trial: Any) -> ASHAScheduler:
         strategy = trial.config["strategy"]
         if strategy not in self._by_strategy:
             self._by_strategy[strategy] = ASHAScheduler(
-                metric=METRIC, mode="min", max_t=self._reports, grace_period=1, reduction_factor=2
+                time_attr=TIME, metric=METRIC, mode="min", max_t=self._reports, grace_period=1, reduction_factor=2
             )
         return self._by_strategy[strategy]
 
 
-def make_scheduler(plan: SearchPlan) -> TrialScheduler:
-    """Return the scheduler of a plan's search."""
-    return FIFOScheduler() if plan.scheduler == "fifo" else StrategyASHA(plan.reports)
+def make_scheduler(plan: SearchPlan, record: Record) -> TrialScheduler:
+    """Return the scheduler of a plan's search, with the rungs as the record has them."""
+    if plan.scheduler == "fifo":
+        return FIFOScheduler()
+    scheduler = StrategyASHA(plan.reports)
+    for row in record.of_phase("search"):
+        scheduler.recall({**row.config, "trial_id": row.trial_id}, [report["eval_loss"] for report in row.history])
+    for config in record.unfinished("search"):
+        reports = record.reports.get(config["trial_id"], {}).values()
+        scheduler.recall(config, [report["eval_loss"] for report in reports])
+    return scheduler
+
+
+def _entry(trial: Any) -> _Entry:
+    return _Entry(trial.config["trial_id"], trial.config)

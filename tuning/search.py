@@ -1,42 +1,44 @@
 """Run a plan: the only file that names ``ray.tune.Tuner``."""
 
 import functools
+import itertools
 import json
 import logging
 import math
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import ray
 from ray import tune as ray_tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
 
-from analysis.rows import ResultRow
 from strategies.base import Evidence
-from trainables import evidence, footprint
+from trainables import checkpoint, evidence, footprint
+from trainables.host import FOLDER, Lease
 from trainables.proxy import PackedTrainable, Packing
 from trainables.spec import TrialSpec, Workload
 from trainables.trainable import LoraTrainable
 from tuning.fixed import FixedSearch
-from tuning.harvest import Harvest, Listener, adapters_of, experiment_name
+from tuning.harvest import Harvest, experiment_name
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
+from tuning.record import Record
 from tuning.scheduler import make_scheduler
 from tuning.space import official_configs
 from tuning.study import StudySearch, effective_key
 
+RAY = "ray"
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -117,14 +119,23 @@ def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
     """Measure once per model and data; afterwards read from the runs folder."""
     key = evidence.cache_key(preflight.workload, preflight.corpus_sha256)
     cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.json"
-    if not cached.is_file():
-        found = on_device(plan, _measure, preflight.workload)
+    if (known := _whole(cached)) is None:
+        found: Evidence = on_device(plan, _measure, preflight.workload)
         cached.parent.mkdir(parents=True, exist_ok=True)
         aside = cached.with_suffix(f".{os.getpid()}")
         aside.write_text(json.dumps(found, indent=1))
         aside.replace(cached)
-    result: Evidence = json.loads(cached.read_text())
-    return result
+        return found
+    return known
+
+
+def _whole(path: Path) -> Evidence | None:
+    """Return a file of evidence; None if it is not there or was cut off."""
+    try:
+        found: Evidence = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def on_device(plan: SearchPlan, function: Any, *arguments: Any) -> Any:
@@ -140,108 +151,104 @@ def _measure(workload: Workload) -> Evidence:
     return evidence.measure(workload)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a search found.
-
-    Args:
-        rows: One per trial, in the order in which they were made.
-        adapters: Trial id -> folder of its last adapter.
-        study: Optuna's study; None if nothing was searched.
-        resource_events: What memory did not allow; no trial is the worse for it.
-    """
-
-    rows: list[ResultRow]
-    adapters: dict[str, Path]
-    study: optuna.Study | None
-    resource_events: tuple[str, ...]
-
-    def followed_by(self, other: "Outcome") -> "Outcome":
-        """Return this with what another phase of the same search found after it."""
-        return Outcome(
-            rows=[*self.rows, *other.rows],
-            adapters=self.adapters | other.adapters,
-            study=self.study,
-            resource_events=tuple(dict.fromkeys((*self.resource_events, *other.resource_events))),
-        )
-
-
 def run(
-    plan: SearchPlan, trainable: Any, search: Searcher, trials: int, listeners: Sequence[Listener], folder: str = "ray"
-) -> Outcome:
-    """Train trials until there are as many as wanted, or no more configurations.
+    plan: SearchPlan, trainable: Any, search: StudySearch | FixedSearch, trials: int, harvest: Harvest, phase: str
+) -> None:
+    """Train trials until there are as many as wanted, or no more configurations, or the search is to stop.
 
-    ``plan.run_dir`` receives ``rows.jsonl``, a line as each trial ends, and Ray's own files.
+    ``harvest`` has the record, which receives a row as each trial ends.
 
     Args:
         plan: The search.
         trainable: As ``workers`` gives it.
         search: What suggests configurations; those that are known beforehand are all trained in full.
-        trials: How many there will be.
-        listeners: Hear what happens to trials.
-        folder: Of Ray's files, within the run's.
+        trials: How many are still to end.
+        harvest: Who notes what happens, and knows whether to stop.
+        phase: Names the folder of Ray's own files, under ``plan.run_dir / "ray"``.
     """
     slots = plan.max_concurrent_trials or slots_of(plan, ray.cluster_resources())
     # Ray starts one trial after the other unless told how many may wait for their process at a time
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
-    harvest = Harvest(plan.run_dir / "rows.jsonl", listeners)
+    scheduler = make_scheduler(plan, harvest.record) if isinstance(search, StudySearch) else FIFOScheduler()
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, plan.trial_resources),
         tune_config=ray_tune.TuneConfig(
             num_samples=trials,
             search_alg=search,
-            scheduler=make_scheduler(plan) if isinstance(search, StudySearch) else FIFOScheduler(),
+            scheduler=scheduler,
             reuse_actors=True,
             max_concurrent_trials=slots,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
         run_config=ray_tune.RunConfig(
-            name=folder,
-            storage_path=str(plan.run_dir),
+            name=_attempt(plan.run_dir / RAY, phase),
+            storage_path=str(plan.run_dir / RAY),
             verbose=0,
+            stop=harvest.stop,
             callbacks=[JsonLoggerCallback(), CSVLoggerCallback(), harvest],
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True, num_to_keep=2),
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
     )
-    adapters = adapters_of(tuner.fit())
-    return Outcome(
-        rows=list(harvest.rows.values()),
-        adapters=adapters,
-        study=search.study if isinstance(search, StudySearch) else None,
-        resource_events=tuple(harvest.resource_events),
-    )
+    try:
+        tuner.fit()
+    except (OSError, ray.exceptions.RayError) as error:
+        harvest.stop.watch_disk()
+        if harvest.stop.shortage is None:
+            raise
+        logging.getLogger(__name__).debug("Ray could not write: %s", error)
 
 
-def searcher(plan: SearchPlan, preflight: Preflight) -> Searcher:
+def _attempt(folder: Path, phase: str) -> str:
+    """Return a name for Ray's files that no earlier run of the search has used."""
+    return next(name for number in itertools.count(1) if not (folder / (name := f"{phase}-{number}")).exists())
+
+
+def checkpoints(plan: SearchPlan, record: Record) -> dict[str, str]:
+    """Return trial id -> its furthest whole checkpoint, of trials that an earlier run of the search left unfinished."""
+    left = [record.configs[trial_id] for trial_id in record.configs if trial_id not in record.rows]
+    found = {config["trial_id"]: newest_checkpoint(plan, experiment_name(config)) for config in left}
+    return {trial_id: str(folder) for trial_id, folder in found.items() if folder is not None}
+
+
+def newest_checkpoint(plan: SearchPlan, experiment: str) -> Path | None:
+    """Return a trial's furthest whole checkpoint, over all runs of the search; None if there is none."""
+    folders = (plan.run_dir / RAY).glob(f"*/{experiment}/checkpoint_*/{FOLDER}")
+    session = checkpoint.newest(folders)
+    return None if session is None else session.parent
+
+
+def searcher(plan: SearchPlan, preflight: Preflight, record: Record) -> StudySearch | FixedSearch:
     """Return what suggests a plan's configurations."""
     if plan.official:
-        return FixedSearch(official_configs(plan))
-    return StudySearch(plan, functools.partial(_key, preflight.workload, preflight))
+        return FixedSearch(official_configs(plan), record)
+    return StudySearch(plan, functools.partial(_key, preflight.workload, preflight), record)
 
 
 @contextmanager
-def workers(plan: SearchPlan, workload: Workload) -> Iterator[Any]:
+def workers(plan: SearchPlan, workload: Workload, record: Record) -> Iterator[Any]:
     """Yield the class of the trials; the processes that train for them end with the block, not with a trial.
 
     ``run`` may be called any number of times within.
     """
+    lease = ray.remote(Lease).options(name=f"{plan.name}-lease", num_cpus=0).remote()
     try:
-        yield _trainable(plan, workload)
+        yield _trainable(plan, workload, checkpoints(plan, record))
     finally:
         for name in ray.util.list_named_actors():
             if name.startswith(f"{plan.name}-"):
                 ray.kill(ray.get_actor(name))
+        del lease
 
 
-def _trainable(plan: SearchPlan, workload: Workload) -> Any:
+def _trainable(plan: SearchPlan, workload: Workload, known: dict[str, str]) -> Any:
     """Return the class of the trials, with what they share put into Ray's object store once."""
     if plan.isolation == "process":
-        return ray_tune.with_parameters(LoraTrainable, workload=workload)
+        return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=known)
     cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     hosts = max(1, int(cpus // plan.cpus_per_trial))
-    packing = Packing(search=str(plan.name), workload=[ray.put(workload)], hosts_per_node=hosts)
+    packing = Packing(str(plan.name), [ray.put(workload)], hosts, f"{plan.name}-lease", known)
     if plan.ray_address is None:  # every device is ours: they can load the base while the trials' processes start
         node, kind = ray.nodes()[0]["NodeID"], "gpu" if plan.gpus_per_trial else "cpu"
         for number in range(int(ray.cluster_resources()["GPU"]) if plan.gpus_per_trial else hosts):
@@ -251,7 +258,7 @@ def _trainable(plan: SearchPlan, workload: Workload) -> Any:
 
 def _name(trial: Any) -> str:
     """Return the name that the Ray dashboard, folders, MLflow and the report share."""
-    return experiment_name(trial.config, trial.trial_id)
+    return experiment_name(trial.config)
 
 
 def _key(workload: Workload, preflight: Preflight, config: dict[str, Any]) -> str:

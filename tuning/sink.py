@@ -15,7 +15,7 @@ from tuning.spool import Event, Spool, lock, masked
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 LAST_WAIT_SECONDS, LAST_ATTEMPTS = 0.5, 2
 PATIENCE, LEAST_PATIENCE_SECONDS = 0.04, 2.0
-FLOWING_SECONDS, MOST_PATIENCE_SECONDS = 0.5, 60.0
+FLOWING_SECONDS, MOST_SECONDS = 0.5, 60.0
 
 
 class Carrier(Protocol):
@@ -72,20 +72,20 @@ class Sink:
             if run != but:
                 self.put("end", run, status="KILLED", tags={"status": INTERRUPTED}, time_ms=time_ms)
 
-    def close(self, search_seconds: float | None = None) -> bool:
+    def close(self, search_seconds: float | None = None, most_seconds: float = MOST_SECONDS) -> bool:
         """Wait for the rest and say whether everything arrived.
 
-        A server gets 4 % of the search's own time, and more only while events flow; a local store gets a minute.
+        A server gets 4 % of the search's own time, and more only while events flow; a local store gets all there is.
 
         Args:
             search_seconds: How long the search took; default is since this sink was made.
+            most_seconds: How long to wait in any case.
         """
-        now = time.monotonic()
-        if search_seconds is None:
-            search_seconds = now - self.began
-        most = now + MOST_PATIENCE_SECONDS
+        began = time.monotonic()
+        searched = began - self.began if search_seconds is None else search_seconds
         local = self.spool.target.uri.startswith("sqlite:")
-        patient = most if local else now + max(LEAST_PATIENCE_SECONDS, PATIENCE * search_seconds)
+        most = began + most_seconds
+        patient = most if local else min(most, began + max(LEAST_PATIENCE_SECONDS, PATIENCE * searched))
         self.closing.set()
         self.wake.set()
         while self.thread.is_alive() and (

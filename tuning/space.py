@@ -70,6 +70,7 @@ def official_configs(plan: SearchPlan) -> list[dict[str, Any]]:
     scaling = "constant" if plan.scaling == "search" else plan.scaling
     return [
         {
+            "trial_id": item.name,
             "official": item.name,
             "strategy": item.strategy,
             "learning_rate": plan.centre_learning_rate,

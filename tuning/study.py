@@ -1,107 +1,221 @@
-"""Optuna under Ray Tune, told the truth: finished, pruned or failed, and no configuration twice."""
+"""Optuna under Ray Tune, told the truth: finished, pruned or failed, no configuration twice, no state of its own."""
 
 import json
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
+from analysis.rows import ResultRow
 from tuning.plan import SearchPlan
+from tuning.record import Record
 from tuning.space import Space, fixed_part
 
 METRIC = "eval_loss"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_DUPLICATES = 100
 LEAST_FOR_IMPORTANCE = 8
+STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 
 
-class StudySearch(OptunaSearch):  # type: ignore[misc]
-    """``OptunaSearch`` with equal turns for strategies, true trial states and no repeated configuration.
+class StudySearch(Searcher):  # type: ignore[misc]
+    """Optuna's suggestions, with equal turns for strategies and no repeated configuration.
+
+    The study lives in memory and is made anew from the record. A suggestion depends on the plan's seed, the number of
+    suggestions before it and what the study knows, and on nothing else, so a search that was cut off goes on as it
+    would have.
 
     Args:
         plan: The search.
         effective_key: Config -> a key that is equal for configurations that train the same thing.
+        record: Where each configuration is noted before it is handed out, and what is known from before.
     """
 
-    def __init__(self, plan: SearchPlan, effective_key: Callable[[dict[str, Any]], str]) -> None:
-        self._plan, self._effective_key = plan, effective_key
-        self._turn = 0
-        self._exhausted: set[str] = set()
+    def __init__(self, plan: SearchPlan, effective_key: Callable[[dict[str, Any]], str], record: Record) -> None:
+        super().__init__(metric=METRIC, mode="min")
+        self._plan, self._effective_key, self._record = plan, effective_key, record
+        self.study = optuna.create_study(direction="minimize")
+        self._asked, self._turn, self._handed_out = 0, 0, 0
         self._seen: dict[str, str] = {}
-        self._values: dict[str, float] = {}
-        super().__init__(Space(plan), metric=METRIC, mode="min", sampler=make_sampler(plan))
-
-    @property
-    def study(self) -> optuna.Study:
-        """Optuna's study."""
-        study: optuna.Study = self._ot_study
-        return study
+        self._live: dict[str, optuna.Trial] = {}
+        self._unfinished = record.unfinished("search")
+        self._recall()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """Return the next configuration, one that has not been handed out before; the end if there is none left."""
-        while len(self._exhausted) < len(self._plan.strategies):
+        """Return the next configuration, one that has not been handed out before; the end if there is none left.
+
+        Those that were begun before an interruption come first.
+        """
+        if self._unfinished:
+            return self._again(trial_id, self._unfinished.pop(0))
+        while len(self._record.exhausted) < len(self._plan.strategies):
             fixed = fixed_part(self._plan, self._turn)
             self._turn += 1
-            if fixed["strategy"] not in self._exhausted:
+            if fixed["strategy"] not in self._record.exhausted:
                 config = self._new_config(trial_id, fixed)
                 if config is not None:
                     return config
-                self._exhausted.add(fixed["strategy"])
+                self._record.ran_out(fixed["strategy"])
         return str(Searcher.FINISHED)
-
-    def _new_config(self, trial_id: str, fixed: dict[str, Any]) -> dict[str, Any] | None:
-        for _ in range(MAX_DUPLICATES):
-            self.study.enqueue_trial(fixed)
-            config: dict[str, Any] = super().suggest(trial_id)
-            key = self._effective_key(config)
-            if key not in self._seen:
-                self._seen[key] = trial_id
-                return config
-            self._tell_duplicate(trial_id, key)
-        return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass a finite intermediate value on."""
-        if math.isfinite(result[METRIC]):
-            super().on_trial_result(trial_id, result)
+        if trial_id in self._live and math.isfinite(result[METRIC]):
+            self._live[trial_id].report(result[METRIC], result["report"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended: COMPLETE, PRUNED (its intermediate values are known) or FAIL."""
-        if trial_id in self._completed_trials:
+        trial, status = self._live.pop(trial_id, None), (result or {}).get("status")
+        if trial is None:
             return
-        self._completed_trials.add(trial_id)
-        trial, status = self._ot_trials[trial_id], (result or {}).get("status")
-        trial.set_user_attr("ray_trial_id", trial_id)
         if result and status == "finished" and not error:
-            self._values[trial_id] = result[METRIC]
             self.study.tell(trial, result[METRIC])
         elif result and status == "running" and not error:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, state=TrialState.FAIL)
 
-    def _tell_duplicate(self, trial_id: str, key: str) -> None:
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the record has it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+    def _ask(self, fixed: Mapping[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
+        """Draw what ``fixed`` leaves open; return Optuna's trial and its configuration."""
+        self.study.sampler = make_sampler(self._plan, self._asked)
+        self._asked += 1
+        self.study.enqueue_trial(dict(fixed))
+        trial = self.study.ask()
+        return trial, nested({**(Space(self._plan)(trial)), **trial.params})
+
+    def _new_config(self, ray_id: str, fixed: dict[str, Any]) -> dict[str, Any] | None:
+        turn = self._turn - 1
+        for _ in range(MAX_DUPLICATES):
+            trial, config = self._ask(fixed)
+            key = self._effective_key(config)
+            if key not in self._seen:
+                self._handed_out += 1
+                config["trial_id"] = f"t{self._handed_out:03d}"
+                self._record.began(config["trial_id"], config, turn)
+                self._hand_out(ray_id, trial, config)
+                return config
+            self._tell_duplicate(trial, config, turn, self._seen[key])
+        return None
+
+    def _hand_out(self, ray_id: str, trial: optuna.Trial, config: dict[str, Any]) -> None:
+        self._seen[self._effective_key(config)] = config["trial_id"]
+        trial.set_user_attr("trial_id", config["trial_id"])
+        self._live[ray_id] = trial
+
+    def _again(self, ray_id: str, config: dict[str, Any]) -> dict[str, Any]:
+        trial, _ = self._ask(flat(config))
+        for number, report in enumerate(self._record.reports.get(config["trial_id"], {}).values(), 1):
+            if report["eval_loss"] is not None:
+                trial.report(report["eval_loss"], number)
+        self._hand_out(ray_id, trial, config)
+        return config
+
+    def _tell_duplicate(self, trial: optuna.Trial, config: dict[str, Any], turn: int, twin: str) -> None:
         """Answer a repeated suggestion with what is known: the value of its twin, or nothing."""
-        trial, twin = self._ot_trials.pop(trial_id), self._seen[key]
+        row = self._record.rows.get(twin)
+        value = row.final_eval_loss if row is not None and row.status == "finished" else None
+        self._record.repeated(config, turn, twin, value)
         trial.set_user_attr("same_as", twin)
-        if twin in self._values:
-            self.study.tell(trial, self._values[twin])
-        else:
+        if value is None:
             self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial, value)
+
+    def _recall(self) -> None:
+        """Make the study, the turns and the known configurations from the record."""
+        known = {item.get("trial_id") for item in self._record.suggestions}
+        lost = [row for row in self._record.of_phase("search") if row.trial_id not in known]
+        for item in self._record.suggestions:
+            row = self._record.rows.get(item.get("trial_id", ""))
+            if "same_as" in item:
+                self._remember(item["config"], {"same_as": item["same_as"]}, item["value"])
+            elif item["config"].get("phase", "search") == "search":
+                self._count(item["trial_id"], item["config"], item["turn"])
+                if row is not None:
+                    self._remember_row(row)
+        for row in lost:
+            self._count(row.trial_id, row.config, None)
+            self._remember_row(row)
+
+    def _count(self, trial_id: str, config: Mapping[str, Any], turn: int | None) -> None:
+        self._handed_out = max(self._handed_out, int(trial_id[1:]))
+        self._turn = max(self._turn, self._handed_out, -1 if turn is None else turn + 1)
+        self._seen[self._effective_key(dict(config))] = trial_id
+
+    def _remember_row(self, row: ResultRow) -> None:
+        reports = {
+            number: report["eval_loss"]
+            for number, report in enumerate(row.history, 1)
+            if report["eval_loss"] is not None
+        }
+        value = row.final_eval_loss if row.status in STATES else None
+        self._remember(row.config, {"trial_id": row.trial_id}, value, STATES.get(row.status), reports)
+
+    def _remember(
+        self,
+        config: Mapping[str, Any],
+        attributes: Mapping[str, str],
+        value: float | None,
+        state: TrialState | None = None,
+        reports: Mapping[int, float] | None = None,
+    ) -> None:
+        known = optuna.trial.FixedTrial(flat(config))
+        Space(self._plan)(known)
+        self._asked += 1
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                params=known.params,
+                distributions=known.distributions,
+                value=value,  # of a pruned trial, as Optuna has it, the last intermediate one
+                state=state or (TrialState.FAIL if value is None else TrialState.COMPLETE),
+                user_attrs=dict(attributes),
+                intermediate_values=dict(reports or {}),
+            )
+        )
 
 
-def make_sampler(plan: SearchPlan) -> optuna.samplers.TPESampler:
-    """Return the seeded TPE sampler; a quarter of the search, at most 10 trials, starts it up."""
-    import warnings
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a configuration under the names that Optuna knows."""
+    own = config.get(config["strategy"], {})
+    scalars = {name: value for name, value in config.items() if not isinstance(value, dict)}
+    return scalars | {f"{config['strategy']}/{name}": value for name, value in own.items()}
 
+
+def nested(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of Optuna's parameters: a strategy's own are under its name."""
+    config: dict[str, Any] = {}
+    for name, value in params.items():
+        strategy, slash, own = name.partition("/")
+        if slash:
+            config.setdefault(strategy, {})[own] = value
+        else:
+            config[name] = value
+    return config
+
+
+def make_sampler(plan: SearchPlan, number: int) -> optuna.samplers.TPESampler:
+    """Return the sampler of one suggestion; a quarter of the search, at most 10 trials, starts it up.
+
+    Args:
+        plan: The search.
+        number: Suggestions before this one.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(
-            seed=plan.seed,
+            seed=int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0]),
             multivariate=True,
             group=True,
             constant_liar=True,
@@ -132,14 +246,17 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     return found
 
 
-def mirror(study: optuna.Study, path: str, name: str) -> None:
-    """Copy ``study`` into a journal file that optuna-dashboard opens."""
+def mirror(study: optuna.Study, path: Path, name: str) -> None:
+    """Copy ``study`` into a journal file that optuna-dashboard opens; one that is there is replaced."""
     from optuna.storages.journal import JournalFileBackend
 
-    storage = optuna.storages.JournalStorage(JournalFileBackend(path))
+    aside = f"{path}.partial"
+    Path(aside).unlink(missing_ok=True)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(aside))
     optuna.copy_study(
         from_study_name=study.study_name, from_storage=study._storage, to_storage=storage, to_study_name=name
     )
+    Path(aside).replace(path)
 
 
 def effective_key(ranks: dict[str, int], alphas: dict[str, float], learning_rate: float, seed: int) -> str:

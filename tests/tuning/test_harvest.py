@@ -10,8 +10,10 @@ from rich.console import Console
 from analysis.rows import ResultRow, read_rows
 from tuning.harvest import Harvest, experiment_name, row_from
 from tuning.progress import Progress
+from tuning.record import Record
+from tuning.stop import Stop
 
-CONFIG = {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": 0}
+CONFIG = {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": 0, "trial_id": "t1"}
 REPORT = {
     "status": "finished", "eval_loss": 2.0, "train_loss": 2.5, "test_loss": 2.2, "step": 8, "seconds": 1.5,
     "tokens": 64, "trainable_parameters": 10, "parameter_efficiency": 0.1, "fan_in_fan_out": True,
@@ -20,7 +22,7 @@ REPORT = {
 
 
 def trial(last, error_file=None):
-    return SimpleNamespace(trial_id="t1", config=CONFIG, last_result=last, pickled_error_file=error_file)
+    return SimpleNamespace(trial_id="Ray's", config=CONFIG, last_result=last, pickled_error_file=error_file)
 
 
 def run(harvest, *reports, end="on_trial_complete", error_file=None):
@@ -31,11 +33,15 @@ def run(harvest, *reports, end="on_trial_complete", error_file=None):
     for report in reports:
         harvest.on_trial_result(0, [], one, report)
     getattr(harvest, end)(0, [], one)
-    return harvest.rows["t1"]
+    return harvest.record.rows["t1"]
 
 
-def test_a_finished_trial_is_a_full_row_on_disk_when_it_ends(tmp_path):
-    harvest = Harvest(tmp_path / "rows.jsonl")
+@pytest.fixture
+def harvest(tmp_path):
+    return Harvest(Record(tmp_path), Stop(tmp_path, 0))
+
+
+def test_a_finished_trial_is_a_full_row_on_disk_when_it_ends(harvest, tmp_path):
     row = run(harvest, {**REPORT, "status": "running", "eval_loss": 3.0, "step": 4}, REPORT)
     assert (row.status, row.final_eval_loss, row.final_perplexity, row.test_loss) == ("finished", 2.0, math.exp(2), 2.2)
     assert (row.ranks, row.alphas, row.fan_in_fan_out) == ({"h.0.a": 1}, {"h.0.a": 2.0}, True)
@@ -43,35 +49,72 @@ def test_a_finished_trial_is_a_full_row_on_disk_when_it_ends(tmp_path):
     assert read_rows(tmp_path / "rows.jsonl") == [row]
 
 
-def test_a_trial_that_was_running_at_its_last_report_was_stopped(tmp_path):
-    row = run(Harvest(tmp_path / "rows.jsonl"), {**REPORT, "status": "running", "test_loss": None})
+def test_a_trial_that_was_running_at_its_last_report_was_stopped(harvest):
+    row = run(harvest, {**REPORT, "status": "running", "test_loss": None})
     assert (row.status, row.final_eval_loss, row.test_loss) == ("stopped", 2.0, None)
 
 
-def test_a_diverged_trial_keeps_its_cause_and_has_no_loss(tmp_path):
+def test_a_diverged_trial_keeps_its_cause_and_has_no_loss(harvest):
     report = {**REPORT, "status": "diverged", "eval_loss": math.nan, "error": "at step 4"}
-    row = run(Harvest(tmp_path / "rows.jsonl"), report)
+    row = run(harvest, report)
     assert (row.status, row.final_eval_loss, row.final_perplexity, row.error) == ("diverged", None, None, "at step 4")
     assert row.history[-1]["eval_loss"] is None
 
 
-def test_a_trial_that_failed_before_it_started_is_a_row_with_its_cause(tmp_path):
+def test_a_trial_that_failed_before_it_started_is_a_row_with_its_cause(harvest, tmp_path):
     (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(RuntimeError("out of luck\nand more")))
-    row = run(Harvest(tmp_path / "rows.jsonl"), end="on_trial_error", error_file=tmp_path / "error.pkl")
+    row = run(harvest, end="on_trial_error", error_file=tmp_path / "error.pkl")
     assert (row.status, row.error, row.strategy) == ("failed", "RuntimeError: out of luck", "baseline")
     assert row.ranks is row.final_eval_loss is row.tokens is None
 
 
-def test_resource_events_are_kept_once_each_and_say_nothing_about_the_trial(tmp_path):
-    harvest = Harvest(tmp_path / "rows.jsonl")
+def test_resource_events_are_kept_once_each_and_say_nothing_about_the_trial(harvest):
     events = [json.dumps(["8 did not fit"]), json.dumps(["8 did not fit", "4 did not fit"])]
     row = run(harvest, *({**REPORT, "resource_events": found} for found in (*events, None)))
-    assert list(harvest.resource_events) == ["8 did not fit", "4 did not fit"]
+    assert list(harvest.record.resource_events) == ["8 did not fit", "4 did not fit"]
     assert (row.status, row.error) == ("finished", None)
 
 
+def test_a_trial_taken_up_again_keeps_what_it_reported_before(tmp_path):
+    first = Harvest(Record(tmp_path), Stop(tmp_path, 0))
+    one = trial({**REPORT, "status": "running", "eval_loss": 3.0, "step": 4})
+    first.on_trial_start(0, [], one)
+    first.on_trial_result(0, [], one, one.last_result)
+    first.on_trial_recover(0, [], one)
+    again = Harvest(Record(tmp_path), Stop(tmp_path, 0))
+    row = run(again, {**REPORT, "status": "running", "eval_loss": 3.0, "train_loss": None, "step": 4}, REPORT)
+    assert [(r["step"], r["eval_loss"], r["train_loss"]) for r in row.history] == [(4, 3.0, 2.5), (8, 2.0, 2.5)]
+    assert (row.restarts, row.config) == (1, {name: CONFIG[name] for name in CONFIG if name != "trial_id"})
+
+
+def test_a_trial_whose_disk_was_full_has_not_ended_and_the_search_stops(harvest, tmp_path):
+    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(OSError(28, "No space left on device")))
+    one = trial(REPORT, tmp_path / "error.pkl")
+    harvest.on_trial_error(0, [], one)
+    assert harvest.record.rows == {}
+    assert harvest.stop.stop_all()
+    assert "trial t1: OSError: [Errno 28] No space left on device: no room left" in harvest.stop.shortage
+
+
+def test_a_search_stops_before_its_disk_is_full(tmp_path):
+    stop = Stop(tmp_path, 2**60)
+    harvest = Harvest(Record(tmp_path), stop)
+    harvest.on_trial_result(0, [], trial(REPORT), REPORT)
+    assert str(tmp_path) in stop.shortage
+    harvest.on_trial_complete(0, [], trial(REPORT))
+    assert harvest.record.rows == {}, "what is not on disk has not happened"
+
+
+def test_a_record_that_cannot_be_written_stops_the_search(harvest, tmp_path):
+    (tmp_path / "rows.jsonl").mkdir()
+    one = trial(REPORT)
+    harvest.on_trial_start(0, [], one)
+    harvest.on_trial_complete(0, [], one)
+    assert "Is a directory" in harvest.stop.shortage
+
+
 def test_a_loss_too_large_for_a_perplexity_has_none():
-    row = row_from("t1", CONFIG, {**REPORT, "eval_loss": 1e4}, ())
+    row = row_from(CONFIG, {**REPORT, "eval_loss": 1e4}, ())
     assert (row.final_eval_loss, row.final_perplexity) == (1e4, None)
 
 
@@ -92,14 +135,14 @@ def test_a_listener_that_raises_harms_nobody(tmp_path, capsys):
         def ended(self, row):
             heard.append(row.status)
 
-    run(Harvest(tmp_path / "rows.jsonl", [Broken(), Good()]), REPORT)
+    run(Harvest(Record(tmp_path), Stop(tmp_path, 0), [Broken(), Good()]), REPORT)
     assert heard == ["started", "reported", "finished"]
     assert "Broken failed: OSError: no space" in capsys.readouterr().err
 
 
 def follow(console):
     """Show three trials of four: finished, diverged, running."""
-    with Progress(4, console) as progress:
+    with Progress(4, console=console) as progress:
         for trial_id in ("a", "b", "c"):
             progress.started(trial_id, f"baseline_{trial_id}", CONFIG)
             progress.reported(trial_id, REPORT)
@@ -129,7 +172,7 @@ def test_time_left_follows_the_reports_of_ended_trials(reports, left, monkeypatc
     clock = iter([0.0, 10.0, 10.0, 10.0])
     monkeypatch.setattr("tuning.progress.time.monotonic", lambda: next(clock))
     console = Console(file=io.StringIO(), force_terminal=False)
-    progress = Progress(4, console)
+    progress = Progress(4, console=console)
     for trial_id in list("a")[:reports]:
         progress.started(trial_id, trial_id, CONFIG)
         progress.reported(trial_id, REPORT)
@@ -142,10 +185,10 @@ def test_time_left_follows_the_reports_of_ended_trials(reports, left, monkeypatc
     [
         ({"strategy": "baseline", "baseline": {"learning_rate": 0.012345}}, "baseline_lr0.012_t1"),
         ({"strategy": "baseline", "baseline": {"learning_rate": 2e-5}}, "baseline_lr2e-05_t1"),
-        ({"strategy": "shuffled", "shuffled": {"learning_rate": 0.1}, "seed": 4, "phase": "confirm"}, "shuffled_seed4"),
-        ({"strategy": "baseline", "official": "baseline_rank8_official"}, "baseline_rank8_official"),
+        ({"strategy": "shuffled", "shuffled": {"learning_rate": 0.1}, "seed": 4, "phase": "confirm"}, "t1"),
+        ({"strategy": "baseline", "official": "baseline_rank8_official"}, "t1"),
         ({"strategy": "baseline"}, "baseline_t1"),
     ],
 )
 def test_a_trials_name_says_what_it_tries(config, name):
-    assert experiment_name(config, "t1") == name
+    assert experiment_name({**config, "trial_id": "t1"}) == name

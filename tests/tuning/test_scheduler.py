@@ -4,7 +4,9 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from tuning.harvest import row_from
 from tuning.plan import SearchPlan
+from tuning.record import Record
 from tuning.scheduler import StrategyASHA, make_scheduler
 
 
@@ -16,12 +18,12 @@ class Rungs:
 
     def add(self, strategy):
         self.count += 1
-        trial = SimpleNamespace(trial_id=str(self.count), config={"strategy": strategy})
+        trial = SimpleNamespace(trial_id="Ray's", config={"strategy": strategy, "trial_id": str(self.count)})
         self.scheduler.on_trial_add(None, trial)
         return trial
 
     def report(self, trial, loss, iteration=1):
-        return self.scheduler.on_trial_result(None, trial, {"training_iteration": iteration, "eval_loss": loss})
+        return self.scheduler.on_trial_result(None, trial, {"report": iteration, "eval_loss": loss})
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -54,10 +56,29 @@ def test_the_trial_that_is_best_at_every_report_reaches_the_last():
 def test_a_final_loss_that_is_not_finite_is_forgotten():
     rungs = Rungs()
     trial = rungs.add("a")
-    rungs.scheduler.on_trial_complete(None, trial, {"training_iteration": 1, "eval_loss": math.nan})
+    rungs.scheduler.on_trial_complete(None, trial, {"report": 1, "eval_loss": math.nan})
     assert rungs.report(rungs.add("a"), 5.0) == TrialScheduler.CONTINUE
 
 
-def test_fifo_stops_no_trial_early():
-    assert not isinstance(make_scheduler(SearchPlan(scheduler="fifo")), StrategyASHA)
-    assert isinstance(make_scheduler(SearchPlan()), StrategyASHA)
+def test_fifo_stops_no_trial_early(tmp_path):
+    assert not isinstance(make_scheduler(SearchPlan(scheduler="fifo"), Record(tmp_path)), StrategyASHA)
+    assert isinstance(make_scheduler(SearchPlan(), Record(tmp_path)), StrategyASHA)
+
+
+def test_rungs_are_made_anew_from_the_record(tmp_path):
+    """Ended trials reported 1, 3 and 5, an unfinished one 2: the median is 2.5, with all four."""
+    record = Record(tmp_path)
+    for number, loss in ((1, 1.0), (2, 3.0), (3, 5.0)):
+        config = {"strategy": "a", "trial_id": f"t00{number}"}
+        record.began(config["trial_id"], config)
+        record.ended(row_from(config, {"status": "finished", "eval_loss": loss}, [{"step": 5, "eval_loss": loss}]))
+    unfinished = {"strategy": "a", "trial_id": "t004"}
+    record.began("t004", unfinished)
+    record.reported("t004", {"step": 5, "eval_loss": 2.0})
+    rungs = Rungs()
+    rungs.scheduler = make_scheduler(SearchPlan(), Record(tmp_path))
+    assert rungs.report(rungs.add("a"), 2.6) == TrialScheduler.STOP
+    taken_up = SimpleNamespace(trial_id="another of Ray's", config=unfinished)
+    rungs.scheduler.on_trial_add(None, taken_up)
+    assert rungs.report(taken_up, 9.0) == TrialScheduler.CONTINUE, "its first report was judged before"
+    assert rungs.report(rungs.add("a"), 2.55) == TrialScheduler.CONTINUE, "and 9.0 is not in the rung"

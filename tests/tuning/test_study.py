@@ -11,26 +11,47 @@ from ray.tune.search import Searcher
 
 from strategies import STRATEGIES
 from tuning.fixed import FixedSearch
+from tuning.harvest import row_from
 from tuning.plan import SearchPlan
+from tuning.record import Record
 from tuning.space import Space, fixed_part, official_configs
 from tuning.study import LEAST_FOR_IMPORTANCE, StudySearch, effective_key, importances, make_sampler, mirror
 
 
 def whole(config):
-    return json.dumps(config, sort_keys=True)
+    return json.dumps({name: value for name, value in config.items() if name != "trial_id"}, sort_keys=True)
 
 
 @pytest.fixture
-def search():
-    return StudySearch(SearchPlan(num_samples=20), whole)
+def begin(tmp_path):
+    """A function that begins a search, on a record of its own or on a given one."""
+
+    def begin(plan, key=whole, record=None):
+        if record is None:
+            folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            record = Record(folder)
+        return StudySearch(plan, key, record)
+
+    return begin
 
 
-def state(search, trial_id):
-    return search.study.trials[search._ot_trials[trial_id].number]
+@pytest.fixture
+def search(begin):
+    return begin(SearchPlan(num_samples=20))
 
 
-def finish(search, trial_id, loss=1.0, status="finished"):
-    search.on_trial_complete(trial_id, {"eval_loss": loss, "status": status, "training_iteration": 4})
+def state(search, number):
+    return search.study.trials[number]
+
+
+def finish(search, ray_id, loss=1.0, status="finished"):
+    """End a trial as Ray and the harvest do."""
+    config = search._record.configs[f"t{int(ray_id) + 1:03d}"] if ray_id.isdigit() else None
+    search.on_trial_complete(ray_id, {"eval_loss": loss, "status": status, "report": 4})
+    if config is not None:
+        last = {"eval_loss": loss, "status": status}
+        search._record.ended(row_from(config, last, [{"step": 1, "eval_loss": loss}]))
 
 
 def test_twenty_trials_are_four_of_each_strategy_with_their_own_learning_rates(search):
@@ -48,8 +69,8 @@ def test_every_strategy_begins_at_its_known_good_point(search):
         assert config[name] == {**STRATEGIES[name].known_good, "learning_rate": pytest.approx(0.01)}
 
 
-def test_a_search_with_fewer_trials_than_strategies_is_fair_to_one():
-    search = StudySearch(SearchPlan(num_samples=6), whole)
+def test_a_search_with_fewer_trials_than_strategies_is_fair_to_one(begin):
+    search = begin(SearchPlan(num_samples=6))
     counts = Counter(search.suggest(str(number))["strategy"] for number in range(6))
     assert max(counts.values()) - min(counts.values()) == 1
 
@@ -57,53 +78,54 @@ def test_a_search_with_fewer_trials_than_strategies_is_fair_to_one():
 def test_optuna_hears_the_truth_about_every_end(search):
     for trial_id in ("finished", "stopped", "diverged", "raised"):
         search.suggest(trial_id)
-        search.on_trial_result(trial_id, {"eval_loss": 2.0, "training_iteration": 1})
+        search.on_trial_result(trial_id, {"eval_loss": 2.0, "report": 1})
     finish(search, "finished", 1.5)
     finish(search, "stopped", 2.0, "running")
     finish(search, "diverged", math.nan, "diverged")
     search.on_trial_complete("raised", None, error=True)
-    assert state(search, "finished").state == TrialState.COMPLETE
-    assert state(search, "finished").value == 1.5
-    assert state(search, "stopped").state == TrialState.PRUNED
-    assert state(search, "stopped").intermediate_values == {1: 2.0}
-    assert state(search, "diverged").state == state(search, "raised").state == TrialState.FAIL
+    assert state(search, 0).state == TrialState.COMPLETE
+    assert state(search, 0).value == 1.5
+    assert state(search, 1).state == TrialState.PRUNED
+    assert state(search, 1).intermediate_values == {1: 2.0}
+    assert state(search, 2).state == state(search, 3).state == TrialState.FAIL
     assert not [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
 
 
 def test_an_intermediate_value_that_is_not_finite_is_not_recorded(search):
     search.suggest("a")
-    search.on_trial_result("a", {"eval_loss": math.nan, "training_iteration": 1})
-    assert state(search, "a").intermediate_values == {}
+    search.on_trial_result("a", {"eval_loss": math.nan, "report": 1})
+    assert state(search, 0).intermediate_values == {}
 
 
-def test_the_same_effective_configuration_is_not_handed_out_twice():
+def test_the_same_effective_configuration_is_not_handed_out_twice(begin):
     """Linear decay's slope rounds to few allocations; here there are four keys in all."""
 
     def coarse(config):
         own = config[config["strategy"]]
         return f"{config['strategy']}{own['learning_rate'] > 0.01}"
 
-    search = StudySearch(SearchPlan(num_samples=4, strategies=("baseline", "linear_decay")), coarse)
+    search = begin(SearchPlan(num_samples=4, strategies=("baseline", "linear_decay"), seed=5), coarse)
     keys = []
     for number in range(4):
         keys.append(coarse(search.suggest(str(number))))
         finish(search, str(number), float(number))
     assert len(set(keys)) == 4
     twins = [trial for trial in search.study.trials if "same_as" in trial.user_attrs]
-    assert all(trial.value == float(trial.user_attrs["same_as"]) for trial in twins)
+    assert twins
+    assert all(trial.value == float(trial.user_attrs["same_as"][1:]) - 1 for trial in twins)
     assert search.suggest("none left") == Searcher.FINISHED
     assert not [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
 
 
-def test_a_strategy_without_new_configurations_leaves_its_turns_to_the_others():
+def test_a_strategy_without_new_configurations_leaves_its_turns_to_the_others(begin):
     plan = SearchPlan(num_samples=5, strategies=("baseline", "linear_decay"), learning_rate_factor=1)
-    search = StudySearch(plan, whole)
+    search = begin(plan, rounded)
     assert [search.suggest(str(number))["strategy"] for number in range(5)] == ["baseline", *["linear_decay"] * 4]
 
 
-def test_a_seed_repeats_a_search():
+def test_a_seed_repeats_a_search(begin):
     def configs(seed):
-        search = StudySearch(SearchPlan(num_samples=12, seed=seed), whole)
+        search = begin(SearchPlan(num_samples=12, seed=seed))
         found = []
         for number in range(12):
             found.append(search.suggest(str(number)))
@@ -115,7 +137,7 @@ def test_a_seed_repeats_a_search():
 
 
 def test_start_up_trials_leave_most_of_a_search_to_the_model():
-    sampler = make_sampler(SearchPlan(num_samples=20))
+    sampler = make_sampler(SearchPlan(num_samples=20), 0)
     assert sampler._n_startup_trials == 5
 
 
@@ -128,9 +150,10 @@ def test_a_searched_scaling_is_part_of_the_space_and_a_fixed_one_is_not():
 
 
 def test_the_study_is_mirrored_to_a_journal_that_optuna_opens(search, tmp_path):
-    search.suggest("a")
-    finish(search, "a", 1.25)
-    mirror(search.study, str(tmp_path / "optuna.journal"), "mine")
+    search.suggest("0")
+    finish(search, "0", 1.25)
+    mirror(search.study, tmp_path / "optuna.journal", "mine")
+    mirror(search.study, tmp_path / "optuna.journal", "mine")
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
     )
@@ -146,15 +169,92 @@ def test_effective_keys_see_ranks_scales_and_three_digits_of_the_learning_rate()
     assert key != effective_key({"a": 1, "b": 0}, {"a": 2.0}, 0.0102, 0)
 
 
-def test_fixed_configurations_come_in_order_and_survive_a_restart(tmp_path):
+def test_fixed_configurations_come_in_order_and_those_that_ended_are_left_out(tmp_path):
     configs = official_configs(SearchPlan(official=True))
-    search = FixedSearch(configs)
-    assert search.suggest("0") == configs[0]
-    search.save(str(tmp_path / "state"))
-    again = FixedSearch([])
-    again.restore(str(tmp_path / "state"))
+    record = Record(tmp_path)
+    search = FixedSearch(configs, record)
+    assert [search.suggest("0"), search.suggest("1")] == configs[:2]
+    record.ended(row_from(configs[0], {"status": "finished", "eval_loss": 1.0}, ()))
+    again = FixedSearch(configs, Record(tmp_path))
+    assert len(again) == 4
     assert [again.suggest(str(number)) for number in range(4)] == configs[1:]
     assert again.suggest("5") == FixedSearch.FINISHED
+    assert list(Record(tmp_path).configs) == [item["trial_id"] for item in configs]
+
+
+PLAN = SearchPlan(num_samples=12, strategies=("baseline", "linear_decay", "attention_heavy"), seed=3)
+
+
+def rounded(config):
+    """A key with few values, so that configurations repeat."""
+    own = {name: round(value, 2) for name, value in config[config["strategy"]].items()}
+    return json.dumps([config["strategy"], own], sort_keys=True)
+
+
+def lead(search, trials, first=0):
+    """Try trials one by one and return what was handed out; of every third, report and stop."""
+    found = []
+    for number in range(first, first + trials):
+        config = search.suggest(str(number))
+        if config == Searcher.FINISHED:
+            break
+        loss = abs(math.log(config[config["strategy"]]["learning_rate"]) + 4)
+        search.on_trial_result(str(number), {"eval_loss": loss + 1, "report": 1})
+        status = "running" if number % 3 == 2 else "finished"
+        value = loss + 1 if status == "running" else loss
+        search.on_trial_complete(str(number), {"eval_loss": value, "status": status, "report": 2})
+        history = [{"step": 1, "eval_loss": loss + 1}] + ([{"step": 2, "eval_loss": loss}] if value == loss else [])
+        search._record.ended(row_from(config, {"eval_loss": value, "status": status}, history))
+        found.append(config)
+    return found
+
+
+@pytest.mark.parametrize("key", [whole, rounded])
+@pytest.mark.parametrize("cut", [0, 1, 5, 11])
+def test_a_search_that_was_cut_off_goes_on_with_the_configurations_of_an_unbroken_one(begin, key, cut):
+    unbroken = lead(begin(PLAN, key), 12)
+    search = begin(PLAN, key)
+    first = lead(search, cut)
+    begun = search.suggest("cut off")
+    again = begin(PLAN, key, Record(search._record.run_dir))
+    rest = lead(again, 12 - cut, cut)
+    assert rest[0] == begun
+    assert first + rest == unbroken
+    assert [config["trial_id"] for config in unbroken] == [f"t{number:03d}" for number in range(1, 13)]
+
+
+def test_a_study_made_anew_is_the_study_that_was(begin):
+    def told(search):
+        return [
+            (trial.params, trial.distributions, trial.state, trial.value, trial.user_attrs)
+            for trial in search.study.trials
+        ]
+
+    search = begin(PLAN, rounded)
+    lead(search, 12)
+    again = begin(PLAN, rounded, Record(search._record.run_dir))
+    assert told(again) == told(search)
+    assert [trial.intermediate_values[1] for trial in again.study.trials if trial.state == TrialState.PRUNED]
+
+
+def test_a_strategy_that_had_nothing_new_is_not_asked_again_after_an_interruption(begin):
+    plan = SearchPlan(num_samples=5, strategies=("baseline", "linear_decay"), learning_rate_factor=1)
+    search = begin(plan, rounded)
+    lead(search, 4)
+    asked = len(search.study.trials)
+    again = begin(plan, rounded, Record(search._record.run_dir))
+    assert len(again.study.trials) == asked
+    assert again.suggest("5")["strategy"] == "linear_decay"
+    assert len(again.study.trials) < asked + 20
+
+
+def test_a_trial_whose_beginning_the_record_has_lost_is_known_by_its_row(begin):
+    search = begin(PLAN)
+    lead(search, 4)
+    (search._record.run_dir / "record.jsonl").unlink()
+    again = begin(PLAN, whole, Record(search._record.run_dir))
+    assert len(again.study.trials) == 4
+    assert again.suggest("5")["trial_id"] == "t005"
 
 
 def test_importance_is_that_of_the_parameter_that_decides_within_each_strategy():

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis import lines
+
+values = st.dictionaries(
+    st.text(max_size=5).filter(lambda name: name != lines.CHECKSUM),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=5,
+    ),
+    max_size=4,
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "some.jsonl"
+    for number in range(3):
+        lines.append(path, {"number": number, "text": "naïve\u2028"})
+    return path
+
+
+@given(st.lists(values, max_size=4))
+def test_what_is_appended_is_read(tmp_path_factory, given):
+    path = tmp_path_factory.mktemp("lines") / "some.jsonl"
+    path.touch()
+    for value in given:
+        lines.append(path, value, sync=False)
+    assert lines.read(path, unsealed=False) == (given, [])
+
+
+def test_a_line_that_was_cut_off_costs_itself_alone(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    lines.append(path, {"number": 3})
+    found, damage = lines.read(path)
+    assert [value["number"] for value in found] == [0, 1, 3]
+    assert [number for number, _ in damage] == [3]
+    assert "cut off" in damage[0][1]
+
+
+def test_no_byte_can_be_changed_unnoticed(path):
+    whole = path.read_bytes()
+    second = whole.index(b"\n") + 1, whole.index(b"\n", whole.index(b"\n") + 1)
+    for place in range(*second):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        found, damage = lines.read(path, unsealed=False)
+        assert damage, place
+        assert {"number": 0, "text": "naïve\u2028"} in found
+        assert len(found) + len(damage) >= 3
+
+
+@pytest.mark.parametrize("eighth", range(8))
+def test_a_file_cut_at_any_eighth_keeps_the_lines_before(path, eighth):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * eighth // 8])
+    found, damage = lines.read(path)
+    assert [value["number"] for value in found] == list(range(whole[: len(whole) * eighth // 8].count(b"\n")))
+    assert len(damage) <= 1
+
+
+def test_a_line_without_a_checksum_is_read_where_that_is_allowed(path):
+    with path.open("a") as file:
+        file.write(json.dumps({"number": 3}) + "\n")
+    assert len(lines.read(path)[0]) == 4
+    assert lines.read(path, unsealed=False)[1] == [(4, "no checksum")]

@@ -1,0 +1,95 @@
+"""A real search in a process tree of its own, with a home and a temporary folder of its own, that tests kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_SECONDS = 240
+
+
+class Tree:
+    """Starts ``python tune.py`` as a session of its own, and ends all of it.
+
+    Args:
+        folder: Home, temporary files and runs are in it.
+        small: Flags that make a trial take a second.
+    """
+
+    def __init__(self, folder: Path, small: list[str]) -> None:
+        self.folder, self.small = folder, small
+        self.runs = folder / "runs"
+        self.begun: list[psutil.Popen] = []
+        for name in ("home", "tmp"):
+            (folder / name).mkdir(exist_ok=True)
+
+    def start(self, *flags: object, **environment: str) -> psutil.Popen:
+        """Start a search."""
+        own = {"HOME": str(self.folder / "home"), "TMPDIR": str(self.folder / "tmp"), "RAY_TMPDIR": "/tmp"}
+        process = psutil.Popen(
+            [sys.executable, "tune.py", *map(str, flags), "--runs-dir", str(self.runs)], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, **own, **environment},
+        )  # fmt: skip
+        self.begun.append(process)
+        return process
+
+    def new(self, name: str, *flags: object, **environment: str) -> psutil.Popen:
+        """Start a new search on the small model."""
+        return self.start(*self.small, "--name", name, *flags, **environment)
+
+    def done(self, process: psutil.Popen) -> tuple[int, str, str]:
+        """Wait for a search and return its exit status and what it printed."""
+        out, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+        return process.returncode, out, errors
+
+    def kill(self, process: psutil.Popen) -> None:
+        """Kill a search's driver, as the kernel or a preempted machine would; what it started must end by itself."""
+        tree = _descendants(process)
+        process.kill()
+        process.communicate(timeout=TIMEOUT_SECONDS)
+        _, alive = psutil.wait_procs(tree, timeout=60)
+        assert not alive, [child.name() for child in alive]
+
+    def end(self) -> None:
+        """Kill whatever is left."""
+        for process in self.begun:
+            for child in _descendants(process):
+                child.kill()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+
+
+def _descendants(process: psutil.Popen) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.fixture
+def tree(tmp_path, small):
+    tree = Tree(tmp_path, small)
+    yield tree
+    tree.end()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until something is so.
+
+    Raises:
+        TimeoutError: It never was.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("what was waited for did not happen")
+        time.sleep(0.02)

@@ -1,0 +1,96 @@
+import pytest
+
+from analysis.rows import ResultRow
+from tuning.record import Record
+
+CONFIG = {"strategy": "baseline", "trial_id": "t001", "baseline": {"learning_rate": 0.1}}
+ROW = ResultRow("t001", "baseline_t001", "baseline", "finished", final_eval_loss=1.5)
+
+
+@pytest.fixture
+def record(tmp_path):
+    """One trial that ended, one of which a report is known, one confirmation run that has just begun."""
+    record = Record(tmp_path)
+    record.planned(plan={"seed": 3}, search_id="abc", command="tune.py", versions={}, changes=[])
+    record.began("t001", CONFIG, turn=0)
+    record.reported("t001", {"step": 5, "eval_loss": 2.0})
+    record.ended(ROW)
+    record.repeated(CONFIG, turn=1, same_as="t001", value=1.5)
+    record.began("t002", {**CONFIG, "trial_id": "t002"}, turn=1)
+    record.reported("t002", {"step": 5, "eval_loss": 3.0})
+    record.reported("t002", {"step": 5, "eval_loss": 2.5})
+    record.began("c1", {**CONFIG, "trial_id": "c1", "phase": "confirm"})
+    record.restarted("t002")
+    record.short_of("8 slots did not fit")
+    record.short_of("8 slots did not fit")
+    record.ran_out("baseline")
+    return record
+
+
+NOTED = (
+    "rows",
+    "suggestions",
+    "configs",
+    "exhausted",
+    "reports",
+    "restarts",
+    "resource_events",
+    "plans",
+    "exit_status",
+)
+
+
+def test_a_record_read_anew_knows_what_was_noted(record, tmp_path):
+    again = Record(tmp_path)
+    assert {name: getattr(again, name) for name in NOTED} == {name: getattr(record, name) for name in NOTED}
+    assert again.damage == []
+
+
+def test_what_has_begun_and_not_ended_is_unfinished_in_its_phase(record):
+    assert [config["trial_id"] for config in record.unfinished("search")] == ["t002"]
+    assert [config["trial_id"] for config in record.unfinished("confirm")] == ["c1"]
+    assert record.reports == {"t002": {5: {"step": 5, "eval_loss": 2.5}}}
+    assert record.of_phase("search") == [ROW]
+
+
+def test_a_search_is_complete_until_something_is_noted_again(record, tmp_path):
+    assert record.exit_status is None
+    record.completed(3)
+    assert Record(tmp_path).exit_status == 3
+    record.planned(plan={}, search_id="abc", command="tune.py --extend 2", versions={}, changes=[])
+    assert Record(tmp_path).exit_status is None
+
+
+def test_of_two_rows_of_a_trial_the_last_counts(record, tmp_path):
+    record.ended(ResultRow("t001", "baseline_t001", "baseline", "finished", phase="superseded", final_eval_loss=1.5))
+    assert Record(tmp_path).rows["t001"].phase == "superseded"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "record.jsonl"])
+@pytest.mark.parametrize("eighth", range(8))
+def test_a_file_cut_at_any_eighth_is_named_and_the_rest_is_used(record, tmp_path, name, eighth):
+    record.completed(0)
+    whole = (tmp_path / name).read_bytes()
+    kept = whole[: len(whole) * eighth // 8]
+    (tmp_path / name).write_bytes(kept)
+    again = Record(tmp_path)
+    cut = bool(kept) and not kept.endswith(b"\n")
+    assert len(again.damage) == cut
+    assert all(f"{tmp_path / name}, line {kept.count(10) + 1}: cut off" in line for line in again.damage)
+    if name == "record.jsonl":
+        assert again.exit_status is None
+        assert again.rows == {"t001": ROW}
+    else:
+        assert again.suggestions == record.suggestions
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "record.jsonl"])
+def test_a_changed_byte_is_named_and_makes_the_search_go_on(record, tmp_path, name):
+    record.completed(0)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        again = Record(tmp_path)
+        assert again.damage
+        assert again.exit_status is None

@@ -1,0 +1,115 @@
+"""What a search leaves: tables, study, the winner's adapter and card, the report, and MLflow's share of them."""
+
+import datetime
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import optuna
+from ray.exceptions import RayError
+
+from analysis import ranking, verdicts
+from analysis.card import card
+from analysis.header import ReportHeader
+from analysis.pictures import FOLDER
+from analysis.publish import publish
+from analysis.rows import ResultRow, write_rows
+from trainables.checkpoint import ADAPTER
+from trainables.host import FOLDER as SESSION
+from trainables.shrink import shrink_curve
+from trainables.spec import Workload
+from tuning import artifacts, summary, tracking
+from tuning import search as tuner
+from tuning.facts import Facts
+from tuning.plan import SearchPlan
+from tuning.record import Record
+from tuning.study import importances, mirror
+
+MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
+BEST = "best_adapter"
+
+
+def keep_evidence(run_dir: Path, workload: Workload) -> None:
+    """Write what strategies score from beside what they made of it."""
+    if workload.evidence:
+        (run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1) + "\n")
+
+
+def leave(
+    plan: SearchPlan, record: Record, facts: Facts, study: optuna.Study | None, workload: Workload | None
+) -> None:
+    """Write what a run leaves; what an earlier run of the search left is replaced.
+
+    Args:
+        plan: The search.
+        record: All that happened.
+        facts: What was found out about it.
+        study: Optuna's; None if nothing was searched.
+        workload: What trials share; None where the search is cut off, and there is no time to measure the winner.
+    """
+    rows = list(record.rows.values())
+    best = verdicts.recommended(rows, plan.margin)
+    write_rows(rows, plan.run_dir / "rows.csv")
+    facts = replace(facts, resource_events=tuple(record.resource_events))
+    if study is not None:
+        mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
+        facts = replace(facts, importance=importances(study))
+    artifacts.write(plan.run_dir, rows)
+    adapter = plan.run_dir / BEST
+    shutil.rmtree(adapter, ignore_errors=True)
+    if best is not None and workload is not None and (found := adapter_of(plan, best)) is not None:
+        shutil.copytree(found, adapter)
+        facts = replace(facts, shrink=_shrink_curve(plan, workload, best, adapter))
+    facts.save(plan.run_dir)
+    header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
+    if best is not None and adapter.is_dir():
+        (adapter / "README.md").write_text(card(best, rows, header), encoding="utf-8")
+    publish(rows, header, plan.run_dir / "report.md")
+
+
+def adapter_of(plan: SearchPlan, row: ResultRow) -> Path | None:
+    """Return the folder of a trial's last adapter; None if there is none that is whole."""
+    found = tuner.newest_checkpoint(plan, row.experiment_name)
+    return None if found is None else found / SESSION / ADAPTER
+
+
+def finish_tracking(sink: tracking.Sink, plan: SearchPlan, record: Record) -> None:
+    """Log what is known only at the end: pictures, the best adapters, the parent's files."""
+    rows = list(record.rows.values())
+    for row in rows:
+        sink.put("artifact", row.trial_id, path=str(artifacts.trial_folder(plan.run_dir, row)))
+    best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
+    for row in best.values():
+        if (adapter := adapter_of(plan, row)) is not None:
+            sink.put("artifact", row.trial_id, path=str(adapter), folder="adapter")
+    for name in ("plan.json", "facts.json", "report.md", "report.html", "rows.jsonl", "rows.csv"):
+        sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / name))
+    sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
+    events = tracking.Tracking(sink)
+    for row in rows:  # a crash may have taken from the spool what the record has
+        events.ended(row)
+    sink.end_open_runs(tracking.now_ms(), but=tracking.PARENT)
+    status = "finished" if ranking.usable(rows) else "failed"
+    sink.put("end", tracking.PARENT, status=tracking.END[status], tags={"status": status}, time_ms=tracking.now_ms())
+
+
+def close_tracking(sink: tracking.Sink, plan: SearchPlan, most_seconds: float = MLFLOW_SECONDS) -> None:
+    """Wait a while for MLflow to have everything, and say what it lacks."""
+    if not sink.close(most_seconds=most_seconds):
+        click.echo(
+            f"MLflow misses {sink.spool.remaining()} events; once it is back: "
+            f"python -m tuning.tracking replay {summary.typed(plan.run_dir)}",
+            err=True,
+        )
+
+
+def _shrink_curve(plan: SearchPlan, workload: Workload, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
+    """Measure the winner at fewer parameters, where the trials ran; nothing if that fails, and say so."""
+    try:
+        found: list[dict[str, float]] = tuner.on_device(plan, shrink_curve, workload, best.ranks, best.alphas, adapter)
+    except RayError as error:
+        click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)
+        return []
+    return found
