@@ -70,7 +70,12 @@ def cost(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
         lines += [_cost_table(rows), ""]
     lines += [f"- **Engine:** {header.engine}"] if header.engine else []
     lines += [f"- **Resource event:** {event}" for event in header.resource_events]
-    lines += [""] if header.engine or header.resource_events else []
+    again = {row.experiment_name: row.restarts for row in rows if row.restarts}
+    if again:
+        total = sum(again.values())
+        names = ", ".join(f"`{name}`" + (f" {count} times" if count > 1 else "") for name, count in again.items())
+        lines += [f"- **Taken up again after a failure:** {total} restart{'s' if total > 1 else ''}, of {names}"]
+    lines += [""] if header.engine or header.resource_events or again else []
     bad = [row for row in rows if row.status in {"diverged", "failed"}]
     if bad:
         lines += ["### Diverged and failed, with causes", ""]
@@ -83,7 +88,9 @@ def reproduce(header: ReportHeader) -> list[str]:
     """Return the exact command, versions and hashes; empty if the command is not known."""
     if header.command is None:
         return []
-    lines = ["## How to Reproduce", "", "```", f"python {header.command}", "```", ""]
+    commands = [f"python {command}" for command in (header.command, *header.continued)]
+    lines = ["## How to Reproduce", "", "```", *commands, "```", ""]
+    lines += [f"- **Changed on the way, as allowed:** {change}" for change in header.changes]
     facts = {"Model": header.model, "Data": header.dataset, "SHA-256 of all texts": header.corpus_sha256}
     lines += [f"- **{name}:** {value}" for name, value in facts.items() if value]
     if header.versions:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 PLANNED = {"dataset_size": "train_examples", "epochs": "epochs", "margin": "margin", "model": "model",
            "dataset": "dataset", "corpus_sha256": "corpus_sha256"}  # fmt: skip
-FOUND = ("engine", "resource_events", "command", "versions", "importance", "shrink")
+FOUND = ("engine", "resource_events", "command", "continued", "changes", "versions", "importance", "shrink")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class ReportHeader:
         engine: How the trials were trained.
         resource_events: What memory did not allow.
         command: What started the search.
+        continued: Commands that took it up again.
+        changes: What was allowed to differ then.
         versions: Of the libraries that matter.
         importance: Strategy -> parameter -> its share in what decided the loss.
         evidence: Kind of evidence -> site -> value, as measured before training.
@@ -42,6 +44,8 @@ class ReportHeader:
     engine: str | None = None
     resource_events: Sequence[str] = ()
     command: str | None = None
+    continued: Sequence[str] = ()
+    changes: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, float]] = ()

@@ -1,10 +1,13 @@
-"""Small real models and data that tests share."""
+"""Small real models, data and searches that tests share."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -38,3 +41,45 @@ def tiny_text(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "lines.txt"
     path.write_text("\n".join(f"the {index} quick foxes jump over {index + 1} lazy dogs" for index in range(60)))
     return path
+
+
+@pytest.fixture(scope="session")
+def small(tiny_gpt2, tiny_text):
+    """Flags that make a trial take a second."""
+    return [
+        "--model", str(tiny_gpt2), "--dataset", str(tiny_text), "--train-examples", "16", "--validation-examples", "8",
+        "--test-examples", "8", "--max-length", "32", "--learning-rate", "0.01", "--confirm-seeds", "0",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tune(small):
+    """Run ``python tune.py`` as a user does."""
+
+    def run(*flags, **environment):
+        return subprocess.run(
+            [sys.executable, "tune.py", *small, *map(str, flags)],
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **environment},
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def four():
+    """Flags that name four strategies."""
+    names = ("baseline", "linear_decay", "attention_heavy", "empirical")
+    return [word for name in names for word in ("--strategies", name)]
+
+
+@pytest.fixture(scope="session")
+def finished(tune, runs, four):
+    """A search of eight trials, one at a time: (completed process, run folder)."""
+    done = tune("--num-samples", 8, "--max-concurrent-trials", 1, "--runs-dir", runs, "--name", "first", *four)
+    assert done.returncode == 0, done.stderr
+    return done, runs / "first"

@@ -22,7 +22,8 @@ class Facts:
         command: What started the search.
         versions: Of the libraries that matter.
         engine: How trials are trained, in words.
-        continued: Commands that took it up again, and what they changed.
+        continued: Commands that took it up again.
+        changes: What was allowed to differ then, in words.
         resource_events: What memory did not allow.
         importance: Strategy -> parameter -> its share in what decided the loss.
         shrink: The winner cut to fewer parameters.
@@ -36,6 +37,7 @@ class Facts:
     versions: Mapping[str, str]
     engine: str
     continued: Sequence[str] = ()
+    changes: Sequence[str] = ()
     resource_events: Sequence[str] = ()
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, float]] = ()

@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             dashboard = stack.enter_context(_ray(plan))
             plan, known = tuner.measured(plan, known)
             plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
+            facts = replace(facts, changes=(*facts.changes, *changes, *others))
             _note_plan(record, plan, facts, [*changes, *others])
         return _run(plan, known, record, facts, dashboard)
 
@@ -170,6 +171,7 @@ def _facts(plan: SearchPlan, known: Preflight, record: Record | None = None) -> 
         versions=versions(),
         engine=plan.engine,
         continued=tuple(commands[1:]),
+        changes=tuple(change for earlier in plans for change in earlier["changes"]),
     )
 
 

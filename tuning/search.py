@@ -38,7 +38,8 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.stop
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # nobody reads Ray's snapshot, and writing it takes longer with every trial
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -232,7 +233,8 @@ def workers(plan: SearchPlan, workload: Workload, record: Record) -> Iterator[An
 
     ``run`` may be called any number of times within.
     """
-    lease = ray.remote(Lease).options(name=f"{plan.name}-lease", num_cpus=0).remote()
+    # a Ray of our own ends with this process, and hosts with it; elsewhere they must see that it is gone
+    lease = ray.remote(Lease).options(name=_lease(plan), num_cpus=0).remote() if plan.ray_address else None
     try:
         yield _trainable(plan, workload, checkpoints(plan, record))
     finally:
@@ -248,12 +250,17 @@ def _trainable(plan: SearchPlan, workload: Workload, known: dict[str, str]) -> A
         return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=known)
     cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     hosts = max(1, int(cpus // plan.cpus_per_trial))
-    packing = Packing(str(plan.name), [ray.put(workload)], hosts, f"{plan.name}-lease", known)
+    packing = Packing(str(plan.name), [ray.put(workload)], hosts, _lease(plan), known)
     if plan.ray_address is None:  # every device is ours: they can load the base while the trials' processes start
         node, kind = ray.nodes()[0]["NodeID"], "gpu" if plan.gpus_per_trial else "cpu"
-        for number in range(int(ray.cluster_resources()["GPU"]) if plan.gpus_per_trial else hosts):
+        devices = int(ray.cluster_resources()["GPU"]) if plan.gpus_per_trial else hosts
+        for number in range(min(devices, plan.max_concurrent_trials or devices)):
             packing.host(node, f"{kind}{number}")
     return ray_tune.with_parameters(PackedTrainable, packing=packing)
+
+
+def _lease(plan: SearchPlan) -> str:
+    return f"{plan.name}-lease" if plan.ray_address else ""
 
 
 def _name(trial: Any) -> str:

@@ -1,5 +1,6 @@
 """A real search in a process tree of its own, with a home and a temporary folder of its own, that tests kill."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ class Tree:
         self.folder, self.small = folder, small
         self.runs = folder / "runs"
         self.begun: list[psutil.Popen] = []
+        self.left: list[psutil.Process] = []
         for name in ("home", "tmp"):
             (folder / name).mkdir(exist_ok=True)
 
@@ -51,21 +53,38 @@ class Tree:
         return process.returncode, out, errors
 
     def kill(self, process: psutil.Popen) -> None:
-        """Kill a search's driver, as the kernel or a preempted machine would; what it started must end by itself."""
+        """Kill a search's driver, as the kernel or a preempted machine would; what trains must end by itself."""
         tree = _descendants(process)
+        self.left += tree
+        training = [child for child in tree if not _is_agent(child)]
         process.kill()
         process.communicate(timeout=TIMEOUT_SECONDS)
-        _, alive = psutil.wait_procs(tree, timeout=60)
+        _, alive = psutil.wait_procs(training, timeout=60)
         assert not alive, [child.name() for child in alive]
+
+    @staticmethod
+    def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+        """Wait until something is so.
+
+        Raises:
+            TimeoutError: It never was.
+        """
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError("what was waited for did not happen")
+            time.sleep(0.02)
 
     def end(self) -> None:
         """Kill whatever is left."""
         for process in self.begun:
-            for child in _descendants(process):
-                child.kill()
+            self.left += _descendants(process)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
+        for child in self.left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def _descendants(process: psutil.Popen) -> list[psutil.Process]:
@@ -75,21 +94,16 @@ def _descendants(process: psutil.Popen) -> list[psutil.Process]:
         return []
 
 
+def _is_agent(process: psutil.Process) -> bool:
+    """Say whether this is one of Ray's helpers, which notice a minute or two later that their node is gone."""
+    try:
+        return "agent" in "".join(process.cmdline()).lower()
+    except psutil.NoSuchProcess:
+        return True
+
+
 @pytest.fixture
 def tree(tmp_path, small):
     tree = Tree(tmp_path, small)
     yield tree
     tree.end()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    """Wait until something is so.
-
-    Raises:
-        TimeoutError: It never was.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("what was waited for did not happen")
-        time.sleep(0.02)

@@ -1,0 +1,90 @@
+"""Every file of a run's state is cut off, or has a byte changed; what is damaged is named, and the search goes on."""
+
+import shutil
+
+import pytest
+
+from analysis.rows import read_rows
+from trainables import checkpoint
+from tuning.continuation import saved_plan
+from tuning.record import Record
+from tuning.search import newest_checkpoint
+
+pytestmark = pytest.mark.slow
+STATE = ("plan.json", "facts.json", "record.jsonl", "rows.jsonl", "optuna.journal", "mlflow-spool.jsonl",
+         "mlflow-state.json", "rows.csv")  # fmt: skip
+
+
+def changed(content: bytes, how: int) -> bytes:
+    """Return content with a byte in its middle changed, or cut at an eighth of its length."""
+    if how == 8:
+        middle = len(content) // 2
+        return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    return content[: len(content) * how // 8]
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished search in a runs folder of its own."""
+    return shutil.copytree(finished[1], tmp_path / "runs" / "first")
+
+
+@pytest.mark.parametrize("how", range(9))
+@pytest.mark.parametrize("name", ["plan.json", "record.jsonl"])
+def test_the_plan_survives_in_one_of_two_places(copied, name, how):
+    whole = saved_plan(Record(copied))
+    path = copied / name
+    path.write_bytes(changed(path.read_bytes(), how))
+    record = Record(copied)
+    assert saved_plan(record) == whole
+    if name == "plan.json":
+        assert [line for line in record.damage if str(path) in line]
+
+
+def test_a_search_whose_plan_is_lost_in_both_places_is_refused(copied):
+    for name in ("plan.json", "record.jsonl"):
+        (copied / name).write_bytes(b"{")
+    with pytest.raises(ValueError, match=r"neither record\.jsonl nor plan\.json"):
+        saved_plan(Record(copied))
+
+
+@pytest.mark.parametrize("how", range(9))
+@pytest.mark.parametrize("name", ["session.json", "state.safetensors", "adapter/adapter_model.safetensors"])
+def test_of_two_checkpoints_a_damaged_one_is_passed_over(copied, name, how):
+    row = next(row for row in read_rows(copied / "rows.jsonl") if row.status == "finished")
+    plan = saved_plan(Record(copied))
+    last = newest_checkpoint(plan, row.experiment_name) / "session"
+    steps = checkpoint.progress_of(last).step
+    (last / name).write_bytes(changed((last / name).read_bytes(), how))
+    assert checkpoint.progress_of(last) is None
+    before = newest_checkpoint(plan, row.experiment_name)
+    assert before not in {None, last.parent}
+    assert checkpoint.progress_of(before / "session").step < steps
+
+
+def test_a_search_goes_on_with_all_of_its_state_damaged(tree):
+    """Killed half-way; then the last eighth of every file is cut off, and Ray's own files are gone to pieces."""
+    flags = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
+    process = tree.new("torn", *flags, "--max-concurrent-trials", 1)
+    rows = tree.runs / "torn" / "rows.jsonl"
+    tree.wait_for(lambda: process.poll() is not None or (rows.exists() and rows.read_bytes().count(b"\n") >= 3))
+    tree.kill(process)
+    kept = rows.read_bytes().split(b"\n")[:2]
+    for path in (tree.runs / "torn").iterdir():
+        if path.name in STATE:
+            path.write_bytes(changed(path.read_bytes(), 7))
+    rays = [path for path in (tree.runs / "torn" / "ray").glob("*/*") if path.is_file()]
+    assert rays
+    for path in rays:
+        path.write_bytes(changed(path.read_bytes(), 4))
+    status, _, errors = tree.done(tree.start("--resume", "torn"))
+    assert status == 0, errors
+    for name in ("plan.json", "record.jsonl", "rows.jsonl"):
+        assert f"torn/{name}" in errors
+    assert "Traceback" not in errors
+    assert rows.read_bytes().split(b"\n")[:2] == kept
+    found = [row for row in Record(tree.runs / "torn").rows.values() if row.phase == "search"]
+    assert sorted(row.trial_id for row in found) == [f"t00{number}" for number in range(1, 7)]
+    assert (tree.runs / "torn" / "report.md").is_file()
+    status, _, errors = tree.done(tree.start("--resume", "torn"))
+    assert status == 0

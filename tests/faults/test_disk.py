@@ -1,0 +1,87 @@
+"""A disk that fills up: a small file system of its own stands for it."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from analysis.rows import read_rows
+from tuning import room
+from tuning.cli import main
+
+pytestmark = pytest.mark.slow
+FLAGS = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0,
+         "--max-concurrent-trials", 1)  # fmt: skip
+DISK_BYTES = 40_000_000
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder that is a disk of 40 MB."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+    if subprocess.run(options, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _fill(disk: Path, left_bytes: int) -> Path:
+    """Take up all of the disk but some bytes."""
+    filler = disk / "filler"
+    filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - left_bytes)))
+    return filler
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(disk, small, capsys):
+    _fill(disk, 2_000_000)
+    status = main([*small, *map(str, FLAGS), "--runs-dir", str(disk), "--name", "small"])
+    line = capsys.readouterr().err
+    assert (status, len(line.splitlines())) == (2, 1)
+    assert f"--runs-dir {disk}: 2 MB free, about " in line
+    assert [path.name for path in disk.iterdir()] == ["filler"]
+
+
+def test_a_disk_that_fills_up_stops_the_search_which_goes_on_once_there_is_room(tree, disk):
+    process = tree.new("full", *FLAGS)
+    tree.wait_for(lambda: process.poll() is not None or (disk / "full" / "rows.jsonl").exists())
+    filler = _fill(disk, 100_000)
+    status, _, errors = tree.done(process)
+    assert status == 4, errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("Error")]
+    assert re.search(rf"{disk}/full: no room left, [0-4] MB free, at least 5 MB needed to go on", line)
+    assert "python tune.py --resume full --runs-dir" in line
+    kept = read_rows(disk / "full" / "rows.jsonl")
+    assert {row.status for row in kept} <= {"finished", "stopped"}
+    filler.unlink()
+    status, _, errors = tree.done(tree.start("--resume", "full"))
+    assert (status, errors) == (0, "")
+    rows = read_rows(disk / "full" / "rows.jsonl")
+    assert rows[: len(kept)] == kept
+    assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
+
+
+def test_a_disk_that_is_full_to_the_last_byte_loses_no_row(tree, disk, monkeypatch):
+    process = tree.new("brim", *FLAGS)
+    tree.wait_for(lambda: process.poll() is not None or (disk / "brim" / "rows.jsonl").exists())
+    filler = _fill(disk, 0)
+    status, _, errors = tree.done(process)
+    assert status == 4, errors
+    filler.unlink()
+    status, _, errors = tree.done(tree.start("--resume", "brim"))
+    assert status == 0, errors
+    rows = read_rows(disk / "brim" / "rows.jsonl") if "going on with what is whole" not in errors else []
+    assert {row.status for row in rows} <= {"finished", "stopped"}
+
+
+def test_the_estimate_covers_what_a_search_writes(finished):
+    """Of eight trials of 1,024 parameters, MLflow's store included."""
+    from tuning import preflight
+    from tuning.cli import resolve_plan
+
+    plan = resolve_plan(str(finished[1] / "plan.json"), {})
+    written = sum(path.stat().st_size for path in finished[1].rglob("*") if path.is_file())
+    assert written < room.needed_bytes(plan, preflight.check(plan)) < 100 * written

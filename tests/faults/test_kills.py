@@ -1,0 +1,114 @@
+"""The driver is killed again and again, and in the end nobody could tell."""
+
+import dataclasses
+import json
+import random
+import time
+from collections import Counter
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from analysis.rows import read_rows
+from tuning.tracking import EXPERIMENT
+
+pytestmark = pytest.mark.slow
+KILLS = 20
+FLAGS = (
+    "--num-samples", 24, "--strategies", "baseline", "--strategies", "linear_decay", "--strategies", "attention_heavy",
+    "--max-concurrent-trials", 1, "--confirm-seeds", 1, "--seed", 5,
+)  # fmt: skip
+TIMED = {"training_time_seconds", "history", "restarts"}
+
+
+def test_a_search_killed_at_twenty_random_moments_ends_as_an_unbroken_one(tree):
+    status, _, errors = tree.done(tree.new("whole", *FLAGS))
+    assert status == 0, errors
+    random_ = random.Random(20)
+    process, kills = tree.new("cut", *FLAGS), 0
+    while kills < KILLS:
+        before = _lines(tree, "rows.jsonl")
+        _run_a_while(tree, process, random_)
+        assert process.poll() is None, "the search ended before it was killed often enough"
+        tree.kill(process)
+        kills += 1
+        assert _lines(tree, "rows.jsonl")[: len(before)] == before
+        begun = (tree.runs / "cut").exists()
+        process = tree.start("--resume", "cut") if begun else tree.new("cut", *FLAGS)
+    status, out, errors = tree.done(process)
+    assert status == 0, errors
+    _assert_as_unbroken(tree)
+    left = {path: path.stat().st_mtime_ns for path in (tree.runs / "cut").rglob("*") if path.is_file()}
+    status, out, errors = tree.done(tree.start("--resume", "cut"))
+    assert (status, errors) == (0, "")
+    assert "is complete" in out
+    assert left == {path: path.stat().st_mtime_ns for path in (tree.runs / "cut").rglob("*") if path.is_file()}
+
+
+def _run_a_while(tree, process, random_):
+    """Wait for some progress and a little, or, every fourth time, for some seconds whatever happens."""
+    if random_.random() < 0.25:
+        time.sleep(random_.uniform(0, 12))
+        return
+    wanted = len(_lines(tree, "record.jsonl")) + random_.randint(1, 5)
+    tree.wait_for(lambda: len(_lines(tree, "record.jsonl")) >= wanted or process.poll() is not None)
+    time.sleep(random_.uniform(0, 0.4))
+
+
+def _lines(tree, name):
+    path = tree.runs / "cut" / name
+    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+
+def _assert_as_unbroken(tree):
+    rows, whole = (_known(read_rows(tree.runs / name / "rows.jsonl")) for name in ("cut", "whole"))
+    assert rows == whole
+    raw = [json.loads(line) for line in _lines(tree, "rows.jsonl")]
+    assert max(Counter((row["trial_id"], row["phase"]) for row in raw).values()) == 1, "a trial ended twice"
+    assert sum(row["phase"] == "search" for row in raw) == 24
+    _assert_no_more_than_an_interval_was_lost(tree)
+    _assert_optuna_is_true(tree, rows)
+    _assert_mlflow_is_true(tree, rows)
+
+
+def _known(rows):
+    return [{name: value for name, value in dataclasses.asdict(row).items() if name not in TIMED} for row in rows]
+
+
+def _assert_no_more_than_an_interval_was_lost(tree):
+    steps = {}
+    for line in _lines(tree, "record.jsonl"):
+        event = json.loads(line)
+        if event["event"] == "reported":
+            steps.setdefault(event["trial_id"], []).append(event["report"]["step"])
+    assert steps
+    for trial_id, reported in steps.items():
+        assert reported == sorted(reported), (trial_id, reported)
+
+
+def _assert_optuna_is_true(tree, rows):
+    journal = optuna.storages.journal.JournalFileBackend(str(tree.runs / "cut" / "optuna.journal"))
+    study = optuna.load_study(study_name="cut", storage=optuna.storages.JournalStorage(journal))
+    told = Counter(trial.user_attrs["trial_id"] for trial in study.trials if "trial_id" in trial.user_attrs)
+    assert told == Counter(row["trial_id"] for row in rows if row["phase"] == "search")
+    assert not [trial for trial in study.trials if trial.state in {TrialState.RUNNING, TrialState.WAITING}]
+
+
+def _assert_mlflow_is_true(tree, rows):
+    client = MlflowClient(tracking_uri=f"sqlite:///{tree.runs}/mlflow.db")
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    runs = [run for run in client.search_runs([experiment]) if run.info.run_name in _names(rows)]
+    assert not [run for run in client.search_runs([experiment]) if run.info.status == "RUNNING"]
+    for name in ("cut", "whole"):
+        mine = [run for run in runs if run.data.tags["rank_search.trial_id"].split("/")[0] == _search_id(tree, name)]
+        assert Counter(run.info.run_name for run in mine) == Counter(_names(rows))
+
+
+def _names(rows):
+    return [row["experiment_name"] for row in rows]
+
+
+def _search_id(tree, name):
+    return json.loads((tree.runs / name / "facts.json").read_text())["search_id"]

@@ -1,0 +1,123 @@
+"""What may be taken up again, and what may not."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from analysis.rows import read_rows
+from tuning.cli import main
+from tuning.record import Record
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished search in a runs folder of its own."""
+    shutil.copytree(finished[1], tmp_path / "runs" / "first")
+    return tmp_path / "runs" / "first"
+
+
+def refused(capsys, folder, *flags):
+    """Try to take a search up, and return the one line that says why not."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    status = main(["--resume", folder.name, "--runs-dir", str(folder.parent), *map(str, flags)])
+    captured = capsys.readouterr()
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert (status, captured.out, len(captured.err.splitlines())) == (2, "", 1)
+    assert {path: time for path, time in after.items() if path.is_file() and path.name != ".lock"} == {
+        path: time for path, time in before.items() if path.is_file() and path.name != ".lock"
+    }
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "culprit"),
+    [
+        (("--budget-rank", 4), "--budget-rank is None, not 4"),
+        (("--strategies", "baseline"), "--strategies is "),
+        (("--seed", 3), "--seed is 0, not 3"),
+        (("--num-samples", 9), "--num-samples is 8, not 9"),
+        (("--model", "bundled"), "--model is "),
+        (("--dataset", "pydoc", "--epochs", 2), "--epochs is 3.0, not 2.0"),
+    ],
+)
+def test_other_choices_are_refused_by_name(copied, capsys, flags, culprit):
+    line = refused(capsys, copied, *flags)
+    assert culprit in line
+    assert "--allow-changes" in line
+
+
+def test_another_version_of_a_library_is_refused_by_name(copied, capsys, monkeypatch):
+    record = Record(copied)
+    planned = record.plans[-1]
+    record.planned(**{**planned, "versions": {**planned["versions"], "torch": "1.0"}})
+    assert "torch was 1.0, is 2." in refused(capsys, copied)
+
+
+def test_other_texts_and_another_base_are_refused_by_name(copied, capsys):
+    record = Record(copied)
+    planned = record.plans[-1]
+    plan = {**planned["plan"], "corpus_sha256": "0" * 64}
+    (copied / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
+    record.planned(**{**planned, "plan": plan, "base_sha256": "1" * 64})
+    line = refused(capsys, copied)
+    assert "the texts had SHA-256 000000000000, now " in line
+    assert "the base model had SHA-256 111111111111, now " in line
+
+
+def test_a_search_that_is_not_there_is_refused_with_those_that_are(copied, capsys):
+    assert main(["--resume", "frist", "--runs-dir", str(copied.parent)]) == 2
+    assert "there are first" in capsys.readouterr().err
+    assert main(["--resume", "../first", "--runs-dir", str(copied.parent)]) == 2
+    assert main(["--extend", "3", "--runs-dir", str(copied.parent)]) == 2
+    assert "--resume NAME" in capsys.readouterr().err
+
+
+def test_a_search_is_extended_once_and_then_complete(tree):
+    flags = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 2)
+    status, _, errors = tree.done(tree.new("some", *flags))
+    assert status == 0, errors
+    first = read_rows(tree.runs / "some" / "rows.jsonl")
+    status, _, errors = tree.done(tree.start("--resume", "some", "--extend", 4))
+    assert (status, errors) == (0, "")
+    rows = read_rows(tree.runs / "some" / "rows.jsonl")
+    searched = [row for row in rows if row.phase == "search"]
+    assert searched[:4] == [row for row in first if row.phase == "search"]
+    assert [row.trial_id for row in searched] == [f"t00{number}" for number in range(1, 9)]
+    confirmed = [row for row in rows if row.phase == "confirm"]
+    assert len(confirmed) == 2 * 4
+    best = {row.config["source"] for row in confirmed if row.strategy == "linear_decay"}
+    assert best == {min(_full(searched, "linear_decay"), key=lambda row: row.final_eval_loss).trial_id}
+    facts = json.loads((tree.runs / "some" / "facts.json").read_text())
+    assert len(facts["continued"]) == 1
+    assert "--extend 4" in facts["continued"][0]
+    assert "**Total Experiments:** 8" in (tree.runs / "some" / "report.md").read_text()
+
+
+def _full(rows, strategy):
+    return [row for row in rows if row.strategy == strategy and row.status == "finished"]
+
+
+def test_a_search_that_runs_is_not_run_twice_and_a_killed_one_holds_no_lock(tree):
+    flags = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
+    process = tree.new("one", *flags)
+    tree.wait_for(lambda: process.poll() is not None or (tree.runs / "one" / "rows.jsonl").exists())
+    for second in (tree.start("--resume", "one"), tree.new("one", *flags)):
+        status, out, errors = tree.done(second)
+        assert (status, out, len(errors.splitlines())) == (2, "", 1), errors
+        assert "another process runs this search now" in errors or "exists" in errors
+    tree.kill(process)
+    status, _, errors = tree.done(tree.start("--resume", "one"))
+    assert (status, errors) == (0, "")
+    assert len(read_rows(tree.runs / "one" / "rows.jsonl")) == 4
+
+
+def test_changes_that_are_allowed_are_recorded(copied, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tune.py", "--resume", "first", "--allow-changes"])
+    flags = ["--resume", "first", "--runs-dir", str(copied.parent), "--margin", "0.5", "--allow-changes"]
+    assert main(flags) == 0, capsys.readouterr().err
+    assert Record(copied).plans[-1]["changes"] == ["--margin is 0.01, not 0.5"]
+    assert json.loads((copied / "plan.json").read_text())["margin"] == 0.5

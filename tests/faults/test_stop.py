@@ -1,0 +1,64 @@
+"""A search that is told to stop does so in order, and soon."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from analysis.rows import read_rows
+
+pytestmark = pytest.mark.slow
+FLAGS = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
+PATIENCE_SECONDS = 30
+
+
+def test_sigterm_leaves_a_report_and_the_command_that_goes_on(tree):
+    process = _after_its_first_trial(tree, "stopped", *FLAGS)
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    status, out, errors = tree.done(process)
+    assert time.monotonic() - began < PATIENCE_SECONDS
+    assert (status, errors) == (143, "")
+    assert f"python tune.py --resume stopped --runs-dir {tree.runs}" in out
+    assert "| baseline_lr0.01_t001 " in (tree.runs / "stopped" / "report.md").read_text()
+    ended = len(read_rows(tree.runs / "stopped" / "rows.jsonl"))
+    status, out, errors = tree.done(tree.start("--resume", "stopped"))
+    assert (status, errors) == (0, "")
+    rows = read_rows(tree.runs / "stopped" / "rows.jsonl")
+    assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
+    assert 1 <= ended < 6
+    assert (tree.runs / "stopped" / "best_adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_one_sigint_stops_in_order_and_a_second_at_once(tree):
+    process = tree.new("interrupted", *FLAGS, "--epochs", 4000)
+    record = tree.runs / "interrupted" / "record.jsonl"
+    tree.wait_for(lambda: record.exists() and b'"began"' in record.read_bytes())
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    children = process.children(recursive=True)
+    assert process.poll() is None
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert time.monotonic() - began < 5, "a search in order takes longer, since it writes a report"
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+
+
+def test_sigint_before_a_search_has_begun_leaves_nothing(tree):
+    process = tree.new("early", *FLAGS)
+    tree.wait_for(lambda: any("libtorch" in part.path for part in process.memory_maps()))
+    os.kill(process.pid, signal.SIGINT)
+    status, _, errors = tree.done(process)
+    assert status == 130
+    assert errors.splitlines()[-1:] == ["Stopped before anything was written"]
+    assert not (tree.runs / "early").exists()
+
+
+def _after_its_first_trial(tree, name, *flags):
+    process = tree.new(name, *flags)
+    tree.wait_for(lambda: process.poll() is not None or (tree.runs / name / "rows.jsonl").exists())
+    return process

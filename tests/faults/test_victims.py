@@ -1,0 +1,57 @@
+"""Other processes than the driver die: trials go on from their checkpoints, and a dead Ray is no lost search."""
+
+import psutil
+import pytest
+
+from analysis.rows import read_rows
+
+pytestmark = pytest.mark.slow
+FLAGS = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0,
+         "--scheduler", "fifo", "--epochs", 100)  # fmt: skip
+
+
+def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_and_its_neighbour_never_stopped(tree):
+    process = tree.new("trial", *FLAGS, "--isolation", "process")
+    _after_a_report(tree, process, "trial")
+    victim = _workers(process, "Trainable")[0]
+    victim.kill()
+    status, _, errors = tree.done(process)
+    assert (status, errors) == (0, "")
+    rows = read_rows(tree.runs / "trial" / "rows.jsonl")
+    assert [row.status for row in rows] == ["finished"] * 4
+    assert sorted(row.restarts for row in rows) == [0, 0, 0, 1]
+    assert all([report["step"] for report in row.history] == [50, 100, 150, 200] for row in rows)
+    assert "1 restart" in (tree.runs / "trial" / "report.md").read_text()
+
+
+def test_a_search_whose_raylet_dies_can_be_taken_up(tree):
+    process = tree.new("raylet", *FLAGS)
+    _after_a_report(tree, process, "raylet")
+    for child in process.children(recursive=True):
+        if child.name() == "raylet":
+            child.kill()
+    status, _, _ = tree.done(process)
+    assert status != 0
+    status, _, errors = tree.done(tree.start("--resume", "raylet"))
+    assert (status, errors) == (0, "")
+    rows = read_rows(tree.runs / "raylet" / "rows.jsonl")
+    assert sorted(row.trial_id for row in rows) == ["t001", "t002", "t003", "t004"]
+    assert {row.status for row in rows} == {"finished"}
+
+
+def _after_a_report(tree, process, name):
+    record = tree.runs / name / "record.jsonl"
+    tree.wait_for(lambda: process.poll() is not None or (record.exists() and b'"reported"' in record.read_bytes()))
+    tree.wait_for(lambda: _workers(process, "Trainable") or _workers(process, "Host"))
+
+
+def _workers(process, name):
+    """Ray's workers that are busy with ``name``; Ray puts that into their titles."""
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            title = "".join(child.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        found += [child] if title.startswith("ray::") and name in title else []
+    return found
