@@ -64,13 +64,22 @@ def numbered(path: Path, unsealed: bool = True) -> tuple[dict[int, dict[str, Any
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line.strip():
             try:
-                whole[number] = _opened(line, unsealed)
+                whole[number] = opened(line, unsealed)
             except ValueError as error:
                 damage.append((number, str(error)))
     return whole, damage
 
 
-def _opened(line: bytes, unsealed: bool) -> dict[str, Any]:
+def opened(line: bytes, unsealed: bool = True) -> dict[str, Any]:
+    """Return what a line says, without its checksum.
+
+    Args:
+        line: As it stands in the file.
+        unsealed: Whether it may have no checksum.
+
+    Raises:
+        ValueError: It is not as it was written.
+    """
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:

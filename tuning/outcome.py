@@ -27,8 +27,7 @@ from tuning.plan import SearchPlan
 from tuning.record import Record
 from tuning.study import importances, mirror
 
-MLFLOW_PATIENCE_SECONDS = 60.0
-SHORT_PATIENCE_SECONDS = 5.0
+MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
 BEST = "best_adapter"
 
 
@@ -88,15 +87,19 @@ def finish_tracking(sink: tracking.Sink, plan: SearchPlan, record: Record) -> No
     for name in ("plan.json", "facts.json", "report.md", "report.html", "rows.jsonl", "rows.csv"):
         sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / name))
     sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
+    events = tracking.Tracking(sink)
+    for row in rows:  # a crash may have taken from the spool what the record has
+        events.ended(row)
+    sink.end_open_runs(tracking.now_ms(), but=tracking.PARENT)
     status = "finished" if ranking.usable(rows) else "failed"
     sink.put("end", tracking.PARENT, status=tracking.END[status], tags={"status": status}, time_ms=tracking.now_ms())
 
 
-def close_tracking(sink: tracking.Sink, plan: SearchPlan, patience_seconds: float) -> None:
+def close_tracking(sink: tracking.Sink, plan: SearchPlan, most_seconds: float = MLFLOW_SECONDS) -> None:
     """Wait a while for MLflow to have everything, and say what it lacks."""
-    if not sink.close(patience_seconds):
+    if not sink.close(most_seconds=most_seconds):
         click.echo(
-            f"MLflow misses {tracking.remaining(plan.run_dir)} events; once it is back: "
+            f"MLflow misses {sink.spool.remaining()} events; once it is back: "
             f"python -m tuning.tracking replay {summary.typed(plan.run_dir)}",
             err=True,
         )

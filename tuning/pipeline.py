@@ -208,7 +208,8 @@ def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str
 def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, dashboard: str) -> int:
     outcome.keep_evidence(plan.run_dir, known.workload)
     stop = Stop(plan.run_dir, room.reserve_bytes(known))
-    sink = tracking.Sink(plan.run_dir, summary.tracking_uri(plan), summary.artifact_uri(plan))
+    mlflow = (summary.tracking_uri(plan), summary.artifact_uri(plan))
+    sink = tracking.open_sink(plan.run_dir, *mlflow, search=facts.search_id)
     run = Run(plan, known, record, stop, facts, sink)
     with stop.on_signals():
         _start_tracking(run)
@@ -217,7 +218,7 @@ def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, dashb
             return _cut_off(run, study)
         outcome.leave(plan, record, facts, study, known.workload)
         outcome.finish_tracking(sink, plan, record)
-        outcome.close_tracking(sink, plan, outcome.MLFLOW_PATIENCE_SECONDS)
+        outcome.close_tracking(sink, plan)
         rows = list(record.rows.values())
         summary.show(plan, rows, dashboard)
         if (searched := len(record.of_phase("search"))) < plan.trials:

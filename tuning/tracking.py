@@ -1,195 +1,211 @@
-"""The only file that names MLflow: a sink that never slows, stops or alters a search.
+"""What is logged to MLflow, and the only file that names it.
 
-Every event is one line in a spool file in the run folder. A background thread carries the lines to MLflow in order and
-remembers how far it came, so an MLflow that is down, slow or late gets everything once it can:
-``python -m tuning.tracking replay RUN_DIR``. Runs are found again by tag, so a replay makes no second ones.
+Whatever happens becomes an event in the run folder's spool at once, and MLflow gets it when it can: an MLflow that is
+down, slow or late gets the rest by ``python -m tuning.tracking replay RUN_DIR``. Runs are found again by tag, and every
+event leaves the same if it comes twice.
 """
 
 import json
 import logging
 import math
 import os
+import re
 import sys
-import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from filelock import Timeout
 
 from analysis.rows import ResultRow
+from tuning.lives import Lives
+from tuning.sink import Sink as Sink
+from tuning.sink import attempt, brief, deliver
+from tuning.spool import SPOOL, Event, Spool, Target, UnknownTarget, lock
 
-SPOOL, STATE = "mlflow-spool.jsonl", "mlflow-state.json"
 EXPERIMENT = "lora-rank-search"
-TRIAL_TAG = "rank_search.trial_id"
+TRIAL_TAG, PARENT_TAG = "rank_search.trial_id", "mlflow.parentRunId"
 PARENT = "parent"
 METRICS = (
     "train_loss", "eval_loss", "test_loss", "perplexity", "tokens", "tokens_per_second", "trainable_parameters",
     "parameter_efficiency", "peak_bytes", "seconds",
 )  # fmt: skip
-RETRY_SECONDS = 5.0
 END = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
+MAY_PASS = (401, 403, 408, 409, 429)  # of 4xx: who asks, or when, may change
+STILL_AWAY, USAGE_ERROR = 1, 2
 
 
-class Carrier:
-    """Applies spooled events to an MLflow server. Every call may raise what MLflow raises."""
+class MlflowCarrier:
+    """Applies events to MLflow. Every call may raise what MLflow raises."""
 
-    def __init__(self, uri: str, artifacts: str | None, search: str) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    def __init__(self, target: Target) -> None:
+        # a repeated request would make a second run in silence; here an answer that was lost is known to be lost
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         for noisy in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
-        self.client = MlflowClient(tracking_uri=uri)
-        self.search = search
+        self.client, self.search = MlflowClient(tracking_uri=target.uri), target.search
         found = self.client.get_experiment_by_name(EXPERIMENT)
         # without the tag the UI opens on its pages for generative AI
         kind = {"mlflow.experimentKind": "custom_model_development"}
-        self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifacts, kind)
+        self.experiment = (
+            found.experiment_id if found else self.client.create_experiment(EXPERIMENT, target.artifacts, kind)
+        )
         self.runs: dict[str, str] = {}
+        self.reconcile()
 
-    def apply(self, event: dict[str, Any]) -> None:
+    def apply(self, event: Event) -> None:
         """Carry out one event."""
         getattr(self, "_" + event["kind"])(**{key: value for key, value in event.items() if key != "kind"})
+
+    def refusal(self, error: Exception) -> str | None:
+        """Return why MLflow will never take an event; None if the error may pass."""
+        from mlflow.exceptions import MlflowException
+
+        if isinstance(error, MlflowException):
+            told = re.search(r"failed with error code (\d{3})", error.message)  # not every status has a name there
+            status = int(told[1]) if told else error.get_http_status_code()
+        elif (response := getattr(error, "response", None)) is not None:  # of an artifact's upload
+            status = response.status_code
+        else:  # a file that is gone, or an event of another version
+            lasting = (FileNotFoundError, PermissionError, AttributeError, LookupError, TypeError)
+            return brief(error) if isinstance(error, lasting) else None
+        return brief(error) if 400 <= status < 500 and status not in MAY_PASS else None
+
+    def reconcile(self) -> None:
+        """Find this search's runs; where a lost answer left two of one, keep the one that was carried to."""
+        twins: dict[str, list[Any]] = defaultdict(list)
+        for run in self._stored():
+            twins[run.data.tags[TRIAL_TAG].removeprefix(f"{self.search}/")].append(run)
+        children = Counter(run.data.tags.get(PARENT_TAG) for runs in twins.values() for run in runs)
+
+        def carried(run: Any) -> tuple[Any, ...]:
+            data, id_ = run.data, run.info.run_id
+            mine = id_ in self.runs.values()
+            return run.info.lifecycle_stage == "active", mine, children[id_], len(data.params), len(data.tags), id_
+
+        for name, runs in twins.items():
+            kept, *others = sorted(runs, key=carried, reverse=True)
+            self.runs[name] = kept.info.run_id
+            for other in others:
+                if other.info.lifecycle_stage == "active":
+                    self.client.delete_run(other.info.run_id)
+
+    def _stored(self) -> list[Any]:
+        from mlflow.entities import ViewType
+
+        mine, found, token = f"tags.`{TRIAL_TAG}` LIKE '{self.search}/%'", [], None
+        while token != "":
+            page = self.client.search_runs([self.experiment], mine, ViewType.ALL, max_results=1000, page_token=token)
+            found += page
+            token = page.token or ""
+        return [run for run in found if run.data.tags[TRIAL_TAG].startswith(f"{self.search}/")]
 
     def _start(
         self, run: str, name: str, params: dict[str, Any], tags: dict[str, str], time_ms: int, parent: str = PARENT
     ) -> None:
-        if self._find(run):
-            return
         from mlflow.entities import Param
 
-        own = {TRIAL_TAG: f"{self.search}/{run}", **tags}
-        if run != PARENT:
-            own["mlflow.parentRunId"] = self._run(parent)
-        created = self.client.create_run(self.experiment, start_time=time_ms, run_name=name, tags=own)
-        self.runs[run] = created.info.run_id
-        self.client.log_batch(created.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        if run in self.runs:
+            self._complete(run, name, tags | self._place(run, parent))
+        else:
+            self._create(run, name, tags, time_ms, parent)
+        self.client.log_batch(self.runs[run], params=[Param(key, str(value)) for key, value in params.items()])
+
+    def _complete(self, run: str, name: str, tags: dict[str, str]) -> None:
+        """Give a run what it would have been created with; what happened to it since stays."""
+        known = self.client.get_run(self.runs[run])
+        if known.info.run_name != name:
+            self.client.update_run(known.info.run_id, name=name)
+        self._tag(run, {key: value for key, value in tags.items() if key not in known.data.tags})
+
+    def _create(self, run: str, name: str, tags: dict[str, str], time_ms: int, parent: str = PARENT) -> str:
+        tags = tags | self._place(run, parent)
+        self.runs[run] = self.client.create_run(self.experiment, time_ms, tags, name).info.run_id
+        return self.runs[run]
+
+    def _place(self, run: str, parent: str) -> dict[str, str]:
+        own = {TRIAL_TAG: f"{self.search}/{run}"}
+        return own if run == PARENT else own | {PARENT_TAG: self._id(parent)}
 
     def _metrics(self, run: str, values: dict[str, float], step: int, time_ms: int) -> None:
         from mlflow.entities import Metric
 
-        self.client.log_batch(self._run(run), metrics=[Metric(k, v, time_ms, step) for k, v in values.items()])
+        found = [Metric(key, value, time_ms, step) for key, value in values.items()]
+        self.client.log_batch(self._id(run), metrics=found)
 
-    def _artifact(self, run: str, path: str, folder: str | None = None) -> None:
+    def _artifact(self, run: str, path: str, folder: str | None = None, modified: int = 0) -> None:
         if Path(path).is_dir():
-            self.client.log_artifacts(self._run(run), path, folder)
+            self.client.log_artifacts(self._id(run), path, folder)
         else:
-            self.client.log_artifact(self._run(run), path, folder)
+            self.client.log_artifact(self._id(run), path, folder)
 
     def _dataset(self, run: str, name: str, digest: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(name=name, digest=digest[:36], source_type="local", source=json.dumps({"name": name}))
-        self.client.log_inputs(self._run(run), [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        self.client.log_inputs(self._id(run), [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _end(self, run: str, status: str, tags: dict[str, str], time_ms: int) -> None:
-        for key, value in tags.items():
-            self.client.set_tag(self._run(run), key, value[:5000])
-        self.client.set_terminated(self._run(run), status, time_ms)
+        self._tag(run, tags)
+        self.client.set_terminated(self._id(run), status, time_ms)
 
-    def _run(self, run: str) -> str:
-        found = self._find(run)
-        if found is None:
-            raise KeyError(f"MLflow has no run for {run}; was its start lost?")
-        return found
+    def _reopen(self, run: str) -> None:
+        self._tag(run, {"status": "running"})
+        self.client.update_run(self._id(run), status="RUNNING")
 
-    def _find(self, run: str) -> str | None:
-        if run not in self.runs:
-            quoted = f"tags.`{TRIAL_TAG}` = '{self.search}/{run}'"
-            for known in self.client.search_runs([self.experiment], quoted, max_results=1):
-                self.runs[run] = known.info.run_id
-        return self.runs.get(run)
+    def _tag(self, run: str, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self._id(run), tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
+
+    def _id(self, run: str) -> str:
+        """Return MLflow's id of a run. One whose start is damaged is made without it, so that the rest has a place."""
+        return self.runs.get(run) or self._create(run, run, {}, now_ms())
 
 
-class Sink:
-    """Takes events without ever blocking; a thread carries them to MLflow.
+def open_sink(run_dir: Path, uri: str, artifacts: str | None, search: str | None = None) -> Sink:
+    """Begin to track a search, or go on if the folder has events already.
 
     Args:
-        run_dir: Where the spool lies; its name identifies the search.
+        run_dir: Where the spool lies.
         uri: MLflow's tracking URI.
         artifacts: Where a local MLflow keeps artifacts; None for a server, which decides itself.
+        search: What identifies the search in MLflow, whatever its folder is called; default is the folder's name.
     """
-
-    def __init__(self, run_dir: Path, uri: str, artifacts: str | None) -> None:
-        self.run_dir, self.uri = run_dir, uri
-        self.spool = (run_dir / SPOOL).open("a", encoding="utf-8")
-        _write_state(run_dir, {"done_bytes": 0, "uri": uri, "artifacts": artifacts})
-        self.wake, self.closing = threading.Event(), threading.Event()
-        self.problem: str | None = None
-        self.thread = threading.Thread(target=self._carry, name="mlflow-sink", daemon=True)
-        self.thread.start()
-
-    def put(self, kind: str, run: str, **fields: Any) -> None:
-        """Spool an event."""
-        self.spool.write(json.dumps({"kind": kind, "run": run, **fields}, allow_nan=False) + "\n")
-        self.spool.flush()
-        self.wake.set()
-
-    def close(self, seconds: float) -> bool:
-        """Wait up to ``seconds`` for the rest and say whether everything arrived."""
-        self.spool.close()
-        self.closing.set()
-        self.wake.set()
-        self.thread.join(seconds)
-        return remaining(self.run_dir) == 0
-
-    def _carry(self) -> None:
-        last = False
-        while not last:
-            self.wake.wait()
-            self.wake.clear()
-            last = self.closing.is_set()
-            try:
-                replay(self.run_dir)
-            except Exception as error:
-                self._report_once(error)
-                self.closing.wait(RETRY_SECONDS)
-                self.wake.set()
-
-    def _report_once(self, error: Exception) -> None:
-        if self.problem is None:
-            self.problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-            print(f"MLflow at {self.uri} cannot be reached ({self.problem}); the search goes on", file=sys.stderr)
-
-
-_carriers: dict[tuple[str, str], Carrier] = {}
-
-
-def replay(run_dir: Path) -> int:
-    """Carry all spooled events that MLflow does not have yet, in order, and return how many.
-
-    Raises:
-        Exception: What MLflow raised at the first event that did not arrive; the ones before it are remembered as done.
-    """
-    state = json.loads((run_dir / STATE).read_text())
-    key, carried = (state["uri"], run_dir.name), 0
-    with (run_dir / SPOOL).open("rb") as spool:
-        spool.seek(state["done_bytes"])
-        while (line := spool.readline()).endswith(b"\n"):
-            if key not in _carriers:
-                _carriers[key] = Carrier(state["uri"], state["artifacts"], run_dir.name)
-            _carriers[key].apply(json.loads(line))
-            state["done_bytes"] += len(line)
-            _write_state(run_dir, state)
-            carried += 1
-    return carried
+    target = Target(uri, artifacts, search or run_dir.name)
+    return Sink(Spool(run_dir, target), lambda: MlflowCarrier(target))
 
 
 def remaining(run_dir: Path) -> int:
     """Return how many spooled events MLflow does not have yet."""
-    with (run_dir / SPOOL).open("rb") as spool:
-        spool.seek(json.loads((run_dir / STATE).read_text())["done_bytes"])
-        return sum(1 for _ in spool)
+    return Spool(run_dir).remaining()
 
 
-def _write_state(run_dir: Path, state: dict[str, Any]) -> None:
-    aside = run_dir / (STATE + ".partial")
-    aside.write_text(json.dumps(state))
-    aside.replace(run_dir / STATE)
+def replay(run_dir: Path) -> tuple[int, int]:
+    """Carry what MLflow refused and what it does not have yet, and return how many were carried and how many refused.
+
+    Raises:
+        filelock.Timeout: A search or another replay is carrying them.
+        UnknownTarget: The folder does not say where MLflow is.
+        Exception: What MLflow raised at the first event that did not arrive; what arrived before it is remembered.
+    """
+    with lock(run_dir):
+        spool = Spool(run_dir)
+        carrier, lives = MlflowCarrier(spool.target), Lives(spool.events())
+        again = [event for event in spool.refused() if not lives.is_past(event)]
+        reasons = [attempt(carrier, event) for event in again]
+        spool.keep_refused([(event, reason) for event, reason in zip(again, reasons, strict=True) if reason])
+        arrived = [deliver(spool, carrier, event, end) for event, end in spool.waiting()]
+        carrier.reconcile()
+        return reasons.count(None) + sum(arrived), len(spool.refused())
 
 
 class Tracking:
@@ -199,7 +215,7 @@ class Tracking:
         self.sink = sink
 
     def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
-        """Open the trial's run."""
+        """Open the trial's run; one that was interrupted goes on."""
         strategy = config["strategy"]
         own = {f"{strategy}/{key}": value for key, value in config.get(strategy, {}).items()}
         params = {key: value for key, value in config.items() if not isinstance(value, dict)} | own
@@ -217,19 +233,20 @@ class Tracking:
         self.sink.put("end", name, status="FINISHED", tags={"status": "finished"}, time_ms=now_ms())
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
-        """Log a report."""
+        """Log a report; a step that is reported again, by a trial that was restarted, is not."""
         values = {key: float(report[key]) for key in METRICS if _is_number(report.get(key))}
         if values.get("eval_loss", math.inf) < 700:
             values["perplexity"] = math.exp(values["eval_loss"])
         self.sink.put("metrics", trial_id, values=values, step=int(report.get("step", 0)), time_ms=now_ms())
 
-    def interrupted(self) -> None:
-        """Close what is open."""
-
     def ended(self, row: ResultRow) -> None:
         """Close the trial's run."""
         tags = {"status": row.status} | ({"error": row.error} if row.error else {})
         self.sink.put("end", row.trial_id, status=END[row.status], tags=tags, time_ms=now_ms())
+
+    def interrupted(self) -> None:
+        """Close every run that is open, the search's own too; those that go on are opened again."""
+        self.sink.end_open_runs(now_ms())
 
 
 def _is_number(value: Any) -> bool:
@@ -247,12 +264,25 @@ def main() -> None:
 
 
 @main.command("replay")
-@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run_dir", type=click.Path(path_type=Path))
 def replay_command(run_dir: Path) -> None:
     """Send the spooled events of RUN_DIR that MLflow does not have yet."""
     if not (run_dir / SPOOL).is_file():
-        raise click.ClickException(f"{run_dir}: no {SPOOL} in it; give the folder of a run")
-    click.echo(f"{replay(run_dir)} events carried")
+        _stop(f"{run_dir}: no {SPOOL} in it; give the folder of a run", USAGE_ERROR)
+    try:
+        carried, refused = replay(run_dir)
+    except Timeout:
+        _stop(f"{run_dir}: a search or another replay is carrying these events; wait for its end", USAGE_ERROR)
+    except UnknownTarget as error:
+        _stop(str(error), USAGE_ERROR)
+    except Exception as error:
+        _stop(f"MLflow cannot be reached ({brief(error)}); nothing is lost, replay again once it is back", STILL_AWAY)
+    click.echo(f"{carried} events carried" + (f", {refused} refused" if refused else ""))
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"Error: {message}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -92,10 +92,11 @@ def test_a_search_confirms_in_full_and_says_its_verdict(tune, runs):
     assert all(row.test_loss is not None for row in confirmed)
     assert len({row.trial_id for row in rows}) == len(rows)
     client = MlflowClient(tracking_uri=f"sqlite:///{runs}/mlflow.db")
+    search = json.loads((runs / "confirmed" / "facts.json").read_text())["search_id"]
     stored = {
-        run.data.tags["rank_search.trial_id"].removeprefix("confirmed/"): run
+        run.data.tags["rank_search.trial_id"].removeprefix(f"{search}/"): run
         for run in client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-        if run.data.tags["rank_search.trial_id"].startswith("confirmed/")
+        if run.data.tags["rank_search.trial_id"].startswith(f"{search}/")
     }
     group = stored["confirm"]
     assert group.data.tags["mlflow.parentRunId"] == stored["parent"].info.run_id

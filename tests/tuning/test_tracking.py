@@ -1,18 +1,21 @@
-import os
-import signal
-import socket
+import json
 import subprocess
 import sys
-import time
-import urllib.request
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from analysis.rows import ResultRow, read_rows
-from tuning.tracking import EXPERIMENT, PARENT, Sink, Tracking, now_ms, remaining
+from tuning.spool import SPOOL, STATE, Spool, Target, UnknownTarget, masked
+from tuning.tracking import EXPERIMENT, PARENT, TRIAL_TAG, Tracking, now_ms, open_sink, remaining, replay
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
+
+
+def _prefix(finished):
+    return json.loads((finished[1] / "facts.json").read_text())["search_id"] + "/"
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +23,7 @@ def store(finished):
     """(client, parent, children) of the finished search."""
     client = MlflowClient(tracking_uri=f"sqlite:///{finished[1].parent}/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    mine = [run for run in found if run.data.tags["rank_search.trial_id"].startswith("first/")]
+    mine = [run for run in found if run.data.tags[TRIAL_TAG].startswith(_prefix(finished))]
     (parent,) = [run for run in mine if "mlflow.parentRunId" not in run.data.tags]
     return client, parent, [run for run in mine if run is not parent]
 
@@ -29,9 +32,10 @@ def test_a_search_is_one_parent_with_a_child_per_trial(store, finished):
     _, parent, children = store
     rows = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
-    assert {child.data.tags["rank_search.trial_id"] for child in children} == {f"first/{id_}" for id_ in rows}
+    assert {child.data.tags[TRIAL_TAG] for child in children} == {_prefix(finished) + id_ for id_ in rows}
+    assert parent.info.run_name == "first"
     for child in children:
-        row = rows[child.data.tags["rank_search.trial_id"].removeprefix("first/")]
+        row = rows[child.data.tags[TRIAL_TAG].removeprefix(_prefix(finished))]
         assert child.info.run_name == row.experiment_name
         assert child.data.tags["status"] == row.status
         assert child.data.tags["strategy"] == row.strategy
@@ -45,7 +49,7 @@ def test_metrics_have_their_steps(store, finished):
     client, _, children = store
     rows = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}
     for child in children:
-        row = rows[child.data.tags["rank_search.trial_id"].removeprefix("first/")]
+        row = rows[child.data.tags[TRIAL_TAG].removeprefix(_prefix(finished))]
         for name in ("train_loss", "eval_loss"):
             history = client.get_metric_history(child.info.run_id, name)
             assert [(m.step, m.value) for m in history] == [
@@ -76,80 +80,266 @@ def test_the_parent_knows_plan_and_data(store):
     assert parent.data.params["corpus_sha256"].startswith(given.dataset.digest)
 
 
-def _events(tracking):
-    """One trial's life."""
-    tracking.sink.put("start", PARENT, name="search", params={"a": 1}, tags={"status": "running"}, time_ms=now_ms())
-    tracking.started("t1", "baseline_t1", {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": 0})
-    tracking.reported("t1", {"step": 5, "eval_loss": 2.0, "train_loss": float("nan")})
-    tracking.ended(ResultRow("t1", "baseline_t1", "baseline", "diverged", error="step 5"))
-
-
-def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """Where a local MLflow keeps its database and its artifacts."""
+    folder = tmp_path_factory.mktemp("local")
+    return f"sqlite:///{folder}/mlflow.db", (folder / "files").as_uri()
 
 
 @pytest.fixture
-def server(tmp_path):
-    """A function that starts a real MLflow server at a port."""
-    started = []
-
-    def start(port):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-             "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/files"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        started.append(process)
-        for _ in range(240):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.5)
-        raise TimeoutError("the MLflow server does not answer")
-
-    yield start
-    for process in started:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+def run_dir(tmp_path):
+    folder = tmp_path / f"run-{tmp_path.name}"
+    folder.mkdir()
+    return folder
 
 
-def test_what_an_absent_server_missed_is_replayed_once_it_is_there(tmp_path, server, capsys):
-    port = _free_port()
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    sink = Sink(run_dir, f"http://127.0.0.1:{port}", None)
-    began = time.monotonic()
-    _events(Tracking(sink))
-    assert time.monotonic() - began < 0.5
-    assert not sink.close(8)
-    assert remaining(run_dir) == 4
-    assert capsys.readouterr().err.count("cannot be reached") == 1
-
-    server(port)
-    command = [sys.executable, "-m", "tuning.tracking", "replay", str(run_dir)]
-    done = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert done == ["4 events carried\n", "0 events carried\n"]
-    client = MlflowClient(tracking_uri=f"http://127.0.0.1:{port}")
-    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    (child,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    assert len(runs) == 2
-    assert child.data.tags["mlflow.parentRunId"] in {run.info.run_id for run in runs}
-    assert (child.info.status, child.data.tags["status"], child.data.tags["error"]) == ("FAILED", "diverged", "step 5")
-    assert child.data.metrics == {"eval_loss": 2.0, "perplexity": pytest.approx(7.389, abs=1e-3)}
+CONFIG = {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": 0}
 
 
-def test_a_replay_that_was_cut_off_makes_no_second_run(tmp_path):
-    """The first event arrived, but the process died before it could note that."""
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    for _ in range(2):
-        run_dir = tmp_path / "run"
-        run_dir.mkdir(exist_ok=True)
-        (run_dir / "mlflow-spool.jsonl").unlink(missing_ok=True)
-        sink = Sink(run_dir, uri, (tmp_path / "files").as_uri())
-        _events(Tracking(sink))
-        assert sink.close(60)
-    client = MlflowClient(tracking_uri=uri)
-    assert len(client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])) == 2
+def _begin(sink):
+    tags = {"kind": "search", "status": "running"}
+    sink.put("start", PARENT, name="search", params={"a": 1}, tags=tags, time_ms=now_ms())
+
+
+def _end(sink):
+    sink.put("end", PARENT, status="FINISHED", tags={"status": "finished"}, time_ms=now_ms())
+
+
+def _events(sink):
+    """One trial's life: seven lines with the one that says where they go."""
+    tracking = Tracking(sink)
+    _begin(sink)
+    tracking.started("t1", "baseline_t1", CONFIG)
+    tracking.reported("t1", {"step": 5, "eval_loss": 2.0, "train_loss": float("nan")})
+    tracking.reported("t1", {"step": 10, "eval_loss": 1.0})
+    tracking.ended(ResultRow("t1", "baseline_t1", "baseline", "diverged", error="step 10"))
+    _end(sink)
+
+
+def _stored(local, run_dir):
+    """MLflow's runs of a search, by what they are in it; no two may be the same."""
+    client = MlflowClient(tracking_uri=local[0])
+    found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    mine = [run for run in found if run.data.tags[TRIAL_TAG].startswith(f"{run_dir.name}/")]
+    runs = {run.data.tags[TRIAL_TAG].removeprefix(f"{run_dir.name}/"): run for run in mine}
+    assert len(runs) == len(mine)
+    return runs
+
+
+def _losses(local, run):
+    found = MlflowClient(tracking_uri=local[0]).get_metric_history(run.info.run_id, "eval_loss")
+    return [(metric.step, metric.value) for metric in found]
+
+
+def test_a_trial_is_a_run_with_its_parameters_metrics_and_end(local, run_dir):
+    sink = open_sink(run_dir, *local)
+    _events(sink)
+    assert sink.close()
+    runs = _stored(local, run_dir)
+    child = runs["t1"]
+    assert set(runs) == {PARENT, "t1"}
+    assert child.data.tags["mlflow.parentRunId"] == runs[PARENT].info.run_id
+    assert (child.info.status, child.data.tags["status"], child.data.tags["error"]) == ("FAILED", "diverged", "step 10")
+    assert child.data.params == {"strategy": "baseline", "seed": "0", "learning_rate": "0.1"}
+    assert child.data.metrics == {"eval_loss": 1.0, "perplexity": pytest.approx(2.718, abs=1e-3)}
+    assert _losses(local, child) == [(5, 2.0), (10, 1.0)]
+
+
+def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left_running(local, run_dir):
+    sink = open_sink(run_dir, *local)
+    tracking = Tracking(sink)
+    _begin(sink)
+    for trial in ("t1", "t2", "t3"):
+        tracking.started(trial, trial, CONFIG)
+        tracking.reported(trial, {"step": 5, "eval_loss": 2.0})
+    tracking.ended(ResultRow("t1", "t1", "baseline", "finished"))
+    tracking.open_group("confirm")
+    tracking.started("c1", "c1", {**CONFIG, "phase": "confirm"})
+    tracking.interrupted()
+    assert sink.close()
+    stopped = _stored(local, run_dir)
+    assert {name: (run.info.status, run.data.tags["status"]) for name, run in stopped.items()} == {
+        PARENT: ("KILLED", "interrupted"), "t1": ("FINISHED", "finished"), "t2": ("KILLED", "interrupted"),
+        "t3": ("KILLED", "interrupted"), "confirm": ("KILLED", "interrupted"), "c1": ("KILLED", "interrupted"),
+    }  # fmt: skip
+
+    sink = open_sink(run_dir, *local)
+    tracking = Tracking(sink)
+    _begin(sink)
+    for trial in ("t1", "t2"):  # t3 is not gone on with
+        tracking.started(trial, trial, CONFIG)
+        tracking.reported(trial, {"step": 5, "eval_loss": 2.0})
+    assert not sink.lives.news({"kind": "start", "run": "t1", "tags": {}})
+    tracking.reported("t2", {"step": 10, "eval_loss": 1.0})
+    tracking.open_group("confirm")
+    tracking.started("c1", "c1", {**CONFIG, "phase": "confirm"})
+    while sink.spool.remaining():
+        pass
+    going = _stored(local, run_dir)
+    assert {name for name, run in going.items() if run.info.status == "RUNNING"} == {PARENT, "t2", "confirm", "c1"}
+    assert going["t2"].data.tags["status"] == "running"
+    for trial in ("t1", "t2", "c1"):
+        tracking.ended(ResultRow(trial, trial, "baseline", "finished"))
+    tracking.close_group("confirm")
+    _end(sink)
+    assert sink.close()
+    done = _stored(local, run_dir)
+    ids = {name: run.info.run_id for name, run in done.items()}
+    assert ids == {name: run.info.run_id for name, run in stopped.items()}
+    assert {name for name, run in done.items() if run.info.status != "FINISHED"} == {"t3"}
+    assert _losses(local, done["t1"]) == [(5, 2.0)]
+    assert _losses(local, done["t2"]) == [(5, 2.0), (10, 1.0)]
+    assert done["c1"].data.tags["mlflow.parentRunId"] == done["confirm"].info.run_id
+
+
+def test_what_a_killed_search_left_open_ends_with_the_one_that_goes_on(local, run_dir):
+    sink = open_sink(run_dir, *local)
+    _begin(sink)
+    Tracking(sink).started("t1", "t1", CONFIG)
+    sink.close()
+    sink = open_sink(run_dir, *local)
+    _begin(sink)
+    sink.end_open_runs(now_ms(), but=PARENT)
+    _end(sink)
+    assert sink.close()
+    runs = _stored(local, run_dir)
+    assert {name: run.info.status for name, run in runs.items()} == {PARENT: "FINISHED", "t1": "KILLED"}
+
+
+def _spooled_without_mlflow(run_dir, local):
+    """A spool of which nothing was carried."""
+    spool = Spool(run_dir, Target(*local, run_dir.name))
+    _events(_Quiet(spool))
+    return run_dir / SPOOL
+
+
+class _Quiet:
+    """A sink that only spools."""
+
+    def __init__(self, spool):
+        self.spool = spool
+
+    def put(self, kind, run, **given):
+        self.spool.append({"kind": kind, "run": run, **given})
+
+
+def _flip(path, line, byte):
+    """Change one byte of a line; -1 is its last before the end."""
+    lines = path.read_bytes().split(b"\n")
+    changed = bytearray(lines[line - 1])
+    changed[byte] ^= 1
+    lines[line - 1] = bytes(changed)
+    path.write_bytes(b"\n".join(lines))
+
+
+@pytest.mark.parametrize("line", range(1, 8))
+@pytest.mark.parametrize("byte", [2, 9, 30, -3])
+def test_a_flipped_byte_costs_its_line_and_is_named(line, byte, local, run_dir, capsys):
+    path = _spooled_without_mlflow(run_dir, local)
+    _flip(path, line, byte)
+    carried, refused = replay(run_dir)
+    assert (carried, refused) == ((6, 0) if line == 1 else (5, 0))
+    named = capsys.readouterr().err
+    assert len(named.splitlines()) == 1
+    assert f"{path}: line {line}: " in named
+    runs = _stored(local, run_dir)
+    assert set(runs) == {PARENT, "t1"}
+    assert runs["t1"].data.tags["mlflow.parentRunId"] == runs[PARENT].info.run_id
+    expected = {4: [(10, 1.0)], 5: [(5, 2.0)]}.get(line, [(5, 2.0), (10, 1.0)])
+    assert _losses(local, runs["t1"]) == expected
+    assert runs["t1"].info.status == ("RUNNING" if line == 6 else "FAILED")
+    assert replay(run_dir) == (0, 0)
+
+
+def test_a_spool_that_is_cut_off_gives_the_rest_and_can_go_on(local, run_dir, capsys):
+    path = _spooled_without_mlflow(run_dir, local)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert replay(run_dir) == (5, 0)
+    assert capsys.readouterr().err == f"{path}: line 7: cut off, or no JSON; the others are carried\n"
+    assert _stored(local, run_dir)[PARENT].info.status == "RUNNING"
+    sink = open_sink(run_dir, *local)
+    _end(sink)
+    assert sink.close()
+    assert _stored(local, run_dir)[PARENT].info.status == "FINISHED"
+    assert remaining(run_dir) == 0
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut off", "gone", "empty", "too far"])
+def test_a_damaged_state_is_named_and_everything_is_sent_again(harm, local, run_dir, capsys):
+    sink = open_sink(run_dir, *local)
+    _events(sink)
+    assert sink.close()
+    before = {name: run.to_dictionary() for name, run in _stored(local, run_dir).items()}
+    path = run_dir / STATE
+    if harm == "flipped":
+        _flip(path, 1, 16)
+    elif harm == "too far":
+        state = json.loads(path.read_text())
+        path.write_text(
+            json.dumps({key: value for key, value in state.items() if key != "checksum"} | {"done_bytes": 9**9})
+        )
+    else:
+        path.write_bytes({"cut off": path.read_bytes()[:40], "empty": b"", "gone": b""}[harm])
+    if harm == "gone":
+        path.unlink()
+    assert replay(run_dir) == (6, 0)
+    named = capsys.readouterr().err
+    assert len(named.splitlines()) == (0 if harm == "gone" else 1)
+    assert harm == "gone" or str(path if harm != "too far" else run_dir / SPOOL) in named
+    assert {name: run.to_dictionary() for name, run in _stored(local, run_dir).items()} == before
+    assert _losses(local, _stored(local, run_dir)["t1"]) == [(5, 2.0), (10, 1.0)]
+
+
+def test_a_spool_from_before_checksums_is_carried(local, run_dir):
+    target = {"done_bytes": 0, "uri": local[0], "artifacts": local[1]}
+    (run_dir / STATE).write_text(json.dumps(target))
+    start = {"kind": "start", "run": PARENT, "name": "old", "params": {}, "tags": {"status": "running"}, "time_ms": 1}
+    end = {"kind": "end", "run": PARENT, "status": "FINISHED", "tags": {"status": "finished"}, "time_ms": 2}
+    (run_dir / SPOOL).write_text(f"{json.dumps(start)}\n{json.dumps(end)}\n")
+    assert replay(run_dir) == (2, 0)
+    assert _stored(local, run_dir)[PARENT].info.status == "FINISHED"
+
+
+def test_another_server_gets_everything(local, run_dir, tmp_path):
+    sink = open_sink(run_dir, *local)
+    _events(sink)
+    assert sink.close()
+    other = (f"sqlite:///{tmp_path}/other.db", (tmp_path / "files").as_uri())
+    sink = open_sink(run_dir, *other)
+    _end(sink)
+    assert sink.spool.remaining() == 6
+    sink.wake.set()
+    assert sink.close()
+    assert set(_stored(other, run_dir)) == {PARENT, "t1"}
+
+
+@pytest.mark.parametrize(
+    ("make", "culprit"),
+    [
+        (lambda folder: None, "no mlflow-spool.jsonl"),
+        (lambda folder: folder.mkdir(), "no mlflow-spool.jsonl"),
+        (lambda folder: (folder.mkdir(), (folder / SPOOL).write_text("{}\n")), "says where MLflow is"),
+    ],
+)
+def test_a_replay_of_a_wrong_folder_is_one_line(make, culprit, tmp_path):
+    make(tmp_path / "wrong")
+    done = subprocess.run(
+        [sys.executable, "-m", "tuning.tracking", "replay", str(tmp_path / "wrong")],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    last = done.stderr.splitlines()[-1]
+    assert str(tmp_path / "wrong") in last
+    assert culprit in last
+
+
+def test_a_spool_that_knows_no_server_says_so(run_dir):
+    (run_dir / SPOOL).touch()
+    with pytest.raises(UnknownTarget, match="says where MLflow is"):
+        Spool(run_dir)
+
+
+def test_users_and_passwords_are_not_printed():
+    assert masked("at http://me:secret@host:5000/x?a=b@c") == "at http://***@host:5000/x?a=b@c"
+    assert masked("http://host/a@b") == "http://host/a@b"
