@@ -12,9 +12,10 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from trainables import adapters
+from trainables import adapters, hub
 from trainables.adapters import WEIGHTS, load_weights
-from trainables.base_model import load, load_tokenizer, resolve
+from trainables.base_model import load, load_tokenizer
+from trainables.model_files import resolve
 
 
 def uniform(model: str, adapter: Path, output: Path) -> None:
@@ -85,7 +86,8 @@ def convert(run_dir: Path, form: str, output: Path) -> None:  # noqa: D103  (its
         raise click.ClickException(f"{run_dir}: no best_adapter and plan.json in it; give the folder of a finished run")
     if output.exists():
         raise click.ClickException(f"--output {output}: exists; give a folder that does not")
-    FORMS[form](json.loads(plan.read_text(encoding="utf-8"))["model"], adapter, output)
+    choices = json.loads(plan.read_text(encoding="utf-8"))
+    FORMS[form](hub.at(choices["model"], choices.get("model_revision")), adapter, output)
     click.echo(str(output))
 
 

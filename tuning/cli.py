@@ -2,17 +2,18 @@
 
 import sys
 import typing
-from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from tuning.config_file import read_config
 from tuning.plan import SearchPlan
+from tuning.secrets import masked
 
 USAGE_ERROR = 2
+BRIEF = 120
 
 
 def options() -> list[click.Parameter]:
@@ -52,37 +53,37 @@ def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
     Raises:
         click.ClickException: One line that names the flag or key and the value, with exit status 2.
     """
-    values = _read_config(config) if config else {}
-    values |= {name: value for name, value in given.items() if value is not None and value != ()}
     try:
+        values = read_config(config) if config is not None else {}
+        values |= {name: value for name, value in given.items() if value is not None and value != ()}
         return SearchPlan(**values)
     except ValidationError as error:
-        raise _usage(_one_line(error, config)) from error
+        raise click.ClickException(_named(error, config)) from error
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
 
 
-def _read_config(path: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _usage(f"--config {path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise _usage(f"--config {path}: must be a mapping from names to values")
-    return values
-
-
-def _one_line(error: ValidationError, config: str | None) -> str:
+def _named(error: ValidationError, config: str | None) -> str:
     first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.replace("a valid tuple", "a list")
     if not first["loc"]:
         return message
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"--config {config}: unknown key {name!r}; known: {', '.join(SearchPlan.model_fields)}"
-    return f"--{_dashed(name)} {first['input']!r}: {message}"
+        return f"--config {config}: unknown key {_brief(name)}; known: {', '.join(SearchPlan.model_fields)}"
+    return f"--{_dashed(name)} {_brief(first['input'])}: {message}"
 
 
-def _usage(message: str) -> click.ClickException:
-    return click.ClickException(message)
+def _brief(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= BRIEF else f"{shown[:BRIEF]}… ({len(shown):,} characters)"
+
+
+def one_line(message: str) -> str:
+    """Return ``message`` as one printable line without passwords."""
+    line = masked(" ".join(message.split()))
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
 
 
 def command(config: str | None, dry_run: bool, **given: Any) -> int:
@@ -94,7 +95,7 @@ def command(config: str | None, dry_run: bool, **given: Any) -> int:
         return pipeline.dry_run(plan) if dry_run else pipeline.search(plan)
     except ValueError as error:
         if isinstance(error, pipeline.Unusable):
-            raise _usage(" ".join(str(error).split())) from error
+            raise click.ClickException(str(error)) from error
         raise
 
 
@@ -108,8 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(cli.main(args=arguments, prog_name="tune.py", standalone_mode=False) or 0)
     except click.ClickException as error:
-        message = " ".join(error.format_message().split())
-        print(f"Error: {message}", file=sys.stderr)
+        print(f"Error: {one_line(error.format_message())}", file=sys.stderr)
         return USAGE_ERROR
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -94,7 +95,7 @@ def search(plan: SearchPlan) -> int:
         Unusable: Something about the plan is wrong; nothing has been written.
     """
     named = plan.model_copy(update={"name": plan.name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"})
-    if named.run_dir.exists():
+    if os.path.lexists(named.run_dir):
         raise Unusable(f"--name {named.name}: {named.run_dir} exists; choose another name or remove it")
     known = checked(named)
     try:
@@ -110,7 +111,7 @@ def search(plan: SearchPlan) -> int:
 
 
 def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
-    plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
+    plan = plan.model_copy(update=known.pinned)
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
     facts = Facts(known.shape.params, known.workload.budget.params, shlex.join(sys.argv), versions, plan.engine)
     saved = plan.model_dump(mode="json")
