@@ -78,6 +78,14 @@ class ResultRow:
 
 
 FIELDS = tuple(item.name for item in fields(ResultRow))
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(FIELDS, str),
+    **dict.fromkeys(("config", "ranks", "alphas"), dict),
+    **dict.fromkeys(INTEGERS, int),
+    **dict.fromkeys(NUMBERS, int | float),
+    "history": list,
+    "fan_in_fan_out": bool,
+}
 
 
 def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
@@ -120,17 +128,21 @@ def read_rows(path: Path) -> list[ResultRow]:
         ValueError: Names the file and line that cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
     if path.suffix == ".jsonl":
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        return [_row(path, number, lambda line=line: json.loads(line)) for number, line in lines]
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        return [_row(path, number, lambda line=line: _from_json(line)) for number, line in lines]
     if path.suffix == ".csv":
+        csv.field_size_limit(2**31 - 1)  # a long history is one cell
         reader = csv.DictReader(io.StringIO(text))
-        return [_row(path, number, lambda raw=raw: _from_csv(raw)) for number, raw in enumerate(reader, 2)]
+        try:
+            return [_row(path, number, lambda raw=raw: _from_csv(raw)) for number, raw in enumerate(reader, 2)]
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
     raise ValueError(f"{path}: rows are read from .jsonl or .csv")
 
 
@@ -140,15 +152,37 @@ def _row(path: Path, number: int, read: Any) -> ResultRow:
         unknown = values.keys() - set(FIELDS)
         if unknown:
             raise ValueError(f"unknown column {sorted(map(str, unknown))[0]!r}")
+        _check_kinds(values)
         values["history"] = tuple(values.get("history") or ())
         return ResultRow(**values)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}, line {number}: not a row ({error})") from error
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    """Refuse a value that would only fail later, in the middle of a report."""
+    for name, value in values.items():
+        kind = KINDS[name]
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise ValueError(f"{name} must be {kind}, got {str(value)[:40]!r}")
+    for name, kind in (("ranks", int), ("alphas", int | float)):
+        if not all(isinstance(value, kind) for value in (values.get(name) or {}).values()):
+            raise ValueError(f"{name} must map names to numbers")
+    if not all(isinstance(report, dict) for report in values.get("history") or ()):
+        raise ValueError("history must be a list of mappings")
+
+
+def _from_json(line: str) -> Any:
+    return json.loads(line, parse_constant=_no_number)
+
+
+def _no_number(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON; leave out what is unknown")
 
 
 def _from_csv(raw: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {name: value for name, value in raw.items() if value not in {"", None}}
-    values |= {name: json.loads(values[name]) for name in NESTED if name in values}
+    values |= {name: _from_json(values[name]) for name in NESTED if name in values}
     values |= {name: int(float(values[name])) for name in INTEGERS if name in values}
     values |= {name: float(values[name]) for name in NUMBERS if name in values}
     values = {name: value for name, value in values.items() if value == value}

@@ -149,10 +149,15 @@ def check_fit(model: str) -> None:
     Raises:
         ValueError: One is missing or of another shape.
     """
-    _network(model, device_map="meta")
+    read_weights(model, device_map="meta")
 
 
-def _network(model: str, **how: Any) -> Any:
+def read_weights(model: str, **how: Any) -> Any:
+    """Return a new float32 model from safetensors; ``how`` goes to Transformers.
+
+    Raises:
+        ValueError: The weights do not load, one is missing or one has another shape.
+    """
     location = resolve(model)
     try:
         network, info = AutoModelForCausalLM.from_pretrained(
@@ -176,9 +181,9 @@ def load(model: str, device: str = "cpu") -> BaseModel:
     Raises:
         ValueError: The weights do not load, or there is nothing to adapt.
     """
-    network = _network(model)
+    network = read_weights(model)
     if hub.is_hub_id(model):
-        network.name_or_path = hub.split(model)[0]  # what an adapter names as its base, instead of a folder of a cache
+        network.name_or_path, network.hub_commit = hub.split(model)  # an adapter names these, not a folder of a cache
     network.requires_grad_(False)
     _fuse_activations(network)
     network.config.use_cache = False

@@ -10,12 +10,10 @@ import peft
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
 
 from trainables import adapters, hub
 from trainables.adapters import WEIGHTS, load_weights
-from trainables.base_model import load, load_tokenizer
-from trainables.model_files import resolve
+from trainables.base_model import load, load_tokenizer, read_weights
 
 
 def uniform(model: str, adapter: Path, output: Path) -> None:
@@ -46,6 +44,7 @@ def uniform(model: str, adapter: Path, output: Path) -> None:
     plain = peft.LoraConfig(
         task_type="CAUSAL_LM", r=rank, lora_alpha=rank, target_modules=kinds, inference_mode=True,
         fan_in_fan_out=config.fan_in_fan_out, base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.revision,
     )  # fmt: skip
     output.mkdir(parents=True)
     plain.save_pretrained(str(output))
@@ -54,7 +53,7 @@ def uniform(model: str, adapter: Path, output: Path) -> None:
 
 def merged(model: str, adapter: Path, output: Path) -> None:
     """Write the base with the adapter added to its weights, and its tokenizer: a model that needs no PEFT."""
-    base = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=torch.float32)  # merging changes it
+    base = read_weights(model)  # a new one, since merging changes it
     found: Any = PeftModel.from_pretrained(base, str(adapter))
     found.merge_and_unload().save_pretrained(str(output))
     load_tokenizer(model).save_pretrained(str(output))
