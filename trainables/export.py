@@ -9,6 +9,7 @@ import click
 import peft
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from trainables import adapters, hub
@@ -83,18 +84,28 @@ def convert(run_dir: Path, form: str, output: Path) -> None:  # noqa: D103  (its
     adapter, plan = run_dir / "best_adapter", run_dir / "plan.json"
     if not adapter.is_dir() or not plan.is_file():
         raise click.ClickException(f"{run_dir}: no best_adapter and plan.json in it; give the folder of a finished run")
+    for name in ("adapter_config.json", WEIGHTS):  # PEFT would read a pickle in the place of the second
+        if not (adapter / name).is_file():
+            raise click.ClickException(f"{adapter}: no {name} in it; give the folder of a finished run")
     if output.exists():
         raise click.ClickException(f"--output {output}: exists; give a folder that does not")
-    choices = json.loads(plan.read_text(encoding="utf-8"))
-    FORMS[form](hub.at(choices["model"], choices.get("model_revision")), adapter, output)
+    FORMS[form](_base(plan), adapter, output)
     click.echo(str(output))
+
+
+def _base(plan: Path) -> str:
+    try:
+        choices = json.loads(plan.read_text(encoding="utf-8"))
+        return hub.at(choices["model"], choices.get("model_revision"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{plan}: no plan that can be read ({error}); give the folder of a finished run") from error
 
 
 def main() -> int:
     """Run the command; wrong usage is one line and exit status 2."""
     try:
         convert.main(standalone_mode=False)
-    except (click.ClickException, ValueError) as error:
+    except (click.ClickException, ValueError, OSError, SafetensorError) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         print(f"Error: {' '.join(message.split())}", file=sys.stderr)
         return 2

@@ -249,8 +249,24 @@ def replay_command(run_dir: Path) -> None:
     """Send the spooled events of RUN_DIR that MLflow does not have yet."""
     if not (run_dir / SPOOL).is_file():
         raise click.ClickException(f"{run_dir}: no {SPOOL} in it; give the folder of a run")
-    click.echo(f"{replay(run_dir)} events carried")
+    try:
+        click.echo(f"{replay(run_dir)} events carried")
+    except (ValueError, KeyError, TypeError) as error:
+        raise click.ClickException(f"{run_dir}: its {SPOOL} or {STATE} cannot be read ({error})") from error
+
+
+def command() -> int:
+    """Run the command; wrong usage is one line and exit status 2."""
+    try:
+        main.main(standalone_mode=False)
+    except click.ClickException as error:
+        print(f"Error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        return 2
+    except Exception as error:  # whatever MLflow or its store raised; what has arrived is remembered
+        print(f"Error: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command())
