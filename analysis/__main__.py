@@ -4,6 +4,7 @@ python -m analysis RUN_DIR [RUN_DIR ...] [--output FILE], or python -m analysis 
 """
 
 import datetime
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from analysis.rows import read_rows
 @click.argument("run_dirs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--rows", type=click.Path(path_type=Path), help="A .jsonl or .csv of rows.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the report goes.")
-@click.option("--dataset-size", type=int, help="Training examples, for the overview.")
+@click.option("--dataset-size", type=click.IntRange(min=1), help="Training examples, for the overview.")
 @click.option("--epochs", type=float, help="Epochs, for the overview.")
 def rebuild(  # noqa: D103  (its help is the docstring of the module)
     run_dirs: tuple[Path, ...], rows: Path | None, output: Path | None, dataset_size: int | None, epochs: float | None
@@ -33,6 +34,10 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
         raise ValueError("--output: say where the report goes")
     if output.suffix != ".md":
         raise ValueError(f"--output {output}: a report is a .md file, and a page beside it")
+    if output.is_dir():
+        raise ValueError(f"--output {output}: a folder; give the name of a file")
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise ValueError(f"--epochs {epochs:g}: must be above 0 and finite")
     now = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
     searches = [_read(folder, now) for folder in run_dirs]
     if not output.parent.is_dir():
@@ -55,7 +60,7 @@ def main() -> int:
     """Run the command; wrong usage is one line and exit status 2."""
     try:
         rebuild.main(standalone_mode=False)
-    except (click.ClickException, ValueError) as error:
+    except (click.ClickException, ValueError, OSError) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         print(f"Error: {' '.join(message.split())}", file=sys.stderr)
         return 2

@@ -60,6 +60,8 @@ class ReportHeader:
         """
         try:
             plan = json.loads((run_dir / "plan.json").read_text(encoding="utf-8"))
+            if not isinstance(plan, dict):
+                raise ValueError("not a mapping")
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{run_dir / 'plan.json'}: no plan that can be read; RUN_DIR must be the folder of a run ({error})"
@@ -76,6 +78,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not a mapping")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
     return found

@@ -81,7 +81,7 @@ def opened(line: bytes, unsealed: bool = True) -> dict[str, Any]:
         ValueError: It is not as it was written.
     """
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError("cut off, or no JSON") from error
     if not isinstance(value, dict):
@@ -92,6 +92,10 @@ def opened(line: bytes, unsealed: bool = True) -> dict[str, Any]:
     if checksum is not None and checksum != _checksum(value):
         raise ValueError("its checksum does not fit: it was changed")
     return value
+
+
+def _no_number(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON; leave out what is unknown")
 
 
 def _checksum(value: Mapping[str, Any]) -> str:

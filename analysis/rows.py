@@ -82,6 +82,15 @@ class ResultRow:
 
 
 FIELDS = tuple(item.name for item in fields(ResultRow))
+NO_ROW = (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError)
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(FIELDS, str),
+    **dict.fromkeys(("config", "ranks", "alphas"), dict),
+    **dict.fromkeys(INTEGERS, int),
+    **dict.fromkeys(NUMBERS, int | float),
+    "history": list,
+    "fan_in_fan_out": bool,
+}
 
 
 def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
@@ -144,7 +153,7 @@ def surviving_rows(path: Path) -> tuple[list[ResultRow], lines.Damage]:
     for number, value in whole.items():
         try:
             row = _row(value)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+        except NO_ROW as error:
             more.append((number, str(error)))
         else:
             rows[row.trial_id] = row
@@ -153,18 +162,22 @@ def surviving_rows(path: Path) -> tuple[list[ResultRow], lines.Damage]:
 
 def _rows_of_csv(path: Path) -> list[ResultRow]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
-    rows = {}
-    for number, raw in enumerate(csv.DictReader(io.StringIO(text)), 2):
-        try:
-            row = _row(_from_csv(raw))
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise ValueError(f"{path}, line {number}: not a row ({error})") from error
-        rows[row.trial_id] = row
+    csv.field_size_limit(2**31 - 1)  # a long history is one cell
+    rows, reader = {}, csv.DictReader(io.StringIO(text))
+    try:
+        for number, raw in enumerate(reader, 2):
+            try:
+                row = _row(_from_csv(raw))
+            except NO_ROW as error:
+                raise ValueError(f"{path}, line {number}: not a row ({error})") from error
+            rows[row.trial_id] = row
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
     return list(rows.values())
 
 
@@ -172,7 +185,21 @@ def _row(values: dict[str, Any]) -> ResultRow:
     unknown = values.keys() - set(FIELDS)
     if unknown:
         raise ValueError(f"unknown column {sorted(map(str, unknown))[0]!r}")
+    _check_kinds(values)
     return ResultRow(**{**values, "history": tuple(values.get("history") or ())})
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    """Refuse a value that would only fail later, in the middle of a report."""
+    for name, value in values.items():
+        kind = KINDS[name]
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise ValueError(f"{name} must be {kind}, got {str(value)[:40]!r}")
+    for name, kind in (("ranks", int), ("alphas", int | float)):
+        if not all(isinstance(value, kind) for value in (values.get(name) or {}).values()):
+            raise ValueError(f"{name} must map names to numbers")
+    if not all(isinstance(report, dict) for report in values.get("history") or ()):
+        raise ValueError("history must be a list of mappings")
 
 
 def _from_csv(raw: Mapping[str, str]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ def tutorial(config: dict[str, Any], workload: Workload) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-    from trainables.base_model import resolve
     from trainables.data import collate
     from trainables.finetune import batch_order
+    from trainables.model_files import resolve
 
     torch.set_num_threads(workload.threads)
     splits = workloads.splits(workload)
@@ -57,8 +57,8 @@ def _loaded(model: str, source: Any, device: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from trainables.base_model import resolve
     from trainables.data import load_splits
+    from trainables.model_files import resolve
 
     base = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=torch.float32).to(device)
     return base, load_splits(source, model)

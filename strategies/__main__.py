@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 from typing import Any
 
@@ -25,8 +26,8 @@ class Usage(click.ClickException):
 @click.option("--official", is_flag=True, help="The five experiments of the seed report.")
 @click.option("--geometry", default="bundled", show_default=True, help=f"One of {', '.join(GEOMETRIES)}.")
 @click.option("--model", help="A local model directory or a hub id, instead of --geometry.")
-@click.option("--budget", type=int, help="Trainable parameters.")
-@click.option("--budget-rank", type=int, help="Rank of plain LoRA of the same cost (default 2).")
+@click.option("--budget", type=click.IntRange(min=1), help="Trainable parameters.")
+@click.option("--budget-rank", type=click.IntRange(min=1), help="Rank of plain LoRA of the same cost (default 2).")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list instead of tables.")
 def preview(  # noqa: D103  (its help is the docstring of the module)
     names: tuple[str, ...],
@@ -75,9 +76,12 @@ def _planned(name: str, settings: tuple[str, ...], sites: tuple[Site, ...], budg
 
 def _number(setting: str, value: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError as error:
         raise ValueError(f"--set {setting}: the value must be a number") from error
+    if not math.isfinite(number):
+        raise ValueError(f"--set {setting}: the value must be finite")
+    return number
 
 
 def _known(table: dict[str, Any], name: str, flag: str) -> Any:

@@ -43,6 +43,22 @@ def tiny_text(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def refused(capsys):
+    """Run the command in this process; it must end with status 2 and one line on standard error, which is returned."""
+    from tuning.cli import main
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert code == 2, captured.err
+        assert captured.out == ""
+        assert len(captured.err.splitlines()) == 1, captured.err
+        return captured.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def small(tiny_gpt2, tiny_text):
     """Flags that make a trial take a second."""

@@ -181,6 +181,7 @@ def lora_config(
         alpha_pattern={_anchored(name): alphas[name] for name in ranks},
         fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in ranks),
         lora_dropout=dropout,
+        revision=getattr(model, "hub_commit", None),
     )
 
 

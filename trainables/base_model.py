@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, logging
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from strategies.base import Site
+from trainables import hub
+from trainables.model_files import resolve
 
+logging.disable_progress_bar()
 logging.set_verbosity_error()  # what matters is raised here, in one line
 
-BUNDLED = Path(__file__).parent / "assets" / "base"
 ATTENTION = re.compile(r"att", re.IGNORECASE)
+CAUSAL = re.compile(r"(CausalLM|LMHeadModel)$")
+UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}  # code of a model's own never runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +48,6 @@ class BaseModel:
     def pad_id(self) -> int:
         """The id that fills up a row; it is masked, so any will do."""
         return int(self.tokenizer.pad_token_id or 0)
-
-
-def resolve(model: str) -> str:
-    """Return the directory or hub id behind a ``--model`` value.
-
-    Raises:
-        ValueError: A path that exists but holds no model, or that looks like a path and does not exist.
-    """
-    if model == "bundled":
-        return str(BUNDLED)
-    path = Path(model)
-    if path.exists():
-        if not (path / "config.json").is_file():
-            raise ValueError(f"--model {model}: no config.json in it; give a saved Hugging Face model or a hub id")
-        return str(path.resolve())
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ValueError(f"--model {model}: no such directory; give a saved Hugging Face model or a hub id")
-    return model
 
 
 def sites_of(model: Any) -> tuple[Site, ...]:
@@ -109,13 +94,16 @@ def shape_of(model: str) -> Shape:
     Raises:
         ValueError: It is no causal language model that can be built, or it has nothing to adapt.
     """
-    location = resolve(model)
+    location = resolve(model, weights=False)
     try:
-        config = AutoConfig.from_pretrained(location)
+        config = AutoConfig.from_pretrained(location, **UNTRUSTED)
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"--model {model}: no causal language model that loads ({_first_line(error)})") from error
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # a configuration can hold anything, and libraries raise anything for it
+        raise ValueError(
+            f"--model {model}: no causal language model that loads ({_reason(error)}); give a saved one"
+        ) from error
+    _check_architecture(model, config, type(skeleton).__name__)
     context = int(getattr(config, "max_position_embeddings", 1024) or 1024)
     try:
         sites = sites_of(skeleton)
@@ -125,25 +113,15 @@ def shape_of(model: str) -> Shape:
     return Shape(sites, sum(p.numel() for p in skeleton.parameters()), context, vocabulary)
 
 
-def check_weights(model: str) -> None:
-    """Look at a local model's weight files without loading them; a hub model's are not there yet.
-
-    Raises:
-        ValueError: There are none, or one is cut off.
-    """
-    location = Path(resolve(model))
-    if not location.is_dir():
-        return
-    files = [path for path in location.iterdir() if path.suffix in {".safetensors", ".bin"}]
-    if not files:
-        raise ValueError(f"--model {model}: no weights in it; give a folder that save_pretrained wrote")
-    for path in files:
-        if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, "pt"):
-                    pass
-            except SafetensorError as error:
-                raise ValueError(f"--model {model}: {path.name} is no whole safetensors file ({error})") from error
+def _check_architecture(model: str, config: Any, built: str) -> None:
+    saved = config.architectures or [built]
+    if not any(name == built or CAUSAL.search(name) for name in saved):
+        raise ValueError(f"--model {model}: {saved[0]} is no causal language model; give one that ends in ForCausalLM")
+    if getattr(config, "quantization_config", None):
+        raise ValueError(f"--model {model}: its weights are quantised; give the model that they were made from")
+    named = getattr(config, "transformers_weights", None)
+    if named is not None:
+        raise ValueError(f"--model {model}: its config.json takes weights from {named}; call them model.safetensors")
 
 
 @functools.lru_cache(maxsize=1)
@@ -153,13 +131,47 @@ def load_tokenizer(model: str) -> Any:
     Raises:
         ValueError: There is none.
     """
+    location = resolve(model, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(model))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"--model {model}: no tokenizer that loads ({_first_line(error)})") from error
+        tokenizer = AutoTokenizer.from_pretrained(location, **UNTRUSTED)
+    except Exception as error:  # as above
+        raise ValueError(f"--model {model}: no tokenizer that loads ({_reason(error)}); add its files") from error
+    if len(tokenizer) < 2:  # Transformers makes an empty one of no files
+        raise ValueError(f"--model {model}: no tokenizer in it; add its files, such as tokenizer.json")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
+
+
+def check_fit(model: str) -> None:
+    """Check that a model's weights are those that its configuration asks for, without reading one (on the meta device).
+
+    Raises:
+        ValueError: One is missing or of another shape.
+    """
+    read_weights(model, device_map="meta")
+
+
+def read_weights(model: str, **how: Any) -> Any:
+    """Return a new float32 model from safetensors; ``how`` goes to Transformers.
+
+    Raises:
+        ValueError: The weights do not load, one is missing or one has another shape.
+    """
+    location = resolve(model)
+    try:
+        network, info = AutoModelForCausalLM.from_pretrained(
+            location, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
+            output_loading_info=True, **UNTRUSTED, **how,
+        )  # fmt: skip
+    except Exception as error:  # as above
+        raise ValueError(f"--model {model}: its weights do not load ({_reason(error)})") from error
+    wrong = [f"lack {min(info['missing_keys'])}"] if info["missing_keys"] else []
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        wrong.append(f"have {name} of shape {tuple(found)} for {tuple(wanted)}")
+    if wrong:
+        raise ValueError(f"--model {model}: its weights {wrong[0]}; give those that belong to its config")
+    return network
 
 
 @functools.lru_cache(maxsize=1)
@@ -169,20 +181,15 @@ def load(model: str, device: str = "cpu") -> BaseModel:
     Raises:
         ValueError: The weights do not load, or there is nothing to adapt.
     """
-    try:
-        network, info = AutoModelForCausalLM.from_pretrained(
-            resolve(model), dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"--model {model}: its weights do not load ({_first_line(error)})") from error
-    if info["missing_keys"]:
-        raise ValueError(
-            f"--model {model}: its weights lack {min(info['missing_keys'])}; do they belong to its config?"
-        )
+    network = read_weights(model)
+    if hub.is_hub_id(model):
+        network.name_or_path, network.hub_commit = hub.split(model)  # an adapter names these, not a folder of a cache
     network.requires_grad_(False)
     _fuse_activations(network)
     network.config.use_cache = False
     network.eval().to(device)
+    if not looks_back_only(network):
+        raise ValueError(f"--model {model}: its tokens see later ones; give a causal language model")
     params = sum(parameter.numel() for parameter in network.parameters())
     return BaseModel(network, load_tokenizer(model), sites_of(network), params, device, separable_head(network))
 
@@ -201,22 +208,38 @@ def separable_head(network: Any) -> bool:
     head = network.get_output_embeddings()
     if head is None or network.base_model is network:
         return False
-    ids = torch.arange(4, device=network.device).view(1, 4) % network.config.vocab_size
+    ids = _four_tokens(network)
     return torch.allclose(head(network.base_model(ids).last_hidden_state), network(ids).logits)
+
+
+@torch.inference_mode()
+def looks_back_only(network: Any) -> bool:
+    """Say whether the logits of a token leave later tokens out: an encoder would be taught to copy."""
+    ids = _four_tokens(network)
+    other = ids.clone()
+    other[0, -1] = ids[0, 0]
+    change = (network(ids).logits - network(other).logits).abs()
+    return bool(change[:, :-1].max() <= 1e-3 * change[:, -1].max())
+
+
+def _four_tokens(network: Any) -> Any:
+    return torch.arange(4, device=network.device).view(1, 4) % network.config.vocab_size
 
 
 @functools.lru_cache
 def identity(model: str) -> str:
-    """Return a SHA-256 over a local model's files, or the id itself for a hub model."""
-    location = Path(resolve(model))
-    if not location.is_dir():
-        return str(model)
+    """Return a SHA-256 over a local model's files, or the id with its commit for a hub model."""
+    if hub.is_hub_id(model):
+        return model
     digest = hashlib.sha256()
-    for path in sorted(location.iterdir()):
-        if path.suffix in {".safetensors", ".bin", ".json"}:
+    for path in sorted(Path(resolve(model)).iterdir()):
+        if path.suffix in {".safetensors", ".json"}:
             digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """Return the first line of an error; of the many that ask for code of the model's own, what matters."""
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which is not run; give an architecture that Transformers has"
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -5,15 +5,17 @@ import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from trainables import texts
+
 IGNORED = -100
-LOADERS = {".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+SPLITS = ("train", "validation", "test")
 MIN_TOKENS = 16
 POOL = 8
+TEXT_CHARACTERS = 1_000_000  # a tokenizer takes a second for as many, and 200 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,13 @@ class DataSource:
 
     Args:
         dataset: ``pydoc`` (Python's language reference), a .txt, .jsonl, .csv or .parquet file, or a hub id. In a .txt
-            file each non-empty line is a text.
+            file each non-empty line is a text; of a table, a row with a null in a wanted column is left out.
         text_column: The column to learn, for tables without prompts.
         prompt_column: Column that is read but not learned; needs ``completion_column``.
         completion_column: Column that is learned.
         train_examples: Examples of the training split; likewise the other two.
-        max_length: Tokens per example. Longer texts are cut into several examples, longer completions are cut off.
+        max_length: Tokens per example. Longer texts are cut into several examples, longer completions are cut off. Of a
+            text of millions of characters, only as much as all splits together could use is read.
         split_seed: Decides which text is in which split.
     """
 
@@ -44,6 +47,14 @@ class DataSource:
     def __post_init__(self) -> None:
         if (self.prompt_column is None) != (self.completion_column is None):
             raise ValueError("--prompt-column and --completion-column go together; give both or neither")
+        for flag, column in (("--text-column", self.text_column), ("--prompt-column", self.prompt_column)):
+            if not self.has_columns and column not in {"text", None}:
+                raise ValueError(f"{flag} {column}: --dataset {self.dataset} has no columns; leave it out")
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether the data set is a table."""
+        return self.dataset != "pydoc" and texts.suffix(self.dataset) != ".txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +111,17 @@ def read_documents(source: DataSource) -> list[Document]:
         from pydoc_data.topics import topics
 
         documents = [Document("", text) for _, text in sorted(topics.items())]
-    elif source.dataset.endswith(".txt"):
-        documents = [Document("", line.strip()) for line in _read_text(source.dataset).splitlines() if line.strip()]
+    elif not source.has_columns:
+        documents = [Document("", line.strip()) for line in texts.read_text(source.dataset).splitlines()]
+    elif source.prompt_column and source.completion_column:
+        columns = {"--prompt-column": source.prompt_column, "--completion-column": source.completion_column}
+        documents = [Document(prompt, text) for prompt, text in texts.read_columns(source.dataset, columns)]
     else:
-        documents = _read_table(source)
+        columns = {"--text-column": source.text_column}
+        documents = [Document("", text) for (text,) in texts.read_columns(source.dataset, columns)]
     documents = [document for document in dict.fromkeys(documents) if document.text.strip()]
     if not documents:
-        raise ValueError(f"--dataset {source.dataset}: no text in it")
+        raise ValueError(f"--dataset {source.dataset}: no text in it; give one with some")
     return documents
 
 
@@ -131,21 +146,24 @@ def load_splits(source: DataSource, model: str) -> Splits:
     from trainables.base_model import load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    wanted = {
-        "train": source.train_examples,
-        "validation": source.validation_examples,
-        "test": source.test_examples,
-    }
-    pools = _deal(_pool(source, tokenizer, sum(wanted.values())), wanted)
-    for name, count in wanted.items():
-        if len(pools[name]) < count:
-            found = sum(map(len, pools.values()))
-            raise ValueError(
-                f"--dataset {source.dataset}: too little text, {found} examples for {sum(wanted.values())} wanted; "
-                f"lower --train-examples, --validation-examples or --test-examples, or --max-length"
-            )
+    counts = (source.train_examples, source.validation_examples, source.test_examples)
+    wanted = dict(zip(SPLITS, counts, strict=True))
+    pool = _pool(source, tokenizer, sum(wanted.values()))
+    pools = _deal(pool, wanted)
+    if any(len(pools[name]) < count for name, count in wanted.items()):
+        raise ValueError(f"--dataset {source.dataset}: {_too_little(source, pool, sum(wanted.values()))}")
     chosen = random.Random(source.split_seed)
     return Splits(**{name: tuple(chosen.sample(pools[name], count)) for name, count in wanted.items()})
+
+
+def _too_little(source: DataSource, pool: Sequence[list[Example]], wanted: int) -> str:
+    kind = "different prompts" if source.prompt_column else "texts"
+    if len(pool) < len(SPLITS):
+        return f"too little text, {len(pool)} {kind}, and none is in two splits; give {len(SPLITS)} or more"
+    return (
+        f"too little text, {sum(map(len, pool))} examples from {len(pool)} {kind} for {wanted} wanted; give more, or "
+        f"lower --train-examples, --validation-examples or --test-examples, or --max-length"
+    )
 
 
 def collate(examples: Sequence[Example], pad_id: int, device: str = "cpu") -> Batch:
@@ -171,14 +189,19 @@ def _grouped(documents: Sequence[Document]) -> list[list[Document]]:
 
 
 def _pool(source: DataSource, tokenizer: Any, wanted: int) -> list[list[Example]]:
-    """Tokenise documents in random order, a list per document, until there are ``POOL`` times the wanted examples."""
+    """Tokenise documents in random order, a list per document, until there are ``POOL`` times the wanted examples.
+
+    And as many times a text for each split: a few long ones are not to be dealt alone.
+    """
     documents = read_documents(source)
+    characters = max(TEXT_CHARACTERS, 4 * POOL * wanted * source.max_length)
     random.Random(source.split_seed).shuffle(documents)
     pool, found = [], 0
     for group in _grouped(documents):
-        pool.append([example for document in group for example in _tokenise(document, tokenizer, source.max_length)])
+        parts = (Document(document.prompt[:characters], document.text[:characters]) for document in group)
+        pool.append([example for part in parts for example in _tokenise(part, tokenizer, source.max_length)])
         found += len(pool[-1])
-        if found >= POOL * wanted:
+        if found >= POOL * wanted and len(pool) >= POOL * len(SPLITS):
             break
     return pool
 
@@ -198,7 +221,7 @@ def _tokenise(document: Document, tokenizer: Any, max_length: int) -> Iterator[E
     if not document.prompt:
         for start in range(0, len(text), max_length):
             window = tuple(text[start : start + max_length])
-            if len(window) >= MIN_TOKENS or (start == 0 and len(window) > 1):
+            if len(window) >= min(MIN_TOKENS, max_length) or (start == 0 and len(window) > 1):
                 yield Example(window, window)
         return
     prompt = tokenizer(document.prompt, verbose=False)["input_ids"]
@@ -207,47 +230,3 @@ def _tokenise(document: Document, tokenizer: Any, max_length: int) -> Iterator[E
     labels = ([IGNORED] * len(prompt) + text + end)[:max_length]
     if any(label != IGNORED for label in labels[1:]):
         yield Example(tuple(ids), tuple(labels))
-
-
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--dataset {path}: not UTF-8 at byte {error.start}; convert it first") from error
-    except OSError as error:
-        raise ValueError(f"--dataset {path}: {error.strerror or error}; give a file that can be read") from error
-
-
-def _read_table(source: DataSource) -> list[Document]:
-    """Read a table through the ``datasets`` library; only its needed columns must be there."""
-    table = _load_table(source.dataset)
-    prompt, text = source.prompt_column, source.completion_column or source.text_column
-    for flag, column in (("--prompt-column", prompt), ("--completion-column or --text-column", text)):
-        if column is not None and column not in table.column_names:
-            names = ", ".join(table.column_names)
-            raise ValueError(f"--dataset {source.dataset}: no column {column!r} ({flag}); it has {names}")
-    prompts = table[prompt] if prompt else [""] * len(table)
-    return [Document(str(p or ""), str(t)) for p, t in zip(prompts, table[text], strict=True) if t is not None]
-
-
-def _load_table(dataset: str) -> Any:
-    import datasets
-
-    suffix = Path(dataset).suffix.lower()
-    if suffix in LOADERS:
-        if not Path(dataset).is_file():
-            raise ValueError(f"--dataset {dataset}: no such file")
-        if suffix != ".parquet":
-            _read_text(dataset)  # names a file that is not UTF-8 better than the parser does
-    elif Path(dataset).exists():
-        raise ValueError(f"--dataset {dataset}: unknown kind of file; give .txt, {', '.join(LOADERS)} or a hub id")
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what matters is raised here, in one line
-    split: Literal["train"] = "train"
-    try:
-        if suffix in LOADERS:
-            return datasets.load_dataset(LOADERS[suffix], data_files=dataset, split=split)
-        return datasets.load_dataset(dataset, split=split)
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"--dataset {dataset}: cannot be read ({str(cause).splitlines()[0][:200]})") from error

@@ -9,12 +9,12 @@ import click
 import peft
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
 
-from trainables import adapters
+from trainables import adapters, hub
 from trainables.adapters import WEIGHTS, load_weights
-from trainables.base_model import load, load_tokenizer, resolve
+from trainables.base_model import load, load_tokenizer, read_weights
 
 
 def uniform(model: str, adapter: Path, output: Path) -> None:
@@ -45,6 +45,7 @@ def uniform(model: str, adapter: Path, output: Path) -> None:
     plain = peft.LoraConfig(
         task_type="CAUSAL_LM", r=rank, lora_alpha=rank, target_modules=kinds, inference_mode=True,
         fan_in_fan_out=config.fan_in_fan_out, base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.revision,
     )  # fmt: skip
     output.mkdir(parents=True)
     plain.save_pretrained(str(output))
@@ -53,7 +54,7 @@ def uniform(model: str, adapter: Path, output: Path) -> None:
 
 def merged(model: str, adapter: Path, output: Path) -> None:
     """Write the base with the adapter added to its weights, and its tokenizer: a model that needs no PEFT."""
-    base = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=torch.float32)  # merging changes it
+    base = read_weights(model)  # a new one, since merging changes it
     found: Any = PeftModel.from_pretrained(base, str(adapter))
     found.merge_and_unload().save_pretrained(str(output))
     load_tokenizer(model).save_pretrained(str(output))
@@ -83,17 +84,28 @@ def convert(run_dir: Path, form: str, output: Path) -> None:  # noqa: D103  (its
     adapter, plan = run_dir / "best_adapter", run_dir / "plan.json"
     if not adapter.is_dir() or not plan.is_file():
         raise click.ClickException(f"{run_dir}: no best_adapter and plan.json in it; give the folder of a finished run")
+    for name in ("adapter_config.json", WEIGHTS):  # PEFT would read a pickle in the place of the second
+        if not (adapter / name).is_file():
+            raise click.ClickException(f"{adapter}: no {name} in it; give the folder of a finished run")
     if output.exists():
         raise click.ClickException(f"--output {output}: exists; give a folder that does not")
-    FORMS[form](json.loads(plan.read_text(encoding="utf-8"))["model"], adapter, output)
+    FORMS[form](_base(plan), adapter, output)
     click.echo(str(output))
+
+
+def _base(plan: Path) -> str:
+    try:
+        choices = json.loads(plan.read_text(encoding="utf-8"))
+        return hub.at(choices["model"], choices.get("model_revision"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{plan}: no plan that can be read ({error}); give the folder of a finished run") from error
 
 
 def main() -> int:
     """Run the command; wrong usage is one line and exit status 2."""
     try:
         convert.main(standalone_mode=False)
-    except (click.ClickException, ValueError) as error:
+    except (click.ClickException, ValueError, OSError, SafetensorError) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         print(f"Error: {' '.join(message.split())}", file=sys.stderr)
         return 2

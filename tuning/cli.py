@@ -3,17 +3,18 @@
 import re
 import sys
 import typing
-from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from tuning.config_file import read_config
 from tuning.plan import NAME_PATTERN, SearchPlan
+from tuning.secrets import masked
 
 USAGE_ERROR, INTERRUPTED = 2, 130
+BRIEF = 120
 
 
 def options() -> list[click.Parameter]:
@@ -56,34 +57,43 @@ def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
     try:
         return SearchPlan(**choices(config, given))
     except ValidationError as error:
-        raise _usage(_one_line(error, config)) from error
+        raise _usage(_named(error, config)) from error
 
 
 def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Return what was chosen, by the command line or by its file; defaults are left out."""
-    values = _read_config(config) if config else {}
+    """Return what was chosen, by the command line or by its file; defaults are left out.
+
+    Raises:
+        click.ClickException: The file is no mapping of choices.
+    """
+    try:
+        values = read_config(config) if config is not None else {}
+    except ValueError as error:
+        raise _usage(str(error)) from error
     return values | {name: value for name, value in given.items() if value is not None and value != ()}
 
 
-def _read_config(path: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _usage(f"--config {path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise _usage(f"--config {path}: must be a mapping from names to values")
-    return values
-
-
-def _one_line(error: ValidationError, config: str | None) -> str:
+def _named(error: ValidationError, config: str | None) -> str:
     first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.replace("a valid tuple", "a list")
     if not first["loc"]:
         return message
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        return f"--config {config}: unknown key {name!r}; known: {', '.join(SearchPlan.model_fields)}"
-    return f"--{_dashed(name)} {first['input']!r}: {message}"
+        return f"--config {config}: unknown key {_brief(name)}; known: {', '.join(SearchPlan.model_fields)}"
+    return f"--{_dashed(name)} {_brief(first['input'])}: {message}"
+
+
+def _brief(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= BRIEF else f"{shown[:BRIEF]}… ({len(shown):,} characters)"
+
+
+def one_line(message: str) -> str:
+    """Return ``message`` as one printable line without passwords."""
+    line = masked(" ".join(message.split()))
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
 
 
 def _usage(message: str) -> click.ClickException:
@@ -112,7 +122,7 @@ def command(
         return pipeline.dry_run(plan) if dry_run else pipeline.search(plan)
     except ValueError as error:
         if isinstance(error, pipeline.Unusable):
-            raise _usage(" ".join(str(error).split())) from error
+            raise _usage(str(error)) from error
         raise
 
 
@@ -127,8 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(cli.main(args=arguments, prog_name="tune.py", standalone_mode=False) or 0)
     except click.ClickException as error:
-        message = " ".join(error.format_message().split())
-        print(f"Error: {message}", file=sys.stderr)
+        print(f"Error: {one_line(error.format_message())}", file=sys.stderr)
         return USAGE_ERROR
     except click.exceptions.Exit as error:
         return error.exit_code

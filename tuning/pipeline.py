@@ -1,6 +1,7 @@
 """From a plan to a finished run folder: check, train, confirm, report, and say where everything is."""
 
 import datetime
+import os
 import shlex
 import shutil
 import sys
@@ -80,14 +81,14 @@ def search(plan: SearchPlan) -> int:
     plan = plan.model_copy(update={"name": plan.name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"})
     with ExitStack() as stack:
         with _refusing():
-            if plan.run_dir.exists():
+            if os.path.lexists(plan.run_dir):
                 continued = f"--resume {plan.name} takes it up"
                 raise ValueError(f"--name {plan.name}: {plan.run_dir} exists; choose another name, or {continued}")
             known = preflight.check(plan)
             room.check(plan, known)
             dashboard = stack.enter_context(_ray(plan))
             plan, known = tuner.measured(plan, known)
-            plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
+            plan = plan.model_copy(update=known.pinned)
             facts = _facts(plan, known)
             record = _created(plan, facts)
             stack.enter_context(continuation.locked(plan.run_dir))
@@ -127,7 +128,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             room.check(plan, known, len(record.rows))
             dashboard = stack.enter_context(_ray(plan))
             plan, known = tuner.measured(plan, known)
-            plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
+            plan = plan.model_copy(update=known.pinned)
             facts = replace(facts, changes=(*facts.changes, *changes, *others))
             _note_plan(record, plan, facts, [*changes, *others])
         return _run(plan, known, record, facts, dashboard)
@@ -165,7 +166,7 @@ def _facts(plan: SearchPlan, known: Preflight, record: Record | None = None) -> 
     return Facts(
         search_id=plans[0]["search_id"] if plans else uuid.uuid4().hex,
         base_params=known.shape.params,
-        base_sha256=base_model.identity(plan.model),
+        base_sha256=base_model.identity(known.workload.model),
         budget_params=known.workload.budget.params,
         command=commands[0],
         versions=versions(),

@@ -1,22 +1,42 @@
 """Every choice a user makes. Flags, YAML and plan.json all come from ``SearchPlan``."""
 
 import re
+import unicodedata
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from strategies import STRATEGIES, RankBudget, Site
 from strategies.official import OFFICIAL
 from trainables.data import DataSource
 from trainables.spec import Workload
+from tuning.secrets import has_secret
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 BUNDLED_LEARNING_RATE = 1e-2
 USUAL_LEARNING_RATE = 2e-4
 
-Count = Annotated[int, Field(ge=1)]
+LOWEST_LEARNING_RATE, HIGHEST_LEARNING_RATE = 1e-12, 100.0
+MLFLOW_URI = r"^(https?://[^/\s]+|(sqlite|postgresql|mysql|mssql)(\+\w+)?:///?[^\s]+|databricks(-uc)?(://\S+)?$)"
+LONGEST_TEXT = 4096
+LARGEST_COUNT = 2**31  # confirmation seeds follow the search's, and NumPy takes none above 2**32
+
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _check_text(text: str) -> None:
+    if has_secret(text):
+        raise ValueError(
+            "a password in a URI would be saved and logged; leave it out and set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN, PGPASSWORD, RAY_AUTH_TOKEN or HF_TOKEN"
+        )
+    hidden = next((sign for sign in text if unicodedata.category(sign) in {"Cc", "Cs", "Zl", "Zp"}), None)
+    if hidden is not None:
+        raise ValueError(f"must be printable UTF-8 text, has the character {hidden!r}")
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken")
 
 
 class SearchPlan(BaseModel):
@@ -25,7 +45,11 @@ class SearchPlan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = Field("bundled", description="`bundled`, a local model directory or a hub id")
+    model_revision: str | None = Field(
+        None, description="Branch, tag or commit of a hub model; the commit is saved (default: the main branch)"
+    )
     dataset: str = Field("pydoc", description="`pydoc`, a .txt, .jsonl, .csv or .parquet file, or a hub id")
+    dataset_revision: str | None = Field(None, description="The same of a hub data set")
     corpus_sha256: str | None = Field(None, description="Digest of all texts; a search on other texts is refused")
     text_column: str = Field("text", description="Column with the text to learn")
     prompt_column: str | None = Field(None, description="Column that is read but not learned")
@@ -34,14 +58,14 @@ class SearchPlan(BaseModel):
     validation_examples: Count = Field(100, description="Examples that the search compares on")
     test_examples: Count = Field(100, description="Examples that the search never decides by")
     max_length: Annotated[int, Field(ge=2)] = Field(128, description="Tokens per example")
-    epochs: Positive = Field(3.0, description="Passes over the training split")
+    epochs: Annotated[float, Field(gt=0, le=1e6)] = Field(3.0, description="Passes over the training split")
     batch_size: Count = Field(8, description="Examples per optimizer step")
     budget: Count | None = Field(None, description="Trainable parameters a trial may spend")
     budget_rank: Count | None = Field(None, description="Budget as the rank of plain LoRA of the same cost (default 2)")
     strategies: tuple[str, ...] = Field(tuple(STRATEGIES), description="Strategies to compare; repeat the flag")
     official: bool = Field(False, description="Train the five experiments of the seed report instead of searching")
     num_samples: Count = Field(20, description="Trials, the same number for every strategy, give or take one")
-    confirm_seeds: Annotated[int, Field(ge=0)] = Field(
+    confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = Field(
         3, description="Fresh seeds from which the best of each strategy is trained again for the verdict; 0 gives none"
     )
     margin: Positive = Field(0.01, description="Difference in test loss that does not matter, in nats per token")
@@ -60,23 +84,42 @@ class SearchPlan(BaseModel):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout before A")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's weight decay")
     clip_norm: Positive = Field(1.0, description="Largest gradient norm")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the search, the adapters and the data order")
+    seed: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] = Field(
+        0, description="Seed of the search, the adapters and the data order"
+    )
     isolation: Literal["process", "packed"] = Field(
         "packed", description="`packed`: trials of a device share one base; `process`: a model for each trial"
     )
     pack_size: Count | None = Field(
         None, description="Trials that share a base (default: 1 on CPU; on a GPU what fits, measured, at most 16)"
     )
-    cpus_per_trial: Positive = Field(1.0, description="CPUs per trial, or of a pack; PyTorch gets as many threads")
-    gpus_per_trial: Annotated[float, Field(ge=0)] = Field(
+    cpus_per_trial: Annotated[float, Field(gt=0, le=10_000)] = Field(
+        1.0, description="CPUs per trial, or of a pack; PyTorch gets as many threads"
+    )
+    gpus_per_trial: Annotated[float, Field(ge=0, le=10_000)] = Field(
         0.0, description="GPUs per trial, fractions allowed; packed, 1 is a GPU for each pack"
     )
     max_concurrent_trials: Count | None = Field(None, description="Trials at once (default: what the resources allow)")
-    max_failures: Annotated[int, Field(ge=0)] = Field(2, description="Restarts of a trial whose process dies")
+    max_failures: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] = Field(
+        2, description="Restarts of a trial whose process dies"
+    )
     ray_address: str | None = Field(None, description="Ray to join (default: start one for this search)")
     mlflow_uri: str | None = Field(None, description="MLflow server (default: SQLite in the runs folder)")
     runs_dir: str = Field("runs", description="Folder of all runs")
     name: str | None = Field(None, description="Name of the run folder (default: date and time)")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what would pass for something else: yes for 1, a password in a URI, characters that do not show."""
+        if isinstance(value, bool) and info.field_name != "official":
+            raise ValueError("must be a number or text, not yes or no")
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str):
+                _check_text(text)
+                if not text.strip():
+                    raise ValueError("must not be empty; leave it out for its default")
+        return value
 
     @field_validator("strategies")
     @classmethod
@@ -100,6 +143,7 @@ class SearchPlan(BaseModel):
         if self.budget is not None and self.budget_rank is not None:
             raise ValueError("--budget and --budget-rank are two ways to say one thing; give one")
         self.data_source()
+        self._check_ranges()
         if self.isolation == "packed" and self.gpus_per_trial > 1:
             raise ValueError(f"--gpus-per-trial {self.gpus_per_trial:g}: a pack trains on one GPU; give at most 1")
         share = self.gpus_per_trial if 0 < self.gpus_per_trial < 1 else None
@@ -109,6 +153,25 @@ class SearchPlan(BaseModel):
                 f"must be 1; give one of them"
             )
         return self
+
+    def _check_ranges(self) -> None:
+        low = self.centre_learning_rate / self.learning_rate_factor
+        high = self.centre_learning_rate * self.learning_rate_factor
+        if not (low >= LOWEST_LEARNING_RATE and high < HIGHEST_LEARNING_RATE):
+            raise ValueError(
+                f"--learning-rate {self.centre_learning_rate:g} with --learning-rate-factor "
+                f"{self.learning_rate_factor:g}: the range is {low:g} to {high:g}; keep it within "
+                f"{LOWEST_LEARNING_RATE:g} to {HIGHEST_LEARNING_RATE:g}"
+            )
+        if self.batch_size > self.train_examples:
+            raise ValueError(
+                f"--batch-size {self.batch_size}: more than --train-examples {self.train_examples}; lower it"
+            )
+        if self.mlflow_uri is not None and not re.match(MLFLOW_URI, self.mlflow_uri):
+            raise ValueError(
+                f"--mlflow-uri {self.mlflow_uri}: must be as http://HOST:5000, https://..., sqlite:///..., "
+                f"postgresql://..., mysql://... or mssql://..., or databricks"
+            )
 
     @property
     def centre_learning_rate(self) -> float:
@@ -166,7 +229,10 @@ class SearchPlan(BaseModel):
             ValueError: It buys no rank at all on this model.
         """
         if self.budget is None:
-            return RankBudget.like_uniform(self.budget_rank or 2, sites)
+            try:
+                return RankBudget.like_uniform(self.budget_rank or 2, sites)
+            except ValueError as error:
+                raise ValueError(f"--budget-rank {self.budget_rank}: {error}; lower it") from error
         cheapest = min(site.cost for site in sites)
         if self.budget < cheapest:
             raise ValueError(f"--budget {self.budget} is too small for any rank: one unit costs at least {cheapest}")

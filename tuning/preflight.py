@@ -1,10 +1,13 @@
 """What can be known before anything is trained or written: sizes, splits, first allocations."""
 
-from dataclasses import dataclass
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from strategies import STRATEGIES, RankAllocation, allocate
 from strategies.official import OFFICIAL
-from trainables import base_model, data
+from trainables import base_model, data, hub, model_files
 from trainables.base_model import Shape
 from trainables.spec import Workload
 from tuning.plan import SearchPlan
@@ -31,6 +34,15 @@ class Preflight:
         """Whether something must be measured before the first trial."""
         return None in self.allocations.values()
 
+    @property
+    def pinned(self) -> dict[str, str | None]:
+        """What a saved plan adds to the choices, so that the same model and texts are used when it is repeated."""
+        return {
+            "corpus_sha256": self.corpus_sha256,
+            "model_revision": hub.split(self.workload.model)[1],
+            "dataset_revision": hub.split(self.workload.data.dataset)[1],
+        }
+
     def token_estimate(self, trials: int) -> int:
         """Tokens computed at most, evaluations included, if no trial stops early."""
         source, workload = self.workload.data, self.workload
@@ -45,11 +57,16 @@ def check(plan: SearchPlan) -> Preflight:
     Raises:
         ValueError: Names what is wrong with the model, the data or the budget.
     """
-    shape = base_model.shape_of(plan.model)
-    base_model.check_weights(plan.model)
+    _check_folder(plan)
+    model = hub.pinned("model", plan.model, plan.model_revision)
+    dataset = hub.pinned("dataset", plan.dataset, plan.dataset_revision)
+    shape = base_model.shape_of(model)
+    if model_files.check_weights(model):
+        base_model.check_fit(model)
     if plan.max_length > shape.context:
         raise ValueError(f"--max-length {plan.max_length}: the model's context is {shape.context} tokens")
     workload = plan.workload(plan.rank_budget(shape.sites))
+    workload = replace(workload, model=model, data=replace(workload.data, dataset=dataset))
     digest = data.corpus_sha256(data.read_documents(workload.data))
     if plan.corpus_sha256 not in {None, digest}:
         raise ValueError(f"--corpus-sha256 {plan.corpus_sha256}: the texts of {plan.dataset} have {digest}")
@@ -65,6 +82,24 @@ def check(plan: SearchPlan) -> Preflight:
     else:
         allocations = {name: _first(name, shape, workload) for name in plan.strategies}
     return Preflight(shape, workload, digest, allocations)
+
+
+def _check_folder(plan: SearchPlan) -> None:
+    """Try whether the runs folder can be made and written to, and leave nothing there."""
+    there = os.path.abspath(plan.runs_dir)
+    try:
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there):
+            raise ValueError(f"--runs-dir {plan.runs_dir}: {there} is not a folder; give one that is or can be made")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+        if any(len(os.fsencode(part)) > os.pathconf(there, "PC_NAME_MAX") for part in Path(plan.runs_dir).parts):
+            raise ValueError(f"--runs-dir {plan.runs_dir}: a name in it is too long for the disk; give a shorter one")
+    except OSError as error:
+        raise ValueError(
+            f"--runs-dir {plan.runs_dir}: {error.strerror}; give a folder that can be written to"
+        ) from error
 
 
 def _first(name: str, shape: Shape, workload: Workload) -> RankAllocation | None:

@@ -285,5 +285,13 @@ def _stop(message: str, code: int) -> None:
     raise SystemExit(code)
 
 
+def command() -> None:
+    """Run the command; wrong usage is one line and exit status 2."""
+    try:
+        main.main(standalone_mode=False)
+    except click.ClickException as error:
+        _stop(" ".join(error.format_message().split()), USAGE_ERROR)
+
+
 if __name__ == "__main__":
-    main()
+    command()

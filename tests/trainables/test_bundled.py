@@ -6,8 +6,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from strategies import RankBudget
-from trainables.base_model import BUNDLED, load, load_tokenizer, shape_of
+from trainables.base_model import load, load_tokenizer, shape_of
 from trainables.data import DataSource
+from trainables.model_files import BUNDLED
 from trainables.session import SoloSession
 from trainables.spec import TrialSpec, Workload
 

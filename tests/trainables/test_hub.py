@@ -1,0 +1,88 @@
+"""Hub ids on a cache of the hub's own layout, as a machine without a network has it."""
+
+import json
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from trainables import hub, model_files
+from trainables.base_model import identity, load, shape_of
+from trainables.data import DataSource, read_documents
+from trainables.texts import HUB_FILES
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache with two commits of a data set; ``main`` is the newer, the tag ``v1`` the older."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for commit in (OLD, NEW):
+        folder = tmp_path / "datasets--org--texts" / "snapshots" / commit
+        folder.mkdir(parents=True)
+        (folder / "train.jsonl").write_text(json.dumps({"text": f"text of {commit[0]}"}))
+    refer(tmp_path / "datasets--org--texts", main=NEW, v1=OLD)
+    return tmp_path
+
+
+def refer(repo: Path, **commits: str) -> None:
+    (repo / "refs").mkdir(exist_ok=True)
+    for name, commit in commits.items():
+        (repo / "refs" / name).write_text(commit)
+
+
+def save(cache: Path, name: str, commit: str, model: Path) -> Path:
+    repo = cache / f"models--org--{name}"
+    shutil.copytree(model, repo / "snapshots" / commit)
+    refer(repo, main=commit)
+    return repo / "snapshots" / commit
+
+
+def test_a_revision_is_looked_up_once_and_its_commit_used_whatever_becomes_of_it(cache):
+    assert hub.pinned("dataset", "org/texts", None) == f"org/texts@{NEW}"
+    old = hub.pinned("dataset", "org/texts", "v1")
+    assert old == f"org/texts@{OLD}"
+    refer(cache / "datasets--org--texts", v1=NEW)
+    assert [document.text for document in read_documents(DataSource(dataset=old))] == ["text of a"]
+    assert hub.pinned("dataset", "org/texts", OLD) == old
+
+
+def test_what_is_on_disk_or_built_in_has_no_revision(tiny_gpt2):
+    assert hub.pinned("model", "bundled", None) == "bundled"
+    assert hub.pinned("model", str(tiny_gpt2), None) == str(tiny_gpt2)
+    for name in ("bundled", str(tiny_gpt2), "x/y/z", "table.jsonl"):
+        with pytest.raises(ValueError, match=r"--model-revision v1: .* leave it out"):
+            hub.pinned("model", name, "v1")
+
+
+def test_a_revision_that_does_not_exist_is_named(cache):
+    with pytest.raises(ValueError, match="--dataset org/texts --dataset-revision v2: nothing of that name"):
+        hub.pinned("dataset", "org/texts", "v2")
+
+
+def test_a_hub_model_loads_from_its_commit_and_an_adapter_names_it(cache, tiny_gpt2):
+    save(cache, "tiny", OLD, tiny_gpt2)
+    model = hub.pinned("model", "org/tiny", None)
+    assert model == f"org/tiny@{OLD}"
+    assert model_files.check_weights(model)
+    assert shape_of(model) == shape_of(str(tiny_gpt2))
+    network = load(model).model
+    assert (network.name_or_path, network.hub_commit) == ("org/tiny", OLD)
+    assert identity(model) == model
+
+
+def test_a_hub_model_of_pickles_is_refused_and_nothing_is_converted(cache, tiny_gpt2):
+    folder = save(cache, "old", OLD, tiny_gpt2)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="is a pickle"):
+        model_files.check_weights(f"org/old@{OLD}")
+    with pytest.raises(ValueError, match="do not load"):
+        load(f"org/old@{OLD}")
+
+
+def test_of_a_hub_data_set_nothing_is_fetched_that_could_run(cache):
+    assert not [name for name in ("data.pkl", "load.py", "x.tar", "x.npy") for p in HUB_FILES if fnmatch(name, p)]
+    with pytest.raises(ValueError, match="org/absent"):
+        read_documents(DataSource(dataset=f"org/absent@{OLD}"))

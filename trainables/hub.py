@@ -1,0 +1,90 @@
+"""Hub ids: a commit is looked up once, as ``ORG/NAME@COMMIT``, and every process reads the files of that commit."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import resolve_revision, snapshot_download
+from huggingface_hub.errors import DryRunError, HTTPError, RevisionResolutionError  # type: ignore[attr-defined]
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+BUILT_IN = ("bundled", "pydoc")
+LONGEST = 96
+FILE_NAME = re.compile(r"(?i)\.(txt|jsonl?|csv|tsv|parquet|arrow|xlsx?|pkl|gz|zip|zst)$")
+
+
+def is_hub_id(name: str) -> bool:
+    """Say whether ``name``, without its commit, is written as a hub id and is nothing on this machine's disk."""
+    repo, _ = split(name)
+    written = HUB_ID.fullmatch(repo) is not None and len(repo) <= LONGEST and not FILE_NAME.search(repo)
+    return written and repo not in BUILT_IN and not os.path.exists(name)
+
+
+def split(reference: str) -> tuple[str, str | None]:
+    """Return the id and the commit, or None, of ``ORG/NAME`` or ``ORG/NAME@COMMIT``."""
+    repo, _, commit = reference.partition("@")
+    return repo, commit or None
+
+
+def at(repo: str, commit: str | None) -> str:
+    """Return ``ORG/NAME@COMMIT``, or the name as it is if there is no commit."""
+    return f"{repo}@{commit}" if commit else repo
+
+
+def pinned(flag: str, repo: str, revision: str | None) -> str:
+    """Return ``ORG/NAME@COMMIT`` for a hub id, and anything else as it is.
+
+    Args:
+        flag: ``model`` or ``dataset``, for messages and as the kind of the repository.
+        repo: The flag's value.
+        revision: Branch, tag or commit; the default branch if None.
+
+    Raises:
+        ValueError: There is no such revision, or a revision of something that has none.
+    """
+    if not is_hub_id(repo):
+        if revision is not None:
+            raise ValueError(f"--{flag}-revision {revision}: --{flag} {repo} is no hub id and has none; leave it out")
+        return repo
+    try:
+        return f"{repo}@{resolve_revision(repo, repo_type=flag, revision=revision).resolved}"
+    except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
+        raise ValueError(_absent(flag, repo, revision, error)) from error
+
+
+def folder(flag: str, reference: str, patterns: Sequence[str]) -> Path:
+    """Return a folder with those files of a commit that match ``patterns``; what is not there yet is downloaded.
+
+    Raises:
+        ValueError: They cannot be had.
+    """
+    repo, commit = split(reference)
+    try:
+        return Path(snapshot_download(repo, repo_type=flag, revision=commit, allow_patterns=list(patterns)))
+    except (OSError, ValueError, HTTPError) as error:
+        raise ValueError(_absent(flag, repo, commit, error)) from error
+
+
+def file_names(flag: str, reference: str) -> set[str]:
+    """Return what files a commit has, here or on the hub; without the hub, those that are here.
+
+    Raises:
+        ValueError: That cannot be found out.
+    """
+    repo, commit = split(reference)
+    try:
+        return {file.filename for file in snapshot_download(repo, repo_type=flag, revision=commit, dry_run=True)}
+    except DryRunError:
+        return {path.name for path in folder(flag, reference, ()).iterdir()}
+    except (OSError, ValueError, HTTPError) as error:
+        raise ValueError(_absent(flag, repo, commit, error)) from error
+
+
+def _absent(flag: str, repo: str, revision: str | None, error: Exception) -> str:
+    at = f" --{flag}-revision {revision}" if revision else ""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:250]
+    return (
+        f"--{flag} {repo}{at}: nothing of that name here, and not to be had from the hub ({reason}); give a path or a "
+        f"hub id, and HF_TOKEN for a private one"
+    )
