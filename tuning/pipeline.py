@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from analysis.publish import publish
 from analysis.rows import ResultRow, write_rows
 from trainables.shrink import shrink_curve
 from trainables.spec import Workload
-from tuning import artifacts, preflight, summary, tracking
+from tuning import artifacts, nodes, preflight, summary, tracking
 from tuning import search as tuner
 from tuning.confirm import PHASE, confirmations, controls, most_confirmations
 from tuning.fixed import FixedSearch
@@ -48,6 +49,7 @@ class Facts:
     command: str
     versions: dict[str, str]
     engine: str
+    search_id: str
     resource_events: tuple[str, ...] = ()
     importance: dict[str, dict[str, float]] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, float]] = ()
@@ -96,30 +98,39 @@ def search(plan: SearchPlan) -> int:
     named = plan.model_copy(update={"name": plan.name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"})
     if named.run_dir.exists():
         raise Unusable(f"--name {named.name}: {named.run_dir} exists; choose another name or remove it")
-    known = checked(named)
+    known, search_id = checked(named), uuid.uuid4().hex
     try:
-        with tuner.ray_for(named) as dashboard:
+        with tuner.ray_for(named, search_id) as dashboard:
+            if named.ray_address is not None:
+                nodes.check(named, known.workload)
             click.echo(f"Ray dashboard, while this search runs: http://{dashboard}")
             if gpus := tuner.unused_gpus(named):
                 click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
-            return _run(*tuner.measured(named, known), dashboard)
+            return _run(*tuner.measured(named, known), dashboard, search_id)
     except ValueError as error:
         if not named.run_dir.exists():
             raise Unusable(str(error)) from error
         raise
 
 
-def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str) -> int:
+def _run(plan: SearchPlan, known: preflight.Preflight, dashboard: str, search_id: str) -> int:
     plan = plan.model_copy(update={"corpus_sha256": known.corpus_sha256})
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
-    facts = Facts(known.shape.params, known.workload.budget.params, shlex.join(sys.argv), versions, plan.engine)
+    facts = Facts(
+        known.shape.params, known.workload.budget.params, shlex.join(sys.argv), versions, plan.engine, search_id
+    )
     saved = plan.model_dump(mode="json")
-    plan.run_dir.mkdir(parents=True)
+    try:
+        plan.run_dir.mkdir(parents=True)
+    except FileExistsError as error:
+        raise Unusable(
+            f"--name {plan.name}: another search has just made {plan.run_dir}; choose another name"
+        ) from error
     (plan.run_dir / "plan.json").write_text(json.dumps(saved, indent=2) + "\n")
     facts.save(plan.run_dir)
     if known.workload.evidence:
         (plan.run_dir / "evidence.json").write_text(json.dumps(known.workload.evidence, indent=1) + "\n")
-    sink = tracking.Sink(plan.run_dir, summary.tracking_uri(plan), summary.artifact_uri(plan))
+    sink = tracking.Sink(plan.run_dir, summary.tracking_uri(plan), summary.artifact_uri(plan), search_id)
     sink.put(
         "start", tracking.PARENT, name=plan.name, time_ms=tracking.now_ms(),
         params={key: value for key, value in saved.items() if value is not None},

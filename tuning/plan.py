@@ -74,6 +74,9 @@ class SearchPlan(BaseModel):
     max_concurrent_trials: Count | None = Field(None, description="Trials at once (default: what the resources allow)")
     max_failures: Annotated[int, Field(ge=0)] = Field(2, description="Restarts of a trial whose process dies")
     ray_address: str | None = Field(None, description="Ray to join (default: start one for this search)")
+    dashboard_host: str = Field(
+        "127.0.0.1", description="Where a Ray that this search starts has its dashboard; beyond this machine: by token"
+    )
     mlflow_uri: str | None = Field(None, description="MLflow server (default: SQLite in the runs folder)")
     runs_dir: str = Field("runs", description="Folder of all runs")
     name: str | None = Field(None, description="Name of the run folder (default: date and time)")

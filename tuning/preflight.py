@@ -1,6 +1,6 @@
 """What can be known before anything is trained or written: sizes, splits, first allocations."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from strategies import STRATEGIES, RankAllocation, allocate
 from strategies.official import OFFICIAL
@@ -60,6 +60,9 @@ def check(plan: SearchPlan) -> Preflight:
             f"--model {plan.model}: its tokenizer makes id {largest}, its embedding has {shape.vocabulary}; "
             f"give the tokenizer that belongs to the model"
         )
+    # a process elsewhere may have another working directory, other files, or none
+    here = plan.model if plan.model == "bundled" else base_model.resolve(plan.model)
+    workload = replace(workload, model=here, base=base_model.identity(here), splits=splits)
     if plan.official:
         allocations: dict[str, RankAllocation | None] = {item.name: item.allocation(shape.sites) for item in OFFICIAL}
     else:

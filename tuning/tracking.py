@@ -109,15 +109,16 @@ class Sink:
     """Takes events without ever blocking; a thread carries them to MLflow.
 
     Args:
-        run_dir: Where the spool lies; its name identifies the search.
+        run_dir: Where the spool lies.
         uri: MLflow's tracking URI.
         artifacts: Where a local MLflow keeps artifacts; None for a server, which decides itself.
+        search: Identifies the search on a server that others use, too.
     """
 
-    def __init__(self, run_dir: Path, uri: str, artifacts: str | None) -> None:
+    def __init__(self, run_dir: Path, uri: str, artifacts: str | None, search: str) -> None:
         self.run_dir, self.uri = run_dir, uri
         self.spool = (run_dir / SPOOL).open("a", encoding="utf-8")
-        _write_state(run_dir, {"done_bytes": 0, "uri": uri, "artifacts": artifacts})
+        _write_state(run_dir, {"done_bytes": 0, "uri": uri, "artifacts": artifacts, "search": search})
         self.wake, self.closing = threading.Event(), threading.Event()
         self.problem: str | None = None
         self.thread = threading.Thread(target=self._carry, name="mlflow-sink", daemon=True)
@@ -166,12 +167,12 @@ def replay(run_dir: Path) -> int:
         Exception: What MLflow raised at the first event that did not arrive; the ones before it are remembered as done.
     """
     state = json.loads((run_dir / STATE).read_text())
-    key, carried = (state["uri"], run_dir.name), 0
+    key, carried = (state["uri"], state["search"]), 0
     with (run_dir / SPOOL).open("rb") as spool:
         spool.seek(state["done_bytes"])
         while (line := spool.readline()).endswith(b"\n"):
             if key not in _carriers:
-                _carriers[key] = Carrier(state["uri"], state["artifacts"], run_dir.name)
+                _carriers[key] = Carrier(state["uri"], state["artifacts"], state["search"])
             _carriers[key].apply(json.loads(line))
             state["done_bytes"] += len(line)
             _write_state(run_dir, state)

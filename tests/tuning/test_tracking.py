@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -20,18 +21,22 @@ def store(finished):
     """(client, parent, children) of the finished search."""
     client = MlflowClient(tracking_uri=f"sqlite:///{finished[1].parent}/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    mine = [run for run in found if run.data.tags["rank_search.trial_id"].startswith("first/")]
+    mine = [run for run in found if run.data.tags["rank_search.trial_id"].startswith(f"{search_id(finished)}/")]
     (parent,) = [run for run in mine if "mlflow.parentRunId" not in run.data.tags]
     return client, parent, [run for run in mine if run is not parent]
 
 
+def search_id(finished):
+    return json.loads((finished[1] / "facts.json").read_text())["search_id"]
+
+
 def test_a_search_is_one_parent_with_a_child_per_trial(store, finished):
     _, parent, children = store
-    rows = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}
+    rows, search = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}, search_id(finished)
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
-    assert {child.data.tags["rank_search.trial_id"] for child in children} == {f"first/{id_}" for id_ in rows}
+    assert {child.data.tags["rank_search.trial_id"] for child in children} == {f"{search}/{id_}" for id_ in rows}
     for child in children:
-        row = rows[child.data.tags["rank_search.trial_id"].removeprefix("first/")]
+        row = rows[child.data.tags["rank_search.trial_id"].removeprefix(f"{search}/")]
         assert child.info.run_name == row.experiment_name
         assert child.data.tags["status"] == row.status
         assert child.data.tags["strategy"] == row.strategy
@@ -45,7 +50,7 @@ def test_metrics_have_their_steps(store, finished):
     client, _, children = store
     rows = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}
     for child in children:
-        row = rows[child.data.tags["rank_search.trial_id"].removeprefix("first/")]
+        row = rows[child.data.tags["rank_search.trial_id"].removeprefix(f"{search_id(finished)}/")]
         for name in ("train_loss", "eval_loss"):
             history = client.get_metric_history(child.info.run_id, name)
             assert [(m.step, m.value) for m in history] == [
@@ -120,7 +125,7 @@ def test_what_an_absent_server_missed_is_replayed_once_it_is_there(tmp_path, ser
     port = _free_port()
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    sink = Sink(run_dir, f"http://127.0.0.1:{port}", None)
+    sink = Sink(run_dir, f"http://127.0.0.1:{port}", None, "s1")
     began = time.monotonic()
     _events(Tracking(sink))
     assert time.monotonic() - began < 0.5
@@ -148,7 +153,7 @@ def test_a_replay_that_was_cut_off_makes_no_second_run(tmp_path):
         run_dir = tmp_path / "run"
         run_dir.mkdir(exist_ok=True)
         (run_dir / "mlflow-spool.jsonl").unlink(missing_ok=True)
-        sink = Sink(run_dir, uri, (tmp_path / "files").as_uri())
+        sink = Sink(run_dir, uri, (tmp_path / "files").as_uri(), "s1")
         _events(Tracking(sink))
         assert sink.close(60)
     client = MlflowClient(tracking_uri=uri)
