@@ -11,6 +11,7 @@ from pathlib import Path
 from ray._private import ray_constants
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+HOW = f"set {MODE}=token and put it into ~/.ray/auth_token, or give {TOKEN_PATH}"
 
 
 def is_loopback(host: str) -> bool:

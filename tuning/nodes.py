@@ -17,6 +17,7 @@ from tuning import access
 from tuning.plan import SearchPlan
 
 PATIENCE_SECONDS = 600.0
+LISTENS_HERE = {"127.0.0.1", "::1"}  # a node of any other address listens on every network card
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def check(plan: SearchPlan, workload: Workload) -> None:
     probe.touch()
     try:
         for node, view in _ask(plan, str(probe), workload.model):
-            _judge(plan, workload, node["NodeManagerAddress"], view)
+            judge(plan, workload, node["NodeManagerAddress"], view)
     finally:
         probe.unlink()
 
@@ -99,8 +100,13 @@ def _view(plan: SearchPlan, node: Mapping[str, Any], answer: Any) -> View | None
     return view
 
 
-def _judge(plan: SearchPlan, workload: Workload, address: str, view: View) -> None:
-    if not view.token and not access.is_loopback(address):
+def judge(plan: SearchPlan, workload: Workload, address: str, view: View) -> None:
+    """Refuse a node that is not as the search needs it.
+
+    Raises:
+        ValueError: Names the node, the flag and the value, and what would be right.
+    """
+    if not view.token and address not in LISTENS_HERE:
         raise ValueError(
             f"--ray-address {plan.ray_address}: node {address} can be reached from other machines and asks for no "
             f"token; start every node with {access.MODE}=token and the same token"

@@ -77,7 +77,9 @@ class SearchPlan(BaseModel):
     dashboard_host: str = Field(
         "127.0.0.1", description="Where a Ray that this search starts has its dashboard; beyond this machine: by token"
     )
-    mlflow_uri: str | None = Field(None, description="MLflow server (default: SQLite in the runs folder)")
+    mlflow_uri: str | None = Field(
+        None, description="MLflow server (default: MLFLOW_TRACKING_URI, else SQLite in the runs folder)"
+    )
     runs_dir: str = Field("runs", description="Folder of all runs")
     name: str | None = Field(None, description="Name of the run folder (default: date and time)")
 

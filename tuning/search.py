@@ -88,12 +88,12 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
     try:
         return ray.init(address=plan.ray_address, **common)
     except ray.exceptions.AuthenticationError as error:
-        raise ValueError(
-            f"--ray-address {plan.ray_address}: the Ray there wants a token; set {access.MODE}=token and give its "
-            f"token as {access.TOKEN_PATH} or ~/.ray/auth_token"
-        ) from error
+        raise ValueError(f"--ray-address {plan.ray_address}: the Ray there has another token ({access.HOW})") from error
     except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"--ray-address {plan.ray_address}: no Ray answers there ({error})") from error
+        # a Ray that wants a token gives no answer to those who show none
+        raise ValueError(
+            f"--ray-address {plan.ray_address}: no Ray answers there ({error}); if it wants a token: {access.HOW}"
+        ) from error
 
 
 def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:
