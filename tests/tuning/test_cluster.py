@@ -6,7 +6,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tuning import summary
+from trainables.base_model import identity
+from tuning import pipeline, preflight, summary
 from tuning.cli import options, resolve_plan
 from tuning.plan import SearchPlan
 
@@ -109,3 +110,27 @@ def test_mlflows_address_may_come_from_the_environment(monkeypatch):
     assert summary.tracking_uri(SearchPlan(mlflow_uri="http://other:5000")) == "http://other:5000"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert summary.tracking_uri(SearchPlan(runs_dir="/runs")) == "sqlite:////runs/mlflow.db"
+
+
+def test_a_folder_that_another_search_made_in_the_meantime_is_left_alone(tiny_gpt2, tiny_text, tmp_path):
+    plan = SearchPlan(
+        model=str(tiny_gpt2), dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8,
+        max_length=32, runs_dir=str(tmp_path), name="same",
+    )  # fmt: skip
+    known = preflight.check(plan)
+    plan.run_dir.mkdir()
+    with pytest.raises(pipeline.Unusable, match="--name same: another search has just made"):
+        pipeline._run(plan, known, "", "id")
+    assert list(plan.run_dir.iterdir()) == []
+
+
+def test_examples_travel_with_the_workload_and_the_base_is_named_by_its_digest(tiny_gpt2, tiny_text, monkeypatch):
+    monkeypatch.chdir(tiny_gpt2.parent)
+    plan = SearchPlan(
+        model=f"./{tiny_gpt2.name}", dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8,
+        max_length=32,
+    )  # fmt: skip
+    workload = preflight.check(plan).workload
+    assert workload.model == str(tiny_gpt2)
+    assert workload.base == identity(str(tiny_gpt2))
+    assert len(workload.splits.train) == 16
