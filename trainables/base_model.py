@@ -234,8 +234,13 @@ def identity(model: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(resolve(model)).iterdir()):
         if path.suffix in {".safetensors", ".json"}:
-            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+            digest.update(path.name.encode() + _sha256(path))
     return digest.hexdigest()
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:  # a shard may be larger than the memory that is left
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _reason(error: Exception) -> str:

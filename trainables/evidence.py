@@ -10,9 +10,10 @@ import torch
 
 from strategies.base import Evidence, Site
 from strategies.empirical import EVIDENCE_KINDS
-from trainables.base_model import identity, load
-from trainables.data import Batch, collate, load_splits
+from trainables.base_model import identity
+from trainables.data import Batch, collate
 from trainables.finetune import token_losses
+from trainables.inputs import base_of, splits_of
 from trainables.spec import Workload
 
 BATCHES = 4
@@ -42,8 +43,8 @@ def measure(workload: Workload) -> Evidence:
         here it is the mean of products, so that no second copy of the gradients is kept. Fisher: FIM-LoRA
         (arXiv 2605.16800).
     """
-    base = load(workload.model, workload.device)
-    train = load_splits(workload.data, workload.model).train
+    base = base_of(workload)
+    train = splits_of(workload).train
     size = workload.batch_size
     chunks = [train[start : start + size] for start in range(0, min(len(train), BATCHES * size), size)]
     batches = [collate(chunk, base.pad_id, base.device) for chunk in chunks]

@@ -24,7 +24,7 @@ def slots_that_fit(workload: Workload, most: int = MOST) -> int:
     Returns:
         Trials that keep within ``SHARE`` of the device's memory that nobody else uses; at least 1.
     """
-    pack = Pack(workload.model, workload.data, workload.device, workload.batch_size)
+    pack = Pack.of(workload, workload.batch_size)
     train = pack.splits.train
     longest = sorted(range(len(train)), key=lambda index: -len(train[index].input_ids))[: workload.batch_size]
     spec = TrialSpec.from_config({"strategy": "baseline", "learning_rate": 1e-6})

@@ -35,7 +35,7 @@ class Host:
 
         self.workload: Workload = ray.get(workload[0])
         torch.set_num_threads(self.workload.threads)
-        pack = Pack(self.workload.model, self.workload.data, self.workload.device, self.workload.micro_batch)
+        pack = Pack.of(self.workload, self.workload.micro_batch)
         self.conductor = Conductor(pack)
         self.sessions: dict[str, PackedSession] = {}
         self.guests: dict[int, int] = {}

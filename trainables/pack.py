@@ -15,6 +15,7 @@ from trainables import adapters
 from trainables.base_model import BaseModel, load
 from trainables.data import DataSource, Example, Splits, collate, load_splits
 from trainables.finetune import Diverged, autocast, token_losses
+from trainables.inputs import base_of, splits_of
 from trainables.learner import Learner
 from trainables.prefix import FrozenPrefix
 from trainables.spec import TrialSpec, Workload
@@ -74,19 +75,32 @@ class Pack:
         data: What the trials read.
         device: ``cpu`` or ``cuda``.
         micro_batch: Rows of a trial in one pass; every trial's batch size must be a multiple of it.
+        splits: The examples, if they are at hand already.
 
     ``room`` is how many trials fit into one pass, as far as is known, and ``resource_events`` how it became known.
     """
 
-    def __init__(self, model: str, data: DataSource, device: str, micro_batch: int) -> None:
+    def __init__(
+        self, model: str, data: DataSource, device: str, micro_batch: int, splits: Splits | None = None
+    ) -> None:
         self.base: BaseModel = load(model, device)
-        self.splits: Splits = load_splits(data, model)
+        self.splits: Splits = splits or load_splits(data, model)
         self.device, self.micro_batch = device, micro_batch
         self.prefix = FrozenPrefix(self.base.model, self.base.sites, self.base.pad_id, device)
         self.room = sys.maxsize
         self.resource_events: list[str] = []
         self._stacks: dict[tuple[Slot, ...], Stack] = {}
         self._training = False
+
+    @classmethod
+    def of(cls, workload: Workload, micro_batch: int) -> "Pack":
+        """Return a pack over what a workload trains on.
+
+        Raises:
+            ValueError: The base that is here is not the one that was planned.
+        """
+        base_of(workload)
+        return cls(workload.model, workload.data, workload.device, micro_batch, splits_of(workload))
 
     def admit(self, workload: Workload, spec: TrialSpec) -> Slot:
         """Make a slot for a trial; nothing of its neighbours changes.

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trainables import adapters
-from trainables.base_model import BaseModel, load
-from trainables.data import Splits, collate, load_splits
+from trainables.base_model import BaseModel
+from trainables.data import Splits, collate
 from trainables.finetune import Diverged, autocast, evaluate, rng_state, set_rng_state, token_losses
+from trainables.inputs import base_of, splits_of
 from trainables.learner import Learner, StepReport
 from trainables.spec import TrialSpec, Workload
 
@@ -84,8 +85,8 @@ class SoloSession:
         Raises:
             AllocationMismatch: What PEFT built is not what was planned.
         """
-        self.base: BaseModel = load(workload.model, workload.device)
-        self.splits: Splits = load_splits(workload.data, workload.model)
+        self.base: BaseModel = base_of(workload)
+        self.splits: Splits = splits_of(workload)
         self.model: Any = adapters.attach_planned(self.base, workload, spec)
         self.learner = Learner(workload, spec, self.base, adapters.read(self.model), len(self.splits.train))
 

@@ -10,9 +10,8 @@ from strategies import RankAllocation
 from strategies.base import Site
 from trainables import adapters
 from trainables.adapters import Adapter
-from trainables.base_model import load
-from trainables.data import load_splits
 from trainables.finetune import evaluate
+from trainables.inputs import base_of, splits_of
 from trainables.spec import Workload
 
 FRACTIONS = (1.0, 0.9, 0.75, 0.5, 0.25)
@@ -35,8 +34,8 @@ def shrink_curve(
         A mapping for each of ``FRACTIONS``: ``fraction``, ``params`` (what is left) and ``test_loss``.
     """
     torch.set_num_threads(workload.threads)
-    base = load(workload.model, workload.device)
-    splits = load_splits(workload.data, workload.model)
+    base = base_of(workload)
+    splits = splits_of(workload)
     by_name = {site.name: site for site in base.sites}
     params = sum(by_name[name].cost * rank for name, rank in ranks.items())
     model = adapters.attach(base.model, RankAllocation(ranks, params), alphas)

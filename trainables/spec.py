@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from strategies import CONTROLS, STRATEGIES, RankAllocation, RankBudget, Scorer, allocate
 from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
-from trainables.data import DataSource
+from trainables.data import DataSource, Splits
 
 Scaling = Literal["constant", "alpha/r", "alpha/sqrt(r)"]
 SCALINGS: tuple[Scaling, ...] = ("constant", "alpha/r", "alpha/sqrt(r)")
@@ -33,6 +33,8 @@ class Workload:
         device: ``cpu`` or ``cuda``; a machine may have a GPU that the search was not given.
         pack_size: Trials that share a process and its base.
         evidence: What was measured before training; empty if no strategy needs it.
+        base: ``identity`` of the model that the search was planned with; None trains on whatever is there.
+        splits: The examples themselves, so that no other node must read them; None has them read from ``data``.
     """
 
     model: str
@@ -50,6 +52,8 @@ class Workload:
     device: str = "cpu"
     pack_size: int = 1
     evidence: Evidence = field(default_factory=dict)
+    base: str | None = None
+    splits: Splits | None = None
 
     @property
     def micro_batch(self) -> int:

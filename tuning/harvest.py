@@ -179,5 +179,6 @@ def _cause(trial: Any) -> str | None:
         return None
     error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     cause = error.cause if isinstance(error, RayTaskError) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or ["no message"]
+    # a host that could not start says why in the last line of many
+    return f"{type(cause).__name__}: {lines[-1 if 'creation task' in lines[0] else 0]}"

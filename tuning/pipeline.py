@@ -17,8 +17,7 @@ import optuna
 
 from analysis import ranking
 from strategies import CONTROLS
-from trainables import base_model
-from tuning import continuation, outcome, preflight, room, summary, tracking
+from tuning import continuation, nodes, outcome, preflight, room, summary, tracking
 from tuning import search as tuner
 from tuning.confirm import PHASE, confirmations, controls, most_confirmations, regrouped
 from tuning.facts import Facts, versions
@@ -86,10 +85,11 @@ def search(plan: SearchPlan) -> int:
                 raise ValueError(f"--name {plan.name}: {plan.run_dir} exists; choose another name, or {continued}")
             known = preflight.check(plan)
             room.check(plan, known)
-            dashboard = stack.enter_context(_ray(plan))
+            search_id = uuid.uuid4().hex
+            dashboard = stack.enter_context(_ray(plan, known, search_id))
             plan, known = tuner.measured(plan, known)
             plan = plan.model_copy(update=known.pinned)
-            facts = _facts(plan, known)
+            facts = _facts(plan, known, search_id)
             record = _created(plan, facts)
             stack.enter_context(continuation.locked(plan.run_dir))
         return _run(plan, known, record, facts, dashboard)
@@ -122,13 +122,14 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
                 summary.show(plan, list(record.rows.values()), "")
                 return record.exit_status
             known = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
-            facts = _facts(plan, known, record)
-            others = continuation.other_circumstances(record, facts.base_sha256, known.corpus_sha256)
+            others = continuation.other_circumstances(record, str(known.workload.base), known.corpus_sha256)
             _refuse(name, others, allow_changes)
             room.check(plan, known, len(record.rows))
-            dashboard = stack.enter_context(_ray(plan))
+            search_id = record.plans[0]["search_id"] if record.plans else uuid.uuid4().hex
+            dashboard = stack.enter_context(_ray(plan, known, search_id))
             plan, known = tuner.measured(plan, known)
             plan = plan.model_copy(update=known.pinned)
+            facts = _facts(plan, known, search_id, record)
             facts = replace(facts, changes=(*facts.changes, *changes, *others))
             _note_plan(record, plan, facts, [*changes, *others])
         return _run(plan, known, record, facts, dashboard)
@@ -151,22 +152,24 @@ def _refuse(name: str, changes: list[str], allowed: bool) -> None:
 
 
 @contextmanager
-def _ray(plan: SearchPlan) -> Iterator[str]:
-    with tuner.ray_for(plan) as dashboard:
+def _ray(plan: SearchPlan, known: Preflight, search_id: str) -> Iterator[str]:
+    with tuner.ray_for(plan, search_id) as dashboard:
+        if plan.ray_address is not None:
+            nodes.check(plan, known.workload)
         click.echo(f"Ray dashboard, while this search runs: http://{dashboard}")
         if gpus := tuner.unused_gpus(plan):
             click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
         yield dashboard
 
 
-def _facts(plan: SearchPlan, known: Preflight, record: Record | None = None) -> Facts:
+def _facts(plan: SearchPlan, known: Preflight, search_id: str, record: Record | None = None) -> Facts:
     """Return the facts of a search that begins or, with a record, goes on."""
     plans = record.plans if record else []
     commands = [earlier["command"] for earlier in plans] + [shlex.join(sys.argv)]
     return Facts(
-        search_id=plans[0]["search_id"] if plans else uuid.uuid4().hex,
+        search_id=search_id,
         base_params=known.shape.params,
-        base_sha256=base_model.identity(known.workload.model),
+        base_sha256=str(known.workload.base),
         budget_params=known.workload.budget.params,
         command=commands[0],
         versions=versions(),

@@ -104,7 +104,12 @@ class SearchPlan(BaseModel):
         2, description="Restarts of a trial whose process dies"
     )
     ray_address: str | None = Field(None, description="Ray to join (default: start one for this search)")
-    mlflow_uri: str | None = Field(None, description="MLflow server (default: SQLite in the runs folder)")
+    dashboard_host: str = Field(
+        "127.0.0.1", description="Where a Ray that this search starts has its dashboard; beyond this machine: by token"
+    )
+    mlflow_uri: str | None = Field(
+        None, description="MLflow server (default: MLFLOW_TRACKING_URI, else SQLite in the runs folder)"
+    )
     runs_dir: str = Field("runs", description="Folder of all runs")
     name: str | None = Field(None, description="Name of the run folder (default: date and time)")
 

@@ -77,6 +77,9 @@ def check(plan: SearchPlan) -> Preflight:
             f"--model {plan.model}: its tokenizer makes id {largest}, its embedding has {shape.vocabulary}; "
             f"give the tokenizer that belongs to the model"
         )
+    # a process elsewhere may have another working directory, other files, or none
+    here = model if model == "bundled" or hub.is_hub_id(model) else base_model.resolve(model)
+    workload = replace(workload, model=here, base=base_model.identity(here), splits=splits)
     if plan.official:
         allocations: dict[str, RankAllocation | None] = {item.name: item.allocation(shape.sites) for item in OFFICIAL}
     else:

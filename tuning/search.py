@@ -24,6 +24,7 @@ from trainables.host import FOLDER, Lease
 from trainables.proxy import PackedTrainable, Packing
 from trainables.spec import TrialSpec, Workload
 from trainables.trainable import LoraTrainable
+from tuning import access
 from tuning.fixed import FixedSearch
 from tuning.harvest import Harvest, experiment_name
 from tuning.plan import SearchPlan
@@ -46,32 +47,56 @@ QUIET = {
 
 
 @contextmanager
-def ray_for(plan: SearchPlan) -> Iterator[str]:
+def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
     """Join the Ray that the plan names, or start one of our own and end it afterwards; yield its dashboard's address.
 
+    Args:
+        plan: The search.
+        search_id: Of the search, whose processes are found under it and by nobody else.
+
     Raises:
-        ValueError: The Ray that is there lacks what one trial needs.
+        ValueError: The Ray that is there lacks what one trial needs, or one of our own would be open to others.
     """
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is one line of progress and a row
     ours = not ray.is_initialized()
+    context = _connect(plan, f"lora-rank-search-{search_id or uuid.uuid4().hex}")
     try:
-        context = ray.init(
-            address=plan.ray_address or "local",
-            namespace=f"lora-rank-search-{uuid.uuid4().hex}",  # this search's hosts are found by nobody else
-            log_to_driver=False,
-            logging_level="ERROR",
-            ignore_reinit_error=True,
-        )
-    except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"--ray-address {plan.ray_address}: no Ray answers there ({error})") from error
-    try:
+        for left in ray.util.list_named_actors() if ours else ():  # by a process of this search that was killed
+            ray.kill(ray.get_actor(left))
         _check_resources(plan, ray.cluster_resources())
         yield context.dashboard_url or ""
     finally:
         if ours:
             ray.shutdown()
+
+
+def _connect(plan: SearchPlan, namespace: str) -> Any:
+    common = {
+        "namespace": namespace, "log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True,
+    }  # fmt: skip
+    if plan.ray_address is None:
+        access.check_dashboard(plan.dashboard_host)
+        access.provide_token()
+        access.tighten_token()
+        with access.on_loopback():
+            return ray.init(address="local", dashboard_host=plan.dashboard_host, **common)
+    if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
+        raise ValueError(
+            f"--dashboard-host {plan.dashboard_host}: the Ray at --ray-address {plan.ray_address} has its dashboard "
+            f"already; leave the flag out"
+        )
+    access.tighten_token()
+    try:
+        return ray.init(address=plan.ray_address, **common)
+    except ray.exceptions.AuthenticationError as error:
+        raise ValueError(f"--ray-address {plan.ray_address}: the Ray there has another token ({access.HOW})") from error
+    except (ConnectionError, RuntimeError) as error:
+        # a Ray that wants a token gives no answer to those who show none
+        raise ValueError(
+            f"--ray-address {plan.ray_address}: no Ray answers there ({error}); if it wants a token: {access.HOW}"
+        ) from error
 
 
 def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:
@@ -123,7 +148,7 @@ def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
     if (known := _whole(cached)) is None:
         found: Evidence = on_device(plan, _measure, preflight.workload)
         cached.parent.mkdir(parents=True, exist_ok=True)
-        aside = cached.with_suffix(f".{os.getpid()}")
+        aside = cached.with_suffix(f".{uuid.uuid4().hex}")
         aside.write_text(json.dumps(found, indent=1))
         aside.replace(cached)
         return found

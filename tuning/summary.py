@@ -1,5 +1,6 @@
 """The last lines of a search: what is best, and where everything is."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,21 +26,26 @@ def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str) -> None:
             click.echo("  " + line.removeprefix("- ").replace("**", ""))
     click.echo(f"\nReport           {typed(plan.run_dir)}/report.md")
     local = f"mlflow ui --backend-store-uri {tracking_uri(plan)}"
-    click.echo(f"MLflow           {plan.mlflow_uri or local}")
+    click.echo(f"MLflow           {server_uri(plan) or local}")
     if not plan.official:
         click.echo(f"Optuna           optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
     ended = "ended with this search's own Ray; one that stays: ray start --head, then --ray-address auto"
     click.echo(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
 
 
+def server_uri(plan: SearchPlan) -> str | None:
+    """Return the MLflow server's address: the plan's, or that of the environment, as MLflow's own commands do."""
+    return plan.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
 def tracking_uri(plan: SearchPlan) -> str:
-    """Return MLflow's address: the plan's server, or SQLite in the runs folder (absolute, whoever opens it)."""
-    return plan.mlflow_uri or f"sqlite:///{Path(plan.runs_dir).resolve()}/mlflow.db"
+    """Return MLflow's address: the server, or SQLite in the runs folder (absolute, whoever opens it)."""
+    return server_uri(plan) or f"sqlite:///{Path(plan.runs_dir).resolve()}/mlflow.db"
 
 
 def artifact_uri(plan: SearchPlan) -> str | None:
     """Return where a local MLflow keeps artifacts; a server decides itself."""
-    return None if plan.mlflow_uri else (Path(plan.runs_dir).resolve() / "mlflow-artifacts").as_uri()
+    return None if server_uri(plan) else (Path(plan.runs_dir).resolve() / "mlflow-artifacts").as_uri()
 
 
 def typed(path: Path) -> str:

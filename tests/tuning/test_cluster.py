@@ -1,3 +1,4 @@
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 
@@ -5,8 +6,14 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from trainables.base_model import identity
+from tuning import pipeline, preflight, summary
+from tuning.cli import options, resolve_plan
+from tuning.plan import SearchPlan
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "ray_cluster.yaml").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 def on_premise() -> str:
@@ -48,5 +55,82 @@ def test_the_images_have_the_ray_that_is_tested():
 
 def test_the_mount_and_the_setup_agree_on_the_folder():
     config = yaml.safe_load(TEXT)
-    (folder,) = config["file_mounts"]
-    assert config["setup_commands"][0].startswith(f"cd {folder} &&")
+    folder = next(folder for folder, source in config["file_mounts"].items() if source == ".")
+    assert config["setup_commands"][-1].startswith(f"cd {folder} &&")
+
+
+def test_workers_are_spot_and_the_head_is_on_demand():
+    types = yaml.safe_load(TEXT)["available_node_types"]
+    assert types["gpu_worker"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "InstanceMarketOptions" not in types["head"]["node_config"]
+
+
+@pytest.mark.parametrize("text", [TEXT, on_premise()])
+def test_every_node_wants_the_token_and_keeps_it_to_itself(text):
+    config = yaml.safe_load(text)
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert any("chmod 600 ~/.ray/auth_token" in command for command in config["setup_commands"])
+    starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    everywhere = config.get("docker", {}).get("run_options", [])
+    if everywhere:  # containers have no other environment
+        assert "--env RAY_AUTH_MODE=token" in everywhere
+        assert any(option.startswith("--env MLFLOW_TRACKING_URI=http") for option in everywhere)
+    else:
+        (written,) = [command for command in config["setup_commands"] if "RAY_AUTH_MODE" in command]
+        assert "RAY_AUTH_MODE=token MLFLOW_TRACKING_URI=http" in written
+        assert all(command.startswith(f". {written.rpartition('> ')[2]} && ") for command in starts)
+    assert not any("0.0.0.0" in command for command in starts)
+
+
+def test_trials_write_to_the_folder_that_is_mounted_on_every_node():
+    config = yaml.safe_load(TEXT)
+    assert "--volume /mnt/shared:/mnt/shared" in config["docker"]["run_options"]
+    assert any(
+        "mount -t nfs4" in command and command.endswith(" /mnt/shared") for command in config["initialization_commands"]
+    )
+
+
+def test_the_readme_goes_from_ray_up_to_the_report_in_five_commands():
+    block = README.partition("## On a cluster")[2].split("```")[1].replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True) for line in block.strip().splitlines() if not line.startswith("#")]
+    assert len(commands) == 5
+    up, submit, fetch = (next(c for c in commands if word in c) for word in ("up", "submit", "rsync-down"))
+    assert up[:2] == ["ray", "up"]
+    flags = submit[submit.index("tune.py") + 1 :]
+    known = {flag: option.name for option in options() for flag in option.opts}
+    plan = resolve_plan(None, {known[flag]: value for flag, value in zip(flags[::2], flags[1::2], strict=True)})
+    assert plan.ray_address == "auto"
+    assert f"{plan.run_dir}/report.html" in fetch
+
+
+def test_mlflows_address_may_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert summary.tracking_uri(SearchPlan()) == "http://mlflow:5000"
+    assert summary.artifact_uri(SearchPlan()) is None
+    assert summary.tracking_uri(SearchPlan(mlflow_uri="http://other:5000")) == "http://other:5000"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert summary.tracking_uri(SearchPlan(runs_dir="/runs")) == "sqlite:////runs/mlflow.db"
+
+
+def test_a_folder_that_another_search_made_in_the_meantime_is_left_alone(tiny_gpt2, tiny_text, tmp_path):
+    plan = SearchPlan(
+        model=str(tiny_gpt2), dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8,
+        max_length=32, runs_dir=str(tmp_path), name="same",
+    )  # fmt: skip
+    known = preflight.check(plan)
+    plan.run_dir.mkdir()
+    with pytest.raises(pipeline.Unusable, match="--name same: another search has just made"):
+        pipeline._run(plan, known, "", "id")
+    assert list(plan.run_dir.iterdir()) == []
+
+
+def test_examples_travel_with_the_workload_and_the_base_is_named_by_its_digest(tiny_gpt2, tiny_text, monkeypatch):
+    monkeypatch.chdir(tiny_gpt2.parent)
+    plan = SearchPlan(
+        model=f"./{tiny_gpt2.name}", dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8,
+        max_length=32,
+    )  # fmt: skip
+    workload = preflight.check(plan).workload
+    assert workload.model == str(tiny_gpt2)
+    assert workload.base == identity(str(tiny_gpt2))
+    assert len(workload.splits.train) == 16

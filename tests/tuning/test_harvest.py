@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray import cloudpickle
+from ray.exceptions import ActorDiedError, RayTaskError
 from rich.console import Console
 
 from analysis.rows import ResultRow, read_rows
@@ -66,6 +67,13 @@ def test_a_trial_that_failed_before_it_started_is_a_row_with_its_cause(harvest, 
     row = run(harvest, end="on_trial_error", error_file=tmp_path / "error.pkl")
     assert (row.status, row.error, row.strategy) == ("failed", "RuntimeError: out of luck", "baseline")
     assert row.ranks is row.final_eval_loss is row.tokens is None
+
+
+def test_a_host_that_could_not_start_says_why(harvest, tmp_path):
+    told = RayTaskError("Host.__init__", "Traceback\n  File x\nValueError: --model m", ValueError("--model m"))
+    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(ActorDiedError(told)))
+    row = run(harvest, end="on_trial_error", error_file=tmp_path / "error.pkl")
+    assert row.error == "ActorDiedError: ValueError: --model m"
 
 
 def test_resource_events_are_kept_once_each_and_say_nothing_about_the_trial(harvest):

@@ -28,9 +28,13 @@ def store(finished):
     return client, parent, [run for run in mine if run is not parent]
 
 
+def search_id(finished):
+    return json.loads((finished[1] / "facts.json").read_text())["search_id"]
+
+
 def test_a_search_is_one_parent_with_a_child_per_trial(store, finished):
     _, parent, children = store
-    rows = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}
+    rows, search = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}, search_id(finished)
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
     assert {child.data.tags[TRIAL_TAG] for child in children} == {_prefix(finished) + id_ for id_ in rows}
     assert parent.info.run_name == "first"

@@ -1,0 +1,222 @@
+"""A real Ray cluster of two nodes on this machine, and a real MLflow server on a real PostgreSQL."""
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def wait_for(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} within {seconds} s")
+        time.sleep(0.2)
+
+
+def answers(url, **headers):
+    """Return the status of an HTTP answer; None if there is none yet."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+class Processes:
+    """Starts processes in sessions of their own, and ends them with all that they started."""
+
+    def __init__(self, logs):
+        self.logs, self.started = logs, []
+
+    def start(self, name, command, **options):
+        with (self.logs / f"{name}.log").open("w") as log:
+            process = psutil.Popen(command, stdout=log, stderr=log, start_new_session=True, **options)
+        self.started.append(process)
+        return process
+
+    def end(self):
+        family = []
+        for process in self.started:
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                family += [process, *process.children(recursive=True)]
+                os.killpg(process.pid, signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=10)
+        for left in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
+        psutil.wait_procs(alive, timeout=10)
+        self.started.clear()
+
+
+class Cluster:
+    """``ray start`` for each node, with one token.
+
+    Args:
+        processes: Starts them.
+        folder: Short, since sockets lie in it.
+    """
+
+    # Ray replaces 127.0.0.1 by the machine's address on a network, so the nodes take other loopback addresses
+    HEAD, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+
+    def __init__(self, processes, folder):
+        self.processes, self.folder = processes, folder
+        self.port, self.dashboard = free_port(), f"http://127.0.0.1:{(dashboard := free_port())}"
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        self.address = f"{self.HEAD}:{self.port}"
+        self.start(
+            self.HEAD, "--head", "--port", self.port, "--dashboard-port", dashboard,
+            "--ray-client-server-port", free_port(),
+        )  # fmt: skip
+        wait_for(lambda: answers(f"{self.dashboard}/api/version") == 401, 120, "no dashboard")
+
+    def join(self, address, before=()):
+        """Add a node; ``before`` comes in front of its command."""
+        node = self.start(address, "--address", self.address, before=before)
+        wait_for(lambda: address in self.alive(), 120, f"{address} did not join")
+        return node
+
+    def start(self, address, *flags, before=()):
+        command = [
+            *before, RAY, "start", "--block", "--node-ip-address", address,
+            "--num-cpus", "2", "--num-gpus", "0", "--min-worker-port", "0", "--max-worker-port", "0",
+            "--dashboard-agent-listen-port", free_port(), "--disable-usage-stats",
+            "--temp-dir", self.folder / address.rpartition(".")[2], *flags,
+        ]  # fmt: skip
+        return self.processes.start(address, [*map(str, command)], env=self.environment, cwd=self.folder)
+
+    def alive(self):
+        """Return the addresses of the nodes that are there."""
+        code = (
+            "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR');"
+            "print(*[node['NodeManagerAddress'] for node in ray.nodes() if node['Alive']])"
+        )
+        done = self.run(sys.executable, "-c", code, self.address, timeout=60)
+        return done.stdout.split()
+
+    def submit(self, *command):
+        """Submit a job and wait for its end."""
+        return self.run(RAY, "job", "submit", "--address", self.dashboard, "--working-dir", ROOT, "--", *command)
+
+    def run(self, *command, **options):
+        """Run a command with the cluster's token."""
+        options = {"cwd": ROOT, "env": self.environment, "timeout": 400, **options}
+        return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory):
+    found = Processes(tmp_path_factory.mktemp("logs"))
+    yield found
+    found.end()
+
+
+@pytest.fixture(scope="session")
+def cluster(processes):
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        found = Cluster(processes, Path(folder))
+        found.join(found.SECOND)
+        yield found
+        processes.end()
+
+
+def _postgres(name):
+    known = [shutil.which(name), *sorted(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), reverse=True)]
+    found = next(filter(None, known), None)
+    if found is None:
+        pytest.skip(f"{name} is not here; Debian's package postgresql has it")
+    return found
+
+
+def _without_root():
+    """Return options of a process that is not root's, for PostgreSQL refuses it."""
+    if os.getuid():
+        return {}
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return {"user": "postgres" if "postgres" in known else "nobody"}
+
+
+@pytest.fixture(scope="session")
+def postgres(processes):
+    """The URI of an empty database, password included."""
+    import psycopg2
+
+    options, password, port = _without_root(), secrets.token_hex(16), free_port()
+    server, initdb = _postgres("postgres"), _postgres("initdb")
+    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        data, given = Path(folder) / "data", Path(folder) / "password"
+        given.write_text(password)
+        if options:
+            shutil.chown(folder, options["user"]), shutil.chown(given, options["user"])
+        command = [initdb, "-D", data, "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", given, "--locale", "C", "-N"]
+        subprocess.run([*map(str, command)], check=True, capture_output=True, cwd=folder, timeout=120, **options)
+        flags = ["-D", data, "-h", "127.0.0.1", "-p", port, "-k", ""]
+        processes.start("postgres", [server, *map(str, flags)], cwd=folder, **options)
+        uri = f"mlflow:{password}@127.0.0.1:{port}/postgres"
+
+        def ready():
+            try:
+                psycopg2.connect(f"postgresql://{uri}").close()
+            except psycopg2.OperationalError:
+                return False
+            return True
+
+        wait_for(ready, 60, "no PostgreSQL")
+        yield f"postgresql+psycopg2://{uri}"
+        processes.end()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(processes, postgres, tmp_path_factory):
+    """The address of an MLflow server that has been started, and is slow to answer."""
+    port = free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--artifacts-destination", str(tmp_path_factory.mktemp("artifacts")),
+    ]  # fmt: skip
+    # not as a flag: every user of the machine sees those
+    processes.start(
+        "mlflow",
+        command,
+        env={
+            **os.environ,
+            "MLFLOW_BACKEND_STORE_URI": postgres,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        },
+    )
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def mlflow(mlflow_server, cluster):
+    """The address of an MLflow server that answers."""
+    wait_for(lambda: answers(f"{mlflow_server}/health") == 200, 240, "no MLflow server")
+    return mlflow_server

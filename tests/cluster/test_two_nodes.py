@@ -1,0 +1,166 @@
+"""What a search does on two real nodes: ``ray start`` twice, ``ray job submit``, an MLflow server on PostgreSQL."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from analysis.rows import read_rows
+from tuning.tracking import EXPERIMENT
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_gpt2, tiny_text):
+    """Four trials whose configurations do not depend on each other's results, and their confirmation."""
+    names = ("baseline", "linear_decay", "attention_heavy", "empirical")
+    return [
+        "--model", str(tiny_gpt2), "--dataset", str(tiny_text), "--train-examples", "16", "--validation-examples", "8",
+        "--test-examples", "8", "--max-length", "32", "--learning-rate", "0.01", "--scheduler", "fifo",
+        "--num-samples", "4", "--confirm-seeds", "1", "--max-concurrent-trials", "4", "--name", "search",
+        *[word for name in names for word in ("--strategies", name)],
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def job(mlflow, cluster, plan, tmp_path_factory):
+    """(completed submission, run folder) of a search that was submitted as a job."""
+    shared = tmp_path_factory.mktemp("shared")
+    done = cluster.submit(
+        sys.executable, "tune.py", "--ray-address", "auto", "--runs-dir", shared, "--mlflow-uri", mlflow, *plan
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done, shared / "search"
+
+
+def known(run_dir):
+    """What depends on neither time nor place."""
+    return {
+        (row.phase, row.strategy, row.seed): (
+            row.status, row.ranks, row.config[row.strategy],
+            pytest.approx(row.final_eval_loss, abs=1e-5), pytest.approx(row.test_loss, abs=1e-5),
+        )
+        for row in read_rows(run_dir / "rows.jsonl")
+    }  # fmt: skip
+
+
+def ranking(run_dir):
+    """The report's table of the search's trials, without times and names."""
+    rows = [row for row in read_rows(run_dir / "rows.jsonl") if row.phase == "search"]
+    return [row.strategy for row in sorted(rows, key=lambda row: row.final_eval_loss)]
+
+
+def mlflow_runs(address, run_dir):
+    """Return (parents, their group and trials) of the search whose folder this is."""
+    client = MlflowClient(tracking_uri=address)
+    search = json.loads((run_dir / "facts.json").read_text())["search_id"]
+    found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id], max_results=1000)
+    own = [run for run in found if run.data.tags["rank_search.trial_id"].startswith(f"{search}/")]
+    return [run for run in own if "mlflow.parentRunId" not in run.data.tags], [
+        run for run in own if "mlflow.parentRunId" in run.data.tags
+    ]
+
+
+def test_a_jobs_trials_run_on_both_nodes_and_its_artifacts_reach_the_shared_folder(cluster, job):
+    nodes = {json.loads(path.read_text().splitlines()[0])["node_ip"] for path in job[1].glob("ray*/*/result.json")}
+    assert nodes == {cluster.HEAD, cluster.SECOND}
+    for name in ("report.html", "report.md", "rows.csv", "plan.json", "best_adapter/adapter_model.safetensors"):
+        assert (job[1] / name).is_file()
+
+
+def test_the_report_is_that_of_a_local_run(job, plan, tmp_path):
+    command = [sys.executable, "tune.py", "--runs-dir", str(tmp_path), *plan]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stderr
+    local = tmp_path / "search"
+    assert known(job[1]) == known(local)
+    assert ranking(job[1]) == ranking(local)
+
+
+def test_mlflow_on_postgresql_has_the_search_with_its_trials(mlflow, job):
+    rows = read_rows(job[1] / "rows.jsonl")
+    (parent,), below = mlflow_runs(mlflow, job[1])
+    assert parent.info.status == "FINISHED"
+    assert {run.info.run_name for run in below} == {row.experiment_name for row in rows} | {"confirm"}
+
+
+def test_whoever_has_no_token_is_refused_in_one_line(cluster, plan, tmp_path):
+    environment = {**cluster.environment, "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "tune.py", "--ray-address", cluster.address, "--runs-dir", tmp_path, *plan]
+    done = cluster.run(*command, env=environment)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"Error: --ray-address {cluster.address}: no Ray answers there")
+    assert "if it wants a token: set RAY_AUTH_MODE=token" in last
+    assert list(tmp_path.iterdir()) == []
+
+
+def most_at_once(spans):
+    return max(sum(start <= moment < end for start, end in spans) for moment, _ in spans)
+
+
+def test_two_searches_of_one_name_at_once_do_not_mix_and_both_get_their_share(cluster, mlflow, plan, tmp_path):
+    folders = [tmp_path / user for user in ("ada", "bob")]
+    flags = ["--num-samples", "8", "--confirm-seeds", "0", "--epochs", "60", "--max-concurrent-trials", "2"]
+    started = [
+        cluster.processes.start(
+            folder.name,
+            [sys.executable, "tune.py", "--ray-address", cluster.address, "--runs-dir", str(folder),
+             "--mlflow-uri", mlflow, *plan, *flags, "--seed", str(seed)],
+            cwd=ROOT, env=cluster.environment,
+        )
+        for seed, folder in enumerate(folders)
+    ]  # fmt: skip
+    assert [process.wait(400) for process in started] == [0, 0]
+    spans = []
+    for seed, folder in enumerate(folders):
+        rows = read_rows(folder / "search" / "rows.jsonl")
+        (parent,), children = mlflow_runs(mlflow, folder / "search")
+        assert parent.data.params["seed"] == str(seed)
+        assert [row.seed for row in rows] == [seed] * 8
+        assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+        assert {run.info.run_name for run in children} == {row.experiment_name for row in rows}
+        spans.append([(run.info.start_time, run.info.end_time) for run in children])
+        assert most_at_once(spans[-1]) == 2
+    assert most_at_once(spans[0] + spans[1]) == 4
+
+
+@pytest.fixture
+def other_folders(tmp_path, tiny_gpt2):
+    """Run a command as on a machine that mounts something else as the runs folder and as the model."""
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(tiny_gpt2, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "layer_norm_epsilon": 0.1}))
+    mounts = f"mount -t tmpfs none {tmp_path}/runs && mount --bind {tmp_path}/model {tiny_gpt2}"
+    if subprocess.run(["unshare", "--mount", "sh", "-c", mounts], check=False).returncode:
+        pytest.skip("no mounts of one's own without root")
+    return ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$0" "$@"']
+
+
+def test_a_node_that_lacks_the_shared_folder_or_the_base_is_named_and_nothing_starts(
+    cluster, plan, tmp_path, tmp_path_factory, other_folders, tiny_gpt2
+):
+    third = cluster.join(cluster.THIRD, before=other_folders)
+    seen_by_all = tmp_path_factory.mktemp("seen-by-all")
+    try:
+        for runs, expected in (
+            (
+                tmp_path / "runs",
+                f"--runs-dir {tmp_path}/runs: node {cluster.THIRD} does not see what is written there;",
+            ),
+            (seen_by_all, f"--model {tiny_gpt2}: node {cluster.THIRD} has another model at {tiny_gpt2};"),
+        ):
+            done = cluster.run(sys.executable, "tune.py", "--ray-address", cluster.address, "--runs-dir", runs, *plan)
+            assert done.returncode == 2, done.stderr
+            assert done.stderr.splitlines()[-1].startswith(f"Error: {expected}")
+            assert list(runs.iterdir()) == []
+    finally:
+        third.terminate()
+        third.wait(30)

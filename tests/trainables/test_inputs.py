@@ -1,0 +1,55 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from strategies import RankBudget
+from trainables.base_model import identity
+from trainables.data import DataSource, load_splits
+from trainables.inputs import base_of, splits_of
+from trainables.pack import Pack
+from trainables.session import SoloSession
+from trainables.spec import TrialSpec, Workload
+
+
+@pytest.fixture
+def workload(tiny_gpt2, tiny_text):
+    source = DataSource(str(tiny_text), train_examples=8, validation_examples=4, test_examples=4, max_length=32)
+    splits = load_splits(source, str(tiny_gpt2))
+    return Workload(
+        str(tiny_gpt2), source, RankBudget(512), epochs=1, batch_size=4, reports=1, scale=2.0,
+        base=identity(str(tiny_gpt2)), splits=splits,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def elsewhere(workload, tmp_path):
+    """The same workload where another model lies at the base's path."""
+    other = tmp_path / "model"
+    shutil.copytree(workload.model, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "layer_norm_epsilon": 0.1}))
+    return replace(workload, model=str(other))
+
+
+def test_the_planned_base_loads(workload):
+    assert base_of(workload).sites
+
+
+SPEC = TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01})
+
+
+@pytest.mark.parametrize(
+    "start",
+    [lambda work: SoloSession(work, SPEC), lambda work: Pack.of(work, 4)],
+)
+def test_nobody_trains_on_another_base_than_the_planned_one(elsewhere, start):
+    with pytest.raises(ValueError, match=rf"--model {elsewhere.model}: this node has .*, the search was planned with"):
+        start(elsewhere)
+
+
+def test_carried_examples_are_used_where_their_file_is_not(workload, tmp_path):
+    gone = replace(workload, data=replace(workload.data, dataset=str(tmp_path / "gone.txt")))
+    assert splits_of(gone) == workload.splits
+    assert Pack.of(gone, 4).splits == workload.splits

@@ -1,0 +1,164 @@
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainables.spec import Workload
+from tuning import access, nodes, search
+from tuning.cli import main
+from tuning.plan import SearchPlan
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home without a token, and an environment that says nothing of one."""
+    for name in (access.MODE, access.TOKEN, access.TOKEN_PATH):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.10", "head.example.org"])
+def test_a_dashboard_beyond_this_machine_needs_a_token(host, home, monkeypatch):
+    with pytest.raises(ValueError, match=f"--dashboard-host {host}: .* needs a token"):
+        access.check_dashboard(host)
+    monkeypatch.setenv(access.TOKEN, "secret")
+    with pytest.raises(ValueError, match="needs a token"):  # Ray would not ask for it
+        access.check_dashboard(host)
+    monkeypatch.setenv(access.MODE, "token")
+    access.check_dashboard(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_a_dashboard_on_this_machine_needs_none(host, home):
+    access.check_dashboard(host)
+
+
+@pytest.mark.slow
+def test_an_open_dashboard_is_refused_before_anything_is_written(home, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    assert main(["--dashboard-host", "0.0.0.0", "--runs-dir", str(runs)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: --dashboard-host 0.0.0.0: ")
+    assert not runs.exists()
+
+
+def test_a_dashboard_of_a_ray_that_is_joined_cannot_be_moved(home):
+    plan = SearchPlan(ray_address="10.0.0.1:6379", dashboard_host="::1")
+    with (
+        pytest.raises(ValueError, match=r"--dashboard-host ::1: the Ray at --ray-address 10\.0\.0\.1:6379"),
+        search.ray_for(plan),
+    ):
+        pass
+
+
+def test_a_new_token_is_for_its_owner_alone(home):
+    before = os.umask(0)
+    try:
+        access.provide_token()
+    finally:
+        os.umask(before)
+    token = home / ".ray" / "auth_token"
+    assert (mode(token), mode(token.parent), len(token.read_text())) == (0o600, 0o700, 64)
+    text = token.read_text()
+    access.provide_token()
+    assert token.read_text() == text
+    assert list(token.parent.iterdir()) == [token]
+
+
+def test_no_token_is_made_where_one_is_given_or_none_is_wanted(home, monkeypatch):
+    monkeypatch.setenv(access.MODE, "disabled")
+    access.provide_token()
+    monkeypatch.setenv(access.MODE, "token")
+    monkeypatch.setenv(access.TOKEN, "secret")
+    access.provide_token()
+    assert list(home.iterdir()) == []
+
+
+def test_a_token_file_that_is_named_must_be_there(home, monkeypatch):
+    monkeypatch.setenv(access.TOKEN_PATH, str(home / "gone"))
+    with pytest.raises(ValueError, match=r"RAY_AUTH_TOKEN_PATH=.*gone: no such file"):
+        access.provide_token()
+
+
+def test_a_token_that_others_can_read_is_closed_to_them(home):
+    token = home / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("secret")
+    token.chmod(0o644)
+    access.tighten_token()
+    assert mode(token) == 0o600
+
+
+def test_a_token_that_others_can_read_and_that_is_not_ours_is_refused(home, monkeypatch):
+    token = home / "token"
+    token.write_text("secret")
+    token.chmod(0o644)
+    monkeypatch.setenv(access.TOKEN_PATH, str(token))
+
+    def forbidden(self, mode):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", forbidden)
+    with pytest.raises(ValueError, match="other users can read Ray's token"):
+        access.tighten_token()
+
+
+LISTENERS = """
+import psutil, ray
+from tuning.plan import SearchPlan
+from tuning.search import ray_for
+
+with ray_for(SearchPlan()):
+    ray.get(ray.remote(num_cpus=0)(lambda: 0).remote())
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        for socket in process.net_connections("inet"):
+            if socket.status == psutil.CONN_LISTEN:
+                print(process.name(), socket.laddr.ip.removeprefix("::ffff:"))
+"""
+
+
+@pytest.mark.slow
+def test_nothing_of_a_searchs_own_ray_listens_beyond_this_machine(home):
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENERS], cwd=ROOT, capture_output=True, text=True, check=True, timeout=200
+    )
+    found = [line.rsplit(maxsplit=1) for line in done.stdout.splitlines()]
+    assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+    assert {address for _, address in found} <= {"127.0.0.1", "::1"}
+    assert mode(home / ".ray" / "auth_token") == 0o600
+
+
+def judged(address, **seen):
+    plan, view = (
+        SearchPlan(ray_address="auto", runs_dir="/mnt/runs"),
+        {"shared": True, "base": "b", "token": True} | seen,
+    )
+    workload = Workload.__new__(Workload)
+    object.__setattr__(workload, "model", "/models/m")
+    object.__setattr__(workload, "base", "b")
+    return nodes.judge(plan, workload, address, nodes.View(**view))
+
+
+def test_a_ray_that_others_reach_and_that_wants_no_token_is_not_joined():
+    with pytest.raises(ValueError, match=r"--ray-address auto: node 10\.0\.0\.7 .* asks for no token"):
+        judged("10.0.0.7", token=False)
+    judged("127.0.0.1", token=False)
+    judged("10.0.0.7")
+
+
+def test_a_node_without_the_base_is_told_from_one_with_another():
+    with pytest.raises(ValueError, match=r"--model bundled: node 10\.0\.0\.7 has no model at /models/m"):
+        judged("10.0.0.7", base="")
+    with pytest.raises(ValueError, match=r"--model bundled: node 10\.0\.0\.7 has another model at /models/m"):
+        judged("10.0.0.7", base="c")

@@ -1,0 +1,94 @@
+"""Who reaches a search's Ray: this machine alone, or whoever has the token. ``docs/security.md`` says the rest."""
+
+import contextlib
+import ipaddress
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ray._private import ray_constants
+
+MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+HOW = f"set {MODE}=token and put it into ~/.ray/auth_token, or give {TOKEN_PATH}"
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_dashboard(host: str) -> None:
+    """Refuse a dashboard that other machines reach without a token: whoever reaches it runs any code here.
+
+    Raises:
+        ValueError: The address is not this machine's own, and there is no token or Ray would not ask for it.
+    """
+    token = os.environ.get(TOKEN) or _text(_token_file())
+    if not is_loopback(host) and not (os.environ.get(MODE, "").lower() == "token" and token):
+        raise ValueError(
+            f"--dashboard-host {host}: other machines reach it, so it needs a token; run `ray get-auth-token "
+            f"--generate` and set {MODE}=token, or keep 127.0.0.1"
+        )
+
+
+def provide_token() -> None:
+    """Make a token where Ray would make one, which it would write for all users to read."""
+    path = _token_file()
+    if os.environ.get(MODE, "token").lower() != "token" or os.environ.get(TOKEN) or path.exists():
+        return
+    if os.environ.get(TOKEN_PATH):
+        raise ValueError(f"{TOKEN_PATH}={path}: no such file; write a token there, or unset it")
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    with contextlib.suppress(FileExistsError):  # another search was first: its token is as good
+        os.link(aside, path)
+    aside.unlink()
+
+
+def tighten_token() -> None:
+    """Let nobody but its owner read the file that Ray's token comes from.
+
+    Raises:
+        ValueError: Others can read it, and it is not ours to change.
+    """
+    path = _token_file()
+    if os.environ.get(TOKEN) or not path.is_file() or not path.stat().st_mode & 0o077:
+        return
+    try:
+        path.chmod(0o600)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: other users can read Ray's token, and it cannot be changed ({error.strerror}); "
+            f"make it readable by you alone (chmod 600)"
+        ) from error
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts within listen on this machine alone.
+
+    On Linux Ray's own services listen on every network card, wherever the dashboard does. The switch is the one by
+    which Ray keeps to the loopback address on macOS and Windows.
+    """
+    switch, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[switch] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[switch]
+
+
+def _token_file() -> Path:
+    return Path(os.environ.get(TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
+
+
+def _text(path: Path) -> str:
+    return path.read_text().strip() if path.is_file() else ""
