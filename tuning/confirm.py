@@ -8,12 +8,15 @@ from analysis.rows import ResultRow
 from strategies import CONTROLS
 from strategies.baseline import Baseline
 from tuning.plan import SearchPlan
+from tuning.space import with_whole_budget
 
 PHASE = "confirm"
 
 
 def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """Return Ray configurations of the confirmation runs, seed by seed; none if there is nothing to compare.
+
+    All have the whole budget, so that a verdict compares equal budgets even if the search looked for small ones.
 
     Args:
         plan: The search.
@@ -22,7 +25,7 @@ def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str,
     best = ranking.best_of_each_strategy(rows)
     if plan.official or Baseline.name not in best or len(best) < 2:
         return []
-    return _from_fresh_seeds(plan, [dict(row.config) for row in best.values()])
+    return _from_fresh_seeds(plan, [with_whole_budget(row.config) for row in best.values()])
 
 
 def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:

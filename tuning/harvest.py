@@ -12,6 +12,7 @@ from ray import tune as ray_tune
 from ray.exceptions import RayTaskError
 
 from analysis.rows import ResultRow, append_row
+from tuning.space import budget_share
 
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")
 STATUSES = {"finished": "finished", "diverged": "diverged", "running": "stopped"}
@@ -140,9 +141,9 @@ def experiment_name(config: Mapping[str, Any], trial_id: str) -> str:
     strategy = config["strategy"]
     if config.get("phase") == "confirm":
         return f"{strategy}_seed{config['seed']}"
-    rate = config.get(strategy, {}).get("learning_rate")
-    own = f"{strategy}_{trial_id}" if rate is None else f"{strategy}_lr{rate:.2g}_{trial_id}"
-    return str(config.get("official") or own)
+    rate, share = config.get(strategy, {}).get("learning_rate"), budget_share(config)
+    tried = ([] if share is None else [f"budget{share:.2g}"]) + ([] if rate is None else [f"lr{rate:.2g}"])
+    return str(config.get("official") or "_".join((strategy, *tried, trial_id)))
 
 
 def adapters_of(results: Iterable[Any]) -> dict[str, Path]:

@@ -28,6 +28,7 @@ from tuning.fixed import FixedSearch
 from tuning.metrics import Metrics
 from tuning.plan import SearchPlan
 from tuning.progress import Progress
+from tuning.space import SMALLEST_SHARE
 from tuning.study import importances, mirror
 
 OK, NO_USABLE_TRIAL, SOME_FAILED = 0, 1, 3
@@ -74,6 +75,9 @@ def dry_run(plan: SearchPlan) -> int:
     known = checked(plan)
     click.echo(plan.model_dump_json(indent=2))
     click.echo(f"\nbudget: {known.workload.budget.params:,} of {known.shape.params:,} base parameters")
+    if plan.searches_budget:
+        smallest = known.workload.budget.share(SMALLEST_SHARE)
+        click.echo(f"searched: each trial's budget, from {smallest.params:,}")
     for name, allocation in known.allocations.items():
         if allocation is None:
             click.echo(f"{name}: decided after the evidence is measured")

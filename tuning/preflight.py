@@ -1,13 +1,15 @@
 """What can be known before anything is trained or written: sizes, splits, first allocations."""
 
+import math
 from dataclasses import dataclass
 
-from strategies import STRATEGIES, RankAllocation, allocate
+from strategies import STRATEGIES, RankAllocation, RankBudget, allocate
 from strategies.official import OFFICIAL
 from trainables import base_model, data
 from trainables.base_model import Shape
 from trainables.spec import Workload
 from tuning.plan import SearchPlan
+from tuning.space import SMALLEST_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ def check(plan: SearchPlan) -> Preflight:
     if plan.max_length > shape.context:
         raise ValueError(f"--max-length {plan.max_length}: the model's context is {shape.context} tokens")
     workload = plan.workload(plan.rank_budget(shape.sites))
+    if plan.searches_budget:
+        _check_smallest(plan, workload.budget, shape)
     digest = data.corpus_sha256(data.read_documents(workload.data))
     if plan.corpus_sha256 not in {None, digest}:
         raise ValueError(f"--corpus-sha256 {plan.corpus_sha256}: the texts of {plan.dataset} have {digest}")
@@ -65,6 +69,15 @@ def check(plan: SearchPlan) -> Preflight:
     else:
         allocations = {name: _first(name, shape, workload) for name in plan.strategies}
     return Preflight(shape, workload, digest, allocations)
+
+
+def _check_smallest(plan: SearchPlan, budget: RankBudget, shape: Shape) -> None:
+    smallest, cheapest = budget.share(SMALLEST_SHARE).params, min(site.cost for site in shape.sites)
+    if smallest < cheapest:
+        raise ValueError(
+            f"--objective {plan.objective}: trials go down to {smallest} of {budget.params} parameters, and one unit "
+            f"of rank costs at least {cheapest}; give a budget of at least {math.ceil(cheapest / SMALLEST_SHARE)}"
+        )
 
 
 def _first(name: str, shape: Shape, workload: Workload) -> RankAllocation | None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -17,6 +17,7 @@ METRIC = "eval_loss"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_DUPLICATES = 100
 LEAST_FOR_IMPORTANCE = 8
+OBJECTIVES = {"loss": (METRIC,), "loss,params": (METRIC, "trainable_parameters")}
 
 
 class StudySearch(OptunaSearch):  # type: ignore[misc]
@@ -32,8 +33,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._turn = 0
         self._exhausted: set[str] = set()
         self._seen: dict[str, str] = {}
-        self._values: dict[str, float] = {}
-        super().__init__(Space(plan), metric=METRIC, mode="min", sampler=make_sampler(plan))
+        self._values: dict[str, list[float]] = {}
+        super().__init__(Space(plan), **objectives(plan), sampler=make_sampler(plan))
 
     @property
     def study(self) -> optuna.Study:
@@ -65,7 +66,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass a finite intermediate value on."""
+        """Pass a finite intermediate value on; Optuna knows none with several objectives."""
         if math.isfinite(result[METRIC]):
             super().on_trial_result(trial_id, result)
 
@@ -77,8 +78,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         trial, status = self._ot_trials[trial_id], (result or {}).get("status")
         trial.set_user_attr("ray_trial_id", trial_id)
         if result and status == "finished" and not error:
-            self._values[trial_id] = result[METRIC]
-            self.study.tell(trial, result[METRIC])
+            self._values[trial_id] = told(self._plan, result)
+            self.study.tell(trial, self._values[trial_id])
         elif result and status == "running" and not error:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -92,6 +93,19 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             self.study.tell(trial, self._values[twin])
         else:
             self.study.tell(trial, state=TrialState.FAIL)
+
+
+def objectives(plan: SearchPlan) -> dict[str, Any]:
+    """Return ``OptunaSearch``'s metric and mode: one of each, or lists."""
+    metrics = OBJECTIVES[plan.objective]
+    if len(metrics) == 1:
+        return {"metric": metrics[0], "mode": "min"}
+    return {"metric": list(metrics), "mode": ["min"] * len(metrics)}
+
+
+def told(plan: SearchPlan, result: Mapping[str, Any]) -> list[float]:
+    """Return what Optuna is told of a finished trial: a value for each objective."""
+    return [float(result[name]) for name in OBJECTIVES[plan.objective]]
 
 
 def make_sampler(plan: SearchPlan) -> optuna.samplers.TPESampler:
@@ -112,7 +126,7 @@ def make_sampler(plan: SearchPlan) -> optuna.samplers.TPESampler:
 def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     """Return strategy -> parameter -> importance for the loss, from trials that were trained in full.
 
-    A strategy with fewer than ``LEAST_FOR_IMPORTANCE`` such trials is left out.
+    A strategy with fewer than ``LEAST_FOR_IMPORTANCE`` such trials is left out. The loss is the first objective.
 
     Source:
         Watanabe et al., PED-ANOVA (arXiv 2304.10255), as Optuna has it.
@@ -123,13 +137,19 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
         own = [trial for trial in complete if trial.params["strategy"] == strategy]
         if len(own) < LEAST_FOR_IMPORTANCE:
             continue
-        alone = optuna.create_study(direction=study.direction)
-        alone.add_trials(own)
+        alone = optuna.create_study()
+        alone.add_trials([_by_loss(trial) for trial in own])
         names = [name for name in own[0].params if name.startswith(f"{strategy}/")]
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         shares = optuna.importance.get_param_importances(alone, evaluator=evaluator, params=names)
         found[strategy] = {name.removeprefix(f"{strategy}/"): share for name, share in shares.items()}
     return found
+
+
+def _by_loss(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(
+        value=trial.values[0], params=trial.params, distributions=trial.distributions, state=trial.state
+    )
 
 
 def mirror(study: optuna.Study, path: str, name: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from analysis.rows import ResultRow
+from trainables.spec import BUDGET_SHARE
 
 SPOOL, STATE = "mlflow-spool.jsonl", "mlflow-state.json"
 EXPERIMENT = "lora-rank-search"
@@ -203,7 +204,9 @@ class Tracking:
         strategy = config["strategy"]
         own = {f"{strategy}/{key}": value for key, value in config.get(strategy, {}).items()}
         params = {key: value for key, value in config.items() if not isinstance(value, dict)} | own
-        params["learning_rate"] = params.pop(f"{strategy}/learning_rate", params.get("learning_rate"))
+        # what every strategy has is one column in MLflow
+        shared = {key: params.pop(f"{strategy}/{key}", params.get(key)) for key in ("learning_rate", BUDGET_SHARE)}
+        params |= {key: value for key, value in shared.items() if value is not None}
         tags = {"strategy": strategy, "status": "running", "phase": config.get("phase", "search")}
         parent = config.get("phase", PARENT)
         self.sink.put("start", trial_id, name=name, params=params, tags=tags, time_ms=now_ms(), parent=parent)

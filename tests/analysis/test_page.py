@@ -74,7 +74,7 @@ def test_the_page_has_every_section_of_the_report_and_its_pictures(page, folder)
     report = (folder / "report.md").read_text()
     assert page.locator("h2").all_text_contents() == re.findall(r"^## (.+)$", report, re.MULTILINE)
     assert page.locator("nav a").count() == page.locator("h2").count()
-    assert page.locator("img").count() == 5
+    assert page.locator("img").count() == 6
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 100 && image.alt.length > 40)")
 
 
