@@ -7,6 +7,7 @@ import click
 
 from analysis import ranking, verdicts
 from analysis.rows import ResultRow
+from tuning import tracking
 from tuning.plan import SearchPlan
 
 
@@ -24,12 +25,22 @@ def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str) -> None:
         for line in verdicts.headline(judged):
             click.echo("  " + line.removeprefix("- ").replace("**", ""))
     click.echo(f"\nReport           {typed(plan.run_dir)}/report.md")
-    local = f"mlflow ui --backend-store-uri {tracking_uri(plan)}"
-    click.echo(f"MLflow           {plan.mlflow_uri or local}")
+    for line in mlflow_lines(plan):
+        click.echo(line)
     if not plan.official:
         click.echo(f"Optuna           optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
     ended = "ended with this search's own Ray; one that stays: ray start --head, then --ray-address auto"
     click.echo(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
+
+
+def mlflow_lines(plan: SearchPlan) -> list[str]:
+    """Return how to see the search in MLflow: the command that starts it, unless a server runs, and the address."""
+    at = tracking.page(plan.run_dir)
+    if plan.mlflow_uri:
+        served = plan.mlflow_uri.startswith("http") and at
+        return [f"MLflow           {plan.mlflow_uri.rstrip('/')}{at if served else ''}"]
+    lines = [f"MLflow           mlflow ui --backend-store-uri {tracking_uri(plan)}"]
+    return [*lines, f"                 http://127.0.0.1:5000{at}"] if at else lines
 
 
 def tracking_uri(plan: SearchPlan) -> str:

@@ -25,9 +25,13 @@ SPOOL, STATE = "mlflow-spool.jsonl", "mlflow-state.json"
 EXPERIMENT = "lora-rank-search"
 TRIAL_TAG = "rank_search.trial_id"
 PARENT = "parent"
-METRICS = (
-    "train_loss", "eval_loss", "test_loss", "perplexity", "tokens", "tokens_per_second", "trainable_parameters",
+METRICS = (  # the first is what MLflow's comparison draws unless told otherwise
+    "eval_loss", "train_loss", "test_loss", "perplexity", "tokens", "tokens_per_second", "trainable_parameters",
     "parameter_efficiency", "peak_bytes", "seconds",
+)  # fmt: skip
+COLUMNS = (
+    "metrics.`eval_loss`", "metrics.`test_loss`", "metrics.`trainable_parameters`", "metrics.`seconds`",
+    "params.`learning_rate`", f"params.`{BUDGET_SHARE}`", "tags.`strategy`", "tags.`status`",
 )  # fmt: skip
 RETRY_SECONDS = 5.0
 END = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
@@ -47,9 +51,7 @@ class Carrier:
         self.client = MlflowClient(tracking_uri=uri)
         self.search = search
         found = self.client.get_experiment_by_name(EXPERIMENT)
-        # without the tag the UI opens on its pages for generative AI
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifacts, kind)
+        self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifacts)
         self.runs: dict[str, str] = {}
 
     def apply(self, event: dict[str, Any]) -> None:
@@ -64,11 +66,23 @@ class Carrier:
         from mlflow.entities import Param
 
         own = {TRIAL_TAG: f"{self.search}/{run}", **tags}
-        if run != PARENT:
+        if run == PARENT:
+            self._share_view()
+        else:
             own["mlflow.parentRunId"] = self._run(parent)
         created = self.client.create_run(self.experiment, start_time=time_ms, run_name=name, tags=own)
         self.runs[run] = created.info.run_id
         self.client.log_batch(created.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+
+    def _share_view(self) -> None:
+        """Leave a view of the search's trials: by default MLflow's table has no column for a metric or parameter."""
+        view = {
+            "searchFilter": f"tags.`{TRIAL_TAG}` LIKE '{self.search}/%' AND tags.phase = 'search'",
+            "orderByKey": "metrics.`eval_loss`",
+            "orderByAsc": True,
+            "selectedColumns": COLUMNS,
+        }
+        self.client.set_experiment_tag(self.experiment, f"mlflow.sharedViewState.{self.search}", json.dumps(view))
 
     def _metrics(self, run: str, values: dict[str, float], step: int, time_ms: int) -> None:
         from mlflow.entities import Metric
@@ -174,7 +188,7 @@ def replay(run_dir: Path) -> int:
             if key not in _carriers:
                 _carriers[key] = Carrier(state["uri"], state["artifacts"], run_dir.name)
             _carriers[key].apply(json.loads(line))
-            state["done_bytes"] += len(line)
+            state |= {"done_bytes": state["done_bytes"] + len(line), "experiment": _carriers[key].experiment}
             _write_state(run_dir, state)
             carried += 1
     return carried
@@ -185,6 +199,17 @@ def remaining(run_dir: Path) -> int:
     with (run_dir / SPOOL).open("rb") as spool:
         spool.seek(json.loads((run_dir / STATE).read_text())["done_bytes"])
         return sum(1 for _ in spool)
+
+
+def page(run_dir: Path) -> str | None:
+    """Return where an MLflow UI shows a search's trials, as the end of its address; None if MLflow never got any.
+
+    It names the view and the kind of work: without the latter a browser that is new to MLflow opens on pages for
+    generative AI, which are empty.
+    """
+    experiment = json.loads((run_dir / STATE).read_text()).get("experiment")
+    query = f"workflowType=machine_learning&viewStateShareKey={run_dir.name}"
+    return f"/#/experiments/{experiment}/runs?{query}" if experiment else None
 
 
 def _write_state(run_dir: Path, state: dict[str, Any]) -> None:
@@ -202,11 +227,12 @@ class Tracking:
     def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
         """Open the trial's run."""
         strategy = config["strategy"]
-        own = {f"{strategy}/{key}": value for key, value in config.get(strategy, {}).items()}
-        params = {key: value for key, value in config.items() if not isinstance(value, dict)} | own
-        # what every strategy has is one column in MLflow
-        shared = {key: params.pop(f"{strategy}/{key}", params.get(key)) for key in ("learning_rate", BUDGET_SHARE)}
-        params |= {key: value for key, value in shared.items() if value is not None}
+        own = dict(config.get(strategy, {}))
+        params = {key: value for key, value in config.items() if not isinstance(value, dict)}
+        # what every strategy has is one column of MLflow's; its comparison draws the first three in the alphabet, so
+        # names of the rest begin with a word that comes after these
+        params |= {key: own.pop(key) for key in ("learning_rate", BUDGET_SHARE) if key in own}
+        params |= {f"strategy/{strategy}/{key}": value for key, value in own.items()}
         tags = {"strategy": strategy, "status": "running", "phase": config.get("phase", "search")}
         parent = config.get("phase", PARENT)
         self.sink.put("start", trial_id, name=name, params=params, tags=tags, time_ms=now_ms(), parent=parent)

@@ -1,20 +1,16 @@
 """The page in a real browser: nothing leaves it, tables sort, it fits a phone."""
 
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from analysis import pictures
 from analysis.header import ReportHeader
 from analysis.publish import publish
 from analysis.rows import ResultRow
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
 SITES = [f"transformer.h.{layer}.{matrix}" for layer in range(4) for matrix in ("attn.c_attn", "mlp.c_fc")]
 SHRINK = [{"fraction": f, "params": int(1000 * f), "test_loss": 4.05 - 0.05 * f} for f in (1.0, 0.5, 0.25)]
 STRATEGIES = ("baseline", "linear_decay", "empirical")
@@ -45,15 +41,6 @@ def folder(tmp_path_factory):
     )  # fmt: skip
     publish(rows, header, folder / "report.md")
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    assert CHROMIUM, "install Chromium (apt-get install chromium)"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_a_small_budget_is_not_stopped_by_what_larger_ones_reach():
     def first_report(share, loss):
         trial = SimpleNamespace(trial_id=str(next(numbers)), config=configuration(share))
         scheduler.on_trial_add(None, trial)
-        return scheduler.on_trial_result(None, trial, {"training_iteration": 1, "eval_loss": loss})
+        return scheduler.on_trial_result(None, trial, {"training_iteration": 1, "report": 1, "eval_loss": loss})
 
     assert first_report(1.0, 1.0) == first_report(0.9, 0.9) == TrialScheduler.CONTINUE
     assert first_report(0.3, 5.0) == TrialScheduler.CONTINUE
@@ -200,14 +200,10 @@ def test_a_plan_that_two_objectives_cannot_have_is_refused_and_one_that_they_can
 
 
 @pytest.mark.slow
-def test_a_search_of_two_objectives_leaves_a_front_and_keeps_within_the_budget(tune, runs):
-    done = tune(
-        "--objective", "loss,params", "--budget-rank", 8, "--num-samples", 12, "--strategies", "baseline",
-        "--strategies", "linear_decay", "--runs-dir", runs, "--name", "front",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_a_search_of_two_objectives_leaves_a_front_and_keeps_within_the_budget(front):
+    done, folder = front
     assert done.stderr == ""
-    rows = read_rows(runs / "front" / "rows.jsonl")
+    rows = [row for row in read_rows(folder / "rows.jsonl") if row.phase == "search"]
     assert len(rows) == 12
     for row in rows:
         share = row.config[row.strategy][BUDGET_SHARE]
@@ -216,11 +212,9 @@ def test_a_search_of_two_objectives_leaves_a_front_and_keeps_within_the_budget(t
     sizes = {row.trainable_parameters for row in rows if row.status == "finished"}
     assert max(sizes) == 4096
     assert min(sizes) <= 2048
-    report = (runs / "front" / "report.md").read_text()
+    report = (folder / "report.md").read_text()
     assert pareto.table(pareto.front(rows)) in report
-    assert (runs / "front" / "figures" / "pareto.svg").is_file()
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(runs / "front" / "optuna.journal"))
-    )
+    assert (folder / "figures" / "pareto.svg").is_file()
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal")))
     study = optuna.load_study(study_name="front", storage=storage)
     assert {trial.values[1] for trial in study.trials if trial.values} == sizes

@@ -1,10 +1,6 @@
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 
 import pytest
 from mlflow import MlflowClient
@@ -84,40 +80,8 @@ def _events(tracking):
     tracking.ended(ResultRow("t1", "baseline_t1", "baseline", "diverged", error="step 5"))
 
 
-def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A function that starts a real MLflow server at a port."""
-    started = []
-
-    def start(port):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-             "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/files"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        started.append(process)
-        for _ in range(240):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.5)
-        raise TimeoutError("the MLflow server does not answer")
-
-    yield start
-    for process in started:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-
-
-def test_what_an_absent_server_missed_is_replayed_once_it_is_there(tmp_path, server, capsys):
-    port = _free_port()
+def test_what_an_absent_server_missed_is_replayed_once_it_is_there(tmp_path, mlflow_server, free_port, capsys):
+    port = free_port()
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     sink = Sink(run_dir, f"http://127.0.0.1:{port}", None)
@@ -128,7 +92,7 @@ def test_what_an_absent_server_missed_is_replayed_once_it_is_there(tmp_path, ser
     assert remaining(run_dir) == 4
     assert capsys.readouterr().err.count("cannot be reached") == 1
 
-    server(port)
+    mlflow_server(port, f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/files")
     command = [sys.executable, "-m", "tuning.tracking", "replay", str(run_dir)]
     done = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert done == ["4 events carried\n", "0 events carried\n"]
