@@ -103,7 +103,7 @@ def search(plan: SearchPlan) -> int:
     known = checked(named)
     try:
         with tuner.ray_for(named) as dashboard:
-            click.echo(f"Ray dashboard, while this search runs: http://{dashboard}")
+            click.echo(f"Ray dashboard, while this search runs: http://{dashboard} (its token: ray get-auth-token)")
             if gpus := tuner.unused_gpus(named):
                 click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
             return _run(*tuner.measured(named, known), dashboard)
