@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import plots, ranking, verdicts
+from analysis import pareto, plots, ranking, verdicts
 from analysis.header import ReportHeader
 from analysis.rows import ResultRow
 
@@ -22,25 +22,28 @@ class Picture:
         title: Heading above it.
         words: What it shows, for whoever cannot see it and as its caption.
         figure: The drawing.
+        table: What stands above it, in Markdown.
     """
 
     name: str
     title: str
     words: str
     figure: Figure
+    table: str = ""
 
     @property
     def lines(self) -> list[str]:
         """Its section in Markdown."""
-        return [f"## {self.title}", "", f"![{self.words}]({FOLDER}/{self.name}.svg)", "", self.words, ""]
+        above = [self.table, ""] if self.table else []
+        return [f"## {self.title}", "", *above, f"![{self.words}]({FOLDER}/{self.name}.svg)", "", self.words, ""]
 
 
 def drawn(rows: Sequence[ResultRow], header: ReportHeader) -> list[Picture]:
-    """Return the pictures that rows and header have the facts for; none of rows without histories and ranks."""
+    """Return the pictures that rows and header have the facts for."""
     searched = [row for row in rows if row.phase == "search"]
     found = [
-        _differences(rows, header.margin), _heatmaps(searched), _learning_curves(searched), _learning_rates(searched),
-        _shrinking(header),
+        _differences(rows, header.margin), _pareto(searched), _heatmaps(searched), _learning_curves(searched),
+        _learning_rates(searched), _shrinking(header),
     ]  # fmt: skip
     return [picture for picture in found if picture is not None]
 
@@ -62,6 +65,20 @@ def _differences(rows: Sequence[ResultRow], margin: float) -> Picture | None:
         f"does not matter: {said}."
     )
     return Picture("differences", "Differences to plain LoRA", words, plots.differences(judged, margin))
+
+
+def _pareto(rows: Sequence[ResultRow]) -> Picture | None:
+    if not pareto.sizes_differ(rows):
+        return None
+    done, members = pareto.measured(rows), pareto.front(rows)
+    (fewest, most_loss), (most, least_loss) = pareto.point(members[0]), pareto.point(members[-1])
+    words = (
+        f"Evaluation loss over trainable parameters of {len(done)} trials that were trained in full; the line is the "
+        f"front, {len(members)} trials that no other beats in both, from {fewest:,} parameters at {most_loss:.4f} to "
+        f"{most:,} at {least_loss:.4f}. Every trial is a single run, and its place may owe something "
+        f"to chance; a search with its parameters as --budget would confirm it."
+    )
+    return Picture("pareto", "Pareto Front", words, plots.pareto_front(done, members), pareto.table(members))
 
 
 def _heatmaps(rows: Sequence[ResultRow]) -> Picture | None:

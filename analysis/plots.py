@@ -1,5 +1,6 @@
 """Pictures: every function draws one from rows and returns it. Colours are Okabe and Ito's, and never the only sign."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis import pareto
 from analysis.rows import ResultRow
 from analysis.verdicts import Verdict
 from analysis.winner import grid
@@ -21,6 +23,11 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6, "axes.axisbelow": True, "font.size": 9, "legend.frameon": False, "svg.hashsalt": "figures",
 }  # fmt: skip
 WIDE = 6.4
+
+
+def sign(number: int) -> tuple[str, str]:
+    """Return (colour, marker) of the ``number``-th series; after seven, colours come again with other markers."""
+    return COLOURS[number % 7], MARKERS[(number + number // 7) % 7]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -92,6 +99,42 @@ def differences(found: Sequence[Verdict], margin: float) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
+def pareto_front(done: Sequence[ResultRow], members: Sequence[ResultRow]) -> Figure:
+    """Draw loss over parameters.
+
+    Args:
+        done: Trials with known parameters and loss; hollow where they are not on the front.
+        members: Those on the front, from the fewest parameters; a step line joins them.
+    """
+    figure = Figure(figsize=(WIDE, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.step(*zip(*map(pareto.point, members), strict=True), where="post", color="#777777", linewidth=1.2, zorder=1)
+    chosen = {row.trial_id for row in members}
+    for number, strategy in enumerate(dict.fromkeys(row.strategy for row in done)):
+        colour, marker = sign(number)
+        own = [row for row in done if row.strategy == strategy]
+        faces = [colour if row.trial_id in chosen else "none" for row in own]
+        params, losses = zip(*map(pareto.point, own), strict=True)
+        axes.scatter(params, losses, marker=marker, facecolors=faces, edgecolors=colour, s=30, zorder=2)
+        axes.plot([], [], marker, color=colour, label=strategy)
+    axes.set_xscale("log")
+    sizes = [pareto.point(row)[0] for row in done]
+    axes.set_xticks(_halvings(min(sizes), max(sizes)))
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("trainable parameters (filled: on the front)")
+    axes.set_ylabel("evaluation loss")
+    axes.legend()
+    return figure
+
+
+def _halvings(low: int, high: int) -> list[float]:
+    """Return both and the halvings of ``high`` that are well apart from ``low``: how budgets are thought of."""
+    times = math.floor(math.log2(high / (1.2 * low))) if high > 2.4 * low else 0
+    return [low, *(high / 2**k for k in range(times, -1, -1))]
+
+
+@matplotlib.rc_context(STYLE)
 def learning_curves(rows: Sequence[ResultRow]) -> Figure:
     """Draw every trial's evaluation loss over its steps, a panel per strategy; the best finished one is bold."""
     strategies = list(dict.fromkeys(row.strategy for row in rows))
@@ -100,6 +143,7 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
     figure = Figure(figsize=(WIDE, height), layout="constrained")
     panels = figure.subplots(-(-len(strategies) // columns), columns, sharex=True, sharey=True, squeeze=False)
     for number, (axes, strategy) in enumerate(zip(panels.flat, strategies, strict=False)):
+        colour, marker = sign(number)
         own = [row for row in rows if row.strategy == strategy and row.history]
         done = [row for row in own if row.status == "finished" and row.final_eval_loss is not None]
         best = min(done, key=lambda row: row.final_eval_loss or 0.0, default=None)
@@ -107,9 +151,8 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
             points = [(point["step"], point["eval_loss"]) for point in row.history if point["eval_loss"] is not None]
             width, alpha = (2.0, 1.0) if row is best else (0.8, 0.5)
             axes.plot(
-                *zip(*points, strict=True), marker=MARKERS[number % 7], markersize=3, linewidth=width, alpha=alpha,
-                color=COLOURS[number % 7],
-            )  # fmt: skip
+                *zip(*points, strict=True), marker=marker, markersize=3, linewidth=width, alpha=alpha, color=colour
+            )
         axes.set_title(strategy, fontsize=9)
     for axes in list(panels.flat)[len(strategies) :]:
         axes.set_axis_off()
@@ -128,7 +171,7 @@ def learning_rates(rates: Mapping[str, Sequence[tuple[float, float, bool]]]) -> 
     figure = Figure(figsize=(WIDE, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for number, (strategy, points) in enumerate(rates.items()):
-        colour, marker = COLOURS[number % 7], MARKERS[number % 7]
+        colour, marker = sign(number)
         done = sorted((rate, loss) for rate, loss, finished in points if finished)
         cut = [(rate, loss) for rate, loss, finished in points if not finished]
         axes.plot(*(zip(*done, strict=True) if done else ([], [])), marker=marker, color=colour, label=strategy)

@@ -5,7 +5,7 @@ import heapq
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from strategies.base import Site
@@ -47,6 +47,12 @@ class RankBudget:
         if rank > _limit(narrow):
             raise ValueError(f"budget rank {rank} is more than {narrow.name} can have ({_limit(narrow)})")
         return cls(params=rank * sum(site.cost for site in sites), high=max(DEFAULT_HIGH, rank))
+
+    def share(self, fraction: float) -> Self:
+        """Return a budget of ``fraction`` of the parameters, at most 1, rounded down."""
+        if not 0 < fraction <= 1:
+            raise ValueError(f"a share of a budget must be in (0, 1], got {fraction}")
+        return replace(self, params=max(1, math.floor(fraction * self.params)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,13 @@
 """Small real models, data and searches that tests share."""
 
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    assert chromium, "install Chromium (apt-get install chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +120,52 @@ def finished(tune, runs, four):
     done = tune("--num-samples", 8, "--max-concurrent-trials", 1, "--runs-dir", runs, "--name", "first", *four)
     assert done.returncode == 0, done.stderr
     return done, runs / "first"
+
+
+@pytest.fixture(scope="session")
+def front(tune, runs):
+    """A search of two objectives with confirmation runs: (completed process, run folder)."""
+    done = tune(
+        "--objective", "loss,params", "--budget-rank", 8, "--num-samples", 12, "--strategies", "baseline",
+        "--strategies", "linear_decay", "--confirm-seeds", 1, "--runs-dir", runs, "--name", "front",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done, runs / "front"
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """A function that finds a port nobody listens at."""
+
+    def find():
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            return found.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def mlflow_server():
+    """A function that starts a real MLflow server at a port, on a store."""
+    started = []
+
+    def start(port, store, *flags):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+             "--backend-store-uri", store, *flags],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        for _ in range(240):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.5)
+        raise TimeoutError("the MLflow server does not answer")
+
+    yield start
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)  # asked politely it waits for open browsers
+        process.wait()

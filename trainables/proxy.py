@@ -74,7 +74,8 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
         """Train to the next report, together with the host's other trials."""
         if self.key is None:
             self._admit(self.packing.checkpoints.get(self.config.get("trial_id", "")))
-        report: dict[str, Any] = ray.get(self.host.step.remote(self.key))
+        # the task's name is the only place where Ray's dashboard shows which trial trains
+        report: dict[str, Any] = ray.get(self.host.step.options(name=self.trial_name).remote(self.key))
         return report
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

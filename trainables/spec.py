@@ -11,6 +11,7 @@ from trainables.data import DataSource, Splits
 
 Scaling = Literal["constant", "alpha/r", "alpha/sqrt(r)"]
 SCALINGS: tuple[Scaling, ...] = ("constant", "alpha/r", "alpha/sqrt(r)")
+BUDGET_SHARE = "budget_share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class TrialSpec:
         learning_rate: Peak learning rate.
         scaling: How the adapter's scale depends on its rank.
         seed: Seed of the adapter's initial weights, the data order and dropout.
+        budget_share: Share of the workload's budget that the trial may spend.
     """
 
     label: str
@@ -89,16 +91,19 @@ class TrialSpec:
     learning_rate: float
     scaling: Scaling = "constant"
     seed: int = 0
+    budget_share: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < 100:
             raise ValueError(f"learning_rate must be in (0, 100), got {self.learning_rate}")
+        if not 0 < self.budget_share <= 1:
+            raise ValueError(f"budget_share must be in (0, 1], got {self.budget_share}")
         if self.scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {self.scaling!r}")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read Ray's config: ``strategy``, its own parameters and learning rate under its name, and the common ones.
+        """Read Ray's config: ``strategy``, its own parameters, learning rate and budget under its name; common ones.
 
         A control's own parameters are those of the strategy that it is a control of, which it names as ``of``.
 
@@ -107,8 +112,7 @@ class TrialSpec:
         """
         own = dict(config.get(config["strategy"], {}))
         common = {key: config[key] for key in ("learning_rate", "scaling", "seed") if key in config}
-        if "learning_rate" in own:
-            common["learning_rate"] = own.pop("learning_rate")
+        common |= {key: own.pop(key) for key in ("learning_rate", BUDGET_SHARE) if key in own}
         if "official" in config:
             experiment = next(item for item in OFFICIAL if item.name == config["official"])
             return cls(label=experiment.strategy, allocator=experiment, **common)
@@ -122,10 +126,10 @@ class TrialSpec:
         return cls(label=name, allocator=allocator, **common)
 
     def allocation(self, sites: Sequence[Site], budget: RankBudget, evidence: Evidence) -> RankAllocation:
-        """Return the planned ranks."""
+        """Return the planned ranks, which cost no more than the trial's share of ``budget``."""
         if isinstance(self.allocator, OfficialExperiment):
             return self.allocator.allocation(sites)
-        return allocate(self.allocator.scores(sites, evidence), sites, budget)
+        return allocate(self.allocator.scores(sites, evidence), sites, budget.share(self.budget_share))
 
     def alphas(self, allocation: RankAllocation, sites: Sequence[Site], scale: float) -> dict[str, float]:
         """Return LoRA's alpha for each adapted site, so that alpha / rank is the scale that the policy wants.

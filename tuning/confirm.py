@@ -9,12 +9,15 @@ from analysis.rows import ResultRow
 from strategies import CONTROLS
 from strategies.baseline import Baseline
 from tuning.plan import SearchPlan
+from tuning.space import with_whole_budget
 
 PHASE, SUPERSEDED = "confirm", "superseded"
 
 
 def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """Return Ray configurations of the confirmation runs, seed by seed; none if there is nothing to compare.
+
+    All have the whole budget, so that a verdict compares equal budgets even if the search looked for small ones.
 
     Args:
         plan: The search.
@@ -23,7 +26,7 @@ def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str,
     best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
     if plan.official or Baseline.name not in best or len(best) < 2:
         return []
-    return _from_fresh_seeds(plan, [{**row.config, "source": row.trial_id} for row in best.values()])
+    return _from_fresh_seeds(plan, [{**with_whole_budget(row.config), "source": row.trial_id} for row in best.values()])
 
 
 def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 
 from analysis.rows import ResultRow
 from tuning.record import Record
+from tuning.space import budget_share
 from tuning.stop import Stop
 
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")
@@ -161,8 +162,9 @@ def experiment_name(config: Mapping[str, Any]) -> str:
     strategy, trial_id = config["strategy"], str(config["trial_id"])
     if "official" in config or config.get("phase") == "confirm":
         return trial_id
-    rate = config.get(strategy, {}).get("learning_rate")
-    return f"{strategy}_{trial_id}" if rate is None else f"{strategy}_lr{rate:.2g}_{trial_id}"
+    rate, share = config.get(strategy, {}).get("learning_rate"), budget_share(config)
+    tried = ([] if share is None else [f"budget{share:.2g}"]) + ([] if rate is None else [f"lr{rate:.2g}"])
+    return "_".join((strategy, *tried, trial_id))
 
 
 def _finite(value: Any) -> float | None:

@@ -28,6 +28,7 @@ from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 from tuning.progress import Progress
 from tuning.record import Record
+from tuning.space import SMALLEST_SHARE
 from tuning.stop import Stop
 from tuning.study import StudySearch
 
@@ -57,6 +58,9 @@ def dry_run(plan: SearchPlan) -> int:
         known = preflight.check(plan)
     click.echo(plan.model_dump_json(indent=2))
     click.echo(f"\nbudget: {known.workload.budget.params:,} of {known.shape.params:,} base parameters")
+    if plan.searches_budget:
+        smallest = known.workload.budget.share(SMALLEST_SHARE)
+        click.echo(f"searched: each trial's budget, from {smallest.params:,}")
     for name, allocation in known.allocations.items():
         if allocation is None:
             click.echo(f"{name}: decided after the evidence is measured")
@@ -119,7 +123,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             _refuse(name, changes, allow_changes)
             if record.exit_status is not None and not extend and not changes:
                 click.echo(f"{name} is complete; --extend N would add trials")
-                summary.show(plan, list(record.rows.values()), "")
+                summary.show(plan, list(record.rows.values()), "", "")
                 return record.exit_status
             known = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
             others = continuation.other_circumstances(record, str(known.workload.base), known.corpus_sha256)
@@ -156,7 +160,7 @@ def _ray(plan: SearchPlan, known: Preflight, search_id: str) -> Iterator[str]:
     with tuner.ray_for(plan, search_id) as dashboard:
         if plan.ray_address is not None:
             nodes.check(plan, known.workload)
-        click.echo(f"Ray dashboard, while this search runs: http://{dashboard}")
+        click.echo(f"Ray dashboard, while this search runs: http://{dashboard} (its token: ray get-auth-token)")
         if gpus := tuner.unused_gpus(plan):
             click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
         yield dashboard
@@ -224,7 +228,7 @@ def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, dashb
         outcome.finish_tracking(sink, plan, record)
         outcome.close_tracking(sink, plan)
         rows = list(record.rows.values())
-        summary.show(plan, rows, dashboard)
+        summary.show(plan, rows, dashboard, facts.search_id)
         if (searched := len(record.of_phase("search"))) < plan.trials:
             click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
         failed = SOME_FAILED if any(row.status == "failed" for row in rows) else OK

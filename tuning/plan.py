@@ -62,6 +62,9 @@ class SearchPlan(BaseModel):
     batch_size: Count = Field(8, description="Examples per optimizer step")
     budget: Count | None = Field(None, description="Trainable parameters a trial may spend")
     budget_rank: Count | None = Field(None, description="Budget as the rank of plain LoRA of the same cost (default 2)")
+    objective: Literal["loss", "loss,params"] = Field(
+        "loss", description="`loss`, or `loss,params`: the Pareto front of loss and parameters up to the budget"
+    )
     strategies: tuple[str, ...] = Field(tuple(STRATEGIES), description="Strategies to compare; repeat the flag")
     official: bool = Field(False, description="Train the five experiments of the seed report instead of searching")
     num_samples: Count = Field(20, description="Trials, the same number for every strategy, give or take one")
@@ -147,6 +150,8 @@ class SearchPlan(BaseModel):
     def _one_budget(self) -> Self:
         if self.budget is not None and self.budget_rank is not None:
             raise ValueError("--budget and --budget-rank are two ways to say one thing; give one")
+        if self.official and self.searches_budget:
+            raise ValueError(f"--objective {self.objective}: --official has budgets of its own; drop one")
         self.data_source()
         self._check_ranges()
         if self.isolation == "packed" and self.gpus_per_trial > 1:
@@ -184,6 +189,11 @@ class SearchPlan(BaseModel):
         if self.learning_rate is not None:
             return self.learning_rate
         return BUNDLED_LEARNING_RATE if self.model == "bundled" else USUAL_LEARNING_RATE
+
+    @property
+    def searches_budget(self) -> bool:
+        """Whether trials have budgets of their own, up to the one that is given."""
+        return self.objective == "loss,params"
 
     @property
     def trials(self) -> int:

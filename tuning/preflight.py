@@ -1,16 +1,18 @@
 """What can be known before anything is trained or written: sizes, splits, first allocations."""
 
+import math
 import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from strategies import STRATEGIES, RankAllocation, allocate
+from strategies import STRATEGIES, RankAllocation, RankBudget, allocate
 from strategies.official import OFFICIAL
 from trainables import base_model, data, hub, model_files
 from trainables.base_model import Shape
 from trainables.spec import Workload
 from tuning.plan import SearchPlan
+from tuning.space import SMALLEST_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ def check(plan: SearchPlan) -> Preflight:
     if plan.max_length > shape.context:
         raise ValueError(f"--max-length {plan.max_length}: the model's context is {shape.context} tokens")
     workload = plan.workload(plan.rank_budget(shape.sites))
+    if plan.searches_budget:
+        _check_smallest(plan, workload.budget, shape)
     workload = replace(workload, model=model, data=replace(workload.data, dataset=dataset))
     digest = data.corpus_sha256(data.read_documents(workload.data))
     if plan.corpus_sha256 not in {None, digest}:
@@ -78,13 +82,22 @@ def check(plan: SearchPlan) -> Preflight:
             f"give the tokenizer that belongs to the model"
         )
     # a process elsewhere may have another working directory, other files, or none
-    here = model if model == "bundled" or hub.is_hub_id(model) else base_model.resolve(model)
+    here = model if model == "bundled" or hub.is_hub_id(model) else model_files.resolve(model)
     workload = replace(workload, model=here, base=base_model.identity(here), splits=splits)
     if plan.official:
         allocations: dict[str, RankAllocation | None] = {item.name: item.allocation(shape.sites) for item in OFFICIAL}
     else:
         allocations = {name: _first(name, shape, workload) for name in plan.strategies}
     return Preflight(shape, workload, digest, allocations)
+
+
+def _check_smallest(plan: SearchPlan, budget: RankBudget, shape: Shape) -> None:
+    smallest, cheapest = budget.share(SMALLEST_SHARE).params, min(site.cost for site in shape.sites)
+    if smallest < cheapest:
+        raise ValueError(
+            f"--objective {plan.objective}: trials go down to {smallest} of {budget.params} parameters, and one unit "
+            f"of rank costs at least {cheapest}; give a budget of at least {math.ceil(cheapest / SMALLEST_SHARE)}"
+        )
 
 
 def _check_folder(plan: SearchPlan) -> None:

@@ -63,16 +63,16 @@ class Record:
         """
         self._note("began", trial_id=trial_id, config=dict(config), turn=turn)
 
-    def repeated(self, config: Mapping[str, Any], turn: int, same_as: str, value: Any) -> None:
+    def repeated(self, config: Mapping[str, Any], turn: int, same_as: str, values: Any) -> None:
         """Note a configuration that was drawn and is already known.
 
         Args:
             config: What was drawn.
             turn: As for ``began``.
             same_as: The trial that it repeats.
-            value: What Optuna was told; None if nothing is known.
+            values: What Optuna was told, one for each objective; None if nothing is known.
         """
-        self._note("repeated", config=dict(config), turn=turn, same_as=same_as, value=value)
+        self._note("repeated", config=dict(config), turn=turn, same_as=same_as, values=values)
 
     def ran_out(self, strategy: str) -> None:
         """Note that a strategy has no configuration left that differs."""

@@ -9,6 +9,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from tuning.plan import SearchPlan
 from tuning.record import Record
+from tuning.space import budget_class
 from tuning.study import METRIC
 
 TIME = "report"
@@ -23,10 +24,11 @@ class _Entry:
 
 
 class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
-    """One ASHA per strategy: a trial is compared only with trials of its own strategy.
+    """One ASHA per strategy and class of budget: a trial is compared only with trials of its own kind.
 
     With shared rungs the strategy that starts best would stop the others before their learning rate is found; with
-    rungs of its own, the best trial of every strategy runs to the end.
+    rungs of its own, the best trial of every strategy runs to the end. Where budgets are searched, large ones would
+    stop all small ones, and the front of loss and parameters would be a point: trials meet only within a halving.
 
     A value that is not finite never reaches a rung: ``nan < cutoff`` is false, so ASHA would let the trial run on, and
     a NaN or two infinities make a rung's cutoff NaN, which then cuts nobody. A diverged trial ends itself.
@@ -41,7 +43,7 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, reports: int) -> None:
         super().__init__()
         self._reports = reports
-        self._by_strategy: dict[str, ASHAScheduler] = {}
+        self._by_kind: dict[tuple[str, int], ASHAScheduler] = {}
 
     def recall(self, config: Mapping[str, Any], losses: Sequence[float | None]) -> None:
         """Put what a trial reported before an interruption into the rungs; what was decided then stays decided.
@@ -56,7 +58,7 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
             self.on_trial_result(None, trial, {METRIC: math.nan if loss is None else loss, TIME: number})
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Enter a trial in its strategy's ASHA."""
+        """Enter a trial in the ASHA of its kind."""
         self._own(trial).on_trial_add(tune_controller, _entry(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -75,12 +77,12 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
         self._own(trial).on_trial_remove(tune_controller, _entry(trial))
 
     def _own(self, trial: Any) -> ASHAScheduler:
-        strategy = trial.config["strategy"]
-        if strategy not in self._by_strategy:
-            self._by_strategy[strategy] = ASHAScheduler(
+        kind = (trial.config["strategy"], budget_class(trial.config))
+        if kind not in self._by_kind:
+            self._by_kind[kind] = ASHAScheduler(
                 time_attr=TIME, metric=METRIC, mode="min", max_t=self._reports, grace_period=1, reduction_factor=2
             )
-        return self._by_strategy[strategy]
+        return self._by_kind[kind]
 
 
 def make_scheduler(plan: SearchPlan, record: Record) -> TrialScheduler:

@@ -1,13 +1,17 @@
-"""The conditional define-by-run space: which strategy, its own parameters, its own learning rate."""
+"""The conditional define-by-run space: which strategy, its own parameters, its own learning rate and budget."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from strategies import STRATEGIES
 from strategies.official import OFFICIAL
-from trainables.spec import SCALINGS
+from trainables.spec import BUDGET_SHARE, SCALINGS
 from tuning.plan import SearchPlan
+
+HALVINGS = 3
+SMALLEST_SHARE = 0.5**HALVINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Space:
     """Optuna's define-by-run function for a plan; a class because Ray pickles it.
 
     Every strategy has a learning rate of its own: the best one differs between allocations, and a comparison at one
-    shared rate would measure that.
+    shared rate would measure that. With two objectives it has a share of the budget of its own, too.
     """
 
     plan: SearchPlan
@@ -43,6 +47,8 @@ class Space:
         view = Prefixed(trial, name)
         STRATEGIES[name].suggest(view)
         view.suggest_float("learning_rate", centre / factor, centre * factor, log=True)
+        if self.plan.searches_budget:
+            view.suggest_float(BUDGET_SHARE, SMALLEST_SHARE, 1.0, log=True)
         if self.plan.scaling == "search":
             trial.suggest_categorical("scaling", SCALINGS)
             return {"seed": self.plan.seed}
@@ -53,16 +59,36 @@ def fixed_part(plan: SearchPlan, number: int) -> dict[str, Any]:
     """Return what is decided about the ``number``-th trial before Optuna fills in the rest.
 
     Strategies take turns, so that each gets the same number of trials. Everyone's first trial is its known good point
-    at the default learning rate; for the baseline that is plain LoRA.
+    at the default learning rate and the whole budget; for the baseline that is plain LoRA.
     """
     name = plan.strategies[number % len(plan.strategies)]
     fixed: dict[str, Any] = {"strategy": name}
     if number < len(plan.strategies):
         fixed |= {f"{name}/{key}": value for key, value in STRATEGIES[name].known_good.items()}
         fixed[f"{name}/learning_rate"] = plan.centre_learning_rate
+        if plan.searches_budget:
+            fixed[f"{name}/{BUDGET_SHARE}"] = 1.0
         if plan.scaling == "search":
             fixed["scaling"] = SCALINGS[0]
     return fixed
+
+
+def budget_share(config: Mapping[str, Any]) -> float | None:
+    """Return the searched share of the budget that a trial may spend; None where every trial has all of it."""
+    share: float | None = config.get(config["strategy"], {}).get(BUDGET_SHARE)
+    return share
+
+
+def budget_class(config: Mapping[str, Any]) -> int:
+    """Return how often a trial's budget is halved: 0 above a half of what is given, 1 above a quarter, 2 below."""
+    return min(HALVINGS - 1, math.floor(-math.log2(budget_share(config) or 1.0)))
+
+
+def with_whole_budget(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with all of the budget, whatever share of it was searched."""
+    if budget_share(config) is None:
+        return dict(config)
+    return {**config, config["strategy"]: {**config[config["strategy"]], BUDGET_SHARE: 1.0}}
 
 
 def official_configs(plan: SearchPlan) -> list[dict[str, Any]]:

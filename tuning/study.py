@@ -21,6 +21,8 @@ METRIC = "eval_loss"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_DUPLICATES = 100
 LEAST_FOR_IMPORTANCE = 8
+PARAMETERS = "trainable_parameters"
+OBJECTIVES = {"loss": (METRIC,), "loss,params": (METRIC, PARAMETERS)}
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 
 
@@ -40,7 +42,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def __init__(self, plan: SearchPlan, effective_key: Callable[[dict[str, Any]], str], record: Record) -> None:
         super().__init__(metric=METRIC, mode="min")
         self._plan, self._effective_key, self._record = plan, effective_key, record
-        self.study = optuna.create_study(direction="minimize")
+        self.study = optuna.create_study(directions=["minimize"] * len(OBJECTIVES[plan.objective]))
         self._asked, self._turn, self._handed_out = 0, 0, 0
         self._seen: dict[str, str] = {}
         self._live: dict[str, optuna.Trial] = {}
@@ -65,8 +67,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass a finite intermediate value on."""
-        if trial_id in self._live and math.isfinite(result[METRIC]):
+        """Pass a finite intermediate value on; Optuna knows none with several objectives."""
+        if trial_id in self._live and math.isfinite(result[METRIC]) and not self._plan.searches_budget:
             self._live[trial_id].report(result[METRIC], result["report"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -75,7 +77,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         if trial is None:
             return
         if result and status == "finished" and not error:
-            self.study.tell(trial, result[METRIC])
+            self.study.tell(trial, [float(result[name]) for name in OBJECTIVES[self._plan.objective]])
         elif result and status == "running" and not error:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -117,7 +119,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def _again(self, ray_id: str, config: dict[str, Any]) -> dict[str, Any]:
         trial, _ = self._ask(flat(config))
         for number, report in enumerate(self._record.reports.get(config["trial_id"], {}).values(), 1):
-            if report["eval_loss"] is not None:
+            if report["eval_loss"] is not None and not self._plan.searches_budget:
                 trial.report(report["eval_loss"], number)
         self._hand_out(ray_id, trial, config)
         return config
@@ -125,13 +127,13 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def _tell_duplicate(self, trial: optuna.Trial, config: dict[str, Any], turn: int, twin: str) -> None:
         """Answer a repeated suggestion with what is known: the value of its twin, or nothing."""
         row = self._record.rows.get(twin)
-        value = row.final_eval_loss if row is not None and row.status == "finished" else None
-        self._record.repeated(config, turn, twin, value)
+        values = self._values(row) if row is not None and row.status == "finished" else None
+        self._record.repeated(config, turn, twin, values)
         trial.set_user_attr("same_as", twin)
-        if value is None:
+        if values is None:
             self.study.tell(trial, state=TrialState.FAIL)
         else:
-            self.study.tell(trial, value)
+            self.study.tell(trial, values)
 
     def _recall(self) -> None:
         """Make the study, the turns and the known configurations from the record."""
@@ -140,7 +142,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         for item in self._record.suggestions:
             row = self._record.rows.get(item.get("trial_id", ""))
             if "same_as" in item:
-                self._remember(item["config"], {"same_as": item["same_as"]}, item["value"])
+                self._remember(item["config"], {"same_as": item["same_as"]}, item["values"])
             elif item["config"].get("phase", "search") == "search":
                 self._count(item["trial_id"], item["config"], item["turn"])
                 if row is not None:
@@ -160,14 +162,21 @@ class StudySearch(Searcher):  # type: ignore[misc]
             for number, report in enumerate(row.history, 1)
             if report["eval_loss"] is not None
         }
-        value = row.final_eval_loss if row.status in STATES else None
-        self._remember(row.config, {"trial_id": row.trial_id}, value, STATES.get(row.status), reports)
+        if self._plan.searches_budget:
+            reports = {}
+        values = self._values(row) if row.status == "finished" or (row.status == "stopped" and reports) else None
+        self._remember(row.config, {"trial_id": row.trial_id}, values, STATES.get(row.status), reports)
+
+    def _values(self, row: ResultRow) -> list[float]:
+        """Return what Optuna is told of a trial: a value for each objective."""
+        known = {METRIC: row.final_eval_loss, PARAMETERS: row.trainable_parameters}
+        return [float(known[name] or 0) for name in OBJECTIVES[self._plan.objective]]
 
     def _remember(
         self,
         config: Mapping[str, Any],
         attributes: Mapping[str, str],
-        value: float | None,
+        values: list[float] | None,
         state: TrialState | None = None,
         reports: Mapping[int, float] | None = None,
     ) -> None:
@@ -178,8 +187,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
             optuna.trial.create_trial(
                 params=known.params,
                 distributions=known.distributions,
-                value=value,  # of a pruned trial, as Optuna has it, the last intermediate one
-                state=state or (TrialState.FAIL if value is None else TrialState.COMPLETE),
+                values=values,  # of a pruned trial, as Optuna has it, the last intermediate one
+                state=state or (TrialState.FAIL if values is None else TrialState.COMPLETE),
                 user_attrs=dict(attributes),
                 intermediate_values=dict(reports or {}),
             )
@@ -226,7 +235,7 @@ def make_sampler(plan: SearchPlan, number: int) -> optuna.samplers.TPESampler:
 def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     """Return strategy -> parameter -> importance for the loss, from trials that were trained in full.
 
-    A strategy with fewer than ``LEAST_FOR_IMPORTANCE`` such trials is left out.
+    A strategy with fewer than ``LEAST_FOR_IMPORTANCE`` such trials is left out. The loss is the first objective.
 
     Source:
         Watanabe et al., PED-ANOVA (arXiv 2304.10255), as Optuna has it.
@@ -237,13 +246,19 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
         own = [trial for trial in complete if trial.params["strategy"] == strategy]
         if len(own) < LEAST_FOR_IMPORTANCE:
             continue
-        alone = optuna.create_study(direction=study.direction)
-        alone.add_trials(own)
+        alone = optuna.create_study()
+        alone.add_trials([_by_loss(trial) for trial in own])
         names = [name for name in own[0].params if name.startswith(f"{strategy}/")]
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         shares = optuna.importance.get_param_importances(alone, evaluator=evaluator, params=names)
         found[strategy] = {name.removeprefix(f"{strategy}/"): share for name, share in shares.items()}
     return found
+
+
+def _by_loss(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(
+        value=trial.values[0], params=trial.params, distributions=trial.distributions, state=trial.state
+    )
 
 
 def mirror(study: optuna.Study, path: Path, name: str) -> None:

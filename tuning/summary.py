@@ -8,10 +8,11 @@ import click
 
 from analysis import ranking, verdicts
 from analysis.rows import ResultRow
+from tuning import tracking
 from tuning.plan import SearchPlan
 
 
-def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str) -> None:
+def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str, search_id: str) -> None:
     """Print the best trial of every strategy and the commands that open each view."""
     click.echo("\nBest finished trial of each strategy (evaluation loss):")
     searched = [row for row in rows if row.phase == "search"]
@@ -25,12 +26,21 @@ def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str) -> None:
         for line in verdicts.headline(judged):
             click.echo("  " + line.removeprefix("- ").replace("**", ""))
     click.echo(f"\nReport           {typed(plan.run_dir)}/report.md")
-    local = f"mlflow ui --backend-store-uri {tracking_uri(plan)}"
-    click.echo(f"MLflow           {server_uri(plan) or local}")
+    for line in mlflow_lines(plan, search_id):
+        click.echo(line)
     if not plan.official:
         click.echo(f"Optuna           optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
     ended = "ended with this search's own Ray; one that stays: ray start --head, then --ray-address auto"
     click.echo(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
+
+
+def mlflow_lines(plan: SearchPlan, search_id: str) -> list[str]:
+    """Return how to see the search in MLflow: the command that starts it, unless a server runs, and the address."""
+    at, server = tracking.page(search_id), server_uri(plan)
+    if server:
+        return [f"MLflow           {server.rstrip('/')}{at if server.startswith('http') and at else ''}"]
+    lines = [f"MLflow           mlflow ui --backend-store-uri {tracking_uri(plan)}"]
+    return [*lines, f"                 http://127.0.0.1:5000{at}"] if at else lines
 
 
 def server_uri(plan: SearchPlan) -> str | None:

@@ -21,6 +21,7 @@ import click
 from filelock import Timeout
 
 from analysis.rows import ResultRow
+from trainables.spec import BUDGET_SHARE
 from tuning.lives import Lives
 from tuning.sink import Sink as Sink
 from tuning.sink import attempt, brief, deliver
@@ -29,9 +30,13 @@ from tuning.spool import SPOOL, Event, Spool, Target, UnknownTarget, lock
 EXPERIMENT = "lora-rank-search"
 TRIAL_TAG, PARENT_TAG = "rank_search.trial_id", "mlflow.parentRunId"
 PARENT = "parent"
-METRICS = (
-    "train_loss", "eval_loss", "test_loss", "perplexity", "tokens", "tokens_per_second", "trainable_parameters",
+METRICS = (  # the first is what MLflow's comparison draws unless told otherwise
+    "eval_loss", "train_loss", "test_loss", "perplexity", "tokens", "tokens_per_second", "trainable_parameters",
     "parameter_efficiency", "peak_bytes", "seconds",
+)  # fmt: skip
+COLUMNS = (
+    "metrics.`eval_loss`", "metrics.`test_loss`", "metrics.`trainable_parameters`", "metrics.`seconds`",
+    "params.`learning_rate`", f"params.`{BUDGET_SHARE}`", "tags.`strategy`", "tags.`status`",
 )  # fmt: skip
 END = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 MAY_PASS = (401, 403, 408, 409, 429)  # of 4xx: who asks, or when, may change
@@ -58,6 +63,7 @@ class MlflowCarrier:
         self.experiment = (
             found.experiment_id if found else self.client.create_experiment(EXPERIMENT, target.artifacts, kind)
         )
+        _experiments[self.search] = self.experiment
         self.runs: dict[str, str] = {}
         self.reconcile()
 
@@ -113,11 +119,23 @@ class MlflowCarrier:
     ) -> None:
         from mlflow.entities import Param
 
+        if run == PARENT:
+            self._share_view()
         if run in self.runs:
             self._complete(run, name, tags | self._place(run, parent))
         else:
             self._create(run, name, tags, time_ms, parent)
         self.client.log_batch(self.runs[run], params=[Param(key, str(value)) for key, value in params.items()])
+
+    def _share_view(self) -> None:
+        """Leave a view of the search's trials: by default MLflow's table has no column for a metric or parameter."""
+        view = {
+            "searchFilter": f"tags.`{TRIAL_TAG}` LIKE '{self.search}/%' AND tags.phase = 'search'",
+            "orderByKey": "metrics.`eval_loss`",
+            "orderByAsc": True,
+            "selectedColumns": COLUMNS,
+        }
+        self.client.set_experiment_tag(self.experiment, f"mlflow.sharedViewState.{self.search}", json.dumps(view))
 
     def _complete(self, run: str, name: str, tags: dict[str, str]) -> None:
         """Give a run what it would have been created with; what happened to it since stays."""
@@ -171,6 +189,21 @@ class MlflowCarrier:
         return self.runs.get(run) or self._create(run, run, {}, now_ms())
 
 
+_experiments: dict[str, str] = {}
+"""Search -> MLflow's id of the experiment that it is in, of searches that this process has reached MLflow for."""
+
+
+def page(search: str) -> str | None:
+    """Return where an MLflow UI shows a search's trials, as the end of its address; None if MLflow never got any.
+
+    It names the view and the kind of work: without the latter a browser that is new to MLflow opens on pages for
+    generative AI, which are empty.
+    """
+    experiment = _experiments.get(search)
+    query = f"workflowType=machine_learning&viewStateShareKey={search}"
+    return f"/#/experiments/{experiment}/runs?{query}" if experiment else None
+
+
 def open_sink(run_dir: Path, uri: str, artifacts: str | None, search: str | None = None) -> Sink:
     """Begin to track a search, or go on if the folder has events already.
 
@@ -217,9 +250,12 @@ class Tracking:
     def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
         """Open the trial's run; one that was interrupted goes on."""
         strategy = config["strategy"]
-        own = {f"{strategy}/{key}": value for key, value in config.get(strategy, {}).items()}
-        params = {key: value for key, value in config.items() if not isinstance(value, dict)} | own
-        params["learning_rate"] = params.pop(f"{strategy}/learning_rate", params.get("learning_rate"))
+        own = dict(config.get(strategy, {}))
+        params = {key: value for key, value in config.items() if not isinstance(value, dict)}
+        # what every strategy has is one column of MLflow's; its comparison draws the first three in the alphabet, so
+        # names of the rest begin with a word that comes after these
+        params |= {key: own.pop(key) for key in ("learning_rate", BUDGET_SHARE) if key in own}
+        params |= {f"strategy/{strategy}/{key}": value for key, value in own.items()}
         tags = {"strategy": strategy, "status": "running", "phase": config.get("phase", "search")}
         parent = config.get("phase", PARENT)
         self.sink.put("start", trial_id, name=name, params=params, tags=tags, time_ms=now_ms(), parent=parent)

@@ -1,20 +1,16 @@
 """The page in a real browser: nothing leaves it, tables sort, it fits a phone."""
 
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from analysis import pictures
 from analysis.header import ReportHeader
 from analysis.publish import publish
 from analysis.rows import ResultRow
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
 SITES = [f"transformer.h.{layer}.{matrix}" for layer in range(4) for matrix in ("attn.c_attn", "mlp.c_fc")]
 SHRINK = [{"fraction": f, "params": int(1000 * f), "test_loss": 4.05 - 0.05 * f} for f in (1.0, 0.5, 0.25)]
 STRATEGIES = ("baseline", "linear_decay", "empirical")
@@ -47,15 +43,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser():
-    assert CHROMIUM, "install Chromium (apt-get install chromium)"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(browser, folder):
     page = browser.new_page()
@@ -74,7 +61,7 @@ def test_the_page_has_every_section_of_the_report_and_its_pictures(page, folder)
     report = (folder / "report.md").read_text()
     assert page.locator("h2").all_text_contents() == re.findall(r"^## (.+)$", report, re.MULTILINE)
     assert page.locator("nav a").count() == page.locator("h2").count()
-    assert page.locator("img").count() == 5
+    assert page.locator("img").count() == 6
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 100 && image.alt.length > 40)")
 
 

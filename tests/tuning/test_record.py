@@ -15,7 +15,7 @@ def record(tmp_path):
     record.began("t001", CONFIG, turn=0)
     record.reported("t001", {"step": 5, "eval_loss": 2.0})
     record.ended(ROW)
-    record.repeated(CONFIG, turn=1, same_as="t001", value=1.5)
+    record.repeated(CONFIG, turn=1, same_as="t001", values=[1.5])
     record.began("t002", {**CONFIG, "trial_id": "t002"}, turn=1)
     record.reported("t002", {"step": 5, "eval_loss": 3.0})
     record.reported("t002", {"step": 5, "eval_loss": 2.5})

@@ -34,7 +34,7 @@ def search_id(finished):
 
 def test_a_search_is_one_parent_with_a_child_per_trial(store, finished):
     _, parent, children = store
-    rows, search = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}, search_id(finished)
+    rows = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
     assert {child.data.tags[TRIAL_TAG] for child in children} == {_prefix(finished) + id_ for id_ in rows}
     assert parent.info.run_name == "first"
