@@ -6,7 +6,7 @@ An event is carried at least once. Whoever applies it must therefore end up with
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Spool:
 
     Args:
         run_dir: Where the files lie.
-        target: Where events go; None takes what the files say.
+        target: Where events go; None takes what the files say. A search that has events keeps what identifies it.
 
     Raises:
         UnknownTarget: The files do not say where events go.
@@ -55,7 +55,7 @@ class Spool:
         state = self._state()
         stored = _target({"search": run_dir.name} | state)  # the folder's name was the search before it had its own
         said = self._last_target() or stored
-        found = target or said
+        found = replace(target, search=said.search) if target and said else target or said
         if found is None:
             raise UnknownTarget(f"{run_dir}: neither {SPOOL} nor {STATE} says where MLflow is")
         self.target, self.done_bytes = found, 0

@@ -213,8 +213,8 @@ def open_sink(run_dir: Path, uri: str, artifacts: str | None, search: str | None
         artifacts: Where a local MLflow keeps artifacts; None for a server, which decides itself.
         search: What identifies the search in MLflow, whatever its folder is called; default is the folder's name.
     """
-    target = Target(uri, artifacts, search or run_dir.name)
-    return Sink(Spool(run_dir, target), lambda: MlflowCarrier(target))
+    spool = Spool(run_dir, Target(uri, artifacts, search or run_dir.name))
+    return Sink(spool, lambda: MlflowCarrier(spool.target))
 
 
 def remaining(run_dir: Path) -> int:

@@ -305,6 +305,15 @@ def test_a_spool_from_before_checksums_is_carried(local, run_dir):
     assert _stored(local, run_dir)[PARENT].info.status == "FINISHED"
 
 
+def test_a_search_that_was_known_by_its_folder_stays_so(local, run_dir):
+    for identity in (None, "an id that it has only now"):
+        sink = open_sink(run_dir, *local, search=identity)
+        _events(sink)
+        assert sink.close()
+    assert set(_stored(local, run_dir)) == {PARENT, "t1"}
+    assert sink.spool.target.search == run_dir.name
+
+
 def test_another_server_gets_everything(local, run_dir, tmp_path):
     sink = open_sink(run_dir, *local)
     _events(sink)
