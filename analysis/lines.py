@@ -82,7 +82,7 @@ def opened(line: bytes, unsealed: bool = True) -> dict[str, Any]:
     """
     try:
         value = json.loads(line, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError("cut off, or no JSON") from error
     if not isinstance(value, dict):
         raise ValueError("no JSON object")

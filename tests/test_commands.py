@@ -92,7 +92,6 @@ CASES = [
     (tracking, ["replay"], "RUN_DIR"),
     (tracking, ["replay", "{folder}/none"], "none"),
     (tracking, ["replay", "{folder}/empty"], "no mlflow-spool.jsonl"),
-    (tracking, ["replay", "{folder}/list"], "mlflow-state.json"),
 ]
 
 

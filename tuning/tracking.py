@@ -40,7 +40,6 @@ COLUMNS = (
 )  # fmt: skip
 END = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 MAY_PASS = (401, 403, 408, 409, 429)  # of 4xx: who asks, or when, may change
-STILL_AWAY, USAGE_ERROR = 1, 2
 
 
 class MlflowCarrier:
@@ -304,30 +303,29 @@ def main() -> None:
 def replay_command(run_dir: Path) -> None:
     """Send the spooled events of RUN_DIR that MLflow does not have yet."""
     if not (run_dir / SPOOL).is_file():
-        _stop(f"{run_dir}: no {SPOOL} in it; give the folder of a run", USAGE_ERROR)
+        raise click.UsageError(f"{run_dir}: no {SPOOL} in it; give the folder of a run")
     try:
         carried, refused = replay(run_dir)
-    except Timeout:
-        _stop(f"{run_dir}: a search or another replay is carrying these events; wait for its end", USAGE_ERROR)
+    except Timeout as error:
+        message = f"{run_dir}: a search or another replay is carrying these events; wait for its end"
+        raise click.UsageError(message) from error
     except UnknownTarget as error:
-        _stop(str(error), USAGE_ERROR)
+        raise click.UsageError(str(error)) from error
     except Exception as error:
-        _stop(f"MLflow cannot be reached ({brief(error)}); nothing is lost, replay again once it is back", STILL_AWAY)
+        message = f"MLflow cannot be reached ({brief(error)}); nothing is lost, replay again once it is back"
+        raise click.ClickException(message) from error
     click.echo(f"{carried} events carried" + (f", {refused} refused" if refused else ""))
 
 
-def _stop(message: str, code: int) -> None:
-    print(f"Error: {message}", file=sys.stderr)
-    raise SystemExit(code)
-
-
-def command() -> None:
-    """Run the command; wrong usage is one line and exit status 2."""
+def command() -> int:
+    """Run the command; wrong usage is one line and exit status 2, an MLflow that is still away 1."""
     try:
         main.main(standalone_mode=False)
     except click.ClickException as error:
-        _stop(" ".join(error.format_message().split()), USAGE_ERROR)
+        print(f"Error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    command()
+    sys.exit(command())

@@ -117,11 +117,13 @@ def test_a_folder_that_another_search_made_in_the_meantime_is_left_alone(tiny_gp
         model=str(tiny_gpt2), dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8,
         max_length=32, runs_dir=str(tmp_path), name="same",
     )  # fmt: skip
-    known = preflight.check(plan)
-    plan.run_dir.mkdir()
-    with pytest.raises(pipeline.Unusable, match="--name same: another search has just made"):
-        pipeline._run(plan, known, "", "id")
-    assert list(plan.run_dir.iterdir()) == []
+    facts = pipeline._facts(plan, preflight.check(plan), "id")
+    pipeline._created(plan, facts)
+    before = sorted(path.read_bytes() for path in plan.run_dir.iterdir())
+    with pytest.raises(ValueError, match=r"--name same: .* cannot be made"):
+        pipeline._created(plan, facts)
+    assert sorted(path.read_bytes() for path in plan.run_dir.iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["same"]
 
 
 def test_examples_travel_with_the_workload_and_the_base_is_named_by_its_digest(tiny_gpt2, tiny_text, monkeypatch):

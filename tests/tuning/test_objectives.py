@@ -16,13 +16,15 @@ from strategies import STRATEGIES, RankBudget, Site, allocate
 from trainables.spec import BUDGET_SHARE, TrialSpec
 from tuning.cli import main
 from tuning.confirm import confirmations, controls
-from tuning.harvest import experiment_name
+from tuning.harvest import experiment_name, row_from
 from tuning.plan import SearchPlan
+from tuning.record import Record
 from tuning.scheduler import StrategyASHA
 from tuning.space import SMALLEST_SHARE, budget_class, budget_share
 from tuning.study import StudySearch, importances, mirror
 
 TWO = SearchPlan(objective="loss,params", num_samples=40, seed=7, confirm_seeds=2)
+STATUSES = {"finished": "finished", "stopped": "running", "diverged": "diverged"}
 SITES = tuple(Site(f"h.{depth}", 64, 64, depth, "mlp") for depth in range(4))
 
 
@@ -31,13 +33,24 @@ def configuration(share, strategy="linear_decay", **own):
 
 
 @pytest.fixture
-def search():
-    numbers = itertools.count()
-    return StudySearch(TWO, lambda config: str(next(numbers)))
+def begin(tmp_path):
+    """A function that begins a search in which no two configurations are the same."""
+
+    def begin(plan, record=None):
+        numbers, folder = itertools.count(), tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        return StudySearch(plan, lambda config: str(next(numbers)), record or Record(folder))
+
+    return begin
+
+
+@pytest.fixture
+def search(begin):
+    return begin(TWO)
 
 
 def finish(search, trial_id, loss, params):
-    result = {"eval_loss": loss, "trainable_parameters": params, "status": "finished", "training_iteration": 4}
+    result = {"eval_loss": loss, "trainable_parameters": params, "status": "finished", "report": 4}
     search.on_trial_complete(trial_id, result)
 
 
@@ -50,15 +63,15 @@ def test_every_trial_has_a_budget_of_its_own_and_each_strategy_begins_with_all_o
     assert Counter(budget_class(config) for config in later).keys() == {0, 1, 2}
 
 
-def test_one_objective_has_one_budget():
-    search = StudySearch(SearchPlan(), str)
+def test_one_objective_has_one_budget(begin):
+    search = begin(SearchPlan())
     assert [budget_share(search.suggest(str(number))) for number in range(8)] == [None] * 8
 
 
 def test_optuna_hears_both_objectives_of_a_finished_trial_and_of_others_only_how_they_ended(search):
     for trial_id in ("finished", "stopped", "diverged"):
         search.suggest(trial_id)
-        search.on_trial_result(trial_id, {"eval_loss": 2.0, "training_iteration": 1})
+        search.on_trial_result(trial_id, {"eval_loss": 2.0, "report": 1})
     finish(search, "finished", 1.5, 4096)
     search.on_trial_complete("stopped", {"eval_loss": 2.0, "status": "running", "training_iteration": 1})
     search.on_trial_complete("diverged", {"eval_loss": float("nan"), "status": "diverged"})
@@ -68,10 +81,9 @@ def test_optuna_hears_both_objectives_of_a_finished_trial_and_of_others_only_how
     assert [trial.values for trial in search.study.best_trials] == [[1.5, 4096.0]]
 
 
-def test_the_sampler_learns_from_both_objectives_and_a_seed_repeats_it():
+def test_the_sampler_learns_from_both_objectives_and_a_seed_repeats_it(begin):
     def configs(seed):
-        numbers = itertools.count()
-        search = StudySearch(TWO.model_copy(update={"seed": seed}), lambda config: str(next(numbers)))
+        search = begin(TWO.model_copy(update={"seed": seed}))
         found = []
         for number in range(40):
             found.append(search.suggest(str(number)))
@@ -86,10 +98,24 @@ def test_the_sampler_learns_from_both_objectives_and_a_seed_repeats_it():
     assert configs(1) != configs(2)
 
 
+def test_a_study_of_two_objectives_is_made_anew_from_its_record(begin):
+    search = begin(TWO)
+    for number, status in enumerate(("finished", "stopped", "diverged", "finished")):
+        config = search.suggest(str(number))
+        last = {"eval_loss": 2.0 - number / 10, "trainable_parameters": 4096, "status": STATUSES[status]}
+        search.on_trial_complete(str(number), last)
+        search._record.ended(row_from(config, last, [{"step": 1, "eval_loss": 2.5}]))
+    again = begin(TWO, Record(search._record.run_dir))
+    for trials in (again.study.trials, search.study.trials):
+        assert [trial.values for trial in trials] == [[2.0, 4096.0], None, None, [1.7, 4096.0]]
+    assert [trial.state for trial in again.study.trials] == [trial.state for trial in search.study.trials]
+    assert again.suggest("5") == search.suggest("5")
+
+
 def test_a_study_of_two_objectives_is_mirrored_to_a_journal(search, tmp_path):
     search.suggest("a")
     finish(search, "a", 1.25, 512)
-    mirror(search.study, str(tmp_path / "optuna.journal"), "mine")
+    mirror(search.study, tmp_path / "optuna.journal", "mine")
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
     )
@@ -127,9 +153,9 @@ def test_a_small_budget_is_not_stopped_by_what_larger_ones_reach():
     scheduler, numbers = StrategyASHA(reports=4), itertools.count()
 
     def first_report(share, loss):
-        trial = SimpleNamespace(trial_id=str(next(numbers)), config=configuration(share))
+        trial = SimpleNamespace(trial_id="Ray's", config={**configuration(share), "trial_id": str(next(numbers))})
         scheduler.on_trial_add(None, trial)
-        return scheduler.on_trial_result(None, trial, {"training_iteration": 1, "report": 1, "eval_loss": loss})
+        return scheduler.on_trial_result(None, trial, {"report": 1, "eval_loss": loss})
 
     assert first_report(1.0, 1.0) == first_report(0.9, 0.9) == TrialScheduler.CONTINUE
     assert first_report(0.3, 5.0) == TrialScheduler.CONTINUE
@@ -160,9 +186,10 @@ def test_a_trials_allocation_is_that_of_its_own_budget(share):
 
 
 def test_a_trial_is_named_after_its_budget_only_where_budgets_differ():
-    assert experiment_name(configuration(0.3333), "ab1") == "linear_decay_budget0.33_lr0.01_ab1"
-    same = {"strategy": "baseline", "baseline": {"learning_rate": 0.01}}
-    assert experiment_name(same, "ab1") == "baseline_lr0.01_ab1"
+    named = {**configuration(0.3333), "trial_id": "ab1"}
+    assert experiment_name(named) == "linear_decay_budget0.33_lr0.01_ab1"
+    same = {"strategy": "baseline", "baseline": {"learning_rate": 0.01}, "trial_id": "ab1"}
+    assert experiment_name(same) == "baseline_lr0.01_ab1"
 
 
 def test_confirmation_runs_and_their_controls_have_the_whole_budget():
