@@ -12,6 +12,7 @@ from trainables.base_model import BaseModel, load
 from trainables.data import Splits, collate, load_splits
 from trainables.finetune import Diverged, autocast, evaluate, rng_state, set_rng_state, token_losses
 from trainables.learner import Learner, StepReport
+from trainables.learners import learner_of
 from trainables.spec import TrialSpec, Workload
 
 
@@ -57,20 +58,21 @@ def next_report(session: Session) -> dict[str, Any]:
 
     Ranks and alphas are one JSON string, since loggers flatten nested values at a cost. A trial that diverges is done.
     """
-    learner, facts = session.learner, session.learner.facts
-    allocation = {"ranks": facts.pop("ranks"), "alphas": facts.pop("alphas")}
-    facts |= {"seed": learner.spec.seed, "allocation": json.dumps(allocation), "error": None}
+    learner = session.learner
+    found: dict[str, Any] = {"seed": learner.spec.seed, "error": None}
     try:
         report = asdict(session.train(math.ceil(learner.workload.steps / learner.workload.reports)))
-        facts |= {"status": "running", "done": False, **report}
+        found |= {"status": "running", "done": False, **report}
         if learner.done:
-            facts |= {"status": "finished", "done": True, "test_loss": session.test_loss()}
+            found |= {"status": "finished", "done": True, "test_loss": session.test_loss()}
     except Diverged as error:
-        facts |= {
+        found |= {
             "status": "diverged", "done": True, "error": str(error), "step": learner.step, "tokens": learner.tokens,
             "seconds": learner.seconds, "train_loss": None, "eval_loss": math.nan,
         }  # fmt: skip
-    return facts
+    facts = learner.facts  # after training, which may have changed the ranks
+    allocation = {"ranks": facts.pop("ranks"), "alphas": facts.pop("alphas")}
+    return {**facts, "allocation": json.dumps(allocation), **found}
 
 
 class SoloSession:
@@ -85,7 +87,7 @@ class SoloSession:
         self.base: BaseModel = load(workload.model, workload.device)
         self.splits: Splits = load_splits(workload.data, workload.model)
         self.model: Any = adapters.attach_planned(self.base, workload, spec)
-        self.learner = Learner(workload, spec, self.base, adapters.read(self.model), len(self.splits.train))
+        self.learner = learner_of(workload, spec, self.base, adapters.read(self.model), len(self.splits.train))
 
     def train(self, steps: int) -> StepReport:
         """Train up to ``steps`` more steps and evaluate."""

@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from strategies import CONTROLS, STRATEGIES, RankAllocation, RankBudget, Scorer, allocate
+import torch
+
+from strategies import CONTROLS, STRATEGIES, AdaLora, Frozen, RankAllocation, RankBudget, Scorer, Strategy, allocate
 from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
 from trainables.data import DataSource
 
 Scaling = Literal["constant", "alpha/r", "alpha/sqrt(r)"]
 SCALINGS: tuple[Scaling, ...] = ("constant", "alpha/r", "alpha/sqrt(r)")
+
+SCORERS: Mapping[str, type[Strategy] | type[Frozen]] = {**STRATEGIES, Frozen.name: Frozen}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Workload:
         device: ``cpu`` or ``cuda``; a machine may have a GPU that the search was not given.
         pack_size: Trials that share a process and its base.
         evidence: What was measured before training; empty if no strategy needs it.
+        components: Site -> principal components of its input, (components, d_in); empty if no strategy needs them.
     """
 
     model: str
@@ -50,6 +55,7 @@ class Workload:
     device: str = "cpu"
     pack_size: int = 1
     evidence: Evidence = field(default_factory=dict)
+    components: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def micro_batch(self) -> int:
@@ -96,7 +102,7 @@ class TrialSpec:
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read Ray's config: ``strategy``, its own parameters and learning rate under its name, and the common ones.
 
-        A control's own parameters are those of the strategy that it is a control of, which it names as ``of``.
+        A control's own parameters are those of what it is a control of, which it names as ``of``.
 
         Raises:
             ValueError: The strategy is unknown, or a value is out of range.
@@ -108,20 +114,36 @@ class TrialSpec:
         if "official" in config:
             experiment = next(item for item in OFFICIAL if item.name == config["official"])
             return cls(label=experiment.strategy, allocator=experiment, **common)
-        name = config["strategy"]
-        scorer = own.pop("of", None) if name in CONTROLS else name
-        if scorer not in STRATEGIES:
+        name, of = config["strategy"], own.pop("of", None)
+        scorer = of if name in CONTROLS else name
+        if scorer not in SCORERS:
             raise ValueError(f"unknown strategy {scorer!r}; known: {', '.join(STRATEGIES)}")
-        allocator: Scorer = STRATEGIES[scorer](**own)
+        allocator: Scorer = SCORERS[scorer](**own)
         if name in CONTROLS:
             allocator = CONTROLS[name](allocator, common.get("seed", 0))
         return cls(label=name, allocator=allocator, **common)
 
     def allocation(self, sites: Sequence[Site], budget: RankBudget, evidence: Evidence) -> RankAllocation:
-        """Return the planned ranks."""
+        """Return the planned ranks; of a strategy that allocates while training, those that it begins with."""
         if isinstance(self.allocator, OfficialExperiment):
             return self.allocator.allocation(sites)
+        if isinstance(self.allocator, AdaLora):
+            budget = self.allocator.start_budget(sites, budget)
         return allocate(self.allocator.scores(sites, evidence), sites, budget)
+
+    @property
+    def begins_as_components(self) -> bool:
+        """Whether A begins as the principal components of a site's input, of a control as of what it controls."""
+        scorer = getattr(self.allocator, "of", self.allocator)
+        return isinstance(scorer, Strategy) and scorer.needs_components
+
+    @property
+    def training(self) -> str:
+        """Say what of the trial, beside ranks, scale, learning rate and seed, makes it train otherwise than others."""
+        if isinstance(self.allocator, AdaLora):
+            own = self.allocator
+            return f"{own.name} {own.orthogonal:.2e} {own.start:.2e} {own.final:.2e}"
+        return "components" if self.begins_as_components else ""
 
     def alphas(self, allocation: RankAllocation, sites: Sequence[Site], scale: float) -> dict[str, float]:
         """Return LoRA's alpha for each adapted site, so that alpha / rank is the scale that the policy wants.
