@@ -14,12 +14,12 @@ from strategies.linear_decay import LinearDecay
 STRATEGIES: dict[str, type[Strategy]] = {
     cls.name: cls for cls in (Baseline, LinearDecay, AttentionHeavy, Empirical, Composite, Eva, AdaLora)
 }
-BY_NAME_ONLY = (Eva.name, AdaLora.name)
-"""Strategies that a search has only if it names them: each further one takes trials from the others."""
+SEARCHED = tuple(name for name in STRATEGIES if name not in {Eva.name, AdaLora.name})
+"""Those that a search has unless it names others; each further one takes trials from the rest."""
 
 __all__ = [
-    "BY_NAME_ONLY",
     "CONTROLS",
+    "SEARCHED",
     "STRATEGIES",
     "AdaLora",
     "Eva",

@@ -19,6 +19,7 @@ from analysis.header import ReportHeader
 from analysis.pictures import FOLDER
 from analysis.publish import publish
 from analysis.rows import ResultRow, write_rows
+from strategies import STRATEGIES
 from trainables.shrink import shrink_curve
 from trainables.spec import Workload
 from tuning import artifacts, preflight, summary, tracking
@@ -76,7 +77,7 @@ def dry_run(plan: SearchPlan) -> int:
     click.echo(f"\nbudget: {known.workload.budget.params:,} of {known.shape.params:,} base parameters")
     for name, allocation in known.allocations.items():
         if allocation is None:
-            click.echo(f"{name}: decided after the evidence is measured")
+            click.echo(f"{name}: decided {STRATEGIES[name].decided()}")
             continue
         ranks = list(allocation.ranks.values())
         click.echo(f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}")

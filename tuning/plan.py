@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from strategies import STRATEGIES, RankBudget, Site
+from strategies import SEARCHED, STRATEGIES, RankBudget, Site
 from strategies.official import OFFICIAL
 from trainables.data import DataSource
 from trainables.spec import Workload
@@ -38,7 +38,7 @@ class SearchPlan(BaseModel):
     batch_size: Count = Field(8, description="Examples per optimizer step")
     budget: Count | None = Field(None, description="Trainable parameters a trial may spend")
     budget_rank: Count | None = Field(None, description="Budget as the rank of plain LoRA of the same cost (default 2)")
-    strategies: tuple[str, ...] = Field(tuple(STRATEGIES), description="Strategies to compare; repeat the flag")
+    strategies: tuple[str, ...] = Field(SEARCHED, description="Strategies to compare; repeat the flag")
     official: bool = Field(False, description="Train the five experiments of the seed report instead of searching")
     num_samples: Count = Field(20, description="Trials, the same number for every strategy, give or take one")
     confirm_seeds: Annotated[int, Field(ge=0)] = Field(

@@ -18,7 +18,7 @@ class Preflight:
         shape: Sites and sizes of the base model.
         workload: What all trials share, evidence still missing.
         corpus_sha256: Digest of all texts of the data set.
-        allocations: Strategy or experiment name -> its first allocation; None where evidence must be measured first.
+        allocations: Strategy or experiment name -> its first allocation; None where it is not known beforehand.
     """
 
     shape: Shape
@@ -28,8 +28,13 @@ class Preflight:
 
     @property
     def needs_evidence(self) -> bool:
-        """Whether something must be measured before the first trial."""
-        return None in self.allocations.values()
+        """Whether the sites' importance must be measured before the first trial."""
+        return any(STRATEGIES[name].needs_evidence for name in self.allocations.keys() & STRATEGIES)
+
+    @property
+    def needs_components(self) -> bool:
+        """Whether the principal components of the sites' inputs must be measured before the first trial."""
+        return any(STRATEGIES[name].needs_components for name in self.allocations.keys() & STRATEGIES)
 
     def token_estimate(self, trials: int) -> int:
         """Tokens computed at most, evaluations included, if no trial stops early."""
@@ -68,7 +73,7 @@ def check(plan: SearchPlan) -> Preflight:
 
 
 def _first(name: str, shape: Shape, workload: Workload) -> RankAllocation | None:
-    if STRATEGIES[name].needs_evidence:
+    if STRATEGIES[name].decided():
         return None
     strategy = STRATEGIES[name](**STRATEGIES[name].known_good)
     return allocate(strategy.scores(shape.sites, {}), shape.sites, workload.budget)

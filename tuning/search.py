@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 
 from analysis.rows import ResultRow
 from strategies.base import Evidence
-from trainables import evidence, footprint
+from trainables import eva, evidence, footprint
 from trainables.proxy import PackedTrainable, Packing
 from trainables.spec import TrialSpec, Workload
 from trainables.trainable import LoraTrainable
@@ -106,6 +106,9 @@ def measured(plan: SearchPlan, preflight: Preflight) -> tuple[SearchPlan, Prefli
             workload = replace(workload, pack_size=plan.trials_per_pack)
         if preflight.needs_evidence:
             workload = replace(workload, evidence=_evidence(plan, preflight))
+        if preflight.needs_components:
+            found = _components(plan, workload, preflight.corpus_sha256)
+            workload = replace(workload, evidence={**workload.evidence, **found.evidence}, components=found.vectors)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise ValueError(str(error.cause)) from error
@@ -127,6 +130,14 @@ def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
     return result
 
 
+def _components(plan: SearchPlan, workload: Workload, corpus_sha256: str) -> eva.Components:
+    """Measure once per model, data and budget; afterwards read from the runs folder."""
+    cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{eva.cache_key(workload, corpus_sha256)}.safetensors"
+    if not cached.is_file():
+        on_device(plan, _measure_components, workload).save(cached)
+    return eva.Components.read(cached)
+
+
 def on_device(plan: SearchPlan, function: Any, *arguments: Any) -> Any:
     """Call a function where the trials run, with their resources."""
     task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(function)
@@ -138,6 +149,13 @@ def _measure(workload: Workload) -> Evidence:
 
     torch.set_num_threads(workload.threads)
     return evidence.measure(workload)
+
+
+def _measure_components(workload: Workload) -> eva.Components:
+    import torch
+
+    torch.set_num_threads(workload.threads)
+    return eva.measure(workload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,4 +276,4 @@ def _key(workload: Workload, preflight: Preflight, config: dict[str, Any]) -> st
     spec = TrialSpec.from_config(config)
     allocation = spec.allocation(preflight.shape.sites, workload.budget, workload.evidence)
     alphas = spec.alphas(allocation, preflight.shape.sites, workload.scale)
-    return effective_key(dict(allocation.ranks), alphas, spec.learning_rate, spec.seed)
+    return effective_key(dict(allocation.ranks), alphas, spec.learning_rate, spec.seed) + spec.training
