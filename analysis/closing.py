@@ -50,7 +50,7 @@ def shrinking(header: ReportHeader) -> list[str]:
 
 def evidence(header: ReportHeader) -> list[str]:
     """Return how far the kinds of evidence agree about which sites matter; empty with fewer than two kinds."""
-    kinds = list(header.evidence)
+    kinds = [kind for kind in header.evidence if "/" not in kind]  # the others are components of one kind
     if len(kinds) < 2:
         return []
     sites = list(header.evidence[kinds[0]])

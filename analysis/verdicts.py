@@ -12,6 +12,7 @@ from analysis.rows import ResultRow
 from analysis.statistics import Answer, Paired, judge, spread
 
 PLAIN = "baseline"
+FROZEN = "frozen"
 HEADERS = ("strategy", "verdict", "test loss", "difference", "95 % interval", "bootstrap", "seeds", "parameters")
 
 
@@ -191,6 +192,8 @@ def _control_lines(rows: Sequence[ResultRow]) -> list[str]:
         interval = pairs.interval
         if interval is None:
             said = "nothing can be said about it"
+        elif name == FROZEN:
+            said = _frozen(interval)
         elif interval[1] < 0:
             said = f"its ranks are better where they are than {name}: the places matter"
         elif interval[0] > 0:
@@ -199,6 +202,16 @@ def _control_lines(rows: Sequence[ResultRow]) -> list[str]:
             said = f"as far as these seeds can tell, the places of its ranks carry no information: {name} is as good"
         lines.append(f"- **{original} against itself {name}:** {said} ({span(interval)}, {pairs.seeds} seeds).")
     return ["### Controls", "", *lines, ""] if lines else []
+
+
+def _frozen(interval: tuple[float, float]) -> str:
+    """Say what the ranks alone are worth that were found while training."""
+    given = "the ranks that its best trial ended with, given to plain LoRA from the start,"
+    if interval[1] < 0:
+        return f"{given} are worse: how it trains matters"
+    if interval[0] > 0:
+        return f"{given} are better: its ranks are worth more than how it trains"
+    return f"{given} are as good as far as these seeds can tell"
 
 
 def _loss(losses: Sequence[float]) -> str:

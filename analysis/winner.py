@@ -14,6 +14,12 @@ WHY = {
     "confirm": "is the run to use: the lowest evaluation loss of the best strategy that wins against plain LoRA, or "
     "else of plain LoRA itself",
 }
+NOT_IN_CONFIG = {
+    "eva": "It has the ranks and scales, not the beginning: each A began as the first principal components of its "
+    'matrix\'s input, which PEFT makes with `init_lora_weights="eva"`.',
+    "adalora": "It has the ranks and scales that the training ended with; it began with higher ranks and pruned them, "
+    "which plain LoRA of this configuration does not do.",
+}
 
 
 def section(best: ResultRow | None) -> list[str]:
@@ -90,4 +96,5 @@ def _paste(best: ResultRow) -> list[str]:
     if not best.ranks or not best.alphas:
         return []
     code = lora_config_code(best.ranks, best.alphas, bool(best.fan_in_fan_out))
-    return ["### The same as a PEFT configuration", "", "```python", code, "```", ""]
+    lines = ["### The same as a PEFT configuration", "", "```python", code, "```", ""]
+    return [*lines, NOT_IN_CONFIG[best.strategy], ""] if best.strategy in NOT_IN_CONFIG else lines

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from strategies import STRATEGIES, RankBudget
+from strategies import SEARCHED, STRATEGIES, RankBudget
 from trainables import data
 from trainables.base_model import shape_of
 from trainables.data import DataSource, Splits
@@ -43,10 +43,9 @@ def nothing(device: str) -> Workload:
 
 def configs(count: int) -> list[dict[str, Any]]:
     """Return Ray configurations: the strategies in turn, each with its known good choices, learning rates spread."""
-    names = list(STRATEGIES)
     found = []
     for number in range(count):
-        name = names[number % len(names)]
+        name = SEARCHED[number % len(SEARCHED)]
         own = {**STRATEGIES[name].known_good, "learning_rate": 0.002 * 1.2 ** (number % 9)}
         found.append({"strategy": name, name: own, "scaling": "constant", "seed": number})
     return found

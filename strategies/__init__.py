@@ -1,22 +1,30 @@
 """Who gets how much rank: strategies score sites, ``allocate`` spends the budget. Pure Python and NumPy."""
 
+from strategies.adalora import AdaLora
 from strategies.allocation import RankAllocation, RankBudget, allocate
 from strategies.attention_heavy import AttentionHeavy
 from strategies.base import Evidence, Scorer, Site, Strategy, Suggester
 from strategies.baseline import Baseline
 from strategies.composite import Composite
-from strategies.controls import CONTROLS
+from strategies.controls import CONTROLS, Frozen
 from strategies.empirical import Empirical
+from strategies.eva import Eva
 from strategies.linear_decay import LinearDecay
 
 STRATEGIES: dict[str, type[Strategy]] = {
-    cls.name: cls for cls in (Baseline, LinearDecay, AttentionHeavy, Empirical, Composite)
+    cls.name: cls for cls in (Baseline, LinearDecay, AttentionHeavy, Empirical, Composite, Eva, AdaLora)
 }
+SEARCHED = tuple(name for name in STRATEGIES if name not in {Eva.name, AdaLora.name})
+"""Those that a search has unless it names others; each further one takes trials from the rest."""
 
 __all__ = [
     "CONTROLS",
+    "SEARCHED",
     "STRATEGIES",
+    "AdaLora",
+    "Eva",
     "Evidence",
+    "Frozen",
     "RankAllocation",
     "RankBudget",
     "Scorer",

@@ -46,23 +46,27 @@ def preview(  # noqa: D103  (its help is the docstring of the module)
         rows = [(e.name, e.strategy, e.allocation(shape.sites)) for e in OFFICIAL]
     else:
         spend = RankBudget(budget) if budget is not None else RankBudget.like_uniform(budget_rank or 2, shape.sites)
-        rows = [(name, name, _planned(name, settings, shape.sites, spend)) for name in names or _without_evidence()]
+        rows = [(name, name, _planned(name, settings, shape.sites, spend)) for name in names or _known_now()]
     described = [_described(*row, shape) for row in rows]
     if as_json:
         click.echo(json.dumps(described, indent=1))
         return
     for item, (_, _, allocation) in zip(described, rows, strict=True):
         click.echo(_table(item, allocation, shape.sites) + "\n")
+    if not (official or names):
+        for name, cls in STRATEGIES.items():
+            if cls.decided():
+                click.echo(f"{name}: decided {cls.decided()}")
 
 
-def _without_evidence() -> list[str]:
-    return [name for name, cls in STRATEGIES.items() if not cls.needs_evidence]
+def _known_now() -> list[str]:
+    return [name for name, cls in STRATEGIES.items() if not cls.decided()]
 
 
 def _planned(name: str, settings: tuple[str, ...], sites: tuple[Site, ...], budget: RankBudget) -> RankAllocation:
     cls = _known(STRATEGIES, name, "--strategy")
-    if cls.needs_evidence:
-        raise ValueError(f"--strategy {name}: it scores from measurements, which a preview does not make")
+    if cls.decided():
+        raise ValueError(f"--strategy {name}: its ranks are decided {cls.decided()}, which a preview does not do")
     fields = {field.name for field in dataclasses.fields(cls)}
     values: dict[str, Any] = dict(cls.known_good)
     for setting in settings:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from strategies.base import Site
+from strategies.base import Score, Site
 
 DEFAULT_HIGH = 64
 UNSPENT_TOLERANCE = 0.01
@@ -43,9 +43,9 @@ class RankBudget:
         """
         if rank < 1:
             raise ValueError(f"budget rank must be at least 1, got {rank}")
-        narrow = min(sites, key=_limit)
-        if rank > _limit(narrow):
-            raise ValueError(f"budget rank {rank} is more than {narrow.name} can have ({_limit(narrow)})")
+        narrow = min(sites, key=lambda site: site.max_rank)
+        if rank > narrow.max_rank:
+            raise ValueError(f"budget rank {rank} is more than {narrow.name} can have ({narrow.max_rank})")
         return cls(params=rank * sum(site.cost for site in sites), high=max(DEFAULT_HIGH, rank))
 
     def share(self, fraction: float) -> Self:
@@ -78,16 +78,17 @@ class RankAllocation:
         return {name: rank for name, rank in self.ranks.items() if rank}
 
 
-def allocate(scores: Mapping[str, float], sites: Sequence[Site], budget: RankBudget) -> RankAllocation:
-    """Spend a parameter budget on integer ranks proportional to scores.
+def allocate(scores: Mapping[str, Score], sites: Sequence[Site], budget: RankBudget) -> RankAllocation:
+    """Spend a parameter budget on integer ranks.
 
-    Units of rank are dealt one at a time. The next goes to the site with the largest ``score / (2 * rank + 1)``, which
-    is the Sainte-Laguë (Webster) method of apportionment: ranks come out as the proportional shares rounded to the
-    nearest integer. A unit costs ``d_in + d_out``. A site whose unit does not fit any more is finished; ties go to the
-    site that comes first. A site of score 0 stays at ``budget.low`` unless more than 1 % of the budget would be left.
+    Units of rank are dealt one at a time, the next to the site with the largest claim. A score is a claim of
+    ``score / (2 * rank + 1)``, which is the Sainte-Laguë (Webster) method of apportionment: ranks come out as the
+    proportional shares rounded to the nearest integer. A tuple of scores has the claim of each unit, the first one's
+    first. A unit costs ``d_in + d_out``. A site whose unit does not fit any more is finished; ties go to the site that
+    comes first. A unit without a claim is dealt only if more than 1 % of the budget would be left.
 
     Args:
-        scores: Importance >= 0 for every site.
+        scores: Importance >= 0 for every site, or of every unit of rank at it.
         sites: The sites, in the model's order.
         budget: What may be spent, and the bounds of a rank.
 
@@ -103,17 +104,14 @@ def allocate(scores: Mapping[str, float], sites: Sequence[Site], budget: RankBud
         Balinski and Young, "Fair Representation" (1982), on divisor methods.
     """
     _check_scores(scores, sites)
-    caps = {site.name: min(budget.high, _limit(site)) for site in sites}
+    caps = {site.name: min(budget.high, site.max_rank) for site in sites}
     ranks = {site.name: min(budget.low, caps[site.name]) for site in sites}
     left = budget.params - sum(site.cost * ranks[site.name] for site in sites)
     if left < 0:
         raise ValueError(f"budget {budget.params} is too small for rank {budget.low} at each of {len(sites)} sites")
-    claims = _rounded(scores)
-    wanted = [site for site in sites if claims[site.name] > 0]
-    left = _deal(wanted, claims, ranks, caps, left)
+    left = _deal(sites, _rounded(scores), ranks, caps, left)
     if left > UNSPENT_TOLERANCE * budget.params:
-        unwanted = [site for site in sites if claims[site.name] == 0]
-        left = _deal(unwanted, dict.fromkeys(scores, 1.0), ranks, caps, left)
+        left = _deal(sites, dict.fromkeys(scores, 1.0), ranks, caps, left)
     if not any(ranks.values()):
         cheapest = min(site.cost for site in sites)
         raise ValueError(f"budget {budget.params} is too small for any rank: one unit costs at least {cheapest}")
@@ -121,40 +119,52 @@ def allocate(scores: Mapping[str, float], sites: Sequence[Site], budget: RankBud
 
 
 def _deal(
-    sites: Sequence[Site], claims: Mapping[str, float], ranks: dict[str, int], caps: Mapping[str, int], left: int
+    sites: Sequence[Site], scores: Mapping[str, Score], ranks: dict[str, int], caps: Mapping[str, int], left: int
 ) -> int:
     """Raise ``ranks`` in place, best claim first, and return what is left of the budget."""
-    queue = [(-claims[site.name] / (2 * ranks[site.name] + 1), index) for index, site in enumerate(sites)]
+    queue = [(-_claim(scores[site.name], ranks[site.name]), index) for index, site in enumerate(sites)]
     heapq.heapify(queue)
     while queue:
-        _, index = heapq.heappop(queue)
+        claim, index = heapq.heappop(queue)
         site = sites[index]
-        if site.cost > left or ranks[site.name] >= caps[site.name]:
+        if claim == 0 or site.cost > left or ranks[site.name] >= caps[site.name]:
             continue  # `left` only falls, so this site is finished
         ranks[site.name] += 1
         left -= site.cost
-        heapq.heappush(queue, (-claims[site.name] / (2 * ranks[site.name] + 1), index))
+        heapq.heappush(queue, (-_claim(scores[site.name], ranks[site.name]), index))
     return left
 
 
-def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
+def _claim(score: Score, rank: int) -> float:
+    """Return the claim of a site that has ``rank`` units to its next one."""
+    if isinstance(score, tuple):
+        return score[rank] if rank < len(score) else 0.0
+    return score / (2 * rank + 1)
+
+
+def units(score: Score) -> tuple[float, ...]:
+    """Return the numbers of a score: one, or one for each unit of rank."""
+    return score if isinstance(score, tuple) else (score,)
+
+
+def _rounded(scores: Mapping[str, Score]) -> dict[str, Score]:
     """Scale to a maximum of 1 and drop digits that are float noise, so that scores equal on paper are equal here."""
-    largest = max(scores.values())
+    largest = max((value for score in scores.values() for value in units(score)), default=0.0)
     if largest == 0:
         return dict.fromkeys(scores, 1.0)  # nobody is preferred
-    return {name: round(score / largest, 12) for name, score in scores.items()}
+    return {
+        name: tuple(round(value / largest, 12) for value in score)
+        if isinstance(score, tuple)
+        else round(score / largest, 12)
+        for name, score in scores.items()
+    }
 
 
-def _limit(site: Site) -> int:
-    """Return the largest rank that is still a low-rank update."""
-    return min(site.d_in, site.d_out)
-
-
-def _check_scores(scores: Mapping[str, float], sites: Sequence[Site]) -> None:
+def _check_scores(scores: Mapping[str, Score], sites: Sequence[Site]) -> None:
     if not sites:
         raise ValueError("the model has no site to adapt")
     if difference := scores.keys() ^ {site.name for site in sites}:
         raise ValueError(f"scores and sites differ at {sorted(difference)[0]}")
     for name, score in scores.items():
-        if not math.isfinite(score) or score < 0:
+        if not all(math.isfinite(value) and value >= 0 for value in units(score)):
             raise ValueError(f"the score of {name} must be finite and at least 0, got {score}")

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal, Protocol, Self
 Kind = Literal["attention", "mlp"]
 Evidence = Mapping[str, Mapping[str, float]]
 """Measured importance: kind of evidence -> site name -> value >= 0. Empty where nothing was measured."""
+Score = float | tuple[float, ...]
+"""Importance of a site; or of its first unit of rank, its second and so on, those beyond the last being worth 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Site:
         """Trainable parameters that one unit of rank adds: a row of A and a column of B."""
         return self.d_in + self.d_out
 
+    @property
+    def max_rank(self) -> int:
+        """The largest rank that is still a low-rank update."""
+        return min(self.d_in, self.d_out)
+
 
 class Suggester(Protocol):
     """The part of an Optuna trial that a strategy's search space needs."""
@@ -49,7 +56,7 @@ class Suggester(Protocol):
 class Scorer(Protocol):
     """Anything that can say how important each site is."""
 
-    def scores(self, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
+    def scores(self, sites: Sequence[Site], evidence: Evidence) -> Mapping[str, Score]:
         """Return each site's importance, as ``Strategy.scores``."""
         ...
 
@@ -64,6 +71,10 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     needs_evidence: ClassVar[bool] = False
+    needs_components: ClassVar[bool] = False
+    """Whether it scores from the principal components of the sites' inputs; its adapters then begin as these."""
+    allocates_while_training: ClassVar[bool] = False
+    """Whether its ranks change while a trial trains; the scores then are those that it begins with."""
     known_good: ClassVar[Mapping[str, float | str]] = {}
     """The point of its search space that a search tries first."""
 
@@ -72,17 +83,24 @@ class Strategy(ABC):
     def suggest(cls, trial: Suggester) -> Self:
         """Draw this strategy's hyperparameters from its own search space."""
 
+    @classmethod
+    def decided(cls) -> str | None:
+        """Say when the ranks are known; None if they are from the start."""
+        if cls.allocates_while_training:
+            return "while training"
+        return "after the evidence is measured" if cls.needs_evidence or cls.needs_components else None
+
     @abstractmethod
-    def scores(self, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
+    def scores(self, sites: Sequence[Site], evidence: Evidence) -> Mapping[str, Score]:
         """Return each site's importance.
 
         Args:
             sites: All sites of the model.
-            evidence: What was measured before training; empty unless ``needs_evidence``.
+            evidence: What was measured before training; empty unless ``needs_evidence`` or ``needs_components``.
 
         Returns:
             Site name -> score >= 0. Ranks become proportional to scores; 0 leaves a site unadapted; equal scores are
-            plain LoRA.
+            plain LoRA. A strategy that can tell what each unit of rank is worth returns a tuple instead.
 
         Raises:
             ValueError: The evidence that the strategy needs is missing.

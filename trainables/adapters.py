@@ -1,4 +1,4 @@
-"""The only file that imports PEFT: attach an allocation, read it back, take it off."""
+"""An allocation as a PEFT adapter: attach it, read it back, cut it, take it off."""
 
 import math
 import re
@@ -74,6 +74,22 @@ class Adapter:
                     raise AllocationMismatch(f"{name}: {tuple(tensors[name].shape)} saved, {tuple(tensor.shape)} here")
                 tensor.copy_(tensors[name])
 
+    def cut(self, kept: Mapping[str, torch.Tensor]) -> "Adapter":
+        """Return an adapter of some of the rows of A and columns of B, at the same scales.
+
+        Args:
+            kept: Adapted site -> a boolean for each of its rows; a site that keeps none is left out.
+        """
+        factors = {
+            name: (a.detach()[kept[name]], b.detach()[:, kept[name]])
+            for name, (a, b) in self.factors.items()
+            if kept[name].any()
+        }
+        scales = {name: self.scales[name] for name in factors}
+        ranks = {name: len(a) for name, (a, _) in factors.items()}
+        config = replace(self.config, **_patterns(ranks, {name: scales[name] * rank for name, rank in ranks.items()}))
+        return Adapter(config, factors, scales)
+
     @property
     def applied(self) -> dict[str, tuple[int, float]]:
         """Adapted site -> (rank of its tensors, scale in use)."""
@@ -101,7 +117,10 @@ def attach_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Any:
     """
     allocation, alphas = _plan(base, workload, spec)
     torch.manual_seed(spec.seed)
-    return attach(base.model, allocation, alphas, workload.dropout)
+    model = attach(base.model, allocation, alphas, workload.dropout)
+    if spec.begins_as_components:
+        _begin_as(workload.components, read(model).factors)
+    return model
 
 
 def fresh_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Adapter:
@@ -117,6 +136,8 @@ def fresh_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Adapt
         for site in base.sites
         if allocation.ranks[site.name]
     }
+    if spec.begins_as_components:
+        _begin_as(workload.components, factors)
     config = lora_config(base.model, allocation, alphas, workload.dropout)
     config.base_model_name_or_path = base.model.name_or_path or None
     adapter = Adapter(config, factors, {name: alphas[name] / len(a) for name, (a, _) in factors.items()})
@@ -136,6 +157,23 @@ def _fresh_factors(site: Site, rank: int, device: str) -> tuple[torch.Tensor, to
     torch.nn.init.kaiming_uniform_(a.weight, a=math.sqrt(5))
     torch.nn.init.zeros_(b.weight)
     return a.weight.detach().to(device).requires_grad_(), b.weight.detach().to(device).requires_grad_()
+
+
+def _begin_as(components: Mapping[str, torch.Tensor], factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Put the first components of each site into its A; B is zero.
+
+    Raises:
+        AllocationMismatch: A site has more rank than there are components.
+
+    Source:
+        EVA (arXiv 2410.07170); the vectors have length 1, as in PEFT with ``whiten=False``.
+    """
+    with torch.no_grad():
+        for name, (a, _) in factors.items():
+            known = len(components.get(name, ()))
+            if known < len(a):
+                raise AllocationMismatch(f"{name}: rank {len(a)}, but {known} components of its input are known")
+            a.copy_(components[name][: len(a)])
 
 
 def attach(
@@ -168,21 +206,28 @@ def attach(
 def lora_config(
     model: torch.nn.Module, allocation: RankAllocation, alphas: Mapping[str, float], dropout: float
 ) -> peft.LoraConfig:
-    """Build PEFT's configuration.
+    """Build PEFT's configuration."""
+    ranks = allocation.adapted
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in ranks),
+        lora_dropout=dropout,
+        revision=getattr(model, "hub_commit", None),
+        **_patterns(ranks, alphas),
+    )
+
+
+def _patterns(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, Any]:
+    """Return the part of PEFT's configuration that depends on the ranks.
 
     ``rank_pattern`` keys are regexes that match at name endings, so every key is escaped and anchored; the targets are
     one regex because a list would match by ending, too.
     """
-    ranks = allocation.adapted
-    return peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        target_modules="|".join(map(re.escape, ranks)),
-        rank_pattern={_anchored(name): rank for name, rank in ranks.items()},
-        alpha_pattern={_anchored(name): alphas[name] for name in ranks},
-        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in ranks),
-        lora_dropout=dropout,
-        revision=getattr(model, "hub_commit", None),
-    )
+    return {
+        "target_modules": "|".join(map(re.escape, ranks)),
+        "rank_pattern": {_anchored(name): rank for name, rank in ranks.items()},
+        "alpha_pattern": {_anchored(name): alphas[name] for name in ranks},
+    }
 
 
 def audit(

@@ -16,7 +16,7 @@ from trainables.adapters import WEIGHTS, Adapter, load_weights
 ADAPTER = "adapter"
 STATE = "state.safetensors"
 META = "session.json"
-RNG = "rng"
+RNG, OWN = "rng", "own/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,29 @@ class Progress:
 
 
 def write(
-    folder: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, rng: torch.Tensor, progress: Progress
+    folder: Path,
+    adapter: Adapter,
+    optimizer: torch.optim.Optimizer,
+    rng: torch.Tensor,
+    progress: Progress,
+    own: Mapping[str, torch.Tensor],
 ) -> None:
-    """Write a checkpoint into ``folder``; a reader sees all of it or nothing."""
+    """Write a checkpoint into ``folder``; a reader sees all of it or nothing.
+
+    Args:
+        folder: Replaced if it is there.
+        adapter: As it would be used now.
+        optimizer: Its moments are kept.
+        rng: State of the random numbers.
+        progress: Where the session stands.
+        own: Tensors that a kind of trial has besides; empty for most.
+    """
     aside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     adapter.save(aside / ADAPTER)
-    save_file(_flat(optimizer) | {RNG: rng.contiguous()}, aside / STATE)
+    kept = {OWN + name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}
+    save_file(_flat(optimizer) | kept | {RNG: rng.contiguous()}, aside / STATE)
     values = {name: getattr(progress, name) for name in Progress.__slots__}
     (aside / META).write_text(json.dumps({**values, "sha256": _digest(aside, values)}))
     shutil.rmtree(folder, ignore_errors=True)
@@ -61,7 +76,8 @@ def read(folder: Path, expected: Mapping[str, str]) -> tuple[Progress, dict[str,
         expected: ``base`` and ``allocation`` of the session that continues.
 
     Returns:
-        Where it stands; ``weights`` under PEFT's names, ``optimizer`` as parameter number -> its state, and ``rng``.
+        Where it stands; ``weights`` under PEFT's names, ``optimizer`` as parameter number -> its state, ``own`` and
+        ``rng``.
 
     Raises:
         ValueError: It belongs to another base or to another allocation, or is not as it was written.
@@ -74,11 +90,12 @@ def read(folder: Path, expected: Mapping[str, str]) -> tuple[Progress, dict[str,
             raise ValueError(f"checkpoint {folder}: {name} is {getattr(progress, name)}, this session has {value}")
     tensors = load_file(folder / STATE)
     rng = tensors.pop(RNG)
+    own = {key.removeprefix(OWN): tensors.pop(key) for key in [*tensors] if key.startswith(OWN)}
     optimizer: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".")
         optimizer.setdefault(int(number), {})[name] = tensor
-    return progress, {"optimizer": optimizer, "rng": rng, "weights": load_weights(folder / ADAPTER)}
+    return progress, {"optimizer": optimizer, "own": own, "rng": rng, "weights": load_weights(folder / ADAPTER)}
 
 
 def progress_of(folder: Path) -> Progress | None:

@@ -57,11 +57,15 @@ class Learner:
         self.sites: tuple[Site, ...] = base.sites
         self.base_params = base.params
         self.device = base.device
-        self.parameters = adapter.parameters
+        self.parameters = self.trained()
         self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=workload.weight_decay)
         self.order = batch_order(examples, workload.batch_size, workload.steps, spec.seed)
         self.rng = rng_state(self.device)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
+
+    def trained(self) -> list[torch.Tensor]:
+        """Return the tensors that the optimizer changes: the adapter's own."""
+        return self.adapter.parameters
 
     @property
     def done(self) -> bool:
@@ -71,15 +75,21 @@ class Learner:
     @property
     def facts(self) -> dict[str, Any]:
         """What is applied, read from the tensors that are trained: ranks, alphas, parameters, efficiency."""
-        ranks = self.adapter.ranks
-        trainable = sum(p.numel() for p in self.parameters)
+        adapter = self.outcome
+        ranks = adapter.ranks
+        trainable = sum(p.numel() for p in adapter.parameters)
         return {
             "ranks": {site.name: ranks.get(site.name, 0) for site in self.sites},
-            "alphas": {name: rank * self.adapter.scales[name] for name, rank in ranks.items()},
-            "fan_in_fan_out": self.adapter.config.fan_in_fan_out,
+            "alphas": {name: rank * adapter.scales[name] for name, rank in ranks.items()},
+            "fan_in_fan_out": adapter.config.fan_in_fan_out,
             "trainable_parameters": trainable,
             "parameter_efficiency": parameter_efficiency(trainable, self.base_params),
         }
+
+    @property
+    def outcome(self) -> Adapter:
+        """The adapter as it would be used now."""
+        return self.adapter
 
     def advance(self, loss: float, tokens: int) -> None:
         """Do one optimizer step with the gradients that are there, and zero them.
@@ -91,6 +101,7 @@ class Learner:
         Raises:
             Diverged: Loss or gradient norm is not finite; nothing has been changed.
         """
+        self.gather()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.workload.clip_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self.diverged("training loss and gradient norm", loss, norm)
@@ -98,9 +109,20 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.spec.learning_rate * factor
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
         self.step += 1
         self.tokens += tokens
+        self.settle()
+        self.zero_grad()
+
+    def gather(self) -> None:
+        """Bring the adapter's gradients to what is trained: here they are there."""
+
+    def settle(self) -> None:
+        """Bring what was trained to the adapter: here it is there."""
+
+    def zero_grad(self) -> None:
+        """Zero the adapter's gradients, in place."""
+        self.optimizer.zero_grad(set_to_none=False)
 
     def report(self, loss: float, tokens: int, trained_seconds: float, eval_loss: float) -> StepReport:
         """Return what is reported after some steps.
@@ -135,7 +157,7 @@ class Learner:
     def save(self, folder: Path) -> None:
         """Write a checkpoint; its ``adapter`` folder is an ordinary PEFT adapter."""
         progress = checkpoint.Progress(step=self.step, tokens=self.tokens, seconds=self.seconds, **self._ties())
-        checkpoint.write(folder, self.adapter, self.optimizer, self.rng, progress)
+        checkpoint.write(folder, self.outcome, self.optimizer, self.rng, progress, self.own_state())
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint.
@@ -144,15 +166,26 @@ class Learner:
             ValueError: It belongs to another base or allocation.
         """
         progress, state = checkpoint.read(folder, self._ties())
-        self.adapter.set_weights(state["weights"])
+        self.restore(state["weights"], state["own"])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         self.rng = state["rng"]
         self.step, self.tokens, self.seconds = progress.step, progress.tokens, progress.seconds
 
+    def own_state(self) -> dict[str, torch.Tensor]:
+        """Return what a checkpoint must keep besides adapter and optimizer: here nothing."""
+        return {}
+
+    def restore(self, weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+        """Put the tensors of a checkpoint back: here they are the adapter's ``weights``."""
+        self.adapter.set_weights(weights)
+
     def _ties(self) -> Mapping[str, str]:
+        return {"base": identity(self.workload.model), "allocation": self.allocation_digest()}
+
+    def allocation_digest(self) -> str:
+        """Return a digest of what a checkpoint must have been made with."""
         facts = self.facts
-        allocation = RankAllocation(facts["ranks"], facts["trainable_parameters"])
-        return {"base": identity(self.workload.model), "allocation": allocation.digest}
+        return RankAllocation(facts["ranks"], facts["trainable_parameters"]).digest
 
 
 def peak_bytes(device: str) -> int:

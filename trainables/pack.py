@@ -17,6 +17,7 @@ from trainables.data import DataSource, Example, Splits, collate, load_splits
 from trainables.finetune import Diverged, autocast, token_losses
 from trainables.inputs import base_of, splits_of
 from trainables.learner import Learner
+from trainables.learners import learner_of
 from trainables.prefix import FrozenPrefix
 from trainables.spec import TrialSpec, Workload
 from trainables.stacked import AdaptedLinear, Factors, Stack
@@ -49,7 +50,7 @@ class Slot:
     def begin_again(self) -> None:
         """Forget what has been done of the current optimizer step."""
         self.micro, self.loss = 0, 0.0
-        self.learner.optimizer.zero_grad(set_to_none=False)
+        self.learner.zero_grad()
 
     @property
     def prefix(self) -> int:
@@ -112,7 +113,7 @@ class Pack:
         if workload.batch_size % self.micro_batch:
             raise ValueError(f"batch size {workload.batch_size} is no multiple of the micro-batch {self.micro_batch}")
         adapter = adapters.fresh_planned(self.base, workload, spec)
-        learner = Learner(workload, spec, self.base, adapter, len(self.splits.train))
+        learner = learner_of(workload, spec, self.base, adapter, len(self.splits.train))
         return Slot(learner, torch.Generator(self.device))
 
     def step(self, slots: Sequence[Slot]) -> None:

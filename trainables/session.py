@@ -13,6 +13,7 @@ from trainables.data import Splits, collate
 from trainables.finetune import Diverged, autocast, evaluate, rng_state, set_rng_state, token_losses
 from trainables.inputs import base_of, splits_of
 from trainables.learner import Learner, StepReport
+from trainables.learners import learner_of
 from trainables.spec import TrialSpec, Workload
 
 
@@ -59,21 +60,23 @@ def next_report(session: Session) -> dict[str, Any]:
     Ranks and alphas are one JSON string, since loggers flatten nested values at a cost. A trial that diverges is done.
     ``report`` counts a trial's reports from 1, those before an interruption included.
     """
-    learner, facts = session.learner, session.learner.facts
+    learner = session.learner
     interval = math.ceil(learner.workload.steps / learner.workload.reports)
-    allocation = {"ranks": facts.pop("ranks"), "alphas": facts.pop("alphas")}
-    facts |= {"seed": learner.spec.seed, "allocation": json.dumps(allocation), "error": None}
+    found: dict[str, Any] = {"seed": learner.spec.seed, "error": None}
     try:
         report = asdict(session.train(interval))
-        facts |= {"status": "running", "done": False, **report}
+        found |= {"status": "running", "done": False, **report}
         if learner.done:
-            facts |= {"status": "finished", "done": True, "test_loss": session.test_loss()}
+            found |= {"status": "finished", "done": True, "test_loss": session.test_loss()}
     except Diverged as error:
-        facts |= {
+        found |= {
             "status": "diverged", "done": True, "error": str(error), "step": learner.step, "tokens": learner.tokens,
             "seconds": learner.seconds, "train_loss": None, "eval_loss": math.nan,
         }  # fmt: skip
-    return {**facts, "report": math.ceil(learner.step / interval)}
+    facts = learner.facts  # after training, which may have changed the ranks
+    allocation = {"ranks": facts.pop("ranks"), "alphas": facts.pop("alphas")}
+    report_number = math.ceil(learner.step / interval)
+    return {**facts, "allocation": json.dumps(allocation), "report": report_number, **found}
 
 
 class SoloSession:
@@ -88,7 +91,7 @@ class SoloSession:
         self.base: BaseModel = base_of(workload)
         self.splits: Splits = splits_of(workload)
         self.model: Any = adapters.attach_planned(self.base, workload, spec)
-        self.learner = Learner(workload, spec, self.base, adapters.read(self.model), len(self.splits.train))
+        self.learner = learner_of(workload, spec, self.base, adapters.read(self.model), len(self.splits.train))
 
     def train(self, steps: int) -> StepReport:
         """Train up to ``steps`` more steps and evaluate."""

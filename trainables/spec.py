@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from strategies import CONTROLS, STRATEGIES, RankAllocation, RankBudget, Scorer, allocate
+import torch
+
+from strategies import CONTROLS, STRATEGIES, AdaLora, Frozen, RankAllocation, RankBudget, Scorer, Strategy, allocate
 from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
 from trainables.data import DataSource, Splits
@@ -12,6 +14,8 @@ from trainables.data import DataSource, Splits
 Scaling = Literal["constant", "alpha/r", "alpha/sqrt(r)"]
 SCALINGS: tuple[Scaling, ...] = ("constant", "alpha/r", "alpha/sqrt(r)")
 BUDGET_SHARE = "budget_share"
+
+SCORERS: Mapping[str, type[Strategy] | type[Frozen]] = {**STRATEGIES, Frozen.name: Frozen}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Workload:
         evidence: What was measured before training; empty if no strategy needs it.
         base: ``identity`` of the model that the search was planned with; None trains on whatever is there.
         splits: The examples themselves, so that no other node must read them; None has them read from ``data``.
+        components: Site -> principal components of its input, (components, d_in); empty if no strategy needs them.
     """
 
     model: str
@@ -55,6 +60,7 @@ class Workload:
     evidence: Evidence = field(default_factory=dict)
     base: str | None = None
     splits: Splits | None = None
+    components: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def micro_batch(self) -> int:
@@ -105,7 +111,7 @@ class TrialSpec:
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read Ray's config: ``strategy``, its own parameters, learning rate and budget under its name; common ones.
 
-        A control's own parameters are those of the strategy that it is a control of, which it names as ``of``.
+        A control's own parameters are those of what it is a control of, which it names as ``of``.
 
         Raises:
             ValueError: The strategy is unknown, or a value is out of range.
@@ -116,20 +122,40 @@ class TrialSpec:
         if "official" in config:
             experiment = next(item for item in OFFICIAL if item.name == config["official"])
             return cls(label=experiment.strategy, allocator=experiment, **common)
-        name = config["strategy"]
-        scorer = own.pop("of", None) if name in CONTROLS else name
-        if scorer not in STRATEGIES:
+        name, of = config["strategy"], own.pop("of", None)
+        scorer = of if name in CONTROLS else name
+        if scorer not in SCORERS:
             raise ValueError(f"unknown strategy {scorer!r}; known: {', '.join(STRATEGIES)}")
-        allocator: Scorer = STRATEGIES[scorer](**own)
+        allocator: Scorer = SCORERS[scorer](**own)
         if name in CONTROLS:
             allocator = CONTROLS[name](allocator, common.get("seed", 0))
         return cls(label=name, allocator=allocator, **common)
 
     def allocation(self, sites: Sequence[Site], budget: RankBudget, evidence: Evidence) -> RankAllocation:
-        """Return the planned ranks, which cost no more than the trial's share of ``budget``."""
+        """Return the planned ranks, which cost no more than the trial's share of ``budget``.
+
+        Of a strategy that allocates while training they are those that it begins with.
+        """
         if isinstance(self.allocator, OfficialExperiment):
             return self.allocator.allocation(sites)
-        return allocate(self.allocator.scores(sites, evidence), sites, budget.share(self.budget_share))
+        own = budget.share(self.budget_share)
+        if isinstance(self.allocator, AdaLora):
+            own = self.allocator.start_budget(sites, own)
+        return allocate(self.allocator.scores(sites, evidence), sites, own)
+
+    @property
+    def begins_as_components(self) -> bool:
+        """Whether A begins as the principal components of a site's input, of a control as of what it controls."""
+        scorer = getattr(self.allocator, "of", self.allocator)
+        return isinstance(scorer, Strategy) and scorer.needs_components
+
+    @property
+    def training(self) -> str:
+        """Say what of the trial, beside ranks, scale, learning rate and seed, makes it train otherwise than others."""
+        if isinstance(self.allocator, AdaLora):
+            own = self.allocator
+            return f"{own.name} {own.orthogonal:.2e} {own.start:.2e} {own.final:.2e}"
+        return "components" if self.begins_as_components else ""
 
     def alphas(self, allocation: RankAllocation, sites: Sequence[Site], scale: float) -> dict[str, float]:
         """Return LoRA's alpha for each adapted site, so that alpha / rank is the scale that the policy wants.

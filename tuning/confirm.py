@@ -6,11 +6,13 @@ from typing import Any
 
 from analysis import ranking
 from analysis.rows import ResultRow
-from strategies import CONTROLS
+from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
+from strategies.controls import Shuffled
 from tuning.plan import SearchPlan
 from tuning.space import with_whole_budget
 
+ALL_CONTROLS = (*CONTROLS, Frozen.name)
 PHASE, SUPERSEDED = "confirm", "superseded"
 
 
@@ -32,20 +34,34 @@ def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str,
 def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """Return Ray configurations of the controls: the best allocation's scores at the wrong matrices.
 
-    The best is that of the lowest mean evaluation loss over its confirmation runs; the test split has no say.
+    The best is that of the lowest mean evaluation loss over its confirmation runs; the test split has no say. If its
+    ranks were found while training there are no scores: the ranks that its best run of the search ended with are then
+    given to plain LoRA from the start (``frozen``), at plain LoRA's learning rate, and the control of that is its
+    shuffle.
 
     Args:
         plan: The search.
         rows: Its trials and its confirmation runs.
     """
-    confirmed = [row for row in rows if row.phase == PHASE and row.strategy not in {Baseline.name, *CONTROLS}]
+    confirmed = [row for row in rows if row.phase == PHASE and row.strategy not in {Baseline.name, *ALL_CONTROLS}]
     leader = next(iter(ranking.mean_losses(confirmed)), None)
     if leader is None:
         return []
     config = next(row.config for row in confirmed if row.strategy == leader)
+    if STRATEGIES[leader].allocates_while_training:
+        return _frozen(plan, rows, leader)
     common = {key: value for key, value in config.items() if key != leader}
     own = {"of": leader, **config.get(leader, {})}
     return _from_fresh_seeds(plan, [{**common, "strategy": name, name: own} for name in CONTROLS])
+
+
+def _frozen(plan: SearchPlan, rows: Sequence[ResultRow], leader: str) -> list[dict[str, Any]]:
+    best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
+    common = {**best[Baseline.name].config, "source": best[leader].trial_id}
+    ranks = " ".join(str(rank) for rank in (best[leader].ranks or {}).values())
+    own = {**common.pop(Baseline.name), "ranks": ranks}
+    named = {Frozen.name: {"of": leader, **own}, Shuffled.name: {"of": Frozen.name, **own}}
+    return _from_fresh_seeds(plan, [{**common, "strategy": name, name: config} for name, config in named.items()])
 
 
 def _from_fresh_seeds(plan: SearchPlan, configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,10 +16,10 @@ import click
 import optuna
 
 from analysis import ranking
-from strategies import CONTROLS
+from strategies import STRATEGIES
 from tuning import continuation, nodes, outcome, preflight, room, summary, tracking
 from tuning import search as tuner
-from tuning.confirm import PHASE, confirmations, controls, most_confirmations, regrouped
+from tuning.confirm import ALL_CONTROLS, PHASE, confirmations, controls, most_confirmations, regrouped
 from tuning.facts import Facts, versions
 from tuning.fixed import FixedSearch
 from tuning.harvest import Harvest
@@ -63,7 +63,7 @@ def dry_run(plan: SearchPlan) -> int:
         click.echo(f"searched: each trial's budget, from {smallest.params:,}")
     for name, allocation in known.allocations.items():
         if allocation is None:
-            click.echo(f"{name}: decided after the evidence is measured")
+            click.echo(f"{name}: decided {STRATEGIES[name].decided()}")
             continue
         ranks = list(allocation.ranks.values())
         click.echo(f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}")
@@ -249,7 +249,7 @@ def _train(run: Run) -> optuna.Study | None:
                 break
             rows = list(record.rows.values())
             wanted = make(plan, rows)
-            for row in regrouped([row for row in rows if (row.strategy in CONTROLS) is kind], wanted):
+            for row in regrouped([row for row in rows if (row.strategy in ALL_CONTROLS) is kind], wanted):
                 record.ended(row)
             again = FixedSearch(wanted, record)
             if len(again):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from strategies import STRATEGIES, RankBudget, Site
+from strategies import SEARCHED, STRATEGIES, RankBudget, Site
 from strategies.official import OFFICIAL
 from trainables.data import DataSource
 from trainables.spec import Workload
@@ -65,7 +65,7 @@ class SearchPlan(BaseModel):
     objective: Literal["loss", "loss,params"] = Field(
         "loss", description="`loss`, or `loss,params`: the Pareto front of loss and parameters up to the budget"
     )
-    strategies: tuple[str, ...] = Field(tuple(STRATEGIES), description="Strategies to compare; repeat the flag")
+    strategies: tuple[str, ...] = Field(SEARCHED, description="Strategies to compare; repeat the flag")
     official: bool = Field(False, description="Train the five experiments of the seed report instead of searching")
     num_samples: Count = Field(20, description="Trials, the same number for every strategy, give or take one")
     confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = Field(

@@ -23,7 +23,7 @@ class Preflight:
         shape: Sites and sizes of the base model.
         workload: What all trials share, evidence still missing.
         corpus_sha256: Digest of all texts of the data set.
-        allocations: Strategy or experiment name -> its first allocation; None where evidence must be measured first.
+        allocations: Strategy or experiment name -> its first allocation; None where it is not known beforehand.
     """
 
     shape: Shape
@@ -33,8 +33,13 @@ class Preflight:
 
     @property
     def needs_evidence(self) -> bool:
-        """Whether something must be measured before the first trial."""
-        return None in self.allocations.values()
+        """Whether the sites' importance must be measured before the first trial."""
+        return any(STRATEGIES[name].needs_evidence for name in self.allocations.keys() & STRATEGIES)
+
+    @property
+    def needs_components(self) -> bool:
+        """Whether the principal components of the sites' inputs must be measured before the first trial."""
+        return any(STRATEGIES[name].needs_components for name in self.allocations.keys() & STRATEGIES)
 
     @property
     def pinned(self) -> dict[str, str | None]:
@@ -119,7 +124,7 @@ def _check_folder(plan: SearchPlan) -> None:
 
 
 def _first(name: str, shape: Shape, workload: Workload) -> RankAllocation | None:
-    if STRATEGIES[name].needs_evidence:
+    if STRATEGIES[name].decided():
         return None
     strategy = STRATEGIES[name](**STRATEGIES[name].known_good)
     return allocate(strategy.scores(shape.sites, {}), shape.sites, workload.budget)

@@ -17,9 +17,10 @@ import ray
 from ray import tune as ray_tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
+from safetensors import SafetensorError
 
 from strategies.base import Evidence
-from trainables import checkpoint, evidence, footprint
+from trainables import checkpoint, eva, evidence, footprint
 from trainables.host import FOLDER, Lease
 from trainables.proxy import PackedTrainable, Packing
 from trainables.spec import TrialSpec, Workload
@@ -134,6 +135,9 @@ def measured(plan: SearchPlan, preflight: Preflight) -> tuple[SearchPlan, Prefli
             workload = replace(workload, pack_size=plan.trials_per_pack)
         if preflight.needs_evidence:
             workload = replace(workload, evidence=_evidence(plan, preflight))
+        if preflight.needs_components:
+            found = _components(plan, workload, preflight.corpus_sha256)
+            workload = replace(workload, evidence={**workload.evidence, **found.evidence}, components=found.vectors)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise ValueError(str(error.cause)) from error
@@ -164,6 +168,17 @@ def _whole(path: Path) -> Evidence | None:
     return found
 
 
+def _components(plan: SearchPlan, workload: Workload, corpus_sha256: str) -> eva.Components:
+    """Measure once per model, data and budget; afterwards read from the runs folder."""
+    cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{eva.cache_key(workload, corpus_sha256)}.safetensors"
+    try:
+        return eva.Components.read(cached)
+    except (OSError, ValueError, SafetensorError):  # not there, or cut off
+        found: eva.Components = on_device(plan, _measure_components, workload)
+        found.save(cached)
+        return found
+
+
 def on_device(plan: SearchPlan, function: Any, *arguments: Any) -> Any:
     """Call a function where the trials run, with their resources."""
     task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(function)
@@ -175,6 +190,13 @@ def _measure(workload: Workload) -> Evidence:
 
     torch.set_num_threads(workload.threads)
     return evidence.measure(workload)
+
+
+def _measure_components(workload: Workload) -> eva.Components:
+    import torch
+
+    torch.set_num_threads(workload.threads)
+    return eva.measure(workload)
 
 
 def run(
@@ -297,4 +319,4 @@ def _key(workload: Workload, preflight: Preflight, config: dict[str, Any]) -> st
     spec = TrialSpec.from_config(config)
     allocation = spec.allocation(preflight.shape.sites, workload.budget, workload.evidence)
     alphas = spec.alphas(allocation, preflight.shape.sites, workload.scale)
-    return effective_key(dict(allocation.ranks), alphas, spec.learning_rate, spec.seed)
+    return effective_key(dict(allocation.ranks), alphas, spec.learning_rate, spec.seed) + spec.training

@@ -90,6 +90,21 @@ def test_a_score_of_zero_gets_rank_only_when_more_than_one_percent_would_be_left
     assert capped.ranks == {"h.0": 5, "h.1": 3}
 
 
+def test_scores_of_units_are_taken_largest_first_and_what_they_leave_goes_to_all_alike():
+    sites = tuple(Site(f"h.{i}", 64, 64, i, "mlp") for i in range(2))
+    scores = {"h.0": (5.0, 4.0, 1.0), "h.1": (3.0, 2.0)}
+    ranks = [allocate(scores, sites, RankBudget(units * 128)).ranks for units in range(1, 8)]
+    assert [tuple(found.values()) for found in ranks] == [(1, 0), (2, 0), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3)]
+
+
+@given(site_lists(), st.integers(1, 8))
+def test_claims_worked_out_beforehand_give_what_the_score_gives(sites, rank):
+    scores = {site.name: math.pi ** (number / 24) for number, site in enumerate(sites)}  # no two claims are equal
+    unit_scores = {name: tuple(score / (2 * k + 1) for k in range(64)) for name, score in scores.items()}
+    budget = RankBudget.like_uniform(rank, sites)
+    assert allocate(unit_scores, sites, budget) == allocate(scores, sites, budget)
+
+
 def test_the_digest_does_not_depend_on_the_order_of_sites():
     assert RankAllocation({"a": 1, "b": 2}, 3).digest == RankAllocation({"b": 2, "a": 1}, 3).digest
     assert RankAllocation({"a": 1, "b": 2}, 3).digest != RankAllocation({"a": 2, "b": 1}, 3).digest
@@ -102,6 +117,7 @@ def test_the_digest_does_not_depend_on_the_order_of_sites():
         ({"h.0": 1.0}, RankBudget(200, low=2), "too small for rank 2"),
         ({"h.0": math.nan}, RankBudget(1000), "h.0"),
         ({"h.0": -1.0}, RankBudget(1000), "h.0"),
+        ({"h.0": (1.0, -1.0)}, RankBudget(1000), "h.0"),
         ({}, RankBudget(1000), "h.0"),
         ({"h.0": 1.0, "other": 1.0}, RankBudget(1000), "other"),
     ],

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from strategies import CONTROLS, STRATEGIES, RankBudget, allocate
 from strategies.base import Site
-from strategies.controls import Inverted, Shuffled
+from strategies.controls import Frozen, Inverted, Shuffled
 from strategies.linear_decay import LinearDecay
 
 SITES = tuple(
@@ -47,5 +47,30 @@ def test_a_control_costs_what_its_strategy_costs(control):
     assert found.params == pytest.approx(planned.params, rel=0.01)
 
 
+class Units:
+    """Scores units of rank."""
+
+    def scores(self, sites, evidence):
+        return {"a": (4.0, 3.0), "b": (1.0,), "c": (2.0, 1.0)}
+
+
+def test_scores_of_units_are_inverted_unit_by_unit():
+    # highest + lowest is 4 + 1 for the first unit and 3 + 0 for the second
+    assert Inverted(Units()).scores((), {}) == {"a": (1.0, 0.0), "b": (4.0, 3.0), "c": (3.0, 2.0)}
+    assert sorted(Shuffled(Units(), 1).scores((), {}).values()) == [(1.0,), (2.0, 1.0), (4.0, 3.0)]
+
+
+def test_frozen_ranks_are_given_as_they_are_found():
+    found = {site.name: number % 5 for number, site in enumerate(SITES)}
+    cost = sum(site.cost * found[site.name] for site in SITES)
+    scores = Frozen(" ".join(map(str, found.values()))).scores(SITES, {})
+    assert allocate(scores, SITES, RankBudget(cost)).ranks == found
+
+
+def test_frozen_ranks_of_another_model_are_refused():
+    with pytest.raises(ValueError, match="2 ranks, the model has 12"):
+        Frozen("1 2").scores(SITES, {})
+
+
 def test_no_control_is_searched():
-    assert not CONTROLS.keys() & STRATEGIES.keys()
+    assert not {*CONTROLS, Frozen.name} & STRATEGIES.keys()

@@ -57,6 +57,8 @@ def test_the_preview_prints_the_official_experiments_as_json():
         (["--set", "slop=1"], "slop"),
         (["--set", "slope=steep"], "steep"),
         (["--strategy", "empirical"], "empirical"),
+        (["--strategy", "eva"], "after the evidence is measured"),
+        (["--strategy", "adalora"], "while training"),
     ],
 )
 def test_a_wrong_preview_is_one_line_and_status_2(arguments, culprit):

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 
 from strategies import STRATEGIES, RankBudget, Site, allocate
+from strategies.allocation import units
 from strategies.attention_heavy import AttentionHeavy
 from strategies.baseline import Baseline
 from strategies.composite import Composite
 from strategies.empirical import EVIDENCE_KINDS, Empirical
+from strategies.eva import Eva
 from strategies.geometry import GEOMETRIES
 from strategies.linear_decay import LinearDecay
 
 README = Path(__file__).parents[2] / "README.md"
 SITES = GEOMETRIES["gpt2"].sites
 EVIDENCE = {kind: {s.name: 1.0 + i for i, s in enumerate(SITES)} for kind in EVIDENCE_KINDS}
+EVIDENCE |= {f"explained_variance/{k}": {s.name: 1 / (i + k) for i, s in enumerate(SITES)} for k in range(1, 25)}
 
 
 class EdgeTrial:
@@ -49,7 +52,7 @@ class TestContract:
         strategy = cls.suggest(EdgeTrial(end))
         scores = strategy.scores(SITES, EVIDENCE)
         assert list(scores) == [site.name for site in SITES]
-        assert all(math.isfinite(score) and score >= 0 for score in scores.values())
+        assert all(math.isfinite(value) and value >= 0 for score in scores.values() for value in units(score))
         budget = RankBudget.like_uniform(8, SITES)
         assert 0.99 * budget.params <= allocate(scores, SITES, budget).params <= budget.params
 
@@ -121,9 +124,24 @@ def test_empirical_scores_are_tempered_shares_of_the_mean():
     assert Empirical("gradient", temperature=2).scores(sites, evidence)["a"] == pytest.approx(math.sqrt(1.5))
 
 
-def test_empirical_without_evidence_says_what_is_missing():
+def test_a_strategy_without_its_evidence_says_what_is_missing():
     with pytest.raises(ValueError, match="activation"):
         Empirical("activation").scores(SITES, {"gradient": {}})
+    with pytest.raises(ValueError, match="explained variance"):
+        Eva().scores(SITES, {"gradient": {}})
+
+
+@pytest.mark.parametrize("rho", [0.9, 3.1])
+def test_eva_refuses_a_rho_for_which_nothing_is_measured(rho):
+    with pytest.raises(ValueError, match="eva/rho"):
+        Eva(rho)
+
+
+def test_a_strategy_says_when_its_ranks_are_known():
+    assert {name: cls.decided() for name, cls in STRATEGIES.items() if cls.decided()} == {
+        "empirical": "after the evidence is measured", "composite": "after the evidence is measured",
+        "eva": "after the evidence is measured", "adalora": "while training",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", [{"evidence": "guess"}, {"temperature": 0}])

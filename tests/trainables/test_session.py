@@ -26,8 +26,17 @@ def workload(tiny_gpt2, tiny_text):
     )  # fmt: skip
 
 
-def spec(**config):
-    return TrialSpec.from_config({"strategy": "linear_decay", "linear_decay": {"slope": 1.0}, **config})
+OWN = {"linear_decay": {"slope": 1.0}, "adalora": {"initial": 2.0, "start": 0.0, "final": 0.3}}
+
+
+def spec(strategy="linear_decay", **config):
+    return TrialSpec.from_config({"strategy": strategy, strategy: OWN[strategy], **config})
+
+
+@pytest.fixture(params=OWN)
+def strategy(request):
+    """Whose ranks stay what they are, and whose change."""
+    return request.param
 
 
 @pytest.fixture(params=["solo", "packed"])
@@ -41,8 +50,8 @@ def start(request):
 
 
 @pytest.fixture
-def session(workload, start):
-    session = start(workload, spec(learning_rate=0.01))
+def session(workload, start, strategy):
+    session = start(workload, spec(strategy, learning_rate=0.01))
     yield session
     session.close()
 
@@ -62,12 +71,14 @@ def test_what_is_reported_as_applied_is_what_was_planned(session, workload):
     assert learner.facts["ranks"] == dict(planned.ranks)
     assert learner.facts["trainable_parameters"] == planned.params
     assert set(planned.ranks.values()) != {2}
+    session.train(8)
+    assert learner.facts["trainable_parameters"] <= workload.budget.params
 
 
-def test_a_closed_session_leaves_the_base_as_it_was(workload, start):
+def test_a_closed_session_leaves_the_base_as_it_was(workload, start, strategy):
     base = load(workload.model).model
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    session = start(workload, spec(learning_rate=0.1))
+    session = start(workload, spec(strategy, learning_rate=0.1))
     session.train(4)
     session.close()
     after = base.state_dict()
@@ -76,14 +87,14 @@ def test_a_closed_session_leaves_the_base_as_it_was(workload, start):
     assert not any("forward" in vars(module) for module in base.modules())
 
 
-def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_path, start):
-    unbroken = start(workload, spec(learning_rate=0.01))
+def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_path, start, strategy):
+    unbroken = start(workload, spec(strategy, learning_rate=0.01))
     unbroken.train(4)
     unbroken.save(tmp_path / "saved")
     expected = unbroken.train(4).eval_loss
     unbroken.close()
     torch.manual_seed(1234)
-    resumed = start(workload, spec(learning_rate=0.01))
+    resumed = start(workload, spec(strategy, learning_rate=0.01))
     resumed.load(tmp_path / "saved")
     assert resumed.learner.step == 4
     assert resumed.train(4).eval_loss == expected
@@ -99,10 +110,10 @@ def test_a_checkpoint_of_another_allocation_is_refused(workload, session, tmp_pa
     other.close()
 
 
-def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(workload, start):
+def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(workload, start, strategy):
     losses = []
     for seed in (0, 0, 1):
-        session = start(workload, spec(learning_rate=0.01, seed=seed))
+        session = start(workload, spec(strategy, learning_rate=0.01, seed=seed))
         losses.append(session.train(8).eval_loss)
         session.close()
     assert losses[0] == losses[1] != losses[2]

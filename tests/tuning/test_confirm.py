@@ -1,5 +1,6 @@
 """What is trained again after a search, and that a real search does it."""
 
+import dataclasses
 import json
 from collections import Counter
 
@@ -7,7 +8,9 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis.rows import ResultRow, read_rows
-from strategies import CONTROLS, STRATEGIES
+from strategies import CONTROLS, SEARCHED
+from strategies.allocation import RankBudget
+from strategies.base import Site
 from trainables.spec import TrialSpec
 from tuning.confirm import confirmations, controls, most_confirmations
 from tuning.plan import SearchPlan
@@ -57,6 +60,26 @@ def test_controls_are_the_best_confirmed_allocation_at_the_wrong_matrices():
     assert controls(PLAN, ROWS) == []
 
 
+def test_ranks_found_while_training_are_controlled_as_plain_lora_with_them_and_with_their_shuffle():
+    found = dataclasses.replace(trial("adalora", 3.0, initial=1.5), ranks={"a": 3, "b": 0, "c": 1})
+    rows = [*ROWS, found, trial("adalora", 3.5, 1, initial=2.0)]
+    confirmed = [
+        dataclasses.replace(found, trial_id=f"c{seed}", phase="confirm", seed=seed, test_loss=3.0) for seed in (8, 9)
+    ]
+    configs = controls(PLAN, [*rows, *confirmed])
+    assert [(c["strategy"], c["seed"], c["phase"]) for c in configs] == [
+        (name, seed, "confirm") for seed in (8, 9) for name in ("frozen", "shuffled")
+    ]
+    plain = {"ranks": "3 0 1", "learning_rate": 0.01}  # the baseline's: what trains is plain LoRA
+    assert configs[0]["frozen"] == {"of": "adalora", **plain}
+    assert configs[1]["shuffled"] == {"of": "frozen", **plain}
+    sites = tuple(Site(name, 8, 8, 0, "mlp") for name in "abc")
+    frozen, shuffled = (TrialSpec.from_config(config) for config in configs[:2])
+    assert frozen.allocation(sites, RankBudget(64), {}).ranks == {"a": 3, "b": 0, "c": 1}
+    assert sorted(shuffled.allocation(sites, RankBudget(64), {}).ranks.values()) == [0, 1, 3]
+    assert (frozen.label, shuffled.label, frozen.training) == ("frozen", "shuffled", "")
+
+
 @pytest.mark.parametrize(
     ("plan", "rows"),
     [
@@ -71,7 +94,7 @@ def test_nothing_is_confirmed_where_nothing_can_be_compared(plan, rows):
 
 
 def test_a_plan_knows_how_many_runs_a_confirmation_may_take():
-    assert most_confirmations(PLAN) == 2 * (len(STRATEGIES) + len(CONTROLS))
+    assert most_confirmations(PLAN) == 2 * (len(SEARCHED) + len(CONTROLS))
     assert most_confirmations(SearchPlan(strategies=("baseline",))) == 0
 
 

@@ -1,0 +1,297 @@
+"""AdaLoRA as PEFT has it, within a budget of parameters, alone and beside others."""
+
+import dataclasses
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from strategies import AdaLora, RankBudget
+from strategies.base import Site
+from trainables import adapters, triplets
+from trainables.adapters import Adapter, AllocationMismatch
+from trainables.base_model import load
+from trainables.data import DataSource, collate, load_splits
+from trainables.pack import Pack
+from trainables.session import SoloSession, next_report
+from trainables.spec import TrialSpec, Workload
+from trainables.triplets import CostAllocator, Triplets, penalty_gradient
+
+OWN = {"initial": 1.5, "orthogonal": 0.3, "start": 0.2, "final": 0.3}
+BOTH = pytest.mark.parametrize("model", ["gpt2", "llama-gqa"], indirect=True)
+
+
+@pytest.fixture
+def source(tiny_text):
+    return DataSource(dataset=str(tiny_text), train_examples=20, validation_examples=6, test_examples=6, max_length=24)
+
+
+def workload_on(folder, source, rank=2):
+    return Workload(
+        str(folder), source, RankBudget.like_uniform(rank, load(str(folder)).sites), epochs=4, batch_size=4,
+        reports=2, scale=2.0,
+    )  # fmt: skip
+
+
+def trial(strategy="adalora", seed=0, **own):
+    own = {**OWN, **own} if strategy == "adalora" else own
+    return TrialSpec.from_config({"strategy": strategy, strategy: {**own, "learning_rate": 0.02}, "seed": seed})
+
+
+def reference(folder, learner, target_rank=1):
+    """Return PEFT's own AdaLoRA on a model of its own, with the learner's triplets as its initial ones."""
+    phases = learner.strategy.phases(learner.workload.steps)
+    start = next(iter(learner.adapter.ranks.values()))
+    config = peft.AdaLoraConfig(
+        task_type="CAUSAL_LM", init_r=start, target_r=target_rank, tinit=phases.start, tfinal=phases.final,
+        deltaT=phases.every, total_step=learner.workload.steps, orth_reg_weight=learner.strategy.orthogonal,
+        lora_alpha=learner.workload.scale * (start + 1e-5), target_modules=learner.adapter.config.target_modules,
+        fan_in_fan_out=learner.adapter.config.fan_in_fan_out,
+    )  # fmt: skip
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = peft.get_peft_model(network, config).eval()
+    own = dict(learner.triplets.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.base_model.model.named_parameters():
+            if name in own:
+                parameter.copy_(own.pop(name))
+    assert not own
+    return model
+
+
+@pytest.fixture
+def square_llama(tmp_path, tiny_tokenizer):
+    """A model whose matrices all cost the same, so that counting ranks and counting parameters are one thing."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "square")
+    tiny_tokenizer.save_pretrained(tmp_path / "square")
+    return tmp_path / "square"
+
+
+def test_where_all_ranks_cost_the_same_it_trains_as_pefts_own(square_llama, source):
+    workload = dataclasses.replace(workload_on(square_llama, source, rank=1), clip_norm=0.5)
+    session = SoloSession(workload, trial(initial=3))
+    learner = session.learner
+    model = reference(square_llama, learner)
+    parameters = {n: p for n, p in model.base_model.model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1.0, weight_decay=0.0)
+    train = load_splits(source, workload.model).train
+    pruned = []
+    for step, rows in enumerate(learner.order):
+        session.train(1)
+        batch = collate([train[index] for index in rows], load(workload.model).pad_id)
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(parameters.values()), workload.clip_norm)
+        optimizer.param_groups[0]["lr"] = learner.optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        model.base_model.update_and_allocate(step + 1)
+        optimizer.zero_grad()
+        for name, tensor in learner.triplets.named_parameters():
+            assert torch.allclose(tensor, parameters[name], rtol=0, atol=2e-5), (step, name)
+        pruned.append(sum(int((t == 0).sum()) for n, t in learner.triplets.named_parameters() if "lora_E" in n))
+    assert pruned[:4] == [0] * 4
+    assert pruned[4:14] == sorted(pruned[4:14])
+    assert pruned[13:] == [2 * 14] * 7  # rank 3 at 14 matrices, 1 on average at the end
+    session.close()
+
+
+@BOTH
+def test_what_is_saved_is_a_plain_adapter_with_the_logits_of_pefts_adalora(model_folder, source, tmp_path):
+    session = SoloSession(workload_on(model_folder, source), trial())
+    session.train(20)
+    session.save(tmp_path / "saved")
+    learner = session.learner
+    ids = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        expected = reference(model_folder, learner)(input_ids=ids).logits
+        live = session.model(input_ids=ids).logits
+        session.close()
+        base = AutoModelForCausalLM.from_pretrained(model_folder)
+        plain = base(input_ids=ids).logits
+        saved = peft.PeftModel.from_pretrained(base, str(tmp_path / "saved" / "adapter")).eval()
+        found = saved(input_ids=ids).logits
+    assert torch.allclose(live, expected, rtol=0, atol=1e-5)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(found, plain, atol=1e-3)
+    assert {n: r for n, (r, _) in adapters.read_back(saved).items()} == {
+        name: rank for name, rank in learner.facts["ranks"].items() if rank
+    }
+
+
+@BOTH
+def test_it_starts_above_the_budget_and_ends_within_it_and_reports_what_is_there(model_folder, source):
+    workload = workload_on(model_folder, source)
+    session = SoloSession(workload, trial())
+    learner, costs = session.learner, {site.name: site.cost for site in load(str(model_folder)).sites}
+    assert set(learner.facts["ranks"].values()) == {3}
+    assert learner.facts["trainable_parameters"] == workload.budget.params * 3 / 2
+    next_report(session)
+    last = next_report(session)
+    assert last["status"] == "finished"
+    ranks = learner.facts["ranks"]
+    assert len(set(ranks.values())) > 1
+    assert last["trainable_parameters"] == sum(costs[name] * rank for name, rank in ranks.items())
+    assert workload.budget.params - min(costs.values()) < last["trainable_parameters"] <= workload.budget.params
+    for name, (a, _) in adapters.read(session.model).factors.items():
+        assert int(a.any(1).sum()) == ranks[name]
+    session.close()
+
+
+@BOTH
+def test_beside_others_it_trains_as_alone_and_they_do_not_notice(model_folder, source):
+    workload = workload_on(model_folder, source)
+    chosen = [trial("linear_decay", 1, slope=1.0), trial(seed=2), trial("baseline", 3)]
+    expected = [trained_alone(workload, spec) for spec in chosen]
+    pack = Pack(workload.model, source, "cpu", 2)
+    slots = [pack.admit(workload, spec) for spec in chosen]
+    while not slots[0].learner.done:
+        pack.step(slots)
+    for slot, loss, (weights, alone) in zip(slots, pack.evaluate(slots, "validation"), expected, strict=True):
+        assert loss == pytest.approx(alone, abs=1e-5)
+        found = slot.learner.outcome.weights
+        assert found.keys() == weights.keys()
+        assert all(torch.allclose(found[name], tensor, rtol=0, atol=1e-5) for name, tensor in weights.items())
+
+
+def trained_alone(workload, spec):
+    session = SoloSession(workload, spec)
+    loss = session.train(workload.steps).eval_loss
+    weights = {name: tensor.detach().clone() for name, tensor in session.learner.outcome.weights.items()}
+    session.close()
+    return weights, loss
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+@pytest.mark.parametrize("steps", [0, 2, 9, 17])
+def test_it_continues_from_before_while_and_after_pruning_as_if_unbroken(model_folder, source, tmp_path, steps):
+    workload = workload_on(model_folder, source)
+    unbroken = SoloSession(workload, trial())
+    unbroken.train(steps)
+    unbroken.save(tmp_path / "saved")
+    unbroken.train(20)
+    weights = {name: tensor.clone() for name, tensor in unbroken.learner.outcome.weights.items()}
+    unbroken.close()
+    pack = Pack(workload.model, source, "cpu", 4)
+    slot = pack.admit(workload, trial())
+    slot.learner.load(tmp_path / "saved")
+    assert slot.learner.step == steps
+    while not slot.learner.done:
+        pack.step([slot])
+    found = slot.learner.outcome.weights
+    assert found.keys() == weights.keys()
+    assert all(torch.allclose(found[name], tensor, rtol=0, atol=1e-5) for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+def test_a_checkpoint_of_another_pruning_is_refused(model_folder, source, tmp_path):
+    workload = workload_on(model_folder, source)
+    pack = Pack(workload.model, source, "cpu", 4)
+    pack.admit(workload, trial()).learner.save(tmp_path / "saved")
+    other = pack.admit(workload, trial(final=0.5)).learner
+    with pytest.raises(ValueError, match="allocation"):
+        other.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+def test_a_trial_that_ends_over_its_budget_is_no_result(model_folder, source, monkeypatch):
+    monkeypatch.setattr(CostAllocator, "after", lambda self, step, triplets: None)
+    session = SoloSession(workload_on(model_folder, source), trial())
+    with pytest.raises(AllocationMismatch, match="the budget is"):
+        session.train(20)
+    session.close()
+
+
+SITES = (Site("a", 2, 2, 0, "attention"), Site("b", 4, 3, 0, "mlp"))
+
+
+def pruning(budget, **phases):
+    """Rank 2 at a (4 a unit) and at b (7 a unit): 22 at the start."""
+    factors = {site.name: (torch.zeros(2, site.d_in), torch.zeros(site.d_out, 2)) for site in SITES}
+    tensors = Triplets(Adapter(peft.LoraConfig(), factors, {"a": 2.0, "b": 2.0}), seed=0)
+    config = peft.AdaLoraConfig(**{"total_step": 10, "tinit": 2, "tfinal": 3, "deltaT": 1, **phases})
+    return tensors, CostAllocator(tensors, config, {site.name: site.cost for site in SITES}, budget)
+
+
+def test_the_budget_falls_from_all_to_the_target_as_a_cube():
+    _, allocator = pruning(11)
+    # int(11 + 11 * (1 - (step - 2) / 5) ** 3) between the second step and the seventh
+    assert [allocator.budget_schedule(step)[0] for step in range(1, 11)] == [22, 22, 16, 13, 11, 11, 11, 11, 11, 11]
+
+
+@pytest.mark.parametrize(
+    ("budget", "kept"),
+    [
+        (22, {"a": [True, True], "b": [True, True]}),
+        (21, {"a": [False, True], "b": [True, True]}),  # 7 + 7 + 4; another 4 is too much
+        (17, {"a": [False, False], "b": [True, True]}),
+        (12, {"a": [False, True], "b": [True, False]}),  # 7, then 7 does not fit but 4 does
+        (6, {"a": [False, True], "b": [False, False]}),
+    ],
+)
+def test_the_most_important_triplets_that_fit_are_kept(budget, kept, monkeypatch):
+    tensors, allocator = pruning(budget)
+    worth = {"a": [1.0, 2.0], "b": [4.0, 3.0]}
+    monkeypatch.setattr(allocator, "_importance", lambda name: torch.tensor(worth[name]))
+    with torch.no_grad():
+        for _, value, _ in tensors.values.values():
+            value.fill_(1.0)
+    allocator.mask_to_budget(tensors, budget)
+    assert {name: found.tolist() for name, found in allocator.kept.items()} == kept
+    assert {n: (v != 0).flatten().tolist() for n, (_, v, _) in tensors.values.items()} == kept
+
+
+def test_importance_is_smoothed_sensitivity_times_its_spread():
+    tensors, allocator = pruning(11)
+    q, value, p = tensors.values["a"]
+    with torch.no_grad():
+        q.fill_(1.0), value.fill_(2.0), p.fill_(3.0)
+    for name, tensor in tensors.named_parameters():
+        tensor.grad = torch.full_like(tensor, 0.5 if name.startswith("a.") else 0.0)
+    allocator.update_ipt(tensors)
+    # |w g| = 0.5, 1 and 1.5; its average after a step is 0.15 of it, the spread 0.15 * 0.85 of it
+    each = 0.15 * 0.15 * 0.85
+    expected = each * (1.0**2 + 0.5**2 + 1.5**2)
+    assert allocator._importance("a").tolist() == pytest.approx([expected, expected])
+    assert allocator._importance("b").tolist() == [0.0, 0.0]
+
+
+def test_the_penaltys_gradient_is_that_of_the_norm():
+    torch.manual_seed(0)
+    rows = torch.randn(3, 5, requires_grad=True)
+    torch.linalg.norm(rows @ rows.t() - torch.eye(3)).backward()
+    assert torch.allclose(penalty_gradient(rows.detach()), rows.grad, atol=1e-6)
+    assert not penalty_gradient(torch.eye(3)).any()
+
+
+def test_phases_leave_something_to_prune_in_however_short_a_trial_is():
+    assert dataclasses.astuple(AdaLora(start=0.1, final=0.5).phases(1600)) == (160, 800, 2)
+    for steps in range(1, 40):
+        phases = AdaLora(start=0.3, final=0.6).phases(steps)
+        assert 0 <= phases.start < steps - phases.final <= steps
+
+
+def test_the_start_is_a_whole_rank_as_far_as_the_dimensions_allow():
+    sites = (Site("a", 64, 64, 0, "attention"), Site("b", 4, 64, 0, "mlp"))
+    budget = RankBudget(params=2 * (128 + 68) + 10)
+    spec = TrialSpec.from_config({"strategy": "adalora", "adalora": {"initial": 2.5}, "learning_rate": 0.1})
+    assert spec.allocation(sites, budget, {}).ranks == {"a": 6, "b": 4}  # 2.05 * 2.5 = 5.1, and b has 4 rows
+
+
+@pytest.mark.parametrize("wrong", [{"initial": 0.5}, {"orthogonal": -1}, {"start": 0.5, "final": 0.5}])
+def test_wrong_hyperparameters_are_named(wrong):
+    with pytest.raises(ValueError, match=f"adalora/{next(iter(wrong))}"):
+        AdaLora(**wrong)
+
+
+def test_the_initial_vectors_are_spread_as_in_peft():
+    factors = {"a": (torch.zeros(50, 400), torch.zeros(400, 50))}
+    q, value, p = Triplets(Adapter(peft.LoraConfig(), factors, {"a": 1.0}), seed=1).values["a"]
+    assert q.std().item() == pytest.approx(triplets.SPREAD, rel=0.05)
+    assert p.std().item() == pytest.approx(triplets.SPREAD, rel=0.05)
+    assert not value.any()
+    assert not factors["a"][0].any()

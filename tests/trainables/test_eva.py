@@ -1,0 +1,163 @@
+"""EVA's components against PEFT's own, against numbers worked by hand, and in the adapters that begin as them."""
+
+import dataclasses
+
+import peft
+import pytest
+import torch
+from peft.tuners.lora.eva import get_eva_state_dict
+
+from strategies import RankBudget, allocate
+from strategies.base import Site
+from strategies.eva import Eva
+from trainables import adapters
+from trainables.base_model import load, sites_of
+from trainables.data import IGNORED, Batch, DataSource
+from trainables.eva import Components, Decomposition, measure
+from trainables.pack import Pack
+from trainables.session import SoloSession
+from trainables.spec import TrialSpec, Workload
+
+
+def batch(rows=6, length=20, seed=0, learned=slice(None)):
+    ids = torch.randint(1, 300, (rows, length), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones_like(ids)
+    mask[0, length // 2 :] = 0
+    labels = torch.full_like(ids, IGNORED)
+    labels[:, learned] = ids[:, learned]
+    return Batch(ids, mask, labels.masked_fill(mask == 0, IGNORED))
+
+
+def decomposed(model, *batches, rank=2):
+    sites = sites_of(model)
+    decomposition = Decomposition(sites, RankBudget.like_uniform(rank, sites))
+    with torch.no_grad():
+        for rows in batches:
+            decomposition.add(model, rows)
+    return decomposition
+
+
+def test_the_vectors_are_those_of_pefts_eva(model):
+    rows = batch(learned=slice(5, None))
+    found = decomposed(model, rows).result()
+    targets = "|".join(site.name.replace(".", r"\.") for site in sites_of(model))
+    config = peft.LoraConfig(r=6, target_modules=targets, init_lora_weights="eva", eva_config=peft.EvaConfig(rho=1.0))
+    inputs = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask, "labels": rows.labels}
+    forward = {"forward_fn": lambda model, inputs: model.base_model(**{k: inputs[k] for k in inputs if k != "labels"})}
+    expected = get_eva_state_dict(model, [inputs], config, show_progress_bar=False, **forward)
+    assert expected.keys() == found.vectors.keys()
+    for name, vectors in expected.items():
+        assert found.vectors[name].shape == vectors.shape
+        # up to the sign; a random model's last components differ by little, and both decompositions are approximations
+        assert torch.cosine_similarity(found.vectors[name], vectors.float())[:3].abs().min() > 0.95
+
+
+def test_the_ratios_are_shares_of_the_variance_of_learned_tokens(model):
+    rows = batch(learned=slice(5, None))
+    found, seen = decomposed(model, rows).result(), {}
+    for site in sites_of(model):
+        model.get_submodule(site.name).register_forward_pre_hook(lambda _, x, name=site.name: seen.update({name: x[0]}))
+    model(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
+    for name, tensor in seen.items():
+        tokens = tensor[rows.labels != IGNORED].double()
+        tokens = tokens - tokens.mean(0)
+        values = torch.linalg.svdvals(tokens) ** 2
+        assert found.ratios[name].tolist() == pytest.approx((values / values.sum())[:6].tolist(), rel=0.03)
+
+
+def test_batches_add_up_and_end_once_they_turn_nothing(model):
+    decomposition = decomposed(model, batch())
+    assert not decomposition.converged
+    for _ in range(4):
+        with torch.no_grad():
+            decomposition.add(model, batch())
+    assert decomposition.converged
+    again = decomposition.result()
+    once = decomposed(model, batch()).result()
+    for name in once.vectors:
+        # the same tokens five times have the same components
+        assert torch.cosine_similarity(again.vectors[name][:2], once.vectors[name][:2]).min() > 0.99
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.fixture
+def workload(model_folder, tiny_text):
+    source = DataSource(
+        dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8, max_length=24
+    )
+    base = load(str(model_folder))
+    plain = Workload(
+        str(model_folder), source, RankBudget.like_uniform(2, base.sites), epochs=2, batch_size=4, reports=2, scale=2.0
+    )
+    found = measure(plain)
+    return dataclasses.replace(plain, evidence=found.evidence, components=found.vectors)
+
+
+def trial(strategy="eva", **own):
+    own = {"rho": 2.0, **own} if strategy == "eva" else own
+    return TrialSpec.from_config({"strategy": strategy, strategy: {**own, "learning_rate": 0.01}})
+
+
+FEW = pytest.mark.parametrize("model", ["gpt2", "llama-gqa"], indirect=True)
+
+
+@FEW
+def test_a_trial_begins_as_the_first_components_alone_and_in_a_pack(workload):
+    session = SoloSession(workload, trial())
+    slot = Pack(workload.model, workload.data, "cpu", 4).admit(workload, trial())
+    planned = trial().allocation(slot.learner.sites, workload.budget, workload.evidence)
+    assert len(set(planned.ranks.values())) > 1
+    for adapter in (session.learner.adapter, slot.learner.adapter):
+        assert adapter.ranks == planned.adapted
+        for name, (a, b) in adapter.factors.items():
+            assert torch.equal(a.detach(), workload.components[name][: len(a)])
+            assert torch.allclose(a @ a.t(), torch.eye(len(a)), atol=1e-4)
+            assert not b.any()
+    session.close()
+
+
+@FEW
+def test_controls_of_eva_begin_as_the_components_of_the_site_that_they_are_at(workload):
+    config = {"of": "eva", "rho": 2.0, "learning_rate": 0.01}
+    for control in ("shuffled", "inverted"):
+        spec = TrialSpec.from_config({"strategy": control, control: config})
+        adapter = adapters.fresh_planned(load(workload.model), workload, spec)
+        assert adapter.ranks != adapters.fresh_planned(load(workload.model), workload, trial()).ranks
+        assert all(torch.equal(a.detach(), workload.components[n][: len(a)]) for n, (a, _) in adapter.factors.items())
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+def test_more_rank_than_components_is_refused(workload):
+    fewer = {name: vectors[:1] for name, vectors in workload.components.items()}
+    with pytest.raises(adapters.AllocationMismatch, match="1 components"):
+        adapters.fresh_planned(load(workload.model), dataclasses.replace(workload, components=fewer), trial())
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+def test_too_few_tokens_say_what_to_raise(workload):
+    source = dataclasses.replace(workload.data, train_examples=1)
+    sites = load(workload.model).sites
+    with pytest.raises(ValueError, match="--train-examples"):
+        measure(dataclasses.replace(workload, data=source, budget=RankBudget.like_uniform(32, sites)))
+
+
+def test_components_survive_a_file(tmp_path):
+    found = Components({"a": torch.eye(2), "b": torch.ones(1, 3)}, {"a": torch.tensor([0.5, 0.25]), "b": torch.ones(1)})
+    found.save(tmp_path / "deep" / "key.safetensors")
+    again = Components.read(tmp_path / "deep" / "key.safetensors")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["key.safetensors"]
+    assert all(torch.equal(again.vectors[name], tensor) for name, tensor in found.vectors.items())
+    assert again.evidence == {"explained_variance/1": {"a": 0.5, "b": 1.0}, "explained_variance/2": {"a": 0.25}}
+
+
+def test_components_are_dealt_by_explained_variance_until_the_parameters_are_spent():
+    sites = (Site("a", 10, 10, 0, "attention"), Site("b", 10, 30, 0, "mlp"))
+    spectrum = {"a": [0.5, 0.2, 0.1, 0.05, 0.01, 0.0], "b": [0.4, 0.3, 0.15, 0.12, 0.0, 0.0]}
+    evidence = {f"explained_variance/{k + 1}": {n: found[k] for n, found in spectrum.items()} for k in range(6)}
+    budget = RankBudget(params=120)  # rank 2 at both; six components are three times that
+    # 0.5 a, 0.4 b, 0.3 b: 100 spent; 0.2 a: 120 spent
+    assert allocate(Eva(rho=3.0).scores(sites, evidence), sites, budget).ranks == {"a": 2, "b": 2}
+    # 0.5 a, 0.4 b, 0.3 b, 0.2 a, 0.15 b; 0.12 b costs more than the 20 that are left, 0.1 a does not
+    assert allocate(Eva(rho=3.0).scores(sites, evidence), sites, RankBudget(180)).ranks == {"a": 3, "b": 3}
+    assert Eva(rho=1.0).scores(sites, evidence) == {"a": (0.5, 0.2), "b": (0.4, 0.3)}
+    assert Eva(rho=1.2).scores(sites, evidence)["a"] == (0.5, 0.2, 0.1)
