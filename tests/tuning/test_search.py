@@ -151,6 +151,7 @@ def test_the_official_experiments_are_five_trials_under_their_seed_names(tune, r
     assert {row.status for row in rows.values()} == {"finished"}
     report = (runs / "official" / "report.md").read_text()
     assert all(f"| {name} " in report for name in rows)
+    assert "## Pareto Front" in report
 
 
 def test_a_search_where_all_diverge_ends_with_a_report_and_status_1(tune, runs):
