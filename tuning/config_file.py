@@ -17,7 +17,10 @@ class PlanLoader(yaml.SafeLoader):
         """Refuse an alias before it is followed."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not read; write the value out", self.peek_event().start_mark  # type: ignore[no-untyped-call]
+                None,
+                None,
+                "aliases (*name) are not read; write the value out",
+                self.peek_event().start_mark,  # type: ignore[no-untyped-call]
             )
         return super().compose_node(parent, index)
 
