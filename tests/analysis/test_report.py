@@ -204,3 +204,5 @@ def test_kinds_of_evidence_are_compared_by_the_order_of_their_sites():
     text = render([row("a")], ReportHeader("now", evidence=evidence))
     assert "| gradient   | +1.00      | -0.33        |" in text
     assert "Agreement of Evidence" not in render([row("a")], ReportHeader("now"))
+    spectrum = {f"explained_variance/{k}": {"a": 1 / k} for k in (1, 2)}
+    assert render([row("a")], ReportHeader("now", evidence=evidence | spectrum)) == text

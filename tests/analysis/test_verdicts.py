@@ -75,6 +75,26 @@ def test_every_further_strategy_makes_each_interval_wider():
     assert together.pairs.interval[1] > alone.pairs.interval[1]
 
 
+@pytest.mark.parametrize(
+    ("frozen", "said"),
+    [
+        ((3.950, 4.051, 4.149), "are worse: how it trains matters"),
+        ((3.80, 3.901, 3.999), "are better: its ranks are worth more than how it trains"),
+        ((3.95, 3.90, 4.05), "are as good as far as these seeds can tell"),
+    ],
+)
+def test_ranks_found_while_training_are_judged_apart_from_the_training_and_from_their_places(frozen, said):
+    found = runs("adalora", 3.90, 4.00, 4.10)
+    given = runs("frozen", *frozen, config={"frozen": {"of": "adalora"}})
+    shuffled = runs("shuffled", *(loss + 0.1 for loss in frozen), config={"shuffled": {"of": "frozen"}})
+    rows = [*PLAIN, *found, *given, *shuffled]
+    text = "\n".join(verdicts.section(rows, MARGIN))
+    assert [item.strategy for item in verdicts.verdicts(rows, MARGIN)] == ["adalora"]
+    assert "- **adalora against itself frozen:** the ranks that its best trial ended with" in text
+    assert said in text
+    assert "- **frozen against itself shuffled:** its ranks are better where they are" in text
+
+
 def test_a_control_is_judged_against_its_original_and_not_against_plain_lora():
     shuffled = runs("shuffled", 4.0, 4.1, 4.2, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
     rows = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled]

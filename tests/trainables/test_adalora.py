@@ -198,6 +198,20 @@ def test_a_checkpoint_of_another_pruning_is_refused(model_folder, source, tmp_pa
 
 
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+def test_a_step_that_is_begun_again_counts_nothing_twice(model_folder, source):
+    workload = workload_on(model_folder, source)
+    pack = Pack(workload.model, source, "cpu", 2)
+    slots = [pack.admit(workload, trial()) for _ in range(2)]
+    pack.step(slots[:1])  # half of its batch
+    slots[0].begin_again()
+    for _ in range(4):
+        pack.step(slots[:1]), pack.step(slots[1:])
+    weights = [slot.learner.outcome.weights for slot in slots]
+    assert slots[0].learner.step == slots[1].learner.step == 2
+    assert all(torch.equal(weights[0][name], tensor) for name, tensor in weights[1].items())
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
 def test_a_trial_that_ends_over_its_budget_is_no_result(model_folder, source, monkeypatch):
     monkeypatch.setattr(CostAllocator, "after", lambda self, step, triplets: None)
     session = SoloSession(workload_on(model_folder, source), trial())

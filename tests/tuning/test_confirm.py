@@ -61,7 +61,7 @@ def test_controls_are_the_best_confirmed_allocation_at_the_wrong_matrices():
 
 
 def test_ranks_found_while_training_are_controlled_as_plain_lora_with_them_and_with_their_shuffle():
-    found = dataclasses.replace(trial("adalora", 3.0, initial=1.5), ranks={"a": 3, "b": 0, "c": 1})
+    found = dataclasses.replace(trial("adalora", 3.0, 2, initial=1.5), ranks={"a": 3, "b": 0, "c": 1})
     rows = [*ROWS, found, trial("adalora", 3.5, 1, initial=2.0)]
     confirmed = [
         dataclasses.replace(found, trial_id=f"c{seed}", phase="confirm", seed=seed, test_loss=3.0) for seed in (8, 9)

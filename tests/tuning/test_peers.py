@@ -1,0 +1,75 @@
+"""EVA and AdaLoRA in real searches, beside the rest."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from analysis.rows import read_rows
+from strategies import RankBudget
+from strategies.base import Site
+from trainables import export
+from trainables.data import DataSource
+from trainables.spec import Workload
+from tuning import preflight, search
+
+PEERS = [word for name in ("baseline", "eva", "adalora") for word in ("--strategies", name)]
+
+
+def key(strategy, learning_rate=0.01, **own):
+    sites = tuple(Site(name, 8, 8, 0, "mlp") for name in "ab")
+    evidence = {f"explained_variance/{k}": {"a": 1 / k, "b": 1 / k} for k in range(1, 7)}
+    workload = Workload("any", DataSource(), RankBudget.like_uniform(2, sites), 1.0, 4, 1, 2.0, evidence=evidence)
+    known = preflight.Preflight(preflight.Shape(sites, 0, 0, 0), workload, "", {})
+    return search._key(workload, known, {"strategy": strategy, strategy: {**own, "learning_rate": learning_rate}})
+
+
+def test_a_configuration_is_new_if_it_begins_or_is_pruned_otherwise():
+    assert key("eva", rho=1.0) != key("baseline")  # the same ranks
+    assert key("eva", rho=1.0) == key("eva", rho=1.0001) != key("eva", rho=1.0, learning_rate=0.02)
+    assert key("adalora", initial=1.1) == key("adalora", initial=1.4) != key("adalora", initial=1.6)
+    assert len({key("adalora"), key("adalora", orthogonal=0.1), key("adalora", start=0.2), key("baseline")}) == 4
+
+
+@pytest.mark.slow
+def test_each_is_searched_confirmed_and_judged_like_any_other(tune, tmp_path):
+    done = tune(*PEERS, "--num-samples", 6, "--confirm-seeds", 2, "--runs-dir", tmp_path, "--name", "peers")
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "peers" / "rows.jsonl")
+    assert Counter(row.strategy for row in rows if row.phase == "search") == dict.fromkeys(PEERS[1::2], 2)
+    confirmed = Counter(row.strategy for row in rows if row.phase == "confirm")
+    assert {name: confirmed[name] for name in PEERS[1::2]} == dict.fromkeys(PEERS[1::2], 2)
+    for row in rows:
+        assert row.status in {"finished", "stopped"}
+        assert row.status == "stopped" or row.trainable_parameters <= 1024
+    (cached,) = (tmp_path / ".evidence").iterdir()
+    assert cached.suffix == ".safetensors"
+    report = (tmp_path / "peers" / "report.md").read_text()
+    for name in ("eva", "adalora"):
+        assert f"- **{name}: " in report
+        assert f"{name}: " in done.stdout
+
+
+@pytest.mark.slow
+def test_alone_in_its_process_each_trains_as_packed_and_the_best_is_an_ordinary_adapter(tune, tmp_path):
+    rows = {}
+    for isolation in ("packed", "process"):
+        named = ("--isolation", isolation, "--runs-dir", tmp_path, "--name", isolation)
+        done = tune(*PEERS[2:], "--num-samples", 2, *named)
+        assert done.returncode == 0, done.stderr
+        rows[isolation] = read_rows(tmp_path / isolation / "rows.jsonl")
+    for packed, alone in zip(*rows.values(), strict=True):
+        assert packed.ranks == alone.ranks
+        assert packed.test_loss == pytest.approx(alone.test_loss, abs=1e-5)
+    done = tune("--strategies", "adalora", "--num-samples", 1, "--runs-dir", tmp_path, "--name", "alone")
+    assert done.returncode == 0, done.stderr
+    (row,) = read_rows(tmp_path / "alone" / "rows.jsonl")
+    facts = json.loads((tmp_path / "alone" / "facts.json").read_text())
+    # measured again from the saved folder, by plain LoRA of the reported ranks and alphas
+    assert facts["shrink"][0]["params"] == row.trainable_parameters
+    assert facts["shrink"][0]["test_loss"] == pytest.approx(row.test_loss, abs=1e-5)
+    model = json.loads((tmp_path / "alone" / "plan.json").read_text())["model"]
+    for form, write in export.FORMS.items():
+        write(model, tmp_path / "alone" / "best_adapter", tmp_path / form)
+        assert any((tmp_path / form).iterdir())
+    assert "which plain LoRA of this configuration does not do" in (tmp_path / "alone" / "report.md").read_text()
