@@ -70,7 +70,7 @@ CASES = [
     (analysis, ["{folder}/empty"], "empty/rows.jsonl"),
     (strategies, ["stray"], "stray"),
     (strategies, ["--strategy", "nope"], "known: baseline"),
-    (strategies, ["--strategy", "empirical"], "measurements"),
+    (strategies, ["--strategy", "empirical"], "measured"),
     (strategies, ["--set", "x=1"], "--set x=1"),
     (strategies, ["--strategy", "linear_decay", "--set", "slope=nan"], "slope=nan: the value must be finite"),
     (strategies, ["--geometry", "nope"], "known: bundled"),

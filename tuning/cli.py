@@ -1,5 +1,6 @@
 """Command line over --config FILE.yaml over defaults -> SearchPlan -> a finished run."""
 
+import errno
 import re
 import sys
 import typing
@@ -13,7 +14,7 @@ from tuning.config_file import read_config
 from tuning.plan import NAME_PATTERN, SearchPlan
 from tuning.secrets import masked
 
-USAGE_ERROR, INTERRUPTED = 2, 130
+USAGE_ERROR, NO_ROOM, INTERRUPTED = 2, 4, 130
 BRIEF = 120
 
 
@@ -142,8 +143,13 @@ def main(arguments: list[str] | None = None) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        print("Stopped before anything was written", file=sys.stderr)
+        print("Stopped before any trial began", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"Error: {error.filename or 'a disk'}: no room left; free some, then use --resume NAME", file=sys.stderr)
+        return NO_ROOM
 
 
 def extra_options() -> list[click.Parameter]:

@@ -54,7 +54,7 @@ def test_sigint_before_a_search_has_begun_leaves_nothing(tree):
     os.kill(process.pid, signal.SIGINT)
     status, _, errors = tree.done(process)
     assert status == 130
-    assert errors.splitlines()[-1:] == ["Stopped before anything was written"]
+    assert errors.splitlines()[-1:] == ["Stopped before any trial began"]
     assert not (tree.runs / "early").exists()
 
 

@@ -1,5 +1,6 @@
 """MLflow's own pages in a real browser, over what a search left: useful at once, without a column to be chosen."""
 
+import json
 import re
 
 import pytest
@@ -27,7 +28,8 @@ def ids(front):
     """Name of a run of the search -> its id in MLflow."""
     client = MlflowClient(tracking_uri=f"sqlite:///{front[1].parent}/mlflow.db")
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    found = client.search_runs([experiment], "tags.`rank_search.trial_id` LIKE 'front/%'")
+    search = json.loads((front[1] / "facts.json").read_text())["search_id"]
+    found = client.search_runs([experiment], f"tags.`rank_search.trial_id` LIKE '{search}/%'")
     return {"experiment": experiment} | {run.info.run_name: run.info.run_id for run in found}
 
 
@@ -114,7 +116,8 @@ def test_the_confirmation_runs_are_a_group_under_the_search(page, server, ids):
 
     open_row("front")
     open_row("confirm")
-    page.get_by_text("baseline_seed1", exact=True).wait_for()
+    confirmed = next(name for name in ids if re.fullmatch(r"baseline_t\d+_seed1", name))
+    page.get_by_text(confirmed, exact=True).wait_for()
 
 
 def test_a_trials_ranks_are_shown_as_a_picture(page, server, ids, trials):

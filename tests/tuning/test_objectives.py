@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from analysis import pareto
 from analysis.rows import ResultRow, read_rows
-from strategies import STRATEGIES, RankBudget, Site, allocate
+from strategies import SEARCHED, RankBudget, Site, allocate
 from trainables.spec import BUDGET_SHARE, TrialSpec
 from tuning.cli import main
 from tuning.confirm import confirmations, controls
@@ -56,9 +56,9 @@ def finish(search, trial_id, loss, params):
 
 def test_every_trial_has_a_budget_of_its_own_and_each_strategy_begins_with_all_of_it(search):
     configs = [search.suggest(str(number)) for number in range(40)]
-    first, later = configs[: len(STRATEGIES)], configs[len(STRATEGIES) :]
-    assert [config["strategy"] for config in first] == list(STRATEGIES)
-    assert [budget_share(config) for config in first] == [1.0] * len(STRATEGIES)
+    first, later = configs[: len(SEARCHED)], configs[len(SEARCHED) :]
+    assert [config["strategy"] for config in first] == list(SEARCHED)
+    assert [budget_share(config) for config in first] == [1.0] * len(SEARCHED)
     assert all(SMALLEST_SHARE <= budget_share(config) <= 1 for config in later)
     assert Counter(budget_class(config) for config in later).keys() == {0, 1, 2}
 

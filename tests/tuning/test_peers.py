@@ -57,7 +57,7 @@ def test_alone_in_its_process_each_trains_as_packed_and_the_best_is_an_ordinary_
         named = ("--isolation", isolation, "--runs-dir", tmp_path, "--name", isolation)
         done = tune(*PEERS[2:], "--num-samples", 2, *named)
         assert done.returncode == 0, done.stderr
-        rows[isolation] = read_rows(tmp_path / isolation / "rows.jsonl")
+        rows[isolation] = sorted(read_rows(tmp_path / isolation / "rows.jsonl"), key=lambda row: row.trial_id)
     for packed, alone in zip(*rows.values(), strict=True):
         assert packed.ranks == alone.ranks
         assert packed.test_loss == pytest.approx(alone.test_loss, abs=1e-5)
