@@ -82,6 +82,7 @@ class Cluster:
     """
 
     # Ray replaces 127.0.0.1 by the machine's address on a network, so the nodes take other loopback addresses
+    wait_for = staticmethod(wait_for)
     HEAD, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 
     def __init__(self, processes, folder):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -68,7 +69,7 @@ def mlflow_runs(address, run_dir):
 
 
 def test_a_jobs_trials_run_on_both_nodes_and_its_artifacts_reach_the_shared_folder(cluster, job):
-    nodes = {json.loads(path.read_text().splitlines()[0])["node_ip"] for path in job[1].glob("ray*/*/result.json")}
+    nodes = {json.loads(path.read_text().splitlines()[0])["node_ip"] for path in job[1].glob("ray/*/*/result.json")}
     assert nodes == {cluster.HEAD, cluster.SECOND}
     for name in ("report.html", "report.md", "rows.csv", "plan.json", "best_adapter/adapter_model.safetensors"):
         assert (job[1] / name).is_file()
@@ -129,6 +130,62 @@ def test_two_searches_of_one_name_at_once_do_not_mix_and_both_get_their_share(cl
         spans.append([(run.info.start_time, run.info.end_time) for run in children])
         assert most_at_once(spans[-1]) == 2
     assert most_at_once(spans[0] + spans[1]) == 4
+
+
+LONG = ("--num-samples", "6", "--confirm-seeds", "0", "--epochs", "200", "--max-concurrent-trials", "6")
+
+
+def begun(cluster, plan, runs, name, *flags):
+    """Start a search of long trials, and return it and where its trials' results are."""
+    command = [sys.executable, "tune.py", "--ray-address", cluster.address, "--runs-dir", runs, *plan, *LONG, *flags]
+    process = cluster.processes.start(name, [*map(str, command)], cwd=ROOT, env=cluster.environment)
+    return process, runs / "search" / "ray"
+
+
+def nodes_of(results):
+    """Return the nodes on which trials have reported."""
+    return {
+        json.loads(line)["node_ip"] for path in results.glob("*/*/result.json") for line in path.read_text().split("\n")[:1]
+        if line
+    }  # fmt: skip
+
+
+def test_a_node_that_goes_away_in_the_middle_takes_no_trial_with_it(cluster, plan, tmp_path):
+    third = cluster.join(cluster.THIRD)
+    process, results = begun(cluster, plan, tmp_path, "leaving")
+    cluster.wait_for(
+        lambda: process.poll() is not None or cluster.THIRD in nodes_of(results), 200, "no trial on the third node"
+    )
+    for child in [*third.children(recursive=True), third]:
+        child.kill()
+    assert process.wait(400) == 0
+    rows = read_rows(tmp_path / "search" / "rows.jsonl")
+    assert [row.status for row in rows] == ["finished"] * 6
+    assert sum(row.restarts for row in rows) >= 1
+    steps = {tuple(report["step"] for report in row.history) for row in rows}
+    assert steps == {(100, 200, 300, 400)}, "a trial that goes on elsewhere has all of its reports"
+
+
+def hosts():
+    """Return the processes that train for searches; Ray puts their class into their titles."""
+    return [
+        process for process in psutil.process_iter(["cmdline"]) if "ray::Host" in "".join(process.info["cmdline"] or [])
+    ]
+
+
+def test_a_killed_search_leaves_nothing_running_on_a_cluster_and_goes_on(cluster, plan, tmp_path):
+    process, results = begun(cluster, plan, tmp_path, "killed")
+    cluster.wait_for(lambda: process.poll() is not None or nodes_of(results), 200, "no trial has reported")
+    assert hosts()
+    process.kill()
+    process.wait(30)
+    cluster.wait_for(lambda: not hosts(), 90, "the killed search's hosts go on")
+    flags = ("--resume", "search", "--ray-address", cluster.address, "--runs-dir", tmp_path)
+    done = cluster.run(sys.executable, "tune.py", *flags)
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "search" / "rows.jsonl")
+    assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
+    assert {row.status for row in rows} == {"finished"}
 
 
 @pytest.fixture
