@@ -144,10 +144,8 @@ def begun(cluster, plan, runs, name, *flags):
 
 def nodes_of(results):
     """Return the nodes on which trials have reported."""
-    return {
-        json.loads(line)["node_ip"] for path in results.glob("*/*/result.json") for line in path.read_text().split("\n")[:1]
-        if line
-    }  # fmt: skip
+    first = (path.read_text().partition("\n")[0] for path in results.glob("*/*/result.json"))
+    return {json.loads(line)["node_ip"] for line in first if line}
 
 
 def test_a_node_that_goes_away_in_the_middle_takes_no_trial_with_it(cluster, plan, tmp_path):
@@ -168,9 +166,8 @@ def test_a_node_that_goes_away_in_the_middle_takes_no_trial_with_it(cluster, pla
 
 def hosts():
     """Return the processes that train for searches; Ray puts their class into their titles."""
-    return [
-        process for process in psutil.process_iter(["cmdline"]) if "ray::Host" in "".join(process.info["cmdline"] or [])
-    ]
+    titles = {process: "".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])}
+    return [process for process, title in titles.items() if "ray::Host" in title]
 
 
 def test_a_killed_search_leaves_nothing_running_on_a_cluster_and_goes_on(cluster, plan, tmp_path):
