@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -35,11 +34,13 @@ class Tree:
     def start(self, *flags: object, **environment: str) -> psutil.Popen:
         """Start a search."""
         own = {"HOME": str(self.folder / "home"), "TMPDIR": str(self.folder / "tmp"), "RAY_TMPDIR": "/tmp"}
-        process = psutil.Popen(
-            [sys.executable, "tune.py", *map(str, flags), "--runs-dir", str(self.runs)], cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            env={**os.environ, **own, **environment},
-        )  # fmt: skip
+        number = len(self.begun)
+        # files: Ray's agents keep what they inherit for a minute after a kill, and a pipe would end only then
+        with (self.folder / f"{number}.out").open("w") as out, (self.folder / f"{number}.err").open("w") as errors:
+            process = psutil.Popen(
+                [sys.executable, "tune.py", *map(str, flags), "--runs-dir", str(self.runs)], cwd=ROOT,
+                stdout=out, stderr=errors, start_new_session=True, env={**os.environ, **own, **environment},
+            )  # fmt: skip
         self.begun.append(process)
         return process
 
@@ -49,8 +50,10 @@ class Tree:
 
     def done(self, process: psutil.Popen) -> tuple[int, str, str]:
         """Wait for a search and return its exit status and what it printed."""
-        out, errors = process.communicate(timeout=TIMEOUT_SECONDS)
-        return process.returncode, out, errors
+        status = process.wait(timeout=TIMEOUT_SECONDS)
+        number = self.begun.index(process)
+        out, errors = ((self.folder / f"{number}.{end}").read_text() for end in ("out", "err"))
+        return status, out, errors
 
     def kill(self, process: psutil.Popen) -> None:
         """Kill a search's driver, as the kernel or a preempted machine would; what trains must end by itself."""
@@ -58,7 +61,7 @@ class Tree:
         self.left += tree
         training = [child for child in tree if not _is_agent(child)]
         process.kill()
-        process.communicate(timeout=TIMEOUT_SECONDS)
+        process.wait(timeout=TIMEOUT_SECONDS)
         _, alive = psutil.wait_procs(training, timeout=60)
         assert not alive, [child.name() for child in alive]
 
@@ -81,7 +84,7 @@ class Tree:
             self.left += _descendants(process)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+                process.wait()
         for child in self.left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
