@@ -71,11 +71,16 @@ class Host:
         self.sessions[key] = session
         return key
 
-    def step(self, key: str) -> dict[str, Any]:
-        """Train a trial to its next report; the report tells, as JSON, of memory that did not suffice."""
+    def step(self, key: str, again: bool = False) -> dict[str, Any]:
+        """Train a trial to its next report; the report tells, as JSON, of memory that did not suffice.
+
+        Args:
+            key: Of the trial.
+            again: As for ``next_report``.
+        """
         from trainables.session import next_report
 
-        report = next_report(self.sessions[key])
+        report = next_report(self.sessions[key], again)
         return {**report, "resource_events": json.dumps(self.conductor.pack.resource_events)}
 
     def save(self, key: str, checkpoint: str) -> None:

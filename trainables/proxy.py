@@ -72,10 +72,13 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train to the next report, together with the host's other trials."""
+        again = False
         if self.key is None:
-            self._admit(self.packing.checkpoints.get(self.config.get("trial_id", "")))
+            checkpoint = self.packing.checkpoints.get(self.config.get("trial_id", ""))
+            self._admit(checkpoint)
+            again = checkpoint is not None
         # the task's name is the only place where Ray's dashboard shows which trial trains
-        report: dict[str, Any] = ray.get(self.host.step.options(name=self.trial_name).remote(self.key))
+        report: dict[str, Any] = ray.get(self.host.step.options(name=self.trial_name).remote(self.key, again))
         return report
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -54,8 +54,13 @@ class Session(Protocol):
         ...
 
 
-def next_report(session: Session) -> dict[str, Any]:
+def next_report(session: Session, again: bool = False) -> dict[str, Any]:
     """Train a trial to its next report, and return what Ray sees of it.
+
+    Args:
+        session: The trial.
+        again: Whether to measure where it stands and train nothing: an interruption may have come between its last
+            report and what was decided about it.
 
     Ranks and alphas are one JSON string, since loggers flatten nested values at a cost. A trial that diverges is done.
     ``report`` counts a trial's reports from 1, those before an interruption included.
@@ -64,7 +69,7 @@ def next_report(session: Session) -> dict[str, Any]:
     interval = math.ceil(learner.workload.steps / learner.workload.reports)
     found: dict[str, Any] = {"seed": learner.spec.seed, "error": None}
     try:
-        report = asdict(session.train(interval))
+        report = asdict(session.train(0 if again else interval))
         found |= {"status": "running", "done": False, **report}
         if learner.done:
             found |= {"status": "finished", "done": True, "test_loss": session.test_loss()}

@@ -33,7 +33,7 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
         """
         if workload is None:
             raise ValueError("LoraTrainable needs a workload; wrap it with ray.tune.with_parameters")
-        self.workload, self.checkpoints = workload, checkpoints
+        self.workload, self.checkpoints, self.again = workload, checkpoints, False
         torch.set_num_threads(workload.threads)
         self._begin(config)
 
@@ -45,7 +45,8 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train to the next report. A trial that diverges ends here, and says why."""
-        return next_report(self.session)
+        again, self.again = self.again, False
+        return next_report(self.session, again)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the session's state."""
@@ -54,6 +55,7 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Continue from ``save_checkpoint``'s folder."""
         self.session.load(Path(checkpoint_dir) / "session")
+        self.again = False
 
     def cleanup(self) -> None:
         """Give the base back."""
@@ -62,5 +64,7 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.session = SoloSession(self.workload, TrialSpec.from_config(config))
-        if found := self.checkpoints.get(config.get("trial_id", "")):
+        found = self.checkpoints.get(config.get("trial_id", ""))
+        if found is not None:
             self.load_checkpoint(found)
+        self.again = found is not None

@@ -85,16 +85,23 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
         return self._by_kind[kind]
 
 
-def make_scheduler(plan: SearchPlan, record: Record) -> TrialScheduler:
-    """Return the scheduler of a plan's search, with the rungs as the record has them."""
+def make_scheduler(plan: SearchPlan, record: Record, kept_steps: Mapping[str, int] | None = None) -> TrialScheduler:
+    """Return the scheduler of a plan's search, with the rungs as the record has them.
+
+    Args:
+        plan: The search.
+        record: What is known from before.
+        kept_steps: Trial id -> optimizer steps that its checkpoint has, of unfinished trials. They report those again,
+            and are judged then, since nobody knows what was decided.
+    """
     if plan.scheduler == "fifo":
         return FIFOScheduler()
     scheduler = StrategyASHA(plan.reports)
     for row in record.of_phase("search"):
         scheduler.recall({**row.config, "trial_id": row.trial_id}, [report["eval_loss"] for report in row.history])
     for config in record.unfinished("search"):
-        reports = record.reports.get(config["trial_id"], {}).values()
-        scheduler.recall(config, [report["eval_loss"] for report in reports])
+        kept, reports = (kept_steps or {}).get(config["trial_id"], 0), record.reports.get(config["trial_id"], {})
+        scheduler.recall(config, [report["eval_loss"] for step, report in reports.items() if step < kept])
     return scheduler
 
 

@@ -217,7 +217,9 @@ def run(
     slots = plan.max_concurrent_trials or slots_of(plan, ray.cluster_resources())
     # Ray starts one trial after the other unless told how many may wait for their process at a time
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
-    scheduler = make_scheduler(plan, harvest.record) if isinstance(search, StudySearch) else FIFOScheduler()
+    scheduler = FIFOScheduler()
+    if isinstance(search, StudySearch):
+        scheduler = make_scheduler(plan, harvest.record, _kept_steps(plan, harvest.record))
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, plan.trial_resources),
         tune_config=ray_tune.TuneConfig(
@@ -258,6 +260,13 @@ def checkpoints(plan: SearchPlan, record: Record) -> dict[str, str]:
     left = [record.configs[trial_id] for trial_id in record.configs if trial_id not in record.rows]
     found = {config["trial_id"]: newest_checkpoint(plan, experiment_name(config)) for config in left}
     return {trial_id: str(folder) for trial_id, folder in found.items() if folder is not None}
+
+
+def _kept_steps(plan: SearchPlan, record: Record) -> dict[str, int]:
+    found = {
+        trial_id: checkpoint.progress_of(Path(path) / FOLDER) for trial_id, path in checkpoints(plan, record).items()
+    }
+    return {trial_id: progress.step for trial_id, progress in found.items() if progress is not None}
 
 
 def newest_checkpoint(plan: SearchPlan, experiment: str) -> Path | None:

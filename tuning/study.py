@@ -46,6 +46,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._asked, self._turn, self._handed_out = 0, 0, 0
         self._seen: dict[str, str] = {}
         self._live: dict[str, optuna.Trial] = {}
+        self._told: set[tuple[str, int]] = set()
         self._unfinished = record.unfinished("search")
         self._recall()
 
@@ -68,7 +69,9 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass a finite intermediate value on; Optuna knows none with several objectives."""
-        if trial_id in self._live and math.isfinite(result[METRIC]) and not self._plan.searches_budget:
+        known = (trial_id, result["report"]) in self._told  # a trial that was taken up again repeats a report
+        if trial_id in self._live and math.isfinite(result[METRIC]) and not (known or self._plan.searches_budget):
+            self._told.add((trial_id, result["report"]))
             self._live[trial_id].report(result[METRIC], result["report"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -120,6 +123,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         trial, _ = self._ask(flat(config))
         for number, report in enumerate(self._record.reports.get(config["trial_id"], {}).values(), 1):
             if report["eval_loss"] is not None and not self._plan.searches_budget:
+                self._told.add((ray_id, number))
                 trial.report(report["eval_loss"], number)
         self._hand_out(ray_id, trial, config)
         return config

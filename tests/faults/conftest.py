@@ -59,11 +59,19 @@ class Tree:
         """Kill a search's driver, as the kernel or a preempted machine would; what trains must end by itself."""
         tree = _descendants(process)
         self.left += tree
-        training = [child for child in tree if not _is_agent(child)]
+        training = [child for child in tree if not self.is_agent(child)]
         process.kill()
         process.wait(timeout=TIMEOUT_SECONDS)
         _, alive = psutil.wait_procs(training, timeout=60)
         assert not alive, [child.name() for child in alive]
+
+    @staticmethod
+    def is_agent(process: psutil.Process) -> bool:
+        """Say whether this is one of Ray's helpers, which notice a minute or two later that their node is gone."""
+        try:
+            return "agent" in "".join(process.cmdline()).lower() or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
 
     @staticmethod
     def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
@@ -95,14 +103,6 @@ def _descendants(process: psutil.Popen) -> list[psutil.Process]:
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-
-
-def _is_agent(process: psutil.Process) -> bool:
-    """Say whether this is one of Ray's helpers, which notice a minute or two later that their node is gone."""
-    try:
-        return "agent" in "".join(process.cmdline()).lower()
-    except psutil.NoSuchProcess:
-        return True
 
 
 @pytest.fixture

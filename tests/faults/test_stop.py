@@ -44,7 +44,8 @@ def test_one_sigint_stops_in_order_and_a_second_at_once(tree):
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert time.monotonic() - began < 5, "a search in order takes longer, since it writes a report"
-    _, alive = psutil.wait_procs(children, timeout=60)
+    training = [child for child in children if not tree.is_agent(child)]
+    _, alive = psutil.wait_procs(training, timeout=60)
     assert not alive
 
 
@@ -53,7 +54,7 @@ def test_sigint_before_a_search_has_begun_leaves_nothing(tree):
     tree.wait_for(lambda: any("libtorch" in part.path for part in process.memory_maps()))
     os.kill(process.pid, signal.SIGINT)
     status, _, errors = tree.done(process)
-    assert status == 130
+    assert status == 130, "whoever imports may not swallow it"
     assert errors.splitlines()[-1:] == ["Stopped before any trial began"]
     assert not (tree.runs / "early").exists()
 

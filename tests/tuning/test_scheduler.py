@@ -66,7 +66,7 @@ def test_fifo_stops_no_trial_early(tmp_path):
 
 
 def test_rungs_are_made_anew_from_the_record(tmp_path):
-    """Ended trials reported 1, 3 and 5, an unfinished one 2: the median is 2.5, with all four."""
+    """Ended trials reported 1, 3 and 5, an unfinished one 2 before its checkpoint, and the median of all is 2.5."""
     record = Record(tmp_path)
     for number, loss in ((1, 1.0), (2, 3.0), (3, 5.0)):
         config = {"strategy": "a", "trial_id": f"t00{number}"}
@@ -76,9 +76,14 @@ def test_rungs_are_made_anew_from_the_record(tmp_path):
     record.began("t004", unfinished)
     record.reported("t004", {"step": 5, "eval_loss": 2.0})
     rungs = Rungs()
-    rungs.scheduler = make_scheduler(SearchPlan(), Record(tmp_path))
+    record.reported("t004", {"step": 10, "eval_loss": 0.5})
+    rungs.scheduler = make_scheduler(SearchPlan(), Record(tmp_path), {"t004": 10})
     assert rungs.report(rungs.add("a"), 2.6) == TrialScheduler.STOP
     taken_up = SimpleNamespace(trial_id="another of Ray's", config=unfinished)
     rungs.scheduler.on_trial_add(None, taken_up)
     assert rungs.report(taken_up, 9.0) == TrialScheduler.CONTINUE, "its first report was judged before"
     assert rungs.report(rungs.add("a"), 2.55) == TrialScheduler.CONTINUE, "and 9.0 is not in the rung"
+    assert rungs.report(taken_up, 9.0, 2) == TrialScheduler.CONTINUE, "nobody else was there"
+    last = rungs.add("a")
+    assert rungs.report(last, 1.0) == TrialScheduler.CONTINUE
+    assert rungs.report(last, 8.0, 2) == TrialScheduler.CONTINUE, "what it reports again is judged again: 9.0, not 0.5"
