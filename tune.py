@@ -2,7 +2,10 @@
 
 import sys
 
-from tuning.cli import run
+from tuning.signals import leave_at_once
 
 if __name__ == "__main__":
-    sys.exit(run())
+    leave_at_once()
+    from tuning.cli import main  # seconds of imports, in which somebody may change their mind
+
+    sys.exit(main())

@@ -1,12 +1,9 @@
 """Command line over --config FILE.yaml over defaults -> SearchPlan -> a finished run."""
 
 import errno
-import os
 import re
-import signal
 import sys
 import typing
-from types import FrameType
 from typing import Any
 
 import click
@@ -153,19 +150,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"Error: {error.filename or 'a disk'}: no room left; free some, then use --resume NAME", file=sys.stderr)
         return NO_ROOM
-
-
-def run() -> int:
-    """Run the command as a program: a signal that comes before there is anything to keep ends it at once."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
-    return main()
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    # an exception would do, did no library swallow it while it is imported
-    os.write(sys.stderr.fileno(), b"Stopped before any trial began\n")
-    os._exit(128 + number)
 
 
 def extra_options() -> list[click.Parameter]:

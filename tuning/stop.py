@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from tuning.signals import SIGNALS
 
 
 class NoRoom(OSError):
