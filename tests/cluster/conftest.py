@@ -123,6 +123,14 @@ class Cluster:
         done = self.run(sys.executable, "-c", code, self.address, timeout=60)
         return done.stdout.split()
 
+    def workers(self):
+        """Return the nodes' processes that work for searches; Ray puts its name into their titles."""
+        found = []
+        for process in self.processes.started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [child for child in process.children(recursive=True) if child.name().startswith("ray::")]
+        return found
+
     def submit(self, *command):
         """Submit a job and wait for its end."""
         return self.run(RAY, "job", "submit", "--address", self.dashboard, "--working-dir", ROOT, "--", *command)

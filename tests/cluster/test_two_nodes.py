@@ -165,23 +165,22 @@ def test_a_node_that_goes_away_in_the_middle_takes_no_trial_with_it(cluster, pla
     assert steps == {(100, 200, 300, 400)}, "a trial that goes on elsewhere has all of its reports"
 
 
-def trainers():
-    """Return Ray's processes on this machine that have PyTorch in them; nothing else of a search does."""
+def trainers(cluster):
+    """Return the cluster's processes that have PyTorch in them; nothing else of a search does."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
+    for process in cluster.workers():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if "".join(process.info["cmdline"] or []).startswith("ray::"):
-                found += [process] if any("libtorch" in part.path for part in process.memory_maps()) else []
+            found += [process] if any("libtorch" in part.path for part in process.memory_maps()) else []
     return found
 
 
 def test_a_killed_search_leaves_nothing_running_on_a_cluster_and_goes_on(cluster, plan, tmp_path):
     process, results = begun(cluster, plan, tmp_path, "killed")
     cluster.wait_for(lambda: process.poll() is not None or nodes_of(results), 200, "no trial has reported")
-    assert trainers()
+    assert trainers(cluster)
     process.kill()
     process.wait(30)
-    cluster.wait_for(lambda: not trainers(), 90, "the killed search's hosts go on")
+    cluster.wait_for(lambda: not trainers(cluster), 90, "the killed search's hosts go on")
     flags = ("--resume", "search", "--ray-address", cluster.address, "--runs-dir", tmp_path)
     done = cluster.run(sys.executable, "tune.py", *flags)
     assert done.returncode == 0, done.stderr
