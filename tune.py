@@ -2,10 +2,11 @@
 
 import sys
 
-from tuning.signals import leave_at_once
+from tuning.process import leave_at_once, use_few_arenas
 
 if __name__ == "__main__":
     leave_at_once()
+    use_few_arenas()
     from tuning.cli import main  # seconds of imports, in which somebody may change their mind
 
     sys.exit(main())

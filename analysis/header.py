@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Self
+
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
 
 PLANNED = {"dataset_size": "train_examples", "epochs": "epochs", "margin": "margin", "model": "model",
            "dataset": "dataset", "corpus_sha256": "corpus_sha256"}  # fmt: skip
@@ -48,7 +51,7 @@ class ReportHeader:
     changes: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    shrink: Sequence[Mapping[str, float]] = ()
+    shrink: Sequence[Mapping[str, int | float]] = ()
     evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
@@ -56,7 +59,7 @@ class ReportHeader:
         """Read ``plan.json`` and, if it is there, ``facts.json`` of a run.
 
         Raises:
-            ValueError: There is no plan, or one of the files cannot be read.
+            ValueError: There is no plan, or one of the files cannot be read or has a value of a wrong kind.
         """
         try:
             plan = json.loads((run_dir / "plan.json").read_text(encoding="utf-8"))
@@ -69,7 +72,15 @@ class ReportHeader:
         planned = {ours: plan[theirs] for ours, theirs in PLANNED.items() if plan.get(theirs) is not None}
         facts = _read(run_dir / "facts.json")
         found = {name: facts[name] for name in FOUND if name in facts}
-        return cls(generated=generated, **planned, **found, evidence=_read(run_dir / "evidence.json"))
+        try:
+            return cls(generated=generated, **planned, **found, evidence=_read(run_dir / "evidence.json"))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            name = str(wrong["loc"][0])
+            file = {**dict.fromkeys(PLANNED, "plan.json"), "evidence": "evidence.json"}.get(name, "facts.json")
+            raise ValueError(
+                f"{run_dir / file}: {PLANNED.get(name, name)}: {wrong['msg']}, got {str(wrong['input'])[:40]!r}"
+            ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

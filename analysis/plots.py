@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from analysis import pareto
 from analysis.rows import ResultRow
@@ -50,12 +50,12 @@ def heatmaps(allocations: Mapping[str, Mapping[str, int]]) -> Figure:
     rows = -(-len(grids) // columns)
     size = (1.4 + columns * (1.1 + 0.34 * layers), rows * (1.0 + 0.32 * matrices))
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     image = None
     for place, (title, found) in zip(axes, grids.items(), strict=False):
         image = _heatmap(place, title, *found, top)
-    for place in list(axes)[len(grids) :]:
-        place.set_axis_off()
+    for place in axes[len(grids) :]:
+        place.remove()
     if image is not None:
         figure.colorbar(image, ax=list(figure.axes), label="rank", ticks=MaxNLocator(integer=True, nbins=6))
     return figure
@@ -75,7 +75,7 @@ def _heatmap(
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = "white" if value < 0.6 * top else "black"
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7)
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7, in_layout=False)
     return image
 
 
@@ -155,7 +155,9 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
             )
         axes.set_title(strategy, fontsize=9)
     for axes in list(panels.flat)[len(strategies) :]:
-        axes.set_axis_off()
+        axes.remove()
+    for axes in list(panels.flat)[: len(strategies)][-columns:]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
     figure.supxlabel("optimizer step", fontsize=9)
     figure.supylabel("evaluation loss", fontsize=9)
     return figure
@@ -178,6 +180,9 @@ def learning_rates(rates: Mapping[str, Sequence[tuple[float, float, bool]]]) -> 
         if cut:
             axes.plot(*zip(*cut, strict=True), marker, color=colour, markerfacecolor="none", alpha=0.6)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("learning rate (hollow: stopped early)")
     axes.set_ylabel("last evaluation loss")
     axes.legend()

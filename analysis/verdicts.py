@@ -94,7 +94,7 @@ def section(rows: Sequence[ResultRow], margin: float) -> list[str]:
     if not _by_strategy(rows).get(PLAIN):
         return [*lines, "None: plain LoRA is not among the confirmed, so there is nothing to compare with.", ""]
     lines += [*headline(found), "", _table(rows, found), "", *_legend(rows, found, margin)]
-    return [*lines, *_control_lines(rows)]
+    return [*lines, *_control_lines(rows, margin)]
 
 
 def headline(found: Sequence[Verdict]) -> list[str]:
@@ -186,32 +186,41 @@ def _legend(rows: Sequence[ResultRow], found: Sequence[Verdict], margin: float) 
     ]
 
 
-def _control_lines(rows: Sequence[ResultRow]) -> list[str]:
-    lines = []
+def _control_lines(rows: Sequence[ResultRow], margin: float) -> list[str]:
+    confirmed, lines = _by_strategy(rows), []
     for name, (original, pairs) in controls(rows).items():
-        interval = pairs.interval
-        if interval is None:
+        diverged = sum(row.status == "diverged" for row in (*confirmed[name], *confirmed.get(original, ())))
+        if diverged:
+            said = f"nothing can be said, {diverged} of the runs compared diverged"
+        elif pairs.interval is None:
             said = "nothing can be said about it"
-        elif name == FROZEN:
-            said = _frozen(interval)
-        elif interval[1] < 0:
-            said = f"its ranks are better where they are than {name}: the places matter"
-        elif interval[0] > 0:
-            said = f"its ranks are worse where they are than {name}"
         else:
-            said = f"as far as these seeds can tell, the places of its ranks carry no information: {name} is as good"
-        lines.append(f"- **{original} against itself {name}:** {said} ({span(interval)}, {pairs.seeds} seeds).")
+            said = (_frozen if name == FROZEN else _misplaced)(name, pairs.interval, margin)
+        lines.append(f"- **{original} against itself {name}:** {said} ({span(pairs.interval)}, {pairs.seeds} seeds).")
     return ["### Controls", "", *lines, ""] if lines else []
 
 
-def _frozen(interval: tuple[float, float]) -> str:
+def _misplaced(name: str, interval: tuple[float, float], margin: float) -> str:
+    """Say what the places of ranks are worth."""
+    if interval[1] < 0:
+        return f"its ranks are better where they are than {name}: the places matter"
+    if interval[0] > 0:
+        return f"its ranks are worse where they are than {name}"
+    if max(map(abs, interval)) <= margin:
+        return f"the places of its ranks carry no information: {name} is as good"
+    return f"it does not beat {name}: these seeds show no information in the places of its ranks, nor rule it out"
+
+
+def _frozen(name: str, interval: tuple[float, float], margin: float) -> str:
     """Say what the ranks alone are worth that were found while training."""
     given = "the ranks that its best trial ended with, given to plain LoRA from the start,"
     if interval[1] < 0:
         return f"{given} are worse: how it trains matters"
     if interval[0] > 0:
         return f"{given} are better: its ranks are worth more than how it trains"
-    return f"{given} are as good as far as these seeds can tell"
+    if max(map(abs, interval)) <= margin:
+        return f"{given} are as good"
+    return f"these seeds cannot tell {given} from it"
 
 
 def _loss(losses: Sequence[float]) -> str:

@@ -12,7 +12,7 @@ import torch
 from benchmarks import passes, smoke, sweeps
 from benchmarks.pairs import Ratio
 from tuning.plan import SearchPlan
-from tuning.search import ray_for
+from tuning.ray_connection import ray_for
 
 RATIOS: dict[str, Callable[[int, str], Ratio]] = {
     "sweep_vs_p0": sweeps.sweep_vs_p0,

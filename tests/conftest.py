@@ -1,5 +1,6 @@
 """Small real models, data and searches that tests share."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -148,7 +149,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def mlflow_server():
-    """A function that starts a real MLflow server at a port, on a store."""
+    """A function that starts a real MLflow server at a port, on a store, and returns its process once it answers."""
     started = []
 
     def start(port, store, *flags):
@@ -156,17 +157,19 @@ def mlflow_server():
             [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
              "--backend-store-uri", store, *flags],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
         )  # fmt: skip
         started.append(process)
         for _ in range(240):
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    return
+                    return process
             except OSError:
                 time.sleep(0.5)
         raise TimeoutError("the MLflow server does not answer")
 
     yield start
     for process in started:
-        os.killpg(process.pid, signal.SIGKILL)  # asked politely it waits for open browsers
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # asked politely it waits for open browsers
         process.wait()

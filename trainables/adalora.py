@@ -33,8 +33,9 @@ class AdaLoraLearner(Learner):
         config = AdaLoraConfig(
             total_step=workload.steps, tinit=phases.start, tfinal=phases.final, deltaT=phases.every
         )  # fmt: skip
+        self.budget = workload.budget.share(spec.budget_share)
         self.allocator = CostAllocator(
-            self.triplets, config, {site.name: site.cost for site in base.sites}, workload.budget.params
+            self.triplets, config, {site.name: site.cost for site in base.sites}, self.budget.params
         )
         super().__init__(workload, spec, base, adapter, examples)
 
@@ -66,16 +67,16 @@ class AdaLoraLearner(Learner):
             if tensor.grad is not None:
                 tensor.grad.zero_()
 
-    def report(self, loss: float, tokens: int, trained_seconds: float, eval_loss: float) -> StepReport:
+    def report(self, eval_loss: float) -> StepReport:
         """Return what is reported after some steps, as ``Learner``.
 
         Raises:
             AllocationMismatch: The trial is done, and over its budget.
         """
-        cost, budget = self.facts["trainable_parameters"], self.workload.budget.params
+        cost, budget = self.facts["trainable_parameters"], self.budget.params
         if self.done and cost > budget:
             raise AllocationMismatch(f"{cost} parameters after the last pruning, the budget is {budget}")
-        return super().report(loss, tokens, trained_seconds, eval_loss)
+        return super().report(eval_loss)
 
     def restore(self, weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
         """Put triplets, their importance and what is pruned back; ``weights`` follow from these."""
@@ -103,5 +104,5 @@ class AdaLoraLearner(Learner):
     def allocation_digest(self) -> str:
         """Return a digest of the ranks at the start, and of how they are pruned."""
         start = sorted((name, len(q)) for name, (q, _, _) in self.triplets.values.items())
-        how = (start, self.strategy, self.workload.budget)
+        how = (start, self.strategy, self.budget)
         return hashlib.sha256(repr(how).encode()).hexdigest()

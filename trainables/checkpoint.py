@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Progress:
         step: Optimizer steps done.
         tokens: Learned tokens seen.
         seconds: Training time spent, evaluations included.
+        recent: As ``Learner.recent``; none at a report.
         base: Identity of the frozen base that the adapter belongs to.
         allocation: Digest of the allocation.
     """
@@ -36,6 +37,7 @@ class Progress:
     seconds: float
     base: str
     allocation: str
+    recent: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write(

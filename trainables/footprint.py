@@ -8,6 +8,7 @@ import torch
 
 from trainables.learner import peak_bytes
 from trainables.pack import Pack, Slot
+from trainables.prefix import LIMIT_BYTES
 from trainables.spec import TrialSpec, Workload
 
 MOST = 16
@@ -22,7 +23,8 @@ def slots_that_fit(workload: Workload, most: int = MOST) -> int:
         most: Answer to give where more would fit.
 
     Returns:
-        Trials that keep within ``SHARE`` of the device's memory that nobody else uses; at least 1.
+        Trials that keep within ``SHARE`` of the device's memory that nobody else uses, and that cached states of
+        frozen blocks do not need; at least 1.
     """
     pack = Pack.of(workload, workload.batch_size)
     train = pack.splits.train
@@ -32,7 +34,7 @@ def slots_that_fit(workload: Workload, most: int = MOST) -> int:
     for slot in slots:
         slot.learner.order = [tuple((longest * workload.batch_size)[: workload.batch_size])] * workload.steps
     one, two = _peak(pack, slots[:1]), _peak(pack, slots)
-    return fitting(one, two, _available(workload.device), most)
+    return fitting(one, two, _available(workload.device) - LIMIT_BYTES, most)
 
 
 def fitting(one: int, two: int, available: int, most: int) -> int:

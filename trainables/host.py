@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load 
     from trainables.packed import PackedSession
     from trainables.spec import Workload
 
-FOLDER = "session"
+FOLDER, CHECKPOINT = "session", "checkpoint_last"
 LEASE_SECONDS = 10.0
 
 
@@ -37,7 +37,7 @@ class Host:
         torch.set_num_threads(self.workload.threads)
         pack = Pack.of(self.workload, self.workload.micro_batch)
         self.conductor = Conductor(pack)
-        self.sessions: dict[str, PackedSession] = {}
+        self.sessions: dict[str, tuple[str, PackedSession]] = {}
         self.guests: dict[int, int] = {}
         self.lock = threading.Lock()
         if lease:
@@ -55,10 +55,11 @@ class Host:
         with self.lock:
             self.guests[number] -= 1
 
-    def admit(self, config: dict[str, Any], checkpoint: str | None) -> str:
+    def admit(self, name: str, config: dict[str, Any], checkpoint: str | None) -> str:
         """Let a trial in and return its key, which no other use of the same trial shares.
 
         Args:
+            name: Of the trial, as its folder's.
             config: Ray's.
             checkpoint: Folder to continue from.
         """
@@ -68,7 +69,7 @@ class Host:
         if checkpoint is not None:
             session.load(Path(checkpoint) / FOLDER)
         key = uuid.uuid4().hex
-        self.sessions[key] = session
+        self.sessions[key] = (name, session)
         return key
 
     def step(self, key: str, again: bool = False) -> dict[str, Any]:
@@ -80,16 +81,23 @@ class Host:
         """
         from trainables.session import next_report
 
-        report = next_report(self.sessions[key], again)
+        report = next_report(self.sessions[key][1], again)
         return {**report, "resource_events": json.dumps(self.conductor.pack.resource_events)}
 
     def save(self, key: str, checkpoint: str) -> None:
         """Write a trial's state."""
-        self.sessions[key].save(Path(checkpoint) / FOLDER)
+        self.sessions[key][1].save(Path(checkpoint) / FOLDER)
+
+    def save_all(self, folder: str) -> None:
+        """Write the state of every trial that is here, at its last optimizer step, into ``folder/NAME``."""
+        with self.conductor.between_rounds():
+            for name, session in list(self.sessions.values()):
+                if session.learner.step:
+                    session.save(Path(folder) / name / CHECKPOINT / FOLDER)
 
     def free(self, key: str) -> None:
         """Forget a trial."""
-        self.sessions.pop(key).close()
+        self.sessions.pop(key)[1].close()
 
 
 class Lease:

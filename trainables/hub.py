@@ -27,6 +27,11 @@ def split(reference: str) -> tuple[str, str | None]:
     return repo, commit or None
 
 
+def commit_of(name: str) -> str | None:
+    """Return the commit of a hub id; None if it has none, or is something on this machine's disk."""
+    return split(name)[1] if is_hub_id(name) else None
+
+
 def at(repo: str, commit: str | None) -> str:
     """Return ``ORG/NAME@COMMIT``, or the name as it is if there is no commit."""
     return f"{repo}@{commit}" if commit else repo

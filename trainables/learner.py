@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,21 @@ class StepReport:
     peak_bytes: int
 
 
+@dataclass(slots=True)
+class Recent:
+    """What a trial has done since its last report.
+
+    Args:
+        loss: Summed training loss, in nats.
+        tokens: Learned tokens.
+        seconds: Time that the training alone took.
+    """
+
+    loss: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
 class Learner:
     """What belongs to one trial alone.
 
@@ -62,6 +77,7 @@ class Learner:
         self.order = batch_order(examples, workload.batch_size, workload.steps, spec.seed)
         self.rng = rng_state(self.device)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.recent = Recent()
 
     def trained(self) -> list[torch.Tensor]:
         """Return the tensors that the optimizer changes: the adapter's own."""
@@ -111,6 +127,8 @@ class Learner:
         self.optimizer.step()
         self.step += 1
         self.tokens += tokens
+        self.recent.loss += loss
+        self.recent.tokens += tokens
         self.settle()
         self.zero_grad()
 
@@ -124,13 +142,15 @@ class Learner:
         """Zero the adapter's gradients, in place."""
         self.optimizer.zero_grad(set_to_none=False)
 
-    def report(self, loss: float, tokens: int, trained_seconds: float, eval_loss: float) -> StepReport:
+    def spent(self, seconds: float) -> None:
+        """Count time that the training took."""
+        self.seconds += seconds
+        self.recent.seconds += seconds
+
+    def report(self, eval_loss: float) -> StepReport:
         """Return what is reported after some steps.
 
         Args:
-            loss: Summed training loss since the last report.
-            tokens: Learned tokens since the last report.
-            trained_seconds: Time that the training alone took.
             eval_loss: Mean validation loss per token.
 
         Raises:
@@ -138,13 +158,14 @@ class Learner:
         """
         if not math.isfinite(eval_loss):
             raise self.diverged("validation loss", eval_loss)
+        recent, self.recent = self.recent, Recent()
         return StepReport(
             step=self.step,
             tokens=self.tokens,
-            train_loss=loss / tokens if tokens else None,
+            train_loss=recent.loss / recent.tokens if recent.tokens else None,
             eval_loss=eval_loss,
             seconds=self.seconds,
-            tokens_per_second=tokens / trained_seconds if tokens else None,
+            tokens_per_second=recent.tokens / recent.seconds if recent.tokens else None,
             peak_bytes=peak_bytes(self.device),
         )
 
@@ -156,7 +177,9 @@ class Learner:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint; its ``adapter`` folder is an ordinary PEFT adapter."""
-        progress = checkpoint.Progress(step=self.step, tokens=self.tokens, seconds=self.seconds, **self._ties())
+        progress = checkpoint.Progress(
+            step=self.step, tokens=self.tokens, seconds=self.seconds, recent=asdict(self.recent), **self._ties()
+        )
         checkpoint.write(folder, self.outcome, self.optimizer, self.rng, progress, self.own_state())
 
     def load(self, folder: Path) -> None:
@@ -170,6 +193,7 @@ class Learner:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         self.rng = state["rng"]
         self.step, self.tokens, self.seconds = progress.step, progress.tokens, progress.seconds
+        self.recent = Recent(**progress.recent)
 
     def own_state(self) -> dict[str, torch.Tensor]:
         """Return what a checkpoint must keep besides adapter and optimizer: here nothing."""

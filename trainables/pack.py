@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from trainables import adapters
 from trainables.base_model import BaseModel, load
 from trainables.data import DataSource, Example, Splits, collate, load_splits
-from trainables.finetune import Diverged, autocast, token_losses
+from trainables.finetune import autocast, token_losses
 from trainables.inputs import base_of, splits_of
 from trainables.learner import Learner
 from trainables.learners import learner_of
@@ -34,8 +34,6 @@ class Slot:
         loss: Summed loss of those.
         length: Longest row of the current micro-batch.
         failure: Why it may not go on.
-        trained_loss: Summed loss of finished batches since the last report.
-        trained_seconds: Its share of the time spent on them.
     """
 
     learner: Learner
@@ -44,8 +42,6 @@ class Slot:
     loss: float = 0.0
     length: int = 0
     failure: Exception | None = None
-    trained_loss: float = 0.0
-    trained_seconds: float = 0.0
 
     def begin_again(self) -> None:
         """Forget what has been done of the current optimizer step."""
@@ -116,6 +112,10 @@ class Pack:
         learner = learner_of(workload, spec, self.base, adapter, len(self.splits.train))
         return Slot(learner, torch.Generator(self.device))
 
+    def forget(self, slot: Slot) -> None:
+        """Let go of a slot's tensors."""
+        self._stacks = {slots: stack for slots, stack in self._stacks.items() if slot not in slots}
+
     def step(self, slots: Sequence[Slot]) -> None:
         """Do one micro-batch of each slot; those whose batch is full take their optimizer step.
 
@@ -171,8 +171,7 @@ class Pack:
                 self._advance(slot, count)
         share = (time.perf_counter() - started) / len(slots)
         for slot in slots:
-            slot.trained_seconds += share
-            slot.learner.seconds += share
+            slot.learner.spent(share)
 
     @torch.inference_mode()
     def evaluate(self, slots: Sequence[Slot], split: str) -> list[float | None]:
@@ -210,9 +209,10 @@ class Pack:
         slot.learner.rng = slot.generator.get_state()
         try:
             slot.learner.advance(slot.loss, tokens)
-            slot.trained_loss += slot.loss
-        except Diverged as error:
-            slot.failure = error
+        except Exception as error:
+            if isinstance(error, RuntimeError) and _out_of_memory(error):
+                raise
+            slot.failure = error  # its neighbours have nothing to do with it
         slot.micro, slot.loss = 0, 0.0
 
     def _losses(self, slots: Sequence[Slot], rows: Sequence[Sequence[Example]]) -> torch.Tensor:

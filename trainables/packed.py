@@ -1,6 +1,8 @@
 """A trial in a pack, behind the same protocol as a trial alone; any number of threads may drive one pack."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +38,21 @@ class Conductor:
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
         self._turn = threading.Condition()
-        self._working = False
+        self._working, self._visitors = False, 0
         self._demands: dict[Slot, Demand] = {}
         self.rounds, self.slot_rounds = 0, 0
+
+    @contextmanager
+    def between_rounds(self) -> Iterator[None]:
+        """Within, no trial is trained or measured; the round that is being done is waited for, and no further one."""
+        with self._turn:
+            self._visitors += 1
+            try:
+                self._turn.wait_for(lambda: not self._working)
+                yield
+            finally:
+                self._visitors -= 1
+                self._turn.notify_all()
 
     def admit(self, workload: Workload, spec: TrialSpec) -> "PackedSession":
         """Let a trial in between two rounds.
@@ -46,8 +60,7 @@ class Conductor:
         Raises:
             AllocationMismatch: What was built is not what was planned.
         """
-        with self._turn:
-            self._turn.wait_for(lambda: not self._working)
+        with self.between_rounds():
             return PackedSession(self, self.pack.admit(workload, spec))
 
     def fulfil(self, slot: Slot, demand: Demand) -> float:
@@ -59,7 +72,7 @@ class Conductor:
         with self._turn:
             self._demands[slot] = demand
             while slot in self._demands:
-                if self._working:
+                if self._working or self._visitors:
                     self._turn.wait()
                 else:
                     self._round()
@@ -120,11 +133,8 @@ class PackedSession:
 
     def train(self, steps: int) -> StepReport:
         """Train up to ``steps`` more steps, in company, and evaluate."""
-        slot, learner = self._slot, self._slot.learner
-        tokens, slot.trained_loss, slot.trained_seconds = learner.tokens, 0.0, 0.0
-        until = min(learner.step + steps, learner.workload.steps)
-        eval_loss = self._conductor.fulfil(slot, Demand(until, "validation"))
-        return learner.report(slot.trained_loss, learner.tokens - tokens, slot.trained_seconds, eval_loss)
+        until = min(self.learner.step + steps, self.learner.workload.steps)
+        return self.learner.report(self._conductor.fulfil(self._slot, Demand(until, "validation")))
 
     def test_loss(self) -> float:
         """Return the mean loss per token on the test split."""
@@ -139,4 +149,6 @@ class PackedSession:
         self.learner.load(folder)
 
     def close(self) -> None:
-        """Nothing to give back: a slot is its tensors, and they go with the session."""
+        """Leave the pack between two rounds."""
+        with self._conductor.between_rounds():
+            self._conductor.pack.forget(self._slot)

@@ -9,6 +9,8 @@ import torch
 from strategies.base import Site
 from trainables.data import Batch, Example, collate
 
+LIMIT_BYTES = 2**30
+
 
 class _Enough(Exception):
     """The blocks that were wanted have been computed."""
@@ -28,7 +30,9 @@ class FrozenPrefix:
         limit_bytes: Room for cached states; beyond it they are computed each time, still once for all trials of a pass.
     """
 
-    def __init__(self, model: Any, sites: Sequence[Site], pad_id: int, device: str, limit_bytes: int = 2**30) -> None:
+    def __init__(
+        self, model: Any, sites: Sequence[Site], pad_id: int, device: str, limit_bytes: int = LIMIT_BYTES
+    ) -> None:
         self.model, self.pad_id, self.device = model, pad_id, device
         names = {site.depth: site.name.split(f".{site.depth}.")[0] + f".{site.depth}" for site in sites}
         self.blocks = [model.get_submodule(names[depth]) for depth in sorted(names)]

@@ -102,7 +102,7 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
             self.usher = self.packing.host(node, "cpu0")
             self.number = ray.get(self.usher.assign.remote(self.packing.hosts_per_node))
             self.host = self.packing.host(node, f"cpu{self.number}")
-        self.key = ray.get(self.host.admit.remote(self.config, checkpoint))
+        self.key = ray.get(self.host.admit.remote(self.trial_name, self.config, checkpoint))
 
     def _free(self) -> None:
         if self.key is not None:

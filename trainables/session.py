@@ -59,8 +59,8 @@ def next_report(session: Session, again: bool = False) -> dict[str, Any]:
 
     Args:
         session: The trial.
-        again: Whether to measure where it stands and train nothing: an interruption may have come between its last
-            report and what was decided about it.
+        again: Whether it was taken up again. Where it stands at a report, it is measured there and not trained: the
+            interruption may have come between that report and what was decided about it.
 
     Ranks and alphas are one JSON string, since loggers flatten nested values at a cost. A trial that diverges is done.
     ``report`` counts a trial's reports from 1, those before an interruption included.
@@ -69,7 +69,9 @@ def next_report(session: Session, again: bool = False) -> dict[str, Any]:
     interval = math.ceil(learner.workload.steps / learner.workload.reports)
     found: dict[str, Any] = {"seed": learner.spec.seed, "error": None}
     try:
-        report = asdict(session.train(0 if again else interval))
+        since = learner.step % interval
+        judged = again and learner.step and (learner.done or not since)
+        report = asdict(session.train(0 if judged else interval - since))
         found |= {"status": "running", "done": False, **report}
         if learner.done:
             found |= {"status": "finished", "done": True, "test_loss": session.test_loss()}
@@ -101,17 +103,17 @@ class SoloSession:
     def train(self, steps: int) -> StepReport:
         """Train up to ``steps`` more steps and evaluate."""
         learner, started = self.learner, time.perf_counter()
-        before, loss = learner.tokens, 0.0
         set_rng_state(learner.device, learner.rng)
         adapters.set_dropout(self.model, True)
         for _ in range(min(steps, learner.workload.steps - learner.step)):
-            loss += self._step()
+            self._step()
         adapters.set_dropout(self.model, False)
         learner.rng = rng_state(learner.device)
-        trained = time.perf_counter() - started
+        trained = time.perf_counter()
+        learner.spent(trained - started)
         eval_loss = self._evaluate("validation")
-        learner.seconds += time.perf_counter() - started
-        return learner.report(loss, learner.tokens - before, trained, eval_loss)
+        learner.seconds += time.perf_counter() - trained
+        return learner.report(eval_loss)
 
     def test_loss(self) -> float:
         """Return the mean loss per token on the test split."""
@@ -129,17 +131,15 @@ class SoloSession:
         """Take the adapter off the base."""
         adapters.detach(self.model)
 
-    def _step(self) -> float:
-        """Do one optimizer step and return the batch's summed loss."""
+    def _step(self) -> None:
+        """Do one optimizer step."""
         learner = self.learner
         examples = [self.splits.train[index] for index in learner.order[learner.step]]
         batch = collate(examples, self.base.pad_id, self.base.device)
         with autocast(self.base.device):
             loss = token_losses(self.base.model, batch, self.base.separable_head)[0].sum()
         (loss / batch.learned_tokens).backward()  # type: ignore[no-untyped-call]
-        value = loss.item()
-        learner.advance(value, batch.learned_tokens)
-        return value
+        learner.advance(loss.item(), batch.learned_tokens)
 
     def _evaluate(self, split: str) -> float:
         return evaluate(self.base, getattr(self.splits, split), self.learner.workload.batch_size)

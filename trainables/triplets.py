@@ -117,6 +117,8 @@ class CostAllocator(RankAllocator):  # type: ignore[misc]
         """
         last = self.peft_config.total_step - self.peft_config.tfinal
         if step <= last:
+            if step == last and not self.exp_avg_ipt:  # PEFT weighs them in steps before the last only
+                self.update_ipt(triplets)
             self.update_and_allocate(triplets, step, force_mask=step == last)
             if step == last:
                 self.reset_ipt()

@@ -1,22 +1,36 @@
 """What a run leaves of every trial."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import plots
 from analysis.rows import ResultRow
 
+PICTURE = "ranks.png"
+
 
 def write(run_dir: Path, rows: Sequence[ResultRow]) -> None:
-    """Write ``trials/ID/allocation.json`` and ``ranks.png`` for every trial."""
+    """Write ``trials/ID/allocation.json`` and ``ranks.png`` for every trial that has none yet.
+
+    A picture takes a quarter of a second, and many trials have the same one.
+    """
+    drawn: dict[tuple[str, str], Path] = {}
     for row in rows:
         folder = trial_folder(run_dir, row)
         folder.mkdir(parents=True, exist_ok=True)
-        if row.ranks is not None:
+        if row.ranks is not None and not (folder / PICTURE).exists():
             allocation = {"ranks": row.ranks, "alphas": row.alphas}
             (folder / "allocation.json").write_text(json.dumps(allocation, indent=1) + "\n")
-            plots.save(plots.heatmaps({row.experiment_name: row.ranks}), folder / "ranks.png")
+            aside = folder / f"partial-{PICTURE}"
+            key = (row.strategy, json.dumps(row.ranks, sort_keys=True))
+            if key in drawn:
+                shutil.copyfile(drawn[key], aside)
+            else:
+                plots.save(plots.heatmaps({row.strategy: row.ranks}), aside)
+            aside.replace(folder / PICTURE)
+            drawn[key] = folder / PICTURE
 
 
 def trial_folder(run_dir: Path, row: ResultRow) -> Path:

@@ -111,17 +111,19 @@ def command(
         )
     if resume is not None and dry_run:
         raise _usage("--dry-run shows a new search; --resume takes up an old one; give one of them")
-    chosen = choices(config, given)
-    plan = resolve_plan(config, given)
     if resume is not None and not re.match(NAME_PATTERN, resume):
         raise _usage(f"--resume {resume!r}: must be the name of a search, which is one folder name")
+    # a resumed search has choices of its own, beside which these may be right or wrong
+    plan = resolve_plan(config, given) if resume is None else None
     from tuning import pipeline  # torch and Ray take seconds to import; a wrong flag should not
 
     try:
-        if resume is not None:
-            return pipeline.resume(resume, chosen, extend or 0, allow_changes)
+        if plan is None:
+            return pipeline.resume(str(resume), choices(config, given), extend or 0, allow_changes)
         return pipeline.dry_run(plan) if dry_run else pipeline.search(plan)
     except ValueError as error:
+        if isinstance(error.__cause__, ValidationError):
+            raise _usage(_named(error.__cause__, config)) from error
         if isinstance(error, pipeline.Unusable):
             raise _usage(str(error)) from error
         raise

@@ -10,7 +10,7 @@ from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
 from strategies.controls import Shuffled
 from tuning.plan import SearchPlan
-from tuning.space import with_whole_budget
+from tuning.space import budget_share, with_whole_budget
 
 ALL_CONTROLS = (*CONTROLS, Frozen.name)
 PHASE, SUPERSEDED = "confirm", "superseded"
@@ -49,16 +49,21 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]
         return []
     config = next(row.config for row in confirmed if row.strategy == leader)
     if STRATEGIES[leader].allocates_while_training:
-        return _frozen(plan, rows, leader)
+        return _frozen(plan, rows, confirmed, leader)
     common = {key: value for key, value in config.items() if key != leader}
     own = {"of": leader, **config.get(leader, {})}
     return _from_fresh_seeds(plan, [{**common, "strategy": name, name: own} for name in CONTROLS])
 
 
-def _frozen(plan: SearchPlan, rows: Sequence[ResultRow], leader: str) -> list[dict[str, Any]]:
+def _frozen(
+    plan: SearchPlan, rows: Sequence[ResultRow], confirmed: Sequence[ResultRow], leader: str
+) -> list[dict[str, Any]]:
     best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
-    common = {**best[Baseline.name].config, "source": best[leader].trial_id}
-    ranks = " ".join(str(rank) for rank in (best[leader].ranks or {}).values())
+    plain, found = best[Baseline.name], best[leader]
+    if budget_share(found.config) not in {None, 1.0}:  # only its confirmation runs had the whole budget
+        found = ranking.best_of_each_strategy(confirmed)[leader]
+    common = {**with_whole_budget(plain.config), "source": f"{found.trial_id}_{plain.trial_id}"}
+    ranks = " ".join(str(rank) for rank in (found.ranks or {}).values())
     own = {**common.pop(Baseline.name), "ranks": ranks}
     named = {Frozen.name: {"of": leader, **own}, Shuffled.name: {"of": Frozen.name, **own}}
     return _from_fresh_seeds(plan, [{**common, "strategy": name, name: config} for name, config in named.items()])

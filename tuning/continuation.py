@@ -62,6 +62,7 @@ def saved_plan(record: Record) -> SearchPlan:
     if record.plans and saved != record.plans[-1]["plan"]:
         record.damage.append(damage or f"{record.run_dir / PLAN}: it was changed; the record's plan is used")
         saved = record.plans[-1]["plan"]
+        record.exit_status = None  # something is to be mended
     if saved is None:
         raise ValueError(f"{record.run_dir}: neither {EVENTS} nor {PLAN} has a plan that can be read; start anew")
     return SearchPlan(**{**saved, "name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)})
@@ -80,6 +81,12 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
     """
     choices = {**plan.model_dump(), **given, "name": plan.name, "runs_dir": plan.runs_dir}
     wanted = SearchPlan(**choices)
+    if extend and wanted.official:
+        raise ValueError(f"--extend {extend}: --official trains its five experiments and no more; leave it out")
+    if plan.objective != wanted.objective:
+        raise ValueError(f"--objective {wanted.objective}: this search is for {plan.objective}; start another")
+    if lost := [name for name in plan.strategies if name not in wanted.strategies]:
+        raise ValueError(f"--strategies: this search has trials of {', '.join(lost)}; add to them, or start another")
     changes = [
         f"--{name.replace('_', '-')} is {getattr(plan, name)}, not {getattr(wanted, name)}"
         for name in SearchPlan.model_fields

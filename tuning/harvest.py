@@ -102,6 +102,8 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         row = row_from(trial.config, last, reports.values(), self.record.restarts[trial_id])
         self._tell("ended", row)  # first, so that no listener lacks what the record has
         self._note(self.record.ended, row)
+        # nobody reads Ray's averages of every number that was reported; of a thousand trials they fill 80 MB
+        trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
 
     def _note(self, write: Callable[..., None], *facts: Any) -> None:
         """Write to the record; where that cannot be done, the search ends rather than go on without."""

@@ -16,12 +16,14 @@ from analysis.header import ReportHeader
 from analysis.pictures import FOLDER
 from analysis.publish import publish
 from analysis.rows import ResultRow, write_rows
+from trainables import checkpoint
 from trainables.checkpoint import ADAPTER
 from trainables.host import FOLDER as SESSION
 from trainables.shrink import shrink_curve
 from trainables.spec import Workload
-from tuning import artifacts, summary, tracking
+from tuning import artifacts, measuring, summary, tracking
 from tuning import search as tuner
+from tuning.carrier import PARENT, now_ms
 from tuning.facts import Facts
 from tuning.plan import SearchPlan
 from tuning.record import Record
@@ -47,7 +49,8 @@ def leave(
         record: All that happened.
         facts: What was found out about it.
         study: Optuna's; None if nothing was searched.
-        workload: What trials share; None where the search is cut off, and there is no time to measure the winner.
+        workload: What trials share; None where the search is cut off, and there is no time for a picture of each
+            trial, or to measure the winner.
     """
     rows = list(record.rows.values())
     best = verdicts.recommended(rows, plan.margin)
@@ -56,12 +59,15 @@ def leave(
     if study is not None:
         mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
         facts = replace(facts, importance=importances(study))
-    artifacts.write(plan.run_dir, rows)
+    if workload is not None:
+        artifacts.write(plan.run_dir, rows)
     adapter = plan.run_dir / BEST
     shutil.rmtree(adapter, ignore_errors=True)
     if best is not None and workload is not None and (found := adapter_of(plan, best)) is not None:
         shutil.copytree(found, adapter)
         facts = replace(facts, shrink=_shrink_curve(plan, workload, best, adapter))
+    elif best is not None and workload is not None:
+        click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole", err=True)
     facts.save(plan.run_dir)
     header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     if best is not None and adapter.is_dir():
@@ -70,9 +76,12 @@ def leave(
 
 
 def adapter_of(plan: SearchPlan, row: ResultRow) -> Path | None:
-    """Return the folder of a trial's last adapter; None if there is none that is whole."""
+    """Return the folder of the adapter that a row's losses are of; None if there is none that is whole."""
     found = tuner.newest_checkpoint(plan, row.experiment_name)
-    return None if found is None else found / SESSION / ADAPTER
+    progress = None if found is None else checkpoint.progress_of(found / SESSION)
+    if found is None or progress is None or not row.history or progress.step != row.history[-1]["step"]:
+        return None
+    return found / SESSION / ADAPTER
 
 
 def finish_tracking(sink: tracking.Sink, plan: SearchPlan, record: Record) -> None:
@@ -85,14 +94,14 @@ def finish_tracking(sink: tracking.Sink, plan: SearchPlan, record: Record) -> No
         if (adapter := adapter_of(plan, row)) is not None:
             sink.put("artifact", row.trial_id, path=str(adapter), folder="adapter")
     for name in ("plan.json", "facts.json", "report.md", "report.html", "rows.jsonl", "rows.csv"):
-        sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / name))
-    sink.put("artifact", tracking.PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
+        sink.put("artifact", PARENT, path=str(plan.run_dir / name))
+    sink.put("artifact", PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
     events = tracking.Tracking(sink)
     for row in rows:  # a crash may have taken from the spool what the record has
         events.ended(row)
-    sink.end_open_runs(tracking.now_ms(), but=tracking.PARENT)
+    sink.end_open_runs(now_ms(), but=PARENT)
     status = "finished" if ranking.usable(rows) else "failed"
-    sink.put("end", tracking.PARENT, status=tracking.END[status], tags={"status": status}, time_ms=tracking.now_ms())
+    sink.put("end", PARENT, status=tracking.END[status], tags={"status": status}, time_ms=now_ms())
 
 
 def close_tracking(sink: tracking.Sink, plan: SearchPlan, most_seconds: float = MLFLOW_SECONDS) -> None:
@@ -108,7 +117,9 @@ def close_tracking(sink: tracking.Sink, plan: SearchPlan, most_seconds: float = 
 def _shrink_curve(plan: SearchPlan, workload: Workload, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
     """Measure the winner at fewer parameters, where the trials ran; nothing if that fails, and say so."""
     try:
-        found: list[dict[str, float]] = tuner.on_device(plan, shrink_curve, workload, best.ranks, best.alphas, adapter)
+        found: list[dict[str, float]] = measuring.on_device(
+            plan, shrink_curve, workload, best.ranks, best.alphas, adapter
+        )
     except RayError as error:
         click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)
         return []

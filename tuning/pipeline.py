@@ -16,10 +16,21 @@ import click
 import optuna
 
 from analysis import ranking
-from strategies import STRATEGIES
-from tuning import continuation, nodes, outcome, preflight, room, summary, tracking
+from tuning import (
+    continuation,
+    measuring,
+    nodes,
+    outcome,
+    preflight,
+    preview,
+    ray_connection,
+    room,
+    summary,
+    tracking,
+)
 from tuning import search as tuner
-from tuning.confirm import ALL_CONTROLS, PHASE, confirmations, controls, most_confirmations, regrouped
+from tuning.carrier import PARENT, now_ms
+from tuning.confirm import ALL_CONTROLS, PHASE, confirmations, controls, regrouped
 from tuning.facts import Facts, versions
 from tuning.fixed import FixedSearch
 from tuning.harvest import Harvest
@@ -28,7 +39,6 @@ from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 from tuning.progress import Progress
 from tuning.record import Record
-from tuning.space import SMALLEST_SHARE
 from tuning.stop import Stop
 from tuning.study import StudySearch
 
@@ -53,25 +63,14 @@ class Run:
 
 
 def dry_run(plan: SearchPlan) -> int:
-    """Print the resolved plan, the budget, each strategy's first allocation and the cost; train nothing."""
+    """Show what a plan would do, and train nothing.
+
+    Raises:
+        Unusable: Something about the plan is wrong.
+    """
     with _refusing():
         known = preflight.check(plan)
-    click.echo(plan.model_dump_json(indent=2))
-    click.echo(f"\nbudget: {known.workload.budget.params:,} of {known.shape.params:,} base parameters")
-    if plan.searches_budget:
-        smallest = known.workload.budget.share(SMALLEST_SHARE)
-        click.echo(f"searched: each trial's budget, from {smallest.params:,}")
-    for name, allocation in known.allocations.items():
-        if allocation is None:
-            click.echo(f"{name}: decided {STRATEGIES[name].decided()}")
-            continue
-        ranks = list(allocation.ranks.values())
-        click.echo(f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}")
-    again = most_confirmations(plan)
-    tokens = known.token_estimate(plan.trials + again)
-    trials = f"{plan.trials} trials and {again} confirmation runs"
-    click.echo(f"cost: at most {trials} x {known.workload.steps} steps, {tokens:,} tokens in all")
-    click.echo(f"disk: about {room.needed_bytes(plan, known) / 1e6:,.0f} MB in {plan.runs_dir}")
+    preview.show(plan, known)
     return OK
 
 
@@ -91,7 +90,7 @@ def search(plan: SearchPlan) -> int:
             room.check(plan, known)
             search_id = uuid.uuid4().hex
             dashboard = stack.enter_context(_ray(plan, known, search_id))
-            plan, known = tuner.measured(plan, known)
+            plan, known = measuring.measured(plan, known)
             plan = plan.model_copy(update=known.pinned)
             facts = _facts(plan, known, search_id)
             record = _created(plan, facts)
@@ -131,7 +130,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             room.check(plan, known, len(record.rows))
             search_id = record.plans[0]["search_id"] if record.plans else uuid.uuid4().hex
             dashboard = stack.enter_context(_ray(plan, known, search_id))
-            plan, known = tuner.measured(plan, known)
+            plan, known = measuring.measured(plan, known)
             plan = plan.model_copy(update=known.pinned)
             facts = _facts(plan, known, search_id, record)
             facts = replace(facts, changes=(*facts.changes, *changes, *others))
@@ -157,11 +156,11 @@ def _refuse(name: str, changes: list[str], allowed: bool) -> None:
 
 @contextmanager
 def _ray(plan: SearchPlan, known: Preflight, search_id: str) -> Iterator[str]:
-    with tuner.ray_for(plan, search_id) as dashboard:
+    with ray_connection.ray_for(plan, search_id) as dashboard:
         if plan.ray_address is not None:
             nodes.check(plan, known.workload)
         click.echo(f"Ray dashboard, while this search runs: http://{dashboard} (its token: ray get-auth-token)")
-        if gpus := tuner.unused_gpus(plan):
+        if gpus := ray_connection.unused_gpus(plan):
             click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
         yield dashboard
 
@@ -239,11 +238,14 @@ def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, dashb
 def _train(run: Run) -> optuna.Study | None:
     """Search, and confirm what was found; what the record has already is not done again."""
     plan, record = run.plan, run.record
-    events = tracking.Tracking(run.sink)
+    events, gauges = tracking.Tracking(run.sink), Metrics(plan.run_dir.name)
+    for row in record.rows.values():
+        gauges.ended(row)
+    listeners = (events, gauges)
     with tuner.workers(plan, run.known.workload, record) as trainable:
         search = tuner.searcher(plan, run.known, record)
         left = plan.trials - len(record.of_phase("search"))
-        _phase(run, trainable, search, left, events, "search")
+        _phase(run, trainable, search, left, listeners, "search")
         for what, make, kind in (("confirmation", confirmations, False), ("controls", controls, True)):
             if run.stop.stop_all():
                 break
@@ -255,22 +257,21 @@ def _train(run: Run) -> optuna.Study | None:
             if len(again):
                 click.echo(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
                 events.open_group(PHASE)
-                _phase(run, trainable, again, len(again), events, what)
+                _phase(run, trainable, again, len(again), listeners, what)
         if not run.stop.stop_all() and record.of_phase(PHASE):
             events.close_group(PHASE)
     return search.study if isinstance(search, StudySearch) else None
 
 
 def _phase(
-    run: Run, trainable: Any, search: StudySearch | FixedSearch, left: int, events: tracking.Tracking, phase: str
+    run: Run, trainable: Any, search: StudySearch | FixedSearch, left: int, listeners: tuple[Any, ...], phase: str
 ) -> None:
     """Train what is left of a phase."""
     if left < 1:
         return
-    gauges = Metrics(run.plan.run_dir.name)
     known = run.record.of_phase("search") if phase == "search" else []
     with Progress(left + len(known), known) as progress:
-        harvest = Harvest(run.record, run.stop, (progress, events, gauges))
+        harvest = Harvest(run.record, run.stop, (progress, *listeners))
         tuner.run(run.plan, trainable, search, left, harvest, phase)
 
 
@@ -279,8 +280,8 @@ def _start_tracking(run: Run) -> None:
     saved = run.plan.model_dump(mode="json")
     params = {key: value for key, value in saved.items() if value is not None}
     tags = {"kind": "search", "status": "running"}
-    run.sink.put("start", tracking.PARENT, name=run.plan.name, time_ms=tracking.now_ms(), params=params, tags=tags)
-    run.sink.put("dataset", tracking.PARENT, name=run.plan.dataset, digest=run.known.corpus_sha256)
+    run.sink.put("start", PARENT, name=run.plan.name, time_ms=now_ms(), params=params, tags=tags)
+    run.sink.put("dataset", PARENT, name=run.plan.dataset, digest=run.known.corpus_sha256)
 
 
 def _cut_off(run: Run, study: optuna.Study | None) -> int:
@@ -299,7 +300,3 @@ def _cut_off(run: Run, study: optuna.Study | None) -> int:
     done, total = len(run.record.of_phase("search")), run.plan.trials
     click.echo(f"Stopped with {done} of {total} trials ended; nothing of them is lost. To go on: {again}")
     return 128 + (run.stop.signal or 0)
-
-
-def _compact(ranks: list[int]) -> str:
-    return " ".join(map(str, ranks)) if len(ranks) <= 64 else " ".join(map(str, ranks[:32])) + " …"

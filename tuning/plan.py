@@ -21,6 +21,7 @@ LOWEST_LEARNING_RATE, HIGHEST_LEARNING_RATE = 1e-12, 100.0
 MLFLOW_URI = r"^(https?://[^/\s]+|(sqlite|postgresql|mysql|mssql)(\+\w+)?:///?[^\s]+|databricks(-uc)?(://\S+)?$)"
 LONGEST_TEXT = 4096
 LARGEST_COUNT = 2**31  # confirmation seeds follow the search's, and NumPy takes none above 2**32
+SEARCH_ONLY = ("budget", "budget_rank", "objective", "strategies", "num_samples", "confirm_seeds")
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Positive = Annotated[float, Field(gt=0)]
@@ -73,7 +74,7 @@ class SearchPlan(BaseModel):
     )
     margin: Positive = Field(0.01, description="Difference in test loss that does not matter, in nats per token")
     scheduler: Literal["asha", "fifo"] = Field("asha", description="`asha` stops weak trials early, `fifo` none")
-    reports: Count = Field(4, description="Evaluations per trial")
+    reports: Count = Field(4, description="Evaluations per trial, at most one a step")
     learning_rate: Positive | None = Field(
         None, description="Centre of the searched range (default 0.01 for the bundled model, else 0.0002)"
     )
@@ -150,8 +151,7 @@ class SearchPlan(BaseModel):
     def _one_budget(self) -> Self:
         if self.budget is not None and self.budget_rank is not None:
             raise ValueError("--budget and --budget-rank are two ways to say one thing; give one")
-        if self.official and self.searches_budget:
-            raise ValueError(f"--objective {self.objective}: --official has budgets of its own; drop one")
+        self._check_official()
         self.data_source()
         self._check_ranges()
         if self.isolation == "packed" and self.gpus_per_trial > 1:
@@ -163,6 +163,16 @@ class SearchPlan(BaseModel):
                 f"must be 1; give one of them"
             )
         return self
+
+    def _check_official(self) -> None:
+        for name in SEARCH_ONLY if self.official else ():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                shown = ", ".join(value) if isinstance(value, tuple) else value
+                raise ValueError(
+                    f"--{name.replace('_', '-')} {shown}: --official trains five given experiments and searches "
+                    f"nothing; drop one of the two"
+                )
 
     def _check_ranges(self) -> None:
         low = self.centre_learning_rate / self.learning_rate_factor

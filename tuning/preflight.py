@@ -12,6 +12,7 @@ from trainables import base_model, data, hub, model_files
 from trainables.base_model import Shape
 from trainables.spec import Workload
 from tuning.plan import SearchPlan
+from tuning.secrets import has_secret
 from tuning.space import SMALLEST_SHARE
 
 
@@ -46,8 +47,8 @@ class Preflight:
         """What a saved plan adds to the choices, so that the same model and texts are used when it is repeated."""
         return {
             "corpus_sha256": self.corpus_sha256,
-            "model_revision": hub.split(self.workload.model)[1],
-            "dataset_revision": hub.split(self.workload.data.dataset)[1],
+            "model_revision": hub.commit_of(self.workload.model),
+            "dataset_revision": hub.commit_of(self.workload.data.dataset),
         }
 
     def token_estimate(self, trials: int) -> int:
@@ -65,6 +66,11 @@ def check(plan: SearchPlan) -> Preflight:
         ValueError: Names what is wrong with the model, the data or the budget.
     """
     _check_folder(plan)
+    if plan.mlflow_uri is None and has_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        raise ValueError(
+            "MLFLOW_TRACKING_URI: a password in it would be saved and logged; leave it out and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD"
+        )
     model = hub.pinned("model", plan.model, plan.model_revision)
     dataset = hub.pinned("dataset", plan.dataset, plan.dataset_revision)
     shape = base_model.shape_of(model)

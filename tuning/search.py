@@ -2,14 +2,10 @@
 
 import functools
 import itertools
-import json
-import logging
 import math
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,186 +13,25 @@ import ray
 from ray import tune as ray_tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
-from safetensors import SafetensorError
 
-from strategies.base import Evidence
-from trainables import checkpoint, eva, evidence, footprint
+from trainables import checkpoint
 from trainables.host import FOLDER, Lease
 from trainables.proxy import PackedTrainable, Packing
 from trainables.spec import TrialSpec, Workload
 from trainables.trainable import LoraTrainable
-from tuning import access
+from tuning.confirm import most_confirmations
 from tuning.fixed import FixedSearch
 from tuning.harvest import Harvest, experiment_name
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
+from tuning.ray_connection import slots_of
 from tuning.record import Record
 from tuning.scheduler import make_scheduler
 from tuning.space import official_configs
 from tuning.study import StudySearch, effective_key
 
-RAY = "ray"
-QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.stop
-    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # nobody reads Ray's snapshot, and writing it takes longer with every trial
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-
-
-@contextmanager
-def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
-    """Join the Ray that the plan names, or start one of our own and end it afterwards; yield its dashboard's address.
-
-    Args:
-        plan: The search.
-        search_id: Of the search, whose processes are found under it and by nobody else.
-
-    Raises:
-        ValueError: The Ray that is there lacks what one trial needs, or one of our own would be open to others.
-    """
-    for key, value in QUIET.items():
-        os.environ.setdefault(key, value)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is one line of progress and a row
-    ours = not ray.is_initialized()
-    context = _connect(plan, f"lora-rank-search-{search_id or uuid.uuid4().hex}")
-    try:
-        for left in ray.util.list_named_actors() if ours else ():  # by a process of this search that was killed
-            ray.kill(ray.get_actor(left))
-        _check_resources(plan, ray.cluster_resources())
-        yield context.dashboard_url or ""
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _connect(plan: SearchPlan, namespace: str) -> Any:
-    common = {
-        "namespace": namespace, "log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True,
-    }  # fmt: skip
-    if plan.ray_address is None:
-        access.check_dashboard(plan.dashboard_host)
-        access.provide_token()
-        access.tighten_token()
-        with access.on_loopback():
-            return ray.init(address="local", dashboard_host=plan.dashboard_host, **common)
-    if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
-        raise ValueError(
-            f"--dashboard-host {plan.dashboard_host}: the Ray at --ray-address {plan.ray_address} has its dashboard "
-            f"already; leave the flag out"
-        )
-    access.tighten_token()
-    try:
-        return ray.init(address=plan.ray_address, **common)
-    except ray.exceptions.AuthenticationError as error:
-        raise ValueError(f"--ray-address {plan.ray_address}: the Ray there has another token ({access.HOW})") from error
-    except (ConnectionError, RuntimeError) as error:
-        # a Ray that wants a token gives no answer to those who show none
-        raise ValueError(
-            f"--ray-address {plan.ray_address}: no Ray answers there ({error}); if it wants a token: {access.HOW}"
-        ) from error
-
-
-def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:
-    for flag, kind, wanted in (
-        ("--gpus-per-trial", "GPU", plan.gpus_per_trial),
-        ("--cpus-per-trial", "CPU", plan.cpus_per_trial),
-    ):
-        if wanted > found.get(kind, 0):
-            raise ValueError(
-                f"{flag} {wanted:g}: Ray has {found.get(kind, 0):g} {kind}s; lower it, or add a node that has them"
-            )
-
-
-def unused_gpus(plan: SearchPlan) -> int:
-    """Return how many GPUs Ray has if the plan uses none of them."""
-    return 0 if plan.gpus_per_trial else int(ray.cluster_resources().get("GPU", 0))
-
-
-def slots_of(plan: SearchPlan, found: dict[str, float]) -> int:
-    """Return how many trials run at once on the resources that Ray has now."""
-    wanted = plan.trial_resources
-    return max(1, math.floor(min(found.get(k.upper(), 0) / n for k, n in wanted.items() if n) + 1e-6))
-
-
-def measured(plan: SearchPlan, preflight: Preflight) -> tuple[SearchPlan, Preflight]:
-    """Add what only measuring tells: how many trials share a GPU, and what strategies score from.
-
-    Raises:
-        ValueError: The base model does not load, or cannot be measured.
-    """
-    workload = preflight.workload
-    try:
-        if plan.pack_size_is_open:
-            plan = plan.model_copy(update={"pack_size": on_device(plan, footprint.slots_that_fit, workload)})
-            workload = replace(workload, pack_size=plan.trials_per_pack)
-        if preflight.needs_evidence:
-            workload = replace(workload, evidence=_evidence(plan, preflight))
-        if preflight.needs_components:
-            found = _components(plan, workload, preflight.corpus_sha256)
-            workload = replace(workload, evidence={**workload.evidence, **found.evidence}, components=found.vectors)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ValueError):
-            raise ValueError(str(error.cause)) from error
-        raise
-    return plan, replace(preflight, workload=workload)
-
-
-def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
-    """Measure once per model and data; afterwards read from the runs folder."""
-    key = evidence.cache_key(preflight.workload, preflight.corpus_sha256)
-    cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.json"
-    if (known := _whole(cached)) is None:
-        found: Evidence = on_device(plan, _measure, preflight.workload)
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        aside = cached.with_suffix(f".{uuid.uuid4().hex}")
-        aside.write_text(json.dumps(found, indent=1))
-        aside.replace(cached)
-        return found
-    return known
-
-
-def _whole(path: Path) -> Evidence | None:
-    """Return a file of evidence; None if it is not there or was cut off."""
-    try:
-        found: Evidence = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return found
-
-
-def _components(plan: SearchPlan, workload: Workload, corpus_sha256: str) -> eva.Components:
-    """Measure once per model, data and budget; afterwards read from the runs folder."""
-    cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{eva.cache_key(workload, corpus_sha256)}.safetensors"
-    try:
-        return eva.Components.read(cached)
-    except (OSError, ValueError, SafetensorError):  # not there, or cut off
-        found: eva.Components = on_device(plan, _measure_components, workload)
-        found.save(cached)
-        return found
-
-
-def on_device(plan: SearchPlan, function: Any, *arguments: Any) -> Any:
-    """Call a function where the trials run, with their resources."""
-    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(function)
-    return ray.get(task.remote(*arguments))
-
-
-def _measure(workload: Workload) -> Evidence:
-    import torch
-
-    torch.set_num_threads(workload.threads)
-    return evidence.measure(workload)
-
-
-def _measure_components(workload: Workload) -> eva.Components:
-    import torch
-
-    torch.set_num_threads(workload.threads)
-    return eva.measure(workload)
+RAY, STOPPED = "ray", "stopped"
+FAREWELL_SECONDS = 10.0
 
 
 def run(
@@ -241,13 +76,23 @@ def run(
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
     )
+    harvest.stop.farewell = functools.partial(_save_all, plan)
     try:
         tuner.fit()
-    except (OSError, ray.exceptions.RayError) as error:
+    except (OSError, ray.exceptions.RayError):
         harvest.stop.watch_disk()
         if harvest.stop.shortage is None:
             raise
-        logging.getLogger(__name__).debug("Ray could not write: %s", error)
+    finally:
+        harvest.stop.farewell = None
+
+
+def _save_all(plan: SearchPlan) -> None:
+    """Have every host write where its trials stand; one that takes long is not waited for."""
+    hosts = [ray.get_actor(name) for name in ray.util.list_named_actors() if name != _lease(plan)]
+    saved = [host.save_all.remote(str(plan.run_dir / RAY / STOPPED)) for host in hosts]
+    if saved:
+        ray.wait(saved, num_returns=len(saved), timeout=FAREWELL_SECONDS)
 
 
 def _attempt(folder: Path, phase: str) -> str:
@@ -294,9 +139,8 @@ def workers(plan: SearchPlan, workload: Workload, record: Record) -> Iterator[An
     try:
         yield _trainable(plan, workload, checkpoints(plan, record))
     finally:
-        for name in ray.util.list_named_actors():
-            if name.startswith(f"{plan.name}-"):
-                ray.kill(ray.get_actor(name))
+        for name in ray.util.list_named_actors():  # of this search's namespace: its hosts, and the lease
+            ray.kill(ray.get_actor(name))
         del lease
 
 
@@ -305,14 +149,21 @@ def _trainable(plan: SearchPlan, workload: Workload, known: dict[str, str]) -> A
     if plan.isolation == "process":
         return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=known)
     cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-    hosts = max(1, int(cpus // plan.cpus_per_trial))
+    most = math.ceil(max(plan.trials, most_confirmations(plan)) / plan.trials_per_pack)
+    hosts = max(1, min(most, int(cpus // plan.cpus_per_trial)))
     packing = Packing(str(plan.name), [ray.put(workload)], hosts, _lease(plan), known)
     if plan.ray_address is None:  # every device is ours: they can load the base while the trials' processes start
-        node, kind = ray.nodes()[0]["NodeID"], "gpu" if plan.gpus_per_trial else "cpu"
-        devices = int(ray.cluster_resources()["GPU"]) if plan.gpus_per_trial else hosts
-        for number in range(min(devices, plan.max_concurrent_trials or devices)):
-            packing.host(node, f"{kind}{number}")
+        devices = _gpus() if plan.gpus_per_trial else [f"cpu{number}" for number in range(hosts)]
+        for device in devices[: plan.max_concurrent_trials]:
+            packing.host(ray.nodes()[0]["NodeID"], device)
     return ray_tune.with_parameters(PackedTrainable, packing=packing)
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs of this machine as Ray names them to trials."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = shown.split(",") if shown else range(int(ray.cluster_resources()["GPU"]))
+    return [f"gpu{name}" for name in names]
 
 
 def _lease(plan: SearchPlan) -> str:

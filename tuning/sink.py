@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from filelock import BaseFileLock, Timeout
 
 from tuning.lives import INTERRUPTED, Lives
-from tuning.spool import Event, Spool, lock, masked
+from tuning.secrets import masked
+from tuning.spool import Event, Spool, lock
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 LAST_WAIT_SECONDS, LAST_ATTEMPTS = 0.5, 2

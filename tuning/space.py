@@ -1,4 +1,4 @@
-"""The conditional define-by-run space: which strategy, its own parameters, its own learning rate and budget."""
+"""The define-by-run space of each strategy: its own parameters, its own learning rate and budget."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,27 +32,27 @@ class Prefixed:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Optuna's define-by-run function for a plan; a class because Ray pickles it.
+    """Optuna's define-by-run function for one strategy of a plan.
 
     Every strategy has a learning rate of its own: the best one differs between allocations, and a comparison at one
     shared rate would measure that. With two objectives it has a share of the budget of its own, too.
     """
 
     plan: SearchPlan
+    strategy: str
 
     def __call__(self, trial: Any) -> dict[str, Any]:
-        """Draw one configuration."""
+        """Draw one configuration; return the part of it that is not drawn."""
         centre, factor = self.plan.centre_learning_rate, self.plan.learning_rate_factor
-        name = trial.suggest_categorical("strategy", self.plan.strategies)
-        view = Prefixed(trial, name)
-        STRATEGIES[name].suggest(view)
+        view = Prefixed(trial, self.strategy)
+        STRATEGIES[self.strategy].suggest(view)
         view.suggest_float("learning_rate", centre / factor, centre * factor, log=True)
         if self.plan.searches_budget:
             view.suggest_float(BUDGET_SHARE, SMALLEST_SHARE, 1.0, log=True)
         if self.plan.scaling == "search":
             trial.suggest_categorical("scaling", SCALINGS)
-            return {"seed": self.plan.seed}
-        return {"seed": self.plan.seed, "scaling": self.plan.scaling}
+            return {"strategy": self.strategy, "seed": self.plan.seed}
+        return {"strategy": self.strategy, "seed": self.plan.seed, "scaling": self.plan.scaling}
 
 
 def fixed_part(plan: SearchPlan, number: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 An event is carried at least once. Whoever applies it must therefore end up with the same if it comes twice.
 """
 
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from analysis import lines
+from tuning.secrets import masked
 
 SPOOL, STATE, REFUSED, LOCK = "mlflow-spool.jsonl", "mlflow-state.json", "mlflow-refused.jsonl", "mlflow-spool.lock"
 TARGET = "target"
@@ -181,11 +181,6 @@ class Spool:
 def lock(run_dir: Path) -> FileLock:
     """Return the lock of whoever carries a folder's events; taking it raises ``filelock.Timeout`` if it is taken."""
     return FileLock(run_dir / LOCK, timeout=0, thread_local=False)
-
-
-def masked(text: str) -> str:
-    """Return a text without the user names and passwords of its URLs."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "***@", text)
 
 
 def _target(values: Mapping[str, Any]) -> Target | None:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -11,11 +11,7 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-from tuning.signals import SIGNALS
-
-
-class NoRoom(OSError):
-    """The disk of the run folder is full, or nearly so."""
+from tuning.process import SIGNALS
 
 
 class Stop(ray_tune.Stopper):  # type: ignore[misc]
@@ -24,12 +20,15 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
     Args:
         folder: The run's; its disk is watched.
         reserve_bytes: Room that must be left there.
+
+    ``farewell`` is what is done while there still are trials.
     """
 
     def __init__(self, folder: Path, reserve_bytes: int) -> None:
         self.folder, self.reserve_bytes = folder, reserve_bytes
         self.signal: int | None = None
         self.shortage: str | None = None
+        self.farewell: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave everything out: Ray pickles this into its snapshot, which is not read."""
@@ -40,7 +39,10 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Say whether the search is to end now; its trials keep their last checkpoints."""
+        """Say whether the search is to end now; before it does, at a signal, ``farewell`` is called."""
+        if self.signal is not None and self.farewell is not None:
+            farewell, self.farewell = self.farewell, None
+            farewell()
         return self.signal is not None or self.shortage is not None
 
     @contextmanager

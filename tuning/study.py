@@ -1,5 +1,6 @@
 """Optuna under Ray Tune, told the truth: finished, pruned or failed, no configuration twice, no state of its own."""
 
+import hashlib
 import json
 import math
 import warnings
@@ -17,7 +18,7 @@ from tuning.plan import SearchPlan
 from tuning.record import Record
 from tuning.space import Space, fixed_part
 
-METRIC = "eval_loss"
+METRIC, STRATEGY = "eval_loss", "strategy"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_DUPLICATES = 100
 LEAST_FOR_IMPORTANCE = 8
@@ -29,8 +30,11 @@ STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 class StudySearch(Searcher):  # type: ignore[misc]
     """Optuna's suggestions, with equal turns for strategies and no repeated configuration.
 
-    The study lives in memory and is made anew from the record. A suggestion depends on the plan's seed, the number of
-    suggestions before it and what the study knows, and on nothing else, so a search that was cut off goes on as it
+    Each strategy has a study of its own. In a common one Optuna takes the best tenth of all trials for good, and
+    a strategy that has none of them is searched at random: it would lose for having lost.
+
+    The studies live in memory and are made anew from the record. A suggestion depends on the plan's seed, the number of
+    suggestions before it and what its study knows, and on nothing else, so a search that was cut off goes on as it
     would have.
 
     Args:
@@ -42,13 +46,29 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def __init__(self, plan: SearchPlan, effective_key: Callable[[dict[str, Any]], str], record: Record) -> None:
         super().__init__(metric=METRIC, mode="min")
         self._plan, self._effective_key, self._record = plan, effective_key, record
-        self.study = optuna.create_study(directions=["minimize"] * len(OBJECTIVES[plan.objective]))
-        self._asked, self._turn, self._handed_out = 0, 0, 0
+        self._studies: dict[str, optuna.Study] = {}
+        self._drawn: list[str] = []
+        self._turn, self._handed_out = 0, 0
         self._seen: dict[str, str] = {}
         self._live: dict[str, optuna.Trial] = {}
         self._told: set[tuple[str, int]] = set()
         self._unfinished = record.unfinished("search")
         self._recall()
+
+    @property
+    def study(self) -> optuna.Study:
+        """A copy of all trials in one study, in the order in which they were drawn."""
+        every = optuna.distributions.CategoricalDistribution(
+            tuple(dict.fromkeys((*self._plan.strategies, *self._studies)))
+        )
+        trials = {name: iter(study.trials) for name, study in self._studies.items()}
+        together = self._empty()
+        for name in self._drawn:
+            trial = next(trials[name])
+            trial.distributions = {STRATEGY: every, **trial.distributions}
+            trial.params = {STRATEGY: name, **trial.params}
+            together.add_trial(trial)
+        return together
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """Return the next configuration, one that has not been handed out before; the end if there is none left.
@@ -69,22 +89,25 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass a finite intermediate value on; Optuna knows none with several objectives."""
-        known = (trial_id, result["report"]) in self._told  # a trial that was taken up again repeats a report
-        if trial_id in self._live and math.isfinite(result[METRIC]) and not (known or self._plan.searches_budget):
+        if trial_id not in self._live or self._plan.searches_budget or not math.isfinite(result[METRIC]):
+            return
+        if (trial_id, result["report"]) not in self._told:  # a trial that was taken up again repeats a report
             self._told.add((trial_id, result["report"]))
             self._live[trial_id].report(result[METRIC], result["report"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended: COMPLETE, PRUNED (its intermediate values are known) or FAIL."""
+        if result and not error:
+            self.on_trial_result(trial_id, result)  # Ray passes on no report at which a trial ends
         trial, status = self._live.pop(trial_id, None), (result or {}).get("status")
         if trial is None:
             return
         if result and status == "finished" and not error:
-            self.study.tell(trial, [float(result[name]) for name in OBJECTIVES[self._plan.objective]])
+            trial.study.tell(trial, [float(result[name]) for name in OBJECTIVES[self._plan.objective]])
         elif result and status == "running" and not error:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            trial.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, state=TrialState.FAIL)
+            trial.study.tell(trial, state=TrialState.FAIL)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the record has it."""
@@ -92,13 +115,21 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
 
+    def _empty(self) -> optuna.Study:
+        return optuna.create_study(directions=["minimize"] * len(OBJECTIVES[self._plan.objective]))
+
+    def _next_in(self, strategy: str) -> optuna.Study:
+        """Return the study of a strategy for one more trial."""
+        self._drawn.append(strategy)
+        return self._studies.setdefault(strategy, self._empty())
+
     def _ask(self, fixed: Mapping[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
         """Draw what ``fixed`` leaves open; return Optuna's trial and its configuration."""
-        self.study.sampler = make_sampler(self._plan, self._asked)
-        self._asked += 1
-        self.study.enqueue_trial(dict(fixed))
-        trial = self.study.ask()
-        return trial, nested({**(Space(self._plan)(trial)), **trial.params})
+        sampler, study = make_sampler(self._plan, len(self._drawn)), self._next_in(fixed[STRATEGY])
+        study.sampler = sampler
+        study.enqueue_trial(dict(fixed))
+        trial = study.ask()
+        return trial, nested({**Space(self._plan, fixed[STRATEGY])(trial), **trial.params})
 
     def _new_config(self, ray_id: str, fixed: dict[str, Any]) -> dict[str, Any] | None:
         turn = self._turn - 1
@@ -120,6 +151,9 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._live[ray_id] = trial
 
     def _again(self, ray_id: str, config: dict[str, Any]) -> dict[str, Any]:
+        if self._known(config) is None:
+            self._seen[self._effective_key(config)] = config["trial_id"]
+            return config
         trial, _ = self._ask(flat(config))
         for number, report in enumerate(self._record.reports.get(config["trial_id"], {}).values(), 1):
             if report["eval_loss"] is not None and not self._plan.searches_budget:
@@ -135,9 +169,9 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._record.repeated(config, turn, twin, values)
         trial.set_user_attr("same_as", twin)
         if values is None:
-            self.study.tell(trial, state=TrialState.FAIL)
+            trial.study.tell(trial, state=TrialState.FAIL)
         else:
-            self.study.tell(trial, values)
+            trial.study.tell(trial, values)
 
     def _recall(self) -> None:
         """Make the study, the turns and the known configurations from the record."""
@@ -184,10 +218,10 @@ class StudySearch(Searcher):  # type: ignore[misc]
         state: TrialState | None = None,
         reports: Mapping[int, float] | None = None,
     ) -> None:
-        known = optuna.trial.FixedTrial(flat(config))
-        Space(self._plan)(known)
-        self._asked += 1
-        self.study.add_trial(
+        known = self._known(config)
+        if known is None:
+            return
+        self._next_in(config[STRATEGY]).add_trial(
             optuna.trial.create_trial(
                 params=known.params,
                 distributions=known.distributions,
@@ -197,6 +231,17 @@ class StudySearch(Searcher):  # type: ignore[misc]
                 intermediate_values=dict(reports or {}),
             )
         )
+
+    def _known(self, config: Mapping[str, Any]) -> optuna.trial.FixedTrial | None:
+        """Return what Optuna would have drawn; None if the plan was changed since and its space has no such point."""
+        known = optuna.trial.FixedTrial(flat(config))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of a value out of range
+            try:
+                Space(self._plan, config[STRATEGY])(known)
+            except (ValueError, UserWarning):
+                return None
+        return known
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +264,7 @@ def nested(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_sampler(plan: SearchPlan, number: int) -> optuna.samplers.TPESampler:
-    """Return the sampler of one suggestion; a quarter of the search, at most 10 trials, starts it up.
+    """Return the sampler of one suggestion; a quarter of a strategy's trials, at most 10, start it up.
 
     Args:
         plan: The search.
@@ -232,7 +277,7 @@ def make_sampler(plan: SearchPlan, number: int) -> optuna.samplers.TPESampler:
             multivariate=True,
             group=True,
             constant_liar=True,
-            n_startup_trials=max(len(plan.strategies), min(10, plan.num_samples // 4)),
+            n_startup_trials=max(1, min(10, plan.num_samples // len(plan.strategies) // 4)),
         )
 
 
@@ -246,8 +291,8 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     """
     found = {}
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    for strategy in dict.fromkeys(trial.params["strategy"] for trial in complete):
-        own = [trial for trial in complete if trial.params["strategy"] == strategy]
+    for strategy in dict.fromkeys(trial.params[STRATEGY] for trial in complete):
+        own = [trial for trial in complete if trial.params[STRATEGY] == strategy]
         if len(own) < LEAST_FOR_IMPORTANCE:
             continue
         alone = optuna.create_study()
@@ -280,4 +325,5 @@ def mirror(study: optuna.Study, path: Path, name: str) -> None:
 
 def effective_key(ranks: dict[str, int], alphas: dict[str, float], learning_rate: float, seed: int) -> str:
     """Return one key for all configurations that train the same adapter the same way (3 digits of learning rate)."""
-    return json.dumps([sorted(ranks.items()), sorted(alphas.items()), f"{learning_rate:.2e}", seed])
+    parts = [sorted(ranks.items()), sorted(alphas.items()), f"{learning_rate:.2e}", seed]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -8,7 +8,7 @@ import click
 
 from analysis import ranking, verdicts
 from analysis.rows import ResultRow
-from tuning import tracking
+from tuning import carrier
 from tuning.plan import SearchPlan
 
 
@@ -36,7 +36,7 @@ def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str, search_id:
 
 def mlflow_lines(plan: SearchPlan, search_id: str) -> list[str]:
     """Return how to see the search in MLflow: the command that starts it, unless a server runs, and the address."""
-    at, server = tracking.page(search_id), server_uri(plan)
+    at, server = carrier.page(search_id), server_uri(plan)
     if server:
         return [f"MLflow           {server.rstrip('/')}{at if server.startswith('http') and at else ''}"]
     lines = [f"MLflow           mlflow ui --backend-store-uri {tracking_uri(plan)}"]

@@ -156,6 +156,23 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, culprit):
     assert culprit in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "culprit"),
+    [
+        ("plan.json", {"train_examples": "many"}, "plan.json: train_examples: "),
+        ("plan.json", {"margin": [1]}, "plan.json: margin: "),
+        ("facts.json", {"importance": {"baseline": 3}}, "facts.json: importance: "),
+        ("evidence.json", {"fisher": {"0.q": "high"}}, "evidence.json: evidence: "),
+    ],
+)
+def test_a_value_of_a_wrong_kind_in_a_runs_files_is_named(file, content, culprit, tmp_path):
+    write_rows([row("a")], tmp_path / "rows.jsonl")
+    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=culprit):
+        ReportHeader.of_run(tmp_path, "now")
+
+
 def test_a_broken_line_is_named_by_number(tmp_path):
     path = tmp_path / "rows.jsonl"
     write_rows([row("a")], path)

@@ -80,7 +80,8 @@ def test_every_further_strategy_makes_each_interval_wider():
     [
         ((3.950, 4.051, 4.149), "are worse: how it trains matters"),
         ((3.80, 3.901, 3.999), "are better: its ranks are worth more than how it trains"),
-        ((3.95, 3.90, 4.05), "are as good as far as these seeds can tell"),
+        ((3.95, 3.90, 4.05), "these seeds cannot tell the ranks that its best trial ended with"),
+        ((3.901, 4.0, 4.099), "are as good"),
     ],
 )
 def test_ranks_found_while_training_are_judged_apart_from_the_training_and_from_their_places(frozen, said):
@@ -90,7 +91,7 @@ def test_ranks_found_while_training_are_judged_apart_from_the_training_and_from_
     rows = [*PLAIN, *found, *given, *shuffled]
     text = "\n".join(verdicts.section(rows, MARGIN))
     assert [item.strategy for item in verdicts.verdicts(rows, MARGIN)] == ["adalora"]
-    assert "- **adalora against itself frozen:** the ranks that its best trial ended with" in text
+    assert "the ranks that its best trial ended with, given to plain LoRA from the start," in text
     assert said in text
     assert "- **frozen against itself shuffled:** its ranks are better where they are" in text
 
@@ -108,7 +109,22 @@ def test_a_control_is_judged_against_its_original_and_not_against_plain_lora():
 def test_a_measured_allocation_that_does_not_beat_its_shuffle_is_told_so():
     shuffled = runs("shuffled", 3.949, 4.052, 4.148, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
     rows = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled]
-    assert "carry no information" in "\n".join(verdicts.section(rows, MARGIN))
+    assert "carry no information: shuffled is as good" in "\n".join(verdicts.section(rows, MARGIN))
+
+
+def test_a_wide_interval_shows_no_information_and_rules_none_out():
+    shuffled = runs("shuffled", 3.9, 4.2, 4.1, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
+    text = "\n".join(verdicts.section([*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled], MARGIN))
+    assert "it does not beat shuffled: these seeds show no information" in text
+    assert "nor rule it out" in text
+
+
+def test_nothing_is_said_against_a_control_where_a_run_diverged():
+    shuffled = runs("shuffled", 4.0, 4.1, 4.2, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
+    own = [*runs("empirical", 3.95, 4.051, 4.149), run("empirical", 4, None, status="diverged")]
+    text = "\n".join(verdicts.section([*PLAIN, *own, *shuffled], MARGIN))
+    assert "nothing can be said, 1 of the runs compared diverged" in text
+    assert "the places matter" not in text
 
 
 def test_a_winner_is_recommended_by_its_run_of_lowest_evaluation_loss():

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis.rows import read_rows
-from tuning.tracking import EXPERIMENT
+from tuning.carrier import EXPERIMENT
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

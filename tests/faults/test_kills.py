@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from analysis.rows import read_rows
-from tuning.tracking import EXPERIMENT
+from tuning.carrier import EXPERIMENT
 
 pytestmark = pytest.mark.slow
 KILLS, TRIALS = 20, 30

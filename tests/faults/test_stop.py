@@ -1,5 +1,6 @@
 """A search that is told to stop does so in order, and soon."""
 
+import json
 import os
 import signal
 import time
@@ -30,6 +31,23 @@ def test_sigterm_leaves_a_report_and_the_command_that_goes_on(tree):
     assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
     assert 1 <= ended < 6
     assert (tree.runs / "stopped" / "best_adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_trial_that_is_stopped_between_two_reports_loses_no_step(tree):
+    flags = ("--strategies", "baseline", "--num-samples", 1, "--confirm-seeds", 0, "--reports", 2, "--epochs", 1000)
+    process = tree.new("between", *flags)
+    record = tree.runs / "between" / "record.jsonl"
+    tree.wait_for(lambda: record.exists() and b'"reported"' in record.read_bytes())
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGTERM)
+    assert tree.done(process)[0] == 143
+    saved = (tree.runs / "between" / "ray").glob("*/*/checkpoint_*/session/session.json")
+    steps = sorted(json.loads(path.read_text())["step"] for path in saved)
+    assert len(steps) == 2
+    assert steps[0] < steps[1] < 2 * steps[0], "one at the first report, one on the way to the second"
+    assert tree.done(tree.start("--resume", "between"))[0] == 0
+    (row,) = read_rows(tree.runs / "between" / "rows.jsonl")
+    assert [report["step"] for report in row.history] == [steps[0], 2 * steps[0]]
 
 
 def test_one_sigint_stops_in_order_and_a_second_at_once(tree):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from strategies import AdaLora, RankBudget
+from strategies import RankBudget
 from strategies.base import Site
 from trainables import adapters, triplets
 from trainables.adapters import Adapter, AllocationMismatch
@@ -212,6 +212,19 @@ def test_a_step_that_is_begun_again_counts_nothing_twice(model_folder, source):
 
 
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+@pytest.mark.parametrize(("share", "steps"), [(0.5, 20), (1.0, 3), (1.0, 1)])
+def test_it_ends_within_the_trials_own_share_of_the_budget_however_short_it_is(model_folder, source, share, steps):
+    workload = dataclasses.replace(workload_on(model_folder, source), epochs=steps * 4 / 20)
+    own = {**OWN, "learning_rate": 0.02, "budget_share": share}
+    session = SoloSession(workload, TrialSpec.from_config({"strategy": "adalora", "adalora": own, "seed": 0}))
+    assert session.learner.facts["trainable_parameters"] > share * workload.budget.params
+    assert session.train(steps).step == workload.steps == steps
+    spent = session.learner.facts["trainable_parameters"]
+    session.close()
+    assert 0.8 * share * workload.budget.params < spent <= share * workload.budget.params
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
 def test_a_trial_that_ends_over_its_budget_is_no_result(model_folder, source, monkeypatch):
     monkeypatch.setattr(CostAllocator, "after", lambda self, step, triplets: None)
     session = SoloSession(workload_on(model_folder, source), trial())
@@ -280,26 +293,6 @@ def test_the_penaltys_gradient_is_that_of_the_norm():
     torch.linalg.norm(rows @ rows.t() - torch.eye(3)).backward()
     assert torch.allclose(penalty_gradient(rows.detach()), rows.grad, atol=1e-6)
     assert not penalty_gradient(torch.eye(3)).any()
-
-
-def test_phases_leave_something_to_prune_in_however_short_a_trial_is():
-    assert dataclasses.astuple(AdaLora(start=0.1, final=0.5).phases(1600)) == (160, 800, 2)
-    for steps in range(1, 40):
-        phases = AdaLora(start=0.3, final=0.6).phases(steps)
-        assert 0 <= phases.start < steps - phases.final <= steps
-
-
-def test_the_start_is_a_whole_rank_as_far_as_the_dimensions_allow():
-    sites = (Site("a", 64, 64, 0, "attention"), Site("b", 4, 64, 0, "mlp"))
-    budget = RankBudget(params=2 * (128 + 68) + 10)
-    spec = TrialSpec.from_config({"strategy": "adalora", "adalora": {"initial": 2.5}, "learning_rate": 0.1})
-    assert spec.allocation(sites, budget, {}).ranks == {"a": 6, "b": 4}  # 2.05 * 2.5 = 5.1, and b has 4 rows
-
-
-@pytest.mark.parametrize("wrong", [{"initial": 0.5}, {"orthogonal": -1}, {"start": 0.5, "final": 0.5}])
-def test_wrong_hyperparameters_are_named(wrong):
-    with pytest.raises(ValueError, match=f"adalora/{next(iter(wrong))}"):
-        AdaLora(**wrong)
 
 
 def test_the_initial_vectors_are_spread_as_in_peft():

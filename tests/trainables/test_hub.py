@@ -57,6 +57,14 @@ def test_what_is_on_disk_or_built_in_has_no_revision(tiny_gpt2):
             hub.pinned("model", name, "v1")
 
 
+def test_an_at_sign_in_a_path_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jane@corp").mkdir()
+    for name in ("jane@corp", str(tmp_path / "jane@corp")):
+        assert hub.commit_of(name) is None
+    assert hub.commit_of(f"org/texts@{OLD}") == OLD
+
+
 def test_a_revision_that_does_not_exist_is_named(cache):
     with pytest.raises(ValueError, match="--dataset org/texts --dataset-revision v2: nothing of that name"):
         hub.pinned("dataset", "org/texts", "v2")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from trainables.spec import Workload
-from tuning import access, nodes, search
+from tuning import access, nodes
 from tuning.cli import main
 from tuning.plan import SearchPlan
+from tuning.ray_connection import ray_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +57,7 @@ def test_a_dashboard_of_a_ray_that_is_joined_cannot_be_moved(home):
     plan = SearchPlan(ray_address="10.0.0.1:6379", dashboard_host="::1")
     with (
         pytest.raises(ValueError, match=r"--dashboard-host ::1: the Ray at --ray-address 10\.0\.0\.1:6379"),
-        search.ray_for(plan),
+        ray_for(plan),
     ):
         pass
 
@@ -116,7 +117,7 @@ def test_a_token_that_others_can_read_and_that_is_not_ours_is_refused(home, monk
 LISTENERS = """
 import psutil, ray
 from tuning.plan import SearchPlan
-from tuning.search import ray_for
+from tuning.ray_connection import ray_for
 
 with ray_for(SearchPlan()):
     ray.get(ray.remote(num_cpus=0)(lambda: 0).remote())

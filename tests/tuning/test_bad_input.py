@@ -1,6 +1,5 @@
 """Every wrong flag, file and name: one line with what is wrong and what would be right, status 2, nothing written."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,14 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainables.data import DataSource, corpus_sha256, read_documents
-from tuning.cli import main
-
 ROOT = Path(__file__).parents[2]
-SMALL = ("--train-examples", "8", "--validation-examples", "4", "--test-examples", "4", "--max-length", "32")
-LINES = [f"the {index} quick foxes jump over {index + 1} lazy dogs" for index in range(60)]
-JSONL = "".join(json.dumps({"text": line}) + "\n" for line in LINES)
-CSV = "text\n" + "\n".join(LINES) + "\n"
 
 FLAGS = [
     (["--strategies", "lineer"], "lineer", "linear_decay"),
@@ -38,6 +30,9 @@ FLAGS = [
     (["--batch-size", "300"], "--batch-size 300", "--train-examples 200"),
     (["--budget", "100", "--budget-rank", "2"], "--budget-rank", "one"),
     (["--budget", "100"], "--budget 100", "at least 256"),
+    (["--official", "--budget", "9999"], "--budget 9999", "--official trains five given experiments"),
+    (["--official", "--strategies", "eva"], "--strategies eva", "drop one"),
+    (["--official", "--num-samples", "4"], "--num-samples 4", "drop one"),
     (["--budget-rank", "4000"], "--budget-rank 4000", "(128)"),
     (["--name", "../x"], "../x", "folder name"),
     (["--name", ""], "--name", "must not be empty"),
@@ -75,35 +70,6 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def given(tmp_path_factory):
-    """A folder of files that are all wrong."""
-    folder = tmp_path_factory.mktemp("given")
-    for name, content in DATA_FILES.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    (folder / "folder.jsonl").mkdir()
-    with (folder / "50mb.yaml").open("wb") as file:
-        file.truncate(50_000_000)
-    (folder / "late.jsonl").write_text(JSONL * 666 + JSONL[: JSONL.index(LINES[39])][:-10] + '{"text": "cut\n' + JSONL)
-    return folder
-
-
-@pytest.fixture
-def wrong(given, tmp_path, refused):
-    """Run with arguments, one of which is wrong, and a runs folder that must stay as it is; return the line."""
-    runs = tmp_path / "runs"
-    (runs / "taken").mkdir(parents=True)
-    (runs / "a_file").write_text("mine")
-
-    def run(*arguments):
-        before = sorted(runs.rglob("*"))
-        line = refused(*(str(argument).format(folder=given) for argument in arguments), "--runs-dir", runs)
-        assert sorted(runs.rglob("*")) == before
-        return line
-
-    return run
-
-
 @pytest.mark.parametrize(("arguments", "culprit", "right"), FLAGS)
 def test_a_wrong_flag_is_one_line_that_names_it_and_what_would_be_right(arguments, culprit, right, wrong, given):
     line = wrong(*arguments)
@@ -111,6 +77,14 @@ def test_a_wrong_flag_is_one_line_that_names_it_and_what_would_be_right(argument
     assert right in line
     assert "geheim" not in line
     assert "he@im" not in line
+
+
+def test_a_password_in_mlflows_own_variable_is_refused_as_in_the_flag(wrong, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:geheim@there")
+    line = wrong()
+    assert "MLFLOW_TRACKING_URI: a password" in line
+    assert "MLFLOW_TRACKING_PASSWORD" in line
+    assert "geheim" not in line
 
 
 PLANS = [
@@ -169,131 +143,6 @@ def test_a_bomb_of_aliases_is_refused_before_it_goes_off(key, tmp_path, wrong):
     began = time.monotonic()
     assert "aliases" in wrong("--config", config)
     assert time.monotonic() - began < 5
-
-
-DATA_FILES = {
-    "lines.txt": "\n".join(LINES),
-    "empty.txt": "",
-    "empty.jsonl": "",
-    "empty.csv": "",
-    "empty.parquet": "",
-    "blank.txt": "\n \n",
-    "header.csv": "text\n",
-    "ten.txt": "ten signs.",
-    "two.txt": "the quick brown fox\njumps over the dog",
-    "binary.txt": bytes(range(256)),
-    "binary.csv": b"text\na\n\0\1\2\n",
-    "binary.parquet": bytes(range(256)) * 9,
-    "pickle.jsonl": b"\x80\x04\x95\x0c\x00\x00\x00\x00\x00\x00\x00",
-    "table.pkl": b"\x80\x04.",
-    "mixed.txt": "\n".join(LINES).encode() + "\nmüde".encode("latin-1"),
-    "utf16.jsonl": JSONL.encode("utf-16"),
-    "latin.csv": "text\nmüde".encode("latin-1"),
-    "broken.jsonl": '{"text": "a"}\n{"text": \n',
-    "list.jsonl": JSONL + "[1]\n",
-    "numbers.jsonl": "1\n2\n",
-    "half_pair.jsonl": JSONL + '{"text": "\\ud800"}\n',
-    "deep.jsonl": JSONL + '{"text": ' + "[" * 3000 + "]" * 3000 + "}\n",
-    "chat.jsonl": '{"text": [{"role": "user"}]}\n' * 3,
-    "nulls.jsonl": '{"text": null}\n' * 3,
-    "null_prompts.jsonl": '{"ask": null, "answer": "a"}\n' * 3,
-    "one_prompt.jsonl": "".join(json.dumps({"ask": "same", "answer": line}) + "\n" for line in LINES),
-    "table.csv": "a,b\nx,y\n",
-    "ragged.csv": CSV + "a,b,c\n",
-    "quote.csv": CSV + '"a\n',
-}
-
-DATA = [
-    ("missing.txt", (), "No such file", "give a file"),
-    ("missing.csv", (), "no such file", "give .txt"),
-    ("missing.xlsx", (), "no such file", "give .txt"),
-    ("", (), "unknown kind of file", "hub id"),
-    ("folder.jsonl", (), "not a file", "give .txt"),
-    ("table.pkl", (), "unknown kind of file", "give .txt"),
-    ("empty.txt", (), "no text", "give one"),
-    ("empty.jsonl", (), "empty", "no text in it"),
-    ("empty.csv", (), "empty", "no text in it"),
-    ("empty.parquet", (), "empty", "no text in it"),
-    ("blank.txt", (), "no text", "give one"),
-    ("header.csv", (), "no rows", "correct the file"),
-    ("ten.txt", (), "1 texts", "give 3 or more"),
-    ("two.txt", (), "2 texts", "give 3 or more"),
-    ("lines.txt", ("--train-examples", "80"), "60 examples from 60 texts for 88 wanted", "lower --train-examples"),
-    ("binary.txt", (), "binary, not text, at byte 0", "UTF-8"),
-    ("binary.csv", (), "binary, not text, at byte 7, line 3", "UTF-8"),
-    ("binary.parquet", (), "not a parquet file", "correct the file"),
-    ("pickle.jsonl", (), "binary", "UTF-8"),
-    ("mixed.txt", (), f"byte {len(chr(10).join(LINES)) + 2:,}, line 61", "convert it"),
-    ("utf16.jsonl", (), "not UTF-8 at byte 0, line 1", "convert it"),
-    ("latin.csv", (), "not UTF-8 at byte 6, line 2", "convert it"),
-    ("broken.jsonl", (), "line 2: no JSON", "correct the file"),
-    ("late.jsonl", (), "line 40,000: no JSON", "correct the file"),
-    ("list.jsonl", (), "line 61: [1] is no JSON object", "correct the file"),
-    ("numbers.jsonl", (), "line 1: 1 is no JSON object", "correct the file"),
-    ("half_pair.jsonl", (), "line 61", "correct the file"),
-    ("deep.jsonl", (), "line 61", "correct the file"),
-    ("chat.jsonl", (), "row 1 has no text", "make it text"),
-    ("nulls.jsonl", (), "'text' (--text-column) is null in all 3 rows", "null"),
-    (
-        "null_prompts.jsonl",
-        ("--prompt-column", "ask", "--completion-column", "answer"),
-        "'ask' (--prompt-column)",
-        "null",
-    ),
-    (
-        "one_prompt.jsonl",
-        ("--prompt-column", "ask", "--completion-column", "answer"),
-        "1 different prompts",
-        "3 or more",
-    ),
-    ("table.csv", (), "no column 'text' (--text-column)", "it has a, b"),
-    ("table.csv", ("--text-column", "a"), "1 texts", "3 or more"),
-    ("ragged.csv", (), "line 62", "correct the file"),
-    ("quote.csv", (), "EOF inside string", "correct the file"),
-]
-
-
-@pytest.mark.parametrize(("name", "flags", "culprit", "right"), DATA)
-def test_wrong_data_is_one_line_that_names_the_place_and_what_would_be_right(name, flags, culprit, right, wrong, given):
-    line = wrong("--dataset", given / name, *SMALL, *flags)
-    assert str(given / name) in line
-    assert culprit in line
-    assert right in line
-
-
-@pytest.mark.parametrize("name", ["x.txt", "x.jsonl", "x.csv"])
-def test_a_byte_order_mark_and_carriage_returns_change_no_text(name, tmp_path):
-    clean = {"x.txt": "\n".join(LINES), "x.jsonl": JSONL, "x.csv": CSV}[name]
-    digests = set()
-    for number, text in enumerate((clean, "\ufeff" + clean, clean.replace("\n", "\r\n"))):
-        path = tmp_path / str(number) / name
-        path.parent.mkdir()
-        path.write_bytes(text.encode())
-        digests.add(corpus_sha256(read_documents(DataSource(dataset=str(path)))))
-        assert [document.text for document in read_documents(DataSource(dataset=str(path)))] == LINES
-    assert len(digests) == 1
-
-
-def test_a_row_with_a_null_is_left_out(tmp_path):
-    path = tmp_path / "some.jsonl"
-    path.write_text('{"ask": 0, "answer": "a"}\n{"ask": null, "answer": "b"}\n{"ask": "c", "answer": null}\n')
-    source = DataSource(dataset=str(path), prompt_column="ask", completion_column="answer")
-    assert [(document.prompt, document.text) for document in read_documents(source)] == [("0", "a")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
-def test_a_line_of_50_mb_takes_seconds_alone_or_among_others(kind, tmp_path, wrong, capsys):
-    line = "the quick brown fox " * 2_500_000
-    path = tmp_path / f"long.{kind}"
-    row = json.dumps({"text": line}) if kind == "jsonl" else line
-    path.write_text({"txt": "", "jsonl": "", "csv": "text\n"}[kind] + row)
-    began = time.monotonic()
-    assert "1 texts, and none is in two splits" in wrong("--dataset", path, *SMALL)
-    path.write_text({"txt": "\n".join(LINES) + "\n", "jsonl": JSONL, "csv": CSV}[kind] + row)
-    assert main(["--dry-run", "--dataset", str(path), *SMALL]) == 0
-    assert time.monotonic() - began < 120  # 400 s for each, and 10 GB, if all of it is tokenised
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nothing", "/dev/full", "long"])

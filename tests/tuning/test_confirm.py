@@ -12,9 +12,9 @@ from strategies import CONTROLS, SEARCHED
 from strategies.allocation import RankBudget
 from strategies.base import Site
 from trainables.spec import TrialSpec
+from tuning.carrier import EXPERIMENT
 from tuning.confirm import confirmations, controls, most_confirmations
 from tuning.plan import SearchPlan
-from tuning.tracking import EXPERIMENT
 
 
 def trial(strategy, loss, number=0, **own):
@@ -70,6 +70,7 @@ def test_ranks_found_while_training_are_controlled_as_plain_lora_with_them_and_w
     assert [(c["strategy"], c["seed"], c["phase"]) for c in configs] == [
         (name, seed, "confirm") for seed in (8, 9) for name in ("frozen", "shuffled")
     ]
+    assert configs[0]["trial_id"] == "frozen_adalora2_baseline0_seed8", "another of either is another control"
     plain = {"ranks": "3 0 1", "learning_rate": 0.01}  # the baseline's: what trains is plain LoRA
     assert configs[0]["frozen"] == {"of": "adalora", **plain}
     assert configs[1]["shuffled"] == {"of": "frozen", **plain}

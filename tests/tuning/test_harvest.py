@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 from rich.console import Console
 
 from analysis.rows import ResultRow, read_rows
@@ -23,7 +24,12 @@ REPORT = {
 
 
 def trial(last, error_file=None):
-    return SimpleNamespace(trial_id="Ray's", config=CONFIG, last_result=last, pickled_error_file=error_file)
+    made = SimpleNamespace(trial_id="Ray's", config=CONFIG, last_result=last, pickled_error_file=error_file)
+    made.run_metadata = _TrainingRunMetadata()
+    for name, value in last.items():
+        if isinstance(value, float):
+            made.run_metadata.update_metric(name, value)
+    return made
 
 
 def run(harvest, *reports, end="on_trial_complete", error_file=None):
@@ -119,6 +125,15 @@ def test_a_record_that_cannot_be_written_stops_the_search(harvest, tmp_path):
     harvest.on_trial_start(0, [], one)
     harvest.on_trial_complete(0, [], one)
     assert "Is a directory" in harvest.stop.shortage
+
+
+def test_rays_statistics_of_a_trial_end_with_it(harvest):
+    one = trial(REPORT)
+    assert "eval_loss" in one.run_metadata.get_json_state()
+    harvest.on_trial_start(0, [], one)
+    harvest.on_trial_complete(0, [], one)
+    assert one.run_metadata.metric_analysis == one.run_metadata.metric_n_steps == {}
+    assert "eval_loss" not in one.run_metadata.get_json_state()
 
 
 def test_a_loss_too_large_for_a_perplexity_has_none():

@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis.rows import read_rows
-from tuning.tracking import EXPERIMENT
+from tuning.carrier import EXPERIMENT
 
 pytestmark = pytest.mark.slow
 TEST_LOSS, EVAL_LOSS = "metrics.`test_loss`", "metrics.`eval_loss`"
@@ -117,12 +117,15 @@ def test_the_confirmation_runs_are_a_group_under_the_search(page, server, ids):
     open_row("front")
     open_row("confirm")
     confirmed = next(name for name in ids if re.fullmatch(r"baseline_t\d+_seed1", name))
-    page.get_by_text(confirmed, exact=True).wait_for()
+    shown = page.get_by_text(confirmed, exact=True)
+    shown.wait_for()
+    assert shown.count() == 1
 
 
 def test_a_trials_ranks_are_shown_as_a_picture(page, server, ids, trials):
     page.goto(f"{server}/#/experiments/{ids['experiment']}/runs/{ids[trials[0].experiment_name]}/artifacts/ranks.png")
     page.wait_for_function(PICTURE)
+    assert page.evaluate(PICTURE)
 
 
 def test_the_report_opens_in_the_searchs_own_page_with_its_pictures(page, server, ids):
@@ -135,3 +138,4 @@ def test_the_report_opens_in_the_searchs_own_page_with_its_pictures(page, server
 def test_a_figure_of_the_search_is_shown(page, server, ids):
     page.goto(f"{server}/#/experiments/{ids['experiment']}/runs/{ids['front']}/artifacts/figures/pareto.svg")
     page.wait_for_function(PICTURE)
+    assert page.evaluate(PICTURE)

@@ -210,6 +210,18 @@ def test_confirmation_runs_and_their_controls_have_the_whole_budget():
     assert configs[1]["linear_decay"]["learning_rate"] == 0.01
 
 
+def test_ranks_found_while_training_are_controlled_at_the_whole_budget():
+    def row(strategy, share, loss, phase="search"):
+        config = {**configuration(share, strategy), "scaling": "constant"}
+        ranks = {"a": round(share * 8)}
+        return ResultRow(f"{strategy}_{phase}", strategy, strategy, "finished", config=config, phase=phase, seed=8,
+                         final_eval_loss=loss, ranks=ranks)  # fmt: skip
+
+    rows = [row("baseline", 0.25, 4.0), row("adalora", 0.5, 3.0), row("adalora", 1.0, 3.1, "confirm")]
+    frozen = controls(TWO, rows)[0]["frozen"]
+    assert (frozen["ranks"], frozen[BUDGET_SHARE]) == ("8", 1.0)
+
+
 @pytest.mark.parametrize(
     ("flags", "right"), [(["--official"], "drop one"), (["--budget", "2047"], "at least 2048"), ([], "")]
 )

@@ -38,6 +38,9 @@ def dashboard(small, runs):
         search.communicate(timeout=PATIENCE_SECONDS)
 
 
+SHOWN = "pattern => (document.body.innerText.match(new RegExp(pattern)) || [null])[0]"
+
+
 def read(url):
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(request, timeout=10) as answer:
@@ -61,7 +64,9 @@ def test_the_dashboard_names_the_trials_that_train_by_strategy_budget_and_learni
     page.get_by_role("textbox", name="Authentication Token").fill(TOKEN)
     page.get_by_role("button", name="Submit").click()
     for strategy in ("baseline", "linear_decay"):
-        page.get_by_text(re.compile(rf"^ray::{strategy}_budget1_lr0\.01_\w+$")).first.wait_for()
+        # found and read in one go: the trial may be over a moment later
+        shown = page.wait_for_function(SHOWN, arg=rf"ray::{strategy}_budget1_lr0\.01_\w+").json_value()
+        assert shown.startswith(f"ray::{strategy}_budget1_lr0.01_t")
     page.close()
 
 

@@ -21,6 +21,8 @@ from trainables.trainable import LoraTrainable
 from tuning import preflight, search
 from tuning.cli import resolve_plan
 from tuning.harvest import Harvest
+from tuning.measuring import measured
+from tuning.ray_connection import ray_for
 from tuning.record import Record
 from tuning.stop import Stop
 
@@ -281,9 +283,9 @@ def test_four_trials_share_a_gpu_in_quarters_and_a_fifth_waits(small, tmp_path, 
         address="local", num_gpus=1, num_cpus=8, log_to_driver=False, logging_level="ERROR", include_dashboard=False
     )
     try:
-        with search.ray_for(plan):
+        with ray_for(plan):
             plan.run_dir.mkdir()
-            plan, known = search.measured(plan, preflight.check(plan))
+            plan, known = measured(plan, preflight.check(plan))
             known = dataclasses.replace(known, workload=dataclasses.replace(known.workload, device="cpu"))
             record = Record(plan.run_dir)
             with search.workers(plan, known.workload, record) as trainable:

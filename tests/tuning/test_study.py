@@ -78,7 +78,7 @@ def test_a_search_with_fewer_trials_than_strategies_is_fair_to_one(begin):
 def test_optuna_hears_the_truth_about_every_end(search):
     for trial_id in ("finished", "stopped", "diverged", "raised"):
         search.suggest(trial_id)
-        search.on_trial_result(trial_id, {"eval_loss": 2.0, "report": 1})
+        search.on_trial_result(trial_id, {"eval_loss": 2.5, "report": 3})
     finish(search, "finished", 1.5)
     finish(search, "stopped", 2.0, "running")
     finish(search, "diverged", math.nan, "diverged")
@@ -86,7 +86,7 @@ def test_optuna_hears_the_truth_about_every_end(search):
     assert state(search, 0).state == TrialState.COMPLETE
     assert state(search, 0).value == 1.5
     assert state(search, 1).state == TrialState.PRUNED
-    assert state(search, 1).intermediate_values == {1: 2.0}
+    assert state(search, 1).intermediate_values == {3: 2.5, 4: 2.0}, "Ray does not pass on the last, at which it ends"
     assert state(search, 2).state == state(search, 3).state == TrialState.FAIL
     assert not [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
 
@@ -104,7 +104,7 @@ def test_the_same_effective_configuration_is_not_handed_out_twice(begin):
         own = config[config["strategy"]]
         return f"{config['strategy']}{own['learning_rate'] > 0.01}"
 
-    search = begin(SearchPlan(num_samples=4, strategies=("baseline", "linear_decay"), seed=5), coarse)
+    search = begin(SearchPlan(num_samples=4, strategies=("baseline", "linear_decay"), seed=1), coarse)
     keys = []
     for number in range(4):
         keys.append(coarse(search.suggest(str(number))))
@@ -136,17 +136,43 @@ def test_a_seed_repeats_a_search(begin):
     assert configs(1) != configs(2)
 
 
+def test_how_a_strategy_is_searched_does_not_depend_on_how_good_the_others_are(begin):
+    def rates(advantage):
+        search = begin(SearchPlan(num_samples=60, strategies=("baseline", "linear_decay")))
+        found = []
+        for number in range(60):
+            config = search.suggest(str(number))
+            name = config["strategy"]
+            loss = abs(math.log(config[name]["learning_rate"] / 0.004)) - advantage * (name != "baseline")
+            finish(search, str(number), loss)
+            if name == "baseline":
+                found.append(config[name]["learning_rate"])
+        return found
+
+    equal = rates(0.0)
+    assert equal == rates(10.0)
+    late = sorted(abs(math.log(rate / 0.004)) for rate in equal[15:])
+    assert late[len(late) // 2] < 0.5, "at random this would be about 0.9"
+
+
+def test_all_studies_are_shown_as_one(search):
+    order = [search.suggest(str(number))["strategy"] for number in range(7)]
+    trials = search.study.trials
+    assert [trial.params["strategy"] for trial in trials] == order
+    assert [trial.number for trial in trials] == list(range(7))
+    assert all(f"{trial.params['strategy']}/learning_rate" in trial.params for trial in trials)
+
+
 def test_start_up_trials_leave_most_of_a_search_to_the_model():
-    sampler = make_sampler(SearchPlan(num_samples=20), 0)
-    assert sampler._n_startup_trials == 5
+    assert [make_sampler(SearchPlan(num_samples=n), 0)._n_startup_trials for n in (2, 20, 100, 900)] == [1, 1, 5, 10]
 
 
 def test_a_searched_scaling_is_part_of_the_space_and_a_fixed_one_is_not():
     fixed, searched = SearchPlan(scaling="alpha/r"), SearchPlan(scaling="search")
     trial = optuna.trial.FixedTrial({**fixed_part(searched, 0), "scaling": "alpha/sqrt(r)"})
-    assert "scaling" not in (Space(searched)(trial) or {})
+    assert Space(searched, "baseline")(trial) == {"strategy": "baseline", "seed": 0}
     assert trial.params["scaling"] == "alpha/sqrt(r)"
-    assert Space(fixed)(optuna.trial.FixedTrial(fixed_part(fixed, 0)))["scaling"] == "alpha/r"
+    assert Space(fixed, "baseline")(optuna.trial.FixedTrial(fixed_part(fixed, 0)))["scaling"] == "alpha/r"
 
 
 def test_the_study_is_mirrored_to_a_journal_that_optuna_opens(search, tmp_path):
@@ -199,10 +225,12 @@ def lead(search, trials, first=0):
         if config == Searcher.FINISHED:
             break
         loss = abs(math.log(config[config["strategy"]]["learning_rate"]) + 4)
-        search.on_trial_result(str(number), {"eval_loss": loss + 1, "report": 1})
         status = "running" if number % 3 == 2 else "finished"
         value = loss + 1 if status == "running" else loss
-        search.on_trial_complete(str(number), {"eval_loss": value, "status": status, "report": 2})
+        if status == "finished":  # Ray passes on no report at which a trial ends
+            search.on_trial_result(str(number), {"eval_loss": loss + 1, "report": 1})
+        last = {"eval_loss": value, "status": status, "report": 1 if status == "running" else 2}
+        search.on_trial_complete(str(number), last)
         history = [{"step": 1, "eval_loss": loss + 1}] + ([{"step": 2, "eval_loss": loss}] if value == loss else [])
         search._record.ended(row_from(config, {"eval_loss": value, "status": status}, history))
         found.append(config)
@@ -226,7 +254,7 @@ def test_a_search_that_was_cut_off_goes_on_with_the_configurations_of_an_unbroke
 def test_a_study_made_anew_is_the_study_that_was(begin):
     def told(search):
         return [
-            (trial.params, trial.distributions, trial.state, trial.value, trial.user_attrs)
+            (trial.params, trial.distributions, trial.state, trial.value, trial.user_attrs, trial.intermediate_values)
             for trial in search.study.trials
         ]
 
@@ -235,6 +263,19 @@ def test_a_study_made_anew_is_the_study_that_was(begin):
     again = begin(PLAN, rounded, Record(search._record.run_dir))
     assert told(again) == told(search)
     assert [trial.intermediate_values[1] for trial in again.study.trials if trial.state == TrialState.PRUNED]
+
+
+def test_what_a_changed_plan_could_not_have_drawn_is_not_told_and_goes_on_all_the_same(begin):
+    search = begin(PLAN)
+    lead(search, 4)
+    begun = search.suggest("cut off")
+    again = begin(PLAN.model_copy(update={"learning_rate": 5.0}), whole, Record(search._record.run_dir))
+    assert again.study.trials == []
+    assert again.suggest("0") == begun
+    again.on_trial_complete("0", {"eval_loss": 1.0, "status": "finished", "report": 2})
+    assert again.study.trials == []
+    new = again.suggest("1")
+    assert (new["trial_id"], len(again.study.trials)) == ("t006", 1)
 
 
 def test_a_strategy_that_had_nothing_new_is_not_asked_again_after_an_interruption(begin):

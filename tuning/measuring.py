@@ -1,0 +1,93 @@
+"""What only measuring tells, where the trials run: how many share a GPU, and what strategies score from."""
+
+import json
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from safetensors import SafetensorError
+
+from strategies.base import Evidence
+from trainables import eva, evidence, footprint
+from trainables.spec import Workload
+from tuning.plan import SearchPlan
+from tuning.preflight import Preflight
+
+
+def measured(plan: SearchPlan, preflight: Preflight) -> tuple[SearchPlan, Preflight]:
+    """Add what only measuring tells: how many trials share a GPU, and what strategies score from.
+
+    Raises:
+        ValueError: The base model does not load, or cannot be measured.
+    """
+    workload = preflight.workload
+    try:
+        if plan.pack_size_is_open:
+            plan = plan.model_copy(update={"pack_size": on_device(plan, footprint.slots_that_fit, workload)})
+            workload = replace(workload, pack_size=plan.trials_per_pack)
+        if preflight.needs_evidence:
+            workload = replace(workload, evidence=_evidence(plan, preflight))
+        if preflight.needs_components:
+            found = _components(plan, workload, preflight.corpus_sha256)
+            workload = replace(workload, evidence={**workload.evidence, **found.evidence}, components=found.vectors)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise ValueError(str(error.cause)) from error
+        raise
+    return plan, replace(preflight, workload=workload)
+
+
+def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
+    """Measure once per model and data; afterwards read from the runs folder."""
+    key = evidence.cache_key(preflight.workload, preflight.corpus_sha256)
+    cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.json"
+    if (known := _whole(cached)) is None:
+        found: Evidence = on_device(plan, _measure, preflight.workload)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        aside = cached.with_suffix(f".{uuid.uuid4().hex}")
+        aside.write_text(json.dumps(found, indent=1))
+        aside.replace(cached)
+        return found
+    return known
+
+
+def _whole(path: Path) -> Evidence | None:
+    """Return a file of evidence; None if it is not there or was cut off."""
+    try:
+        found: Evidence = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def _components(plan: SearchPlan, workload: Workload, corpus_sha256: str) -> eva.Components:
+    """Measure once per model, data and budget; afterwards read from the runs folder."""
+    cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{eva.cache_key(workload, corpus_sha256)}.safetensors"
+    try:
+        return eva.Components.read(cached)
+    except (OSError, ValueError, SafetensorError):  # not there, or cut off
+        found: eva.Components = on_device(plan, _measure_components, workload)
+        found.save(cached)
+        return found
+
+
+def on_device(plan: SearchPlan, function: Any, *arguments: Any) -> Any:
+    """Call a function where the trials run, with their resources."""
+    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(function)
+    return ray.get(task.remote(*arguments))
+
+
+def _measure(workload: Workload) -> Evidence:
+    import torch
+
+    torch.set_num_threads(workload.threads)
+    return evidence.measure(workload)
+
+
+def _measure_components(workload: Workload) -> eva.Components:
+    import torch
+
+    torch.set_num_threads(workload.threads)
+    return eva.measure(workload)

@@ -1,0 +1,99 @@
+"""The Ray of a search: one that it joins, or one of its own that ends with it."""
+
+import logging
+import math
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from tuning import access
+from tuning.plan import SearchPlan
+
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.stop
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # nobody reads Ray's snapshot, and writing it takes longer with every trial
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@contextmanager
+def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
+    """Join the Ray that the plan names, or start one of our own and end it afterwards; yield its dashboard's address.
+
+    Args:
+        plan: The search.
+        search_id: Of the search, whose processes are found under it and by nobody else.
+
+    Raises:
+        ValueError: The Ray that is there lacks what one trial needs, or one of our own would be open to others.
+    """
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is one line of progress and a row
+    ours = not ray.is_initialized()
+    context = _connect(plan, f"lora-rank-search-{search_id or uuid.uuid4().hex}")
+    try:
+        for left in ray.util.list_named_actors() if ours else ():  # by a process of this search that was killed
+            ray.kill(ray.get_actor(left))
+        _check_resources(plan, ray.cluster_resources())
+        yield context.dashboard_url or ""
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(plan: SearchPlan, namespace: str) -> Any:
+    common = {
+        "namespace": namespace, "log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True,
+    }  # fmt: skip
+    if plan.ray_address is None:
+        access.check_dashboard(plan.dashboard_host)
+        access.provide_token()
+        access.tighten_token()
+        with access.on_loopback():
+            return ray.init(address="local", dashboard_host=plan.dashboard_host, **common)
+    if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
+        raise ValueError(
+            f"--dashboard-host {plan.dashboard_host}: the Ray at --ray-address {plan.ray_address} has its dashboard "
+            f"already; leave the flag out"
+        )
+    access.tighten_token()
+    try:
+        return ray.init(address=plan.ray_address, **common)
+    except ray.exceptions.AuthenticationError as error:
+        raise ValueError(f"--ray-address {plan.ray_address}: the Ray there has another token ({access.HOW})") from error
+    except (ConnectionError, RuntimeError) as error:
+        # a Ray that wants a token gives no answer to those who show none
+        raise ValueError(
+            f"--ray-address {plan.ray_address}: no Ray answers there ({error}); if it wants a token: {access.HOW}"
+        ) from error
+
+
+def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:
+    for flag, kind, wanted in (
+        ("--gpus-per-trial", "GPU", plan.gpus_per_trial),
+        ("--cpus-per-trial", "CPU", plan.cpus_per_trial),
+    ):
+        if wanted > found.get(kind, 0):
+            raise ValueError(
+                f"{flag} {wanted:g}: Ray has {found.get(kind, 0):g} {kind}s; lower it, or add a node that has them"
+            )
+
+
+def unused_gpus(plan: SearchPlan) -> int:
+    """Return how many GPUs Ray has if the plan uses none of them."""
+    return 0 if plan.gpus_per_trial else int(ray.cluster_resources().get("GPU", 0))
+
+
+def slots_of(plan: SearchPlan, found: dict[str, float]) -> int:
+    """Return how many trials run at once on the resources that Ray has now."""
+    wanted = plan.trial_resources
+    return max(1, math.floor(min(found.get(k.upper(), 0) / n for k, n in wanted.items() if n) + 1e-6))
