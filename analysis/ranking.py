@@ -14,6 +14,7 @@ METRICS = (
     "training_time_seconds",
 )
 LOSSES = ("final_eval_loss", "final_perplexity")
+EDGE = 1.1
 
 
 def usable(rows: Iterable[ResultRow]) -> list[ResultRow]:
@@ -24,6 +25,21 @@ def usable(rows: Iterable[ResultRow]) -> list[ResultRow]:
 def best_run(rows: Iterable[ResultRow]) -> ResultRow | None:
     """Return the usable row of lowest evaluation loss, the first of equals."""
     return min(usable(rows), key=_loss, default=None)
+
+
+def at_the_edge(rows: Iterable[ResultRow]) -> list[str]:
+    """Return the strategies whose best learning rate is about the highest or the lowest of at least five tried."""
+    rows = list(rows)
+    tried: dict[str, set[float]] = {}
+    for row in rows:
+        tried.setdefault(row.strategy, set()).update(_learning_rate(row))
+    found = []
+    for name, row in best_of_each_strategy(rows).items():
+        for rate in _learning_rate(row):
+            lowest, highest = min(tried[name]), max(tried[name])
+            if len(tried[name]) >= 5 and not lowest * EDGE < rate < highest / EDGE:
+                found.append(name)
+    return found
 
 
 def best_of_each_strategy(rows: Iterable[ResultRow]) -> dict[str, ResultRow]:
@@ -80,3 +96,8 @@ def _loss(row: ResultRow) -> float:
     if row.final_eval_loss is None:
         raise ValueError(f"{row.trial_id} has no evaluation loss")
     return row.final_eval_loss
+
+
+def _learning_rate(row: ResultRow) -> list[float]:
+    rate = (row.config.get(row.strategy) or {}).get("learning_rate")
+    return [] if rate is None else [float(rate)]

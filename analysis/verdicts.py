@@ -171,12 +171,15 @@ def _legend(rows: Sequence[ResultRow], found: Sequence[Verdict], margin: float) 
     seeds = sorted({row.seed for row in rows if row.phase == "confirm" and row.seed is not None})
     params = [item.params for item in found] + [_params(_by_strategy(rows)[PLAIN])]
     trials = ", ".join(f"{name} {count}" for name, count in searched.items())
+    edge = ranking.at_the_edge(row for row in rows if row.phase == "search")
+    reservation = f" Of {', '.join(edge)} the best rate is at the edge of those tried: a wider range may be better."
     together = f"the {len(found)} together" if len(found) > 1 else "it"
     return [
         f"- **Runs:** the best configuration of every strategy, trained again in full from seeds "
         f"{', '.join(map(str, seeds))}, the same seeds, data order and batches for all; losses are those of the test "
         f"split, in nats per token, mean ± standard deviation. Nothing in the search has seen that split.",
-        f"- **Search before:** trials {trials}; every strategy searched a learning rate of its own.",
+        f"- **Search before:** trials {trials}; every strategy searched a learning rate of its own."
+        f"{reservation if edge else ''}",
         f"- **Budget:** {min(params):,} to {max(params):,} trainable parameters.",
         f"- **Interval:** of the mean paired difference, Student's t; {together} right 95 % of the time. It decides. "
         f"The bootstrap's percentile interval is too narrow for few seeds and is printed for comparison.",

@@ -167,7 +167,7 @@ class SearchPlan(BaseModel):
     def _check_official(self) -> None:
         for name in SEARCH_ONLY if self.official else ():
             value = getattr(self, name)
-            if value != type(self).model_fields[name].default:
+            if value not in {type(self).model_fields[name].default, 0}:  # no confirmation is what it has
                 shown = ", ".join(value) if isinstance(value, tuple) else value
                 raise ValueError(
                     f"--{name.replace('_', '-')} {shown}: --official trains five given experiments and searches "

@@ -186,3 +186,20 @@ def test_a_win_smaller_than_what_matters_is_told_so():
     assert "win" in small[0]
     assert "less than the 0.01 that was said to matter" in small[0]
     assert "said to matter" not in verdicts.headline([only([*PLAIN, *runs("empirical", 3.95, 4.051, 4.149)])])[0]
+
+
+@pytest.mark.parametrize(("best", "said"), [(0.05, True), (0.046, True), (0.02, False), (0.002, True)])
+def test_a_best_learning_rate_at_the_edge_of_those_tried_is_told(best, said):
+    rates = [0.002, 0.004, 0.01, 0.02, 0.046, 0.05]
+    trials = [
+        run(
+            "empirical",
+            number,
+            3.0 if rate == best else 4.0,
+            phase="search",
+            config={"empirical": {"learning_rate": rate}},
+        )
+        for number, rate in enumerate(rates)
+    ]
+    text = "\n".join(verdicts.section([*PLAIN, *runs("empirical", 3.9, 4.0, 4.1), *trials], MARGIN))
+    assert ("Of empirical the best rate is at the edge of those tried" in text) is said

@@ -1,6 +1,7 @@
 """The driver is killed again and again, and in the end nobody could tell."""
 
 import dataclasses
+import itertools
 import json
 import random
 import time
@@ -15,7 +16,7 @@ from analysis.rows import read_rows
 from tuning.carrier import EXPERIMENT
 
 pytestmark = pytest.mark.slow
-KILLS, TRIALS = 20, 30
+KILLS, TRIALS, INTERVAL = 20, 30, 2
 FLAGS = (
     "--num-samples", TRIALS, "--strategies", "baseline", "--strategies", "linear_decay",
     "--strategies", "attention_heavy", "--max-concurrent-trials", 1, "--confirm-seeds", 1, "--seed", 5,
@@ -85,7 +86,9 @@ def _assert_no_more_than_an_interval_was_lost(tree):
             steps.setdefault(event["trial_id"], []).append(event["report"]["step"])
     assert steps
     for trial_id, reported in steps.items():
-        assert reported == sorted(reported), (trial_id, reported)
+        # a kill between a report and its checkpoint takes the trial back to the checkpoint before
+        lost = [earlier - later for earlier, later in itertools.pairwise(reported) if later < earlier]
+        assert set(lost) <= {INTERVAL}, (trial_id, reported)
 
 
 def _assert_optuna_is_true(tree, rows):

@@ -37,7 +37,7 @@ def refused(capsys, folder, *flags):
     ("flags", "culprit"),
     [
         (("--budget-rank", 4), "--budget-rank is None, not 4"),
-        (("--strategies", "baseline"), "--strategies is "),
+        (("--scheduler", "fifo"), "--scheduler is asha, not fifo"),
         (("--seed", 3), "--seed is 0, not 3"),
         (("--num-samples", 9), "--num-samples is 8, not 9"),
         (("--model", "bundled"), "--model is "),
