@@ -203,27 +203,36 @@ def _control_lines(rows: Sequence[ResultRow], margin: float) -> list[str]:
     return ["### Controls", "", *lines, ""] if lines else []
 
 
+def _said(interval: tuple[float, float], margin: float, better: str, worse: str, same: str, unknown: str) -> str:
+    """Choose what an interval of original minus control says."""
+    if interval[1] < 0:
+        return better
+    if interval[0] > 0:
+        return worse
+    return same if max(map(abs, interval)) <= margin else unknown
+
+
 def _misplaced(name: str, interval: tuple[float, float], margin: float) -> str:
     """Say what the places of ranks are worth."""
-    if interval[1] < 0:
-        return f"its ranks are better where they are than {name}: the places matter"
-    if interval[0] > 0:
-        return f"its ranks are worse where they are than {name}"
-    if max(map(abs, interval)) <= margin:
-        return f"the places of its ranks carry no information: {name} is as good"
-    return f"it does not beat {name}: these seeds show no information in the places of its ranks, nor rule it out"
+    return _said(
+        interval, margin,
+        f"its ranks are better where they are than {name}: the places matter",
+        f"its ranks are worse where they are than {name}",
+        f"the places of its ranks carry no information: {name} is as good",
+        f"it does not beat {name}: these seeds show no information in the places of its ranks, nor rule it out",
+    )  # fmt: skip
 
 
 def _frozen(name: str, interval: tuple[float, float], margin: float) -> str:
     """Say what the ranks alone are worth that were found while training."""
     given = "the ranks that its best trial ended with, given to plain LoRA from the start,"
-    if interval[1] < 0:
-        return f"{given} are worse: how it trains matters"
-    if interval[0] > 0:
-        return f"{given} are better: its ranks are worth more than how it trains"
-    if max(map(abs, interval)) <= margin:
-        return f"{given} are as good"
-    return f"these seeds cannot tell {given} from it"
+    return _said(
+        interval, margin,
+        f"{given} are worse: how it trains matters",
+        f"{given} are better: its ranks are worth more than how it trains",
+        f"{given} are as good",
+        f"these seeds cannot tell {given} from it",
+    )  # fmt: skip
 
 
 def _loss(losses: Sequence[float]) -> str:

@@ -27,7 +27,7 @@ from tuning.carrier import PARENT, now_ms
 from tuning.facts import Facts
 from tuning.plan import SearchPlan
 from tuning.record import Record
-from tuning.study import importances, mirror
+from tuning.study_views import importances, mirror
 
 MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
 BEST = "best_adapter"

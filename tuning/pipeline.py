@@ -16,18 +16,7 @@ import click
 import optuna
 
 from analysis import ranking
-from tuning import (
-    continuation,
-    measuring,
-    nodes,
-    outcome,
-    preflight,
-    preview,
-    ray_connection,
-    room,
-    summary,
-    tracking,
-)
+from tuning import continuation, measuring, nodes, outcome, preflight, preview, ray_connection, room, summary, tracking
 from tuning import search as tuner
 from tuning.carrier import PARENT, now_ms
 from tuning.confirm import ALL_CONTROLS, PHASE, confirmations, controls, regrouped

@@ -5,7 +5,6 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from tuning.space import Space, fixed_part
 METRIC, STRATEGY = "eval_loss", "strategy"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_DUPLICATES = 100
-LEAST_FOR_IMPORTANCE = 8
 PARAMETERS = "trainable_parameters"
 OBJECTIVES = {"loss": (METRIC,), "loss,params": (METRIC, PARAMETERS)}
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
@@ -279,48 +277,6 @@ def make_sampler(plan: SearchPlan, number: int) -> optuna.samplers.TPESampler:
             constant_liar=True,
             n_startup_trials=max(1, min(10, plan.num_samples // len(plan.strategies) // 4)),
         )
-
-
-def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
-    """Return strategy -> parameter -> importance for the loss, from trials that were trained in full.
-
-    A strategy with fewer than ``LEAST_FOR_IMPORTANCE`` such trials is left out. The loss is the first objective.
-
-    Source:
-        Watanabe et al., PED-ANOVA (arXiv 2304.10255), as Optuna has it.
-    """
-    found = {}
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    for strategy in dict.fromkeys(trial.params[STRATEGY] for trial in complete):
-        own = [trial for trial in complete if trial.params[STRATEGY] == strategy]
-        if len(own) < LEAST_FOR_IMPORTANCE:
-            continue
-        alone = optuna.create_study()
-        alone.add_trials([_by_loss(trial) for trial in own])
-        names = [name for name in own[0].params if name.startswith(f"{strategy}/")]
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        shares = optuna.importance.get_param_importances(alone, evaluator=evaluator, params=names)
-        found[strategy] = {name.removeprefix(f"{strategy}/"): share for name, share in shares.items()}
-    return found
-
-
-def _by_loss(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
-    return optuna.trial.create_trial(
-        value=trial.values[0], params=trial.params, distributions=trial.distributions, state=trial.state
-    )
-
-
-def mirror(study: optuna.Study, path: Path, name: str) -> None:
-    """Copy ``study`` into a journal file that optuna-dashboard opens; one that is there is replaced."""
-    from optuna.storages.journal import JournalFileBackend
-
-    aside = f"{path}.partial"
-    Path(aside).unlink(missing_ok=True)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(aside))
-    optuna.copy_study(
-        from_study_name=study.study_name, from_storage=study._storage, to_storage=storage, to_study_name=name
-    )
-    Path(aside).replace(path)
 
 
 def effective_key(ranks: dict[str, int], alphas: dict[str, float], learning_rate: float, seed: int) -> str:

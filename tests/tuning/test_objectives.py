@@ -21,7 +21,8 @@ from tuning.plan import SearchPlan
 from tuning.record import Record
 from tuning.scheduler import StrategyASHA
 from tuning.space import SMALLEST_SHARE, budget_class, budget_share
-from tuning.study import StudySearch, importances, mirror
+from tuning.study import StudySearch
+from tuning.study_views import importances, mirror
 
 TWO = SearchPlan(objective="loss,params", num_samples=40, seed=7, confirm_seeds=2)
 STATUSES = {"finished": "finished", "stopped": "running", "diverged": "diverged"}

@@ -1,11 +1,9 @@
 import json
 import math
-import random
 from collections import Counter
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
@@ -15,7 +13,7 @@ from tuning.harvest import row_from
 from tuning.plan import SearchPlan
 from tuning.record import Record
 from tuning.space import Space, fixed_part, official_configs
-from tuning.study import LEAST_FOR_IMPORTANCE, StudySearch, effective_key, importances, make_sampler, mirror
+from tuning.study import StudySearch, effective_key, make_sampler
 
 
 def whole(config):
@@ -175,18 +173,6 @@ def test_a_searched_scaling_is_part_of_the_space_and_a_fixed_one_is_not():
     assert Space(fixed, "baseline")(optuna.trial.FixedTrial(fixed_part(fixed, 0)))["scaling"] == "alpha/r"
 
 
-def test_the_study_is_mirrored_to_a_journal_that_optuna_opens(search, tmp_path):
-    search.suggest("0")
-    finish(search, "0", 1.25)
-    mirror(search.study, tmp_path / "optuna.journal", "mine")
-    mirror(search.study, tmp_path / "optuna.journal", "mine")
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
-    )
-    study = optuna.load_study(study_name="mine", storage=storage)
-    assert [(trial.state, trial.value) for trial in study.trials] == [(TrialState.COMPLETE, 1.25)]
-
-
 def test_effective_keys_see_ranks_scales_and_three_digits_of_the_learning_rate():
     key = effective_key({"a": 1, "b": 0}, {"a": 2.0}, 0.01, 0)
     assert key == effective_key({"b": 0, "a": 1}, {"a": 2.0}, 0.010004, 0)
@@ -296,33 +282,3 @@ def test_a_trial_whose_beginning_the_record_has_lost_is_known_by_its_row(begin):
     again = begin(PLAN, whole, Record(search._record.run_dir))
     assert len(again.study.trials) == 4
     assert again.suggest("5")["trial_id"] == "t005"
-
-
-def test_importance_is_that_of_the_parameter_that_decides_within_each_strategy():
-    rng = random.Random(0)
-    kinds = {
-        "strategy": CategoricalDistribution(("linear_decay", "baseline")),
-        "linear_decay/slope": FloatDistribution(-1, 1),
-        "linear_decay/learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
-        "baseline/learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
-    }
-
-    def trial(strategy):
-        slope, rate = rng.uniform(-1, 1), 10 ** rng.uniform(-3, -1)
-        if strategy == "baseline":
-            params, loss = {"baseline/learning_rate": rate}, rate
-        else:
-            params, loss = {"linear_decay/slope": slope, "linear_decay/learning_rate": rate}, abs(slope) + 1e-6 * rate
-        params["strategy"] = strategy
-        return optuna.trial.create_trial(
-            params=params, distributions={name: kinds[name] for name in params}, value=loss
-        )
-
-    study = optuna.create_study()
-    study.add_trials([trial("linear_decay") for _ in range(40)])
-    study.add_trials([trial("baseline") for _ in range(LEAST_FOR_IMPORTANCE - 1)])
-    found = importances(study)
-    assert list(found) == ["linear_decay"]
-    assert found["linear_decay"]["slope"] > 0.8
-    study.add_trial(trial("baseline"))
-    assert importances(study)["baseline"] == {"learning_rate": 1.0}

@@ -1,0 +1,51 @@
+"""What is made of a study once it is over."""
+
+import random
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from tuning.study_views import LEAST_FOR_IMPORTANCE, importances, mirror
+
+
+def test_a_study_is_mirrored_to_a_journal_that_optuna_opens(tmp_path):
+    study = optuna.create_study()
+    study.tell(study.ask(), 1.25)
+    mirror(study, tmp_path / "optuna.journal", "mine")
+    mirror(study, tmp_path / "optuna.journal", "mine")
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
+    )
+    found = optuna.load_study(study_name="mine", storage=storage)
+    assert [(trial.state, trial.value) for trial in found.trials] == [(TrialState.COMPLETE, 1.25)]
+
+
+def test_importance_is_that_of_the_parameter_that_decides_within_each_strategy():
+    rng = random.Random(0)
+    kinds = {
+        "strategy": CategoricalDistribution(("linear_decay", "baseline")),
+        "linear_decay/slope": FloatDistribution(-1, 1),
+        "linear_decay/learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
+        "baseline/learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
+    }
+
+    def trial(strategy):
+        slope, rate = rng.uniform(-1, 1), 10 ** rng.uniform(-3, -1)
+        if strategy == "baseline":
+            params, loss = {"baseline/learning_rate": rate}, rate
+        else:
+            params, loss = {"linear_decay/slope": slope, "linear_decay/learning_rate": rate}, abs(slope) + 1e-6 * rate
+        params["strategy"] = strategy
+        return optuna.trial.create_trial(
+            params=params, distributions={name: kinds[name] for name in params}, value=loss
+        )
+
+    study = optuna.create_study()
+    study.add_trials([trial("linear_decay") for _ in range(40)])
+    study.add_trials([trial("baseline") for _ in range(LEAST_FOR_IMPORTANCE - 1)])
+    found = importances(study)
+    assert list(found) == ["linear_decay"]
+    assert found["linear_decay"]["slope"] > 0.8
+    study.add_trial(trial("baseline"))
+    assert importances(study)["baseline"] == {"learning_rate": 1.0}
