@@ -2,11 +2,14 @@
 
 import sys
 
-from tuning.process import leave_at_once, use_few_arenas
+from tuning import process
 
 if __name__ == "__main__":
-    leave_at_once()
-    use_few_arenas()
+    process.leave_at_once()
+    process.use_few_arenas()
+    process.collect_no_garbage()
     from tuning.cli import main  # seconds of imports, in which somebody may change their mind
 
-    sys.exit(main())
+    status = main()
+    process.end_without_collecting()
+    sys.exit(status)

@@ -12,7 +12,7 @@ import torch
 from benchmarks import peers, workloads
 from benchmarks.pairs import Ratio, interleaved
 from strategies.base import Evidence, Site
-from trainables.data import collate
+from trainables.batch import collate
 from trainables.host import Host
 from trainables.pack import Pack, Slot
 from trainables.spec import TrialSpec, Workload
@@ -23,13 +23,15 @@ SLOTS = 4
 class Drill(Host):
     """A host that trains without evaluating."""
 
-    def fill(self, configs: list[dict[str, Any]]) -> None:
-        self.slots = [self.conductor.pack.admit(self.workload, TrialSpec.from_config(config)) for config in configs]
+    def fill(self, reference: list[Any], configs: list[dict[str, Any]]) -> None:
+        workload = self._known(reference)
+        self.pack = Pack.of(workload, workload.micro_batch)
+        self.slots = [self.pack.admit(workload, TrialSpec.from_config(config)) for config in configs]
 
     def train(self, steps: int) -> int:
         """Return the learned tokens."""
         before = sum(slot.learner.tokens for slot in self.slots)
-        _train(self.conductor.pack, self.slots, steps)
+        _train(self.pack, self.slots, steps)
         return sum(slot.learner.tokens for slot in self.slots) - before
 
 
@@ -39,19 +41,20 @@ def steady(pairs: int, device: str) -> Ratio:
     owners, rivals = (cores, cores) if device == "cpu" else (1, 4)
     workload = replace(workloads.standard(device, 32), pack_size=len(trials) // owners, epochs=20)
     reference = [ray.put(workload)]
-    hosts = [_actor(Drill, device, owners).remote(reference) for _ in range(owners)]
-    ray.get([host.fill.remote(trials[n::owners]) for n, host in enumerate(hosts)])
+    hosts = [_actor(Drill, device, owners).remote() for _ in range(owners)]
+    ray.get([host.fill.remote(reference, trials[n::owners]) for n, host in enumerate(hosts)])
     experts = [_actor(peers.Experts, device, rivals).remote() for _ in range(rivals)]
 
     def ours() -> float:
         started = time.perf_counter()
-        tokens = sum(ray.get([host.train.remote(steps) for host in hosts]))
+        tokens: int = sum(ray.get([host.train.remote(steps) for host in hosts]))
         return tokens / (time.perf_counter() - started)
 
     def theirs() -> float:
         started = time.perf_counter()
         shares = [expert.train.remote(workload, trials[n::rivals], steps) for n, expert in enumerate(experts)]
-        return sum(ray.get(shares)) / (time.perf_counter() - started)
+        tokens: int = sum(ray.get(shares))
+        return tokens / (time.perf_counter() - started)
 
     try:
         ours(), theirs()

@@ -19,7 +19,7 @@ def tutorial(config: dict[str, Any], workload: Workload) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-    from trainables.data import collate
+    from trainables.batch import collate
     from trainables.finetune import batch_order
     from trainables.model_files import resolve
 
@@ -111,7 +111,8 @@ class Expert:
             for start in range(0, len(examples), size):
                 part = examples[start : start + size]
                 total += self._loss(part).item() * sum(example.learned_tokens for example in part)
-        return total / sum(example.learned_tokens for example in examples)
+        mean: float = total / sum(example.learned_tokens for example in examples)
+        return mean
 
     def close(self) -> None:
         self.model.unload()
@@ -119,7 +120,7 @@ class Expert:
     def _loss(self, examples: Any) -> Any:
         import torch
 
-        from trainables.data import collate
+        from trainables.batch import collate
 
         batch = collate(examples, 0, self.workload.device)
         with torch.autocast(self.workload.device, torch.bfloat16, enabled=self.workload.device == "cuda"):
@@ -169,7 +170,7 @@ def floor_seconds(base: Any, passes: list[Any]) -> float:
         for batch in passes:
             with autocast(base.device):
                 losses = token_losses(base.model, batch, base.separable_head)[0]
-            losses.mean().backward()
+            losses.mean().backward()  # type: ignore[no-untyped-call]
     finally:
         handle.remove()
     return time.perf_counter() - started

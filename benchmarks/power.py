@@ -1,5 +1,7 @@
 """What the verdict can see: simulated searches whose truth is known: ``python -m benchmarks.power``."""
 
+import math
+
 import click
 import numpy as np
 
@@ -31,8 +33,10 @@ def _simulate(rng: np.random.Generator, effect: float, seeds: int, searches: int
     answers = [[judge(pairs, MARGIN, 1, 1) for pairs in search] for search in together]
     first = [search[0] for search in answers]
     shares = [first.count(answer) / searches for answer in ("win", "tie", "loss", "cannot tell")]
-    covered = [low <= effect <= high for low, high in (pairs.interval for pairs in alone)]
-    resampled = [low <= effect <= high for low, high in (pairs.bootstrap() for pairs in alone[:500])]
+    covered = [low <= effect <= high for low, high in (pairs.interval or (math.nan, math.nan) for pairs in alone)]
+    resampled = [
+        low <= effect <= high for low, high in (pairs.bootstrap() or (math.nan, math.nan) for pairs in alone[:500])
+    ]
     any_win = sum("win" in search for search in answers) / searches
     return float(np.mean(covered)), float(np.mean(resampled)), *shares, any_win
 

@@ -46,7 +46,8 @@ def watched(trials: int, folder: Path) -> list[Sample]:
         "s",
     ]
     process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    rows, samples, began = folder / "s" / "rows.jsonl", [], time.monotonic()
+    rows, began = folder / "s" / "rows.jsonl", time.monotonic()
+    samples: list[Sample] = []
     while process.poll() is None:
         time.sleep(0.2)
         ended = rows.read_bytes().count(b"\n") if rows.exists() else 0

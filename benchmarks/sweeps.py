@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from ray import tune as ray_tune
@@ -18,8 +19,12 @@ from trainables import base_model
 from trainables.spec import Workload
 from tuning import search
 from tuning.fixed import FixedSearch
+from tuning.harvest import Harvest
+from tuning.hosting import hosts_for
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
+from tuning.record import Record
+from tuning.stop import Stop
 
 TRIALS, STEPS = 32, 5
 CONCURRENCIES = (1, 2, 4, 8)
@@ -41,9 +46,8 @@ class Clock(ray_tune.Callback):  # type: ignore[misc]
         """Not of interest."""
 
     def ended(self, row: ResultRow) -> None:
-        if row.status != "finished":
-            raise RuntimeError(f"{row.experiment_name}: {row.status} {row.error}")
-        self.ends.append(time.perf_counter())
+        if row.status == "finished":
+            self.ends.append(time.perf_counter())
 
     def each(self, first: int, last: int) -> float:
         """Return the seconds that each trial from one to another costs."""
@@ -64,11 +68,15 @@ def ours(workload: Workload, configs: list[dict[str, Any]], **choices: Any) -> C
             threads=max(1, int(plan.cpus_per_trial)),
             evidence=workload.evidence,
         )
-        clock = Clock()
+        clock, record = Clock(), Record(Path(folder))
         known = Preflight(base_model.shape_of(workload.model), shared, "", {})
-        suggest = FixedSearch(configs) if configs else search.searcher(plan, known)
-        with search.workers(plan, shared) as trainable:
-            search.run(plan, trainable, suggest, plan.trials, [clock])
+        suggest = FixedSearch(configs, record) if configs else search.searcher(plan, known, record)
+        with hosts_for(plan, shared) as hosts:
+            trainable = search.trainable(plan, hosts, shared, record)
+            harvest = Harvest(record, Stop(record.run_dir, 0), [clock])
+            search.run(plan, trainable, suggest, plan.trials, harvest, "search")
+    if len(clock.ends) < plan.trials:
+        raise RuntimeError(f"{len(clock.ends)} of {plan.trials} trials ended well")
     return clock
 
 
@@ -83,7 +91,7 @@ def peer(
             ray_tune.with_resources(ray_tune.with_parameters(function, workload=workload), {"cpu": share, "gpu": gpu}),
             tune_config=ray_tune.TuneConfig(
                 num_samples=len(configs),
-                search_alg=FixedSearch(configs),
+                search_alg=FixedSearch(configs, Record(Path(folder))),
                 max_concurrent_trials=concurrent,
                 reuse_actors=reuse_actors,
             ),

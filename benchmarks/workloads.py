@@ -47,7 +47,7 @@ def configs(count: int) -> list[dict[str, Any]]:
     for number in range(count):
         name = SEARCHED[number % len(SEARCHED)]
         own = {**STRATEGIES[name].known_good, "learning_rate": 0.002 * 1.2 ** (number % 9)}
-        found.append({"strategy": name, name: own, "scaling": "constant", "seed": number})
+        found.append({"trial_id": f"b{number:03d}", "strategy": name, name: own, "scaling": "constant", "seed": number})
     return found
 
 

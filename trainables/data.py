@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from trainables import texts
 
 IGNORED = -100
@@ -87,20 +85,6 @@ class Splits:
     test: tuple[Example, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Tensors of shape (batch, length), padded on the right."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    labels: torch.Tensor
-
-    @property
-    def learned_tokens(self) -> int:
-        """Targets that count in the loss: the first token of a row has no prediction."""
-        return int((self.labels[:, 1:] != IGNORED).sum())
-
-
 def read_documents(source: DataSource) -> list[Document]:
     """Read all distinct documents.
 
@@ -163,20 +147,6 @@ def _too_little(source: DataSource, pool: Sequence[list[Example]], wanted: int) 
     return (
         f"too little text, {sum(map(len, pool))} examples from {len(pool)} {kind} for {wanted} wanted; give more, or "
         f"lower --train-examples, --validation-examples or --test-examples, or --max-length"
-    )
-
-
-def collate(examples: Sequence[Example], pad_id: int, device: str = "cpu") -> Batch:
-    """Pad examples on the right to the longest; padding is neither attended to nor learned."""
-    length = max(len(example.input_ids) for example in examples)
-
-    def padded(rows: Iterator[tuple[int, ...]], fill: int) -> torch.Tensor:
-        return torch.tensor([[*row, *[fill] * (length - len(row))] for row in rows], device=device)
-
-    return Batch(
-        input_ids=padded((e.input_ids for e in examples), pad_id),
-        attention_mask=padded(((1,) * len(e.input_ids) for e in examples), 0),
-        labels=padded((e.labels for e in examples), IGNORED),
     )
 
 

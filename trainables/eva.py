@@ -1,67 +1,20 @@
 """EVA's measurement: the principal components of the inputs of every site, on the frozen base before any training."""
 
-import hashlib
-import json
 import math
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft.utils.incremental_pca import IncrementalPCA
-from safetensors.torch import load_file, save_file
 
 from strategies import RankBudget, allocate
-from strategies.base import Evidence, Site
-from strategies.eva import COMPONENT, MOST_RHO
-from trainables.base_model import identity
-from trainables.data import IGNORED, Batch, collate
+from strategies.base import Site
+from strategies.eva import MOST_RHO
+from trainables.batch import Batch, collate
+from trainables.components import ENOUGH, Components
+from trainables.data import IGNORED
 from trainables.inputs import base_of, splits_of
 from trainables.spec import Workload
-
-ENOUGH = 0.99
-
-
-@dataclass(frozen=True, slots=True)
-class Components:
-    """What EVA needs to know about every site.
-
-    Args:
-        vectors: Site -> right-singular vectors of its centred input, (components, d_in), the strongest first.
-        ratios: Site -> share of the input's variance that each explains, (components,).
-    """
-
-    vectors: Mapping[str, torch.Tensor]
-    ratios: Mapping[str, torch.Tensor]
-
-    @property
-    def evidence(self) -> Evidence:
-        """The ratios, a kind of evidence for each component."""
-        most = max(map(len, self.ratios.values()))
-        return {
-            f"{COMPONENT}{k + 1}": {name: float(found[k]) for name, found in self.ratios.items() if k < len(found)}
-            for k in range(most)
-        }
-
-    def save(self, path: Path) -> None:
-        """Write a .safetensors file; a reader sees all of it or nothing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        parts = {"vectors": self.vectors, "ratios": self.ratios}
-        save_file({f"{part}/{name}": t for part, found in parts.items() for name, t in found.items()}, aside)
-        aside.replace(path)
-
-    @classmethod
-    def read(cls, path: Path) -> "Components":
-        """Read what ``save`` wrote."""
-        tensors = load_file(path)
-        vectors, ratios = (
-            {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
-            for part in ("vectors/", "ratios/")
-        )
-        return cls(vectors, ratios)
 
 
 def measure(workload: Workload) -> Components:
@@ -81,15 +34,6 @@ def measure(workload: Workload) -> Components:
             if decomposition.converged:
                 break
     return decomposition.result()
-
-
-def cache_key(workload: Workload, corpus_sha256: str) -> str:
-    """Return a digest of all that ``measure`` depends on: model, texts, splits, batches, budget."""
-    parts = [
-        "eva", identity(workload.model), corpus_sha256, asdict(workload.data), workload.batch_size,
-        asdict(workload.budget), MOST_RHO, ENOUGH,
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class Decomposition:

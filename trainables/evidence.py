@@ -10,8 +10,7 @@ import torch
 
 from strategies.base import Evidence, Site
 from strategies.empirical import EVIDENCE_KINDS
-from trainables.base_model import identity
-from trainables.data import Batch, collate
+from trainables.batch import Batch, collate
 from trainables.finetune import token_losses
 from trainables.inputs import base_of, splits_of
 from trainables.spec import Workload
@@ -54,7 +53,7 @@ def measure(workload: Workload) -> Evidence:
 def cache_key(workload: Workload, corpus_sha256: str) -> str:
     """Return a digest of all that ``measure`` depends on: model, texts, splits, batches."""
     parts = [
-        identity(workload.model),
+        workload.base,
         corpus_sha256,
         asdict(workload.data),
         workload.batch_size,

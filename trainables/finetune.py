@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 
 from trainables.base_model import BaseModel
-from trainables.data import IGNORED, Batch, Example, collate
+from trainables.batch import Batch, collate
+from trainables.data import IGNORED, Example
 from trainables.head import frozen_head_losses
 
 

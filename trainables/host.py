@@ -1,47 +1,97 @@
-"""The process that owns a frozen base and trains the trials of a device together."""
+"""The process that owns a frozen base: it measures before the trials, trains those of a device, and measures after."""
 
+import contextlib
+import gc
+import importlib
 import json
 import os
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load torch
-    from trainables.packed import PackedSession
+    from strategies.base import Evidence
+    from trainables.components import Components
+    from trainables.packed import Conductor, PackedSession
     from trainables.spec import Workload
 
 FOLDER, CHECKPOINT = "session", "checkpoint_last"
+WORK = ("packed", "evidence", "eva", "footprint", "shrink")
 LEASE_SECONDS = 10.0
 
 
 class Host:
     """An actor's class: one per GPU, or one per CPU share of a node. Its methods may be called from many threads.
 
+    Whoever calls says which workload is meant, by a reference in a list, so that only this process unpacks it.
+
     Args:
-        workload: What all trials share, as a reference in a list, so that only this process unpacks it.
         lease: Name of an actor of the search; this process ends once that is gone, since nobody else would end it if
             the search were killed.
     """
 
-    def __init__(self, workload: list[Any], lease: str = "") -> None:
-        import torch
-
-        from trainables.pack import Pack
-        from trainables.packed import Conductor
-
-        self.workload: Workload = ray.get(workload[0])
-        torch.set_num_threads(self.workload.threads)
-        pack = Pack.of(self.workload, self.workload.micro_batch)
-        self.conductor = Conductor(pack)
+    def __init__(self, lease: str = "") -> None:
+        gc.disable()
+        for name in WORK:  # in one thread, and at a time that is nobody's yet
+            importlib.import_module(f"trainables.{name}")
+        gc.freeze()  # what libraries made stays, and need not be looked through again and again
+        gc.enable()
+        self.unpacked: tuple[list[Any], Workload] | None = None
+        self.conductor: Conductor | None = None
         self.sessions: dict[str, tuple[str, PackedSession]] = {}
         self.guests: dict[int, int] = {}
         self.lock = threading.Lock()
         if lease:
             threading.Thread(target=_end_with, args=(lease,), daemon=True).start()
+
+    def load(self, workload: list[Any]) -> None:
+        """Load the base, so that whoever comes next need not wait for it; what is wrong with it, they will hear."""
+        with contextlib.suppress(ValueError):
+            self._known(workload)
+
+    def slots_that_fit(self, workload: list[Any]) -> int:
+        """Return how many trials fit onto the device together."""
+        from trainables.footprint import slots_that_fit
+
+        return slots_that_fit(self._known(workload))
+
+    def evidence(self, workload: list[Any]) -> "Evidence":
+        """Measure what strategies score from."""
+        from trainables import evidence
+
+        return evidence.measure(self._known(workload))
+
+    def components(self, workload: list[Any]) -> "Components":
+        """Measure the principal components of the sites' inputs.
+
+        Raises:
+            ValueError: There are too few training tokens for them.
+        """
+        from trainables import eva
+
+        return eva.measure(self._known(workload))
+
+    def shrink_curve(
+        self, workload: list[Any], ranks: Mapping[str, int], alphas: Mapping[str, float], folder: Path
+    ) -> list[dict[str, Any]]:
+        """Measure a trained adapter at fewer parameters; what trains meanwhile waits.
+
+        Args:
+            workload: What it was trained in.
+            ranks: Site -> rank, zeros included.
+            alphas: Adapted site -> alpha.
+            folder: Where its weights are.
+        """
+        from trainables.shrink import shrink_curve
+
+        known = self._known(workload)
+        with self._conducting(known).between_rounds():
+            return shrink_curve(known, ranks, alphas, folder)
 
     def assign(self, hosts: int) -> int:
         """Return the number of the node's host with the fewest trials, and count one more there."""
@@ -55,17 +105,19 @@ class Host:
         with self.lock:
             self.guests[number] -= 1
 
-    def admit(self, name: str, config: dict[str, Any], checkpoint: str | None) -> str:
+    def admit(self, workload: list[Any], name: str, config: dict[str, Any], checkpoint: str | None) -> str:
         """Let a trial in and return its key, which no other use of the same trial shares.
 
         Args:
+            workload: The same for all trials.
             name: Of the trial, as its folder's.
             config: Ray's.
             checkpoint: Folder to continue from.
         """
         from trainables.spec import TrialSpec
 
-        session = self.conductor.admit(self.workload, TrialSpec.from_config(config))
+        known = self._known(workload)
+        session = self._conducting(known).admit(known, TrialSpec.from_config(config))
         if checkpoint is not None:
             session.load(Path(checkpoint) / FOLDER)
         key = uuid.uuid4().hex
@@ -81,8 +133,9 @@ class Host:
         """
         from trainables.session import next_report
 
-        report = next_report(self.sessions[key][1], again)
-        return {**report, "resource_events": json.dumps(self.conductor.pack.resource_events)}
+        session = self.sessions[key][1]
+        report = next_report(session, again)
+        return {**report, "resource_events": json.dumps(session.pack.resource_events)}
 
     def save(self, key: str, checkpoint: str) -> None:
         """Write a trial's state."""
@@ -90,6 +143,8 @@ class Host:
 
     def save_all(self, folder: str) -> None:
         """Write the state of every trial that is here, at its last optimizer step, into ``folder/NAME``."""
+        if self.conductor is None:
+            return
         with self.conductor.between_rounds():
             for name, session in list(self.sessions.values()):
                 if session.learner.step:
@@ -98,6 +153,33 @@ class Host:
     def free(self, key: str) -> None:
         """Forget a trial."""
         self.sessions.pop(key)[1].close()
+
+    def _known(self, reference: list[Any]) -> "Workload":
+        """Unpack a workload, and load its base."""
+        import torch
+
+        from trainables.inputs import base_of
+
+        with self.lock:
+            if self.unpacked is None or self.unpacked[0] != reference:
+                workload: Workload = ray.get(reference[0])
+                torch.set_num_threads(workload.threads)
+                base_of(workload)
+                self.unpacked = (reference, workload)
+            return self.unpacked[1]
+
+    def _conducting(self, workload: "Workload") -> "Conductor":
+        import torch
+
+        from trainables.pack import Pack
+        from trainables.packed import Conductor
+
+        with self.lock:
+            if self.conductor is None:
+                if workload.device == "cuda":  # what was measured before is no trial's
+                    torch.cuda.reset_peak_memory_stats()
+                self.conductor = Conductor(Pack.of(workload, workload.micro_batch))
+            return self.conductor
 
 
 class Lease:

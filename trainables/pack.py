@@ -13,7 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from trainables import adapters
 from trainables.base_model import BaseModel, load
-from trainables.data import DataSource, Example, Splits, collate, load_splits
+from trainables.batch import collate
+from trainables.data import DataSource, Example, Splits, load_splits
 from trainables.finetune import autocast, token_losses
 from trainables.inputs import base_of, splits_of
 from trainables.learner import Learner

@@ -131,6 +131,11 @@ class PackedSession:
         """What belongs to the trial alone."""
         return self._slot.learner
 
+    @property
+    def pack(self) -> Pack:
+        """In whose company it trains."""
+        return self._conductor.pack
+
     def train(self, steps: int) -> StepReport:
         """Train up to ``steps`` more steps, in company, and evaluate."""
         until = min(self.learner.step + steps, self.learner.workload.steps)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from strategies.base import Site
-from trainables.data import Batch, Example, collate
+from trainables.batch import Batch, collate
+from trainables.data import Example
 
 LIMIT_BYTES = 2**30
 

@@ -1,69 +1,34 @@
 """A trial as Ray sees it when trials are packed: a small process that asks its device's host. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import ray
 from ray import tune as ray_tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-THREADS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """How trials find their host.
-
-    Args:
-        search: Names the search's hosts apart from others'.
-        workload: Reference to the workload in a list, so that this process never unpacks it.
-        hosts_per_node: Hosts of a node without GPUs; a GPU has one.
-        lease: Name of an actor that lives as long as the search does; hosts end when it is gone.
-        checkpoints: Trial id -> where an earlier run of the search left it.
-    """
-
-    search: str
-    workload: list[Any]
-    hosts_per_node: int
-    lease: str = ""
-    checkpoints: Mapping[str, str] = field(default_factory=dict)
-
-    def host(self, node: str, device: str) -> Any:
-        """Return a node's host for a device, ``cpuN`` or ``gpuN``; the first who asks starts it.
-
-        It takes no resources: its trials do.
-        """
-        from trainables.host import Host  # by reference: this process must not import torch
-
-        # each call comes by another thread, and glibc would keep a step's memory for each of up to eight a core
-        variables = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "MALLOC_ARENA_MAX": "2"}
-        if device.startswith("gpu"):
-            variables["CUDA_VISIBLE_DEVICES"] = device.removeprefix("gpu")
-        return (
-            ray.remote(Host)
-            .options(
-                name=f"{self.search}-{node}-{device}",
-                get_if_exists=True,
-                num_cpus=0,
-                num_gpus=0,
-                max_concurrency=THREADS,
-                lifetime="detached",
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-                runtime_env={"env_vars": variables},
-            )
-            .remote(self.workload, self.lease)
-        )
+from trainables.hosts import Hosts
 
 
 class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
     """Setup, step, save and load, each a call to the host."""
 
-    def setup(self, config: dict[str, Any], packing: Packing | None = None) -> None:
-        """Remember the trial. It is admitted at its first step: Ray may set up more trials than it runs."""
-        if packing is None:
-            raise ValueError("PackedTrainable needs a packing; wrap it with ray.tune.with_parameters")
-        self.packing, self.key, self.number = packing, None, None
+    def setup(
+        self,
+        config: dict[str, Any],
+        hosts: Hosts | None = None,
+        checkpoints: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Remember the trial. It is admitted at its first step: Ray may set up more trials than it runs.
+
+        Args:
+            config: Ray's.
+            hosts: Where it may train.
+            checkpoints: Trial id -> where an earlier run of the search left it.
+        """
+        if hosts is None:
+            raise ValueError("PackedTrainable needs hosts; wrap it with ray.tune.with_parameters")
+        self.hosts, self.checkpoints, self.key, self.number = hosts, checkpoints, None, None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take over the next trial in the same process."""
@@ -75,7 +40,7 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
         """Train to the next report, together with the host's other trials."""
         again = False
         if self.key is None:
-            checkpoint = self.packing.checkpoints.get(self.config.get("trial_id", ""))
+            checkpoint = self.checkpoints.get(self.config.get("trial_id", ""))
             self._admit(checkpoint)
             again = checkpoint is not None
         # the task's name is the only place where Ray's dashboard shows which trial trains
@@ -96,14 +61,12 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
         self._free()
 
     def _admit(self, checkpoint: str | None) -> None:
-        node, gpus = ray.get_runtime_context().get_node_id(), ray.get_gpu_ids()
-        if gpus:
-            self.host = self.packing.host(node, f"gpu{gpus[0]}")
-        else:
-            self.usher = self.packing.host(node, "cpu0")
-            self.number = ray.get(self.usher.assign.remote(self.packing.hosts_per_node))
-            self.host = self.packing.host(node, f"cpu{self.number}")
-        self.key = ray.get(self.host.admit.remote(self.trial_name, self.config, checkpoint))
+        self.host = self.hosts.here()
+        if not ray.get_gpu_ids():
+            self.usher = self.host
+            self.number = ray.get(self.usher.assign.remote(self.hosts.per_node))
+            self.host = self.hosts.at(ray.get_runtime_context().get_node_id(), f"cpu{self.number}")
+        self.key = ray.get(self.host.admit.remote(self.hosts.workload, self.trial_name, self.config, checkpoint))
 
     def _free(self) -> None:
         if self.key is not None:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from trainables import adapters
 from trainables.base_model import BaseModel
-from trainables.data import Splits, collate
+from trainables.batch import collate
+from trainables.data import Splits
 from trainables.finetune import Diverged, autocast, evaluate, rng_state, set_rng_state, token_losses
 from trainables.inputs import base_of, splits_of
 from trainables.learner import Learner, StepReport

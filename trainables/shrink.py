@@ -33,7 +33,6 @@ def shrink_curve(
     Returns:
         A mapping for each of ``FRACTIONS``: ``fraction``, ``params`` (what is left) and ``test_loss``.
     """
-    torch.set_num_threads(workload.threads)
     base = base_of(workload)
     splits = splits_of(workload)
     by_name = {site.name: site for site in base.sites}

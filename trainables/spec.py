@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from strategies import CONTROLS, STRATEGIES, AdaLora, Frozen, RankAllocation, RankBudget, Scorer, Strategy, allocate
 from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
 from trainables.data import DataSource, Splits
+
+if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
+    import torch
 
 Scaling = Literal["constant", "alpha/r", "alpha/sqrt(r)"]
 SCALINGS: tuple[Scaling, ...] = ("constant", "alpha/r", "alpha/sqrt(r)")
@@ -60,7 +61,7 @@ class Workload:
     evidence: Evidence = field(default_factory=dict)
     base: str | None = None
     splits: Splits | None = None
-    components: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    components: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
 
     @property
     def micro_batch(self) -> int:

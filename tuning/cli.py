@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from tuning.config_file import read_config
 from tuning.plan import NAME_PATTERN, SearchPlan
+from tuning.process import collect_garbage_again
 from tuning.secrets import masked
 
 USAGE_ERROR, NO_ROOM, INTERRUPTED = 2, 4, 130
@@ -116,6 +117,8 @@ def command(
     # a resumed search has choices of its own, beside which these may be right or wrong
     plan = resolve_plan(config, given) if resume is None else None
     from tuning import pipeline  # torch and Ray take seconds to import; a wrong flag should not
+
+    collect_garbage_again()
 
     try:
         if plan is None:

@@ -4,20 +4,27 @@ import json
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ray
 from safetensors import SafetensorError
 
 from strategies.base import Evidence
-from trainables import eva, evidence, footprint
+from trainables import components, evidence
+from trainables.components import Components
+from trainables.hosts import Hosts
 from trainables.spec import Workload
+from tuning.hosting import ask
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 
 
-def measured(plan: SearchPlan, preflight: Preflight) -> tuple[SearchPlan, Preflight]:
+def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[SearchPlan, Preflight]:
     """Add what only measuring tells: how many trials share a GPU, and what strategies score from.
+
+    Args:
+        plan: The search.
+        preflight: What is known of it.
+        hosts: Who measures.
 
     Raises:
         ValueError: The base model does not load, or cannot be measured.
@@ -25,12 +32,12 @@ def measured(plan: SearchPlan, preflight: Preflight) -> tuple[SearchPlan, Prefli
     workload = preflight.workload
     try:
         if plan.pack_size_is_open:
-            plan = plan.model_copy(update={"pack_size": on_device(plan, footprint.slots_that_fit, workload)})
+            plan = plan.model_copy(update={"pack_size": ask(plan, hosts, "slots_that_fit")})
             workload = replace(workload, pack_size=plan.trials_per_pack)
         if preflight.needs_evidence:
-            workload = replace(workload, evidence=_evidence(plan, preflight))
+            workload = replace(workload, evidence=_evidence(plan, preflight, hosts))
         if preflight.needs_components:
-            found = _components(plan, workload, preflight.corpus_sha256)
+            found = _components(plan, workload, preflight.corpus_sha256, hosts)
             workload = replace(workload, evidence={**workload.evidence, **found.evidence}, components=found.vectors)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
@@ -39,12 +46,12 @@ def measured(plan: SearchPlan, preflight: Preflight) -> tuple[SearchPlan, Prefli
     return plan, replace(preflight, workload=workload)
 
 
-def _evidence(plan: SearchPlan, preflight: Preflight) -> Evidence:
+def _evidence(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> Evidence:
     """Measure once per model and data; afterwards read from the runs folder."""
     key = evidence.cache_key(preflight.workload, preflight.corpus_sha256)
     cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.json"
     if (known := _whole(cached)) is None:
-        found: Evidence = on_device(plan, _measure, preflight.workload)
+        found: Evidence = ask(plan, hosts, "evidence")
         cached.parent.mkdir(parents=True, exist_ok=True)
         aside = cached.with_suffix(f".{uuid.uuid4().hex}")
         aside.write_text(json.dumps(found, indent=1))
@@ -62,32 +69,13 @@ def _whole(path: Path) -> Evidence | None:
     return found
 
 
-def _components(plan: SearchPlan, workload: Workload, corpus_sha256: str) -> eva.Components:
+def _components(plan: SearchPlan, workload: Workload, corpus_sha256: str, hosts: Hosts) -> Components:
     """Measure once per model, data and budget; afterwards read from the runs folder."""
-    cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{eva.cache_key(workload, corpus_sha256)}.safetensors"
+    key = components.cache_key(workload, corpus_sha256)
+    cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.safetensors"
     try:
-        return eva.Components.read(cached)
+        return Components.read(cached)
     except (OSError, ValueError, SafetensorError):  # not there, or cut off
-        found: eva.Components = on_device(plan, _measure_components, workload)
+        found: Components = ask(plan, hosts, "components")
         found.save(cached)
         return found
-
-
-def on_device(plan: SearchPlan, function: Any, *arguments: Any) -> Any:
-    """Call a function where the trials run, with their resources."""
-    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial)(function)
-    return ray.get(task.remote(*arguments))
-
-
-def _measure(workload: Workload) -> Evidence:
-    import torch
-
-    torch.set_num_threads(workload.threads)
-    return evidence.measure(workload)
-
-
-def _measure_components(workload: Workload) -> eva.Components:
-    import torch
-
-    torch.set_num_threads(workload.threads)
-    return eva.measure(workload)

@@ -19,12 +19,13 @@ from analysis.rows import ResultRow, write_rows
 from trainables import checkpoint
 from trainables.checkpoint import ADAPTER
 from trainables.host import FOLDER as SESSION
-from trainables.shrink import shrink_curve
+from trainables.hosts import Hosts
 from trainables.spec import Workload
-from tuning import artifacts, measuring, summary, tracking
+from tuning import artifacts, summary, tracking
 from tuning import search as tuner
 from tuning.carrier import PARENT, now_ms
 from tuning.facts import Facts
+from tuning.hosting import ask
 from tuning.plan import SearchPlan
 from tuning.record import Record
 from tuning.study_views import importances, mirror
@@ -39,9 +40,7 @@ def keep_evidence(run_dir: Path, workload: Workload) -> None:
         (run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1) + "\n")
 
 
-def leave(
-    plan: SearchPlan, record: Record, facts: Facts, study: optuna.Study | None, workload: Workload | None
-) -> None:
+def leave(plan: SearchPlan, record: Record, facts: Facts, study: optuna.Study | None, hosts: Hosts | None) -> None:
     """Write what a run leaves; what an earlier run of the search left is replaced.
 
     Args:
@@ -49,8 +48,8 @@ def leave(
         record: All that happened.
         facts: What was found out about it.
         study: Optuna's; None if nothing was searched.
-        workload: What trials share; None where the search is cut off, and there is no time for a picture of each
-            trial, or to measure the winner.
+        hosts: Who measures the winner; None where the search is cut off, and there is no time for that, or for a
+            picture of each trial.
     """
     rows = list(record.rows.values())
     best = verdicts.recommended(rows, plan.margin)
@@ -59,14 +58,14 @@ def leave(
     if study is not None:
         mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
         facts = replace(facts, importance=importances(study))
-    if workload is not None:
+    if hosts is not None:
         artifacts.write(plan.run_dir, rows)
     adapter = plan.run_dir / BEST
     shutil.rmtree(adapter, ignore_errors=True)
-    if best is not None and workload is not None and (found := adapter_of(plan, best)) is not None:
+    if best is not None and hosts is not None and (found := adapter_of(plan, best)) is not None:
         shutil.copytree(found, adapter)
-        facts = replace(facts, shrink=_shrink_curve(plan, workload, best, adapter))
-    elif best is not None and workload is not None:
+        facts = replace(facts, shrink=_shrink_curve(plan, hosts, best, adapter))
+    elif best is not None and hosts is not None:
         click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole", err=True)
     facts.save(plan.run_dir)
     header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
@@ -114,12 +113,10 @@ def close_tracking(sink: tracking.Sink, plan: SearchPlan, most_seconds: float = 
         )
 
 
-def _shrink_curve(plan: SearchPlan, workload: Workload, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
+def _shrink_curve(plan: SearchPlan, hosts: Hosts, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
     """Measure the winner at fewer parameters, where the trials ran; nothing if that fails, and say so."""
     try:
-        found: list[dict[str, float]] = measuring.on_device(
-            plan, shrink_curve, workload, best.ranks, best.alphas, adapter
-        )
+        found: list[dict[str, float]] = ask(plan, hosts, "shrink_curve", best.ranks, best.alphas, adapter)
     except RayError as error:
         click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)
         return []

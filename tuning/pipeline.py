@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,27 @@ import click
 import optuna
 
 from analysis import ranking
-from tuning import continuation, measuring, nodes, outcome, preflight, preview, ray_connection, room, summary, tracking
-from tuning import search as tuner
+from trainables.hosts import Hosts
+from tuning import (
+    continuation,
+    hosting,
+    measuring,
+    nodes,
+    outcome,
+    preflight,
+    preview,
+    ray_connection,
+    room,
+    summary,
+    tracking,
+)
 from tuning.carrier import PARENT, now_ms
-from tuning.confirm import ALL_CONTROLS, PHASE, confirmations, controls, regrouped
 from tuning.facts import Facts, versions
-from tuning.fixed import FixedSearch
-from tuning.harvest import Harvest
-from tuning.metrics import Metrics
+from tuning.phases import Run, train
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
-from tuning.progress import Progress
 from tuning.record import Record
 from tuning.stop import Stop
-from tuning.study import StudySearch
 
 RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
 OK, NO_USABLE_TRIAL, SOME_FAILED, NO_ROOM = 0, 1, 3, 4
@@ -37,18 +44,6 @@ OK, NO_USABLE_TRIAL, SOME_FAILED, NO_ROOM = 0, 1, 3, 4
 
 class Unusable(ValueError):
     """The plan cannot be carried out, for a reason that its author can mend. Nothing has been written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A search that runs: what every part of it needs."""
-
-    plan: SearchPlan
-    known: Preflight
-    record: Record
-    stop: Stop
-    facts: Facts
-    sink: tracking.Sink
 
 
 def dry_run(plan: SearchPlan) -> int:
@@ -79,12 +74,13 @@ def search(plan: SearchPlan) -> int:
             room.check(plan, known)
             search_id = uuid.uuid4().hex
             dashboard = stack.enter_context(_ray(plan, known, search_id))
-            plan, known = measuring.measured(plan, known)
+            hosts = stack.enter_context(hosting.hosts_for(plan, known.workload))
+            plan, known = measuring.measured(plan, known, hosts)
             plan = plan.model_copy(update=known.pinned)
             facts = _facts(plan, known, search_id)
             record = _created(plan, facts)
             stack.enter_context(continuation.locked(plan.run_dir))
-        return _run(plan, known, record, facts, dashboard)
+        return _run(plan, known, record, facts, hosts.sharing(known.workload), dashboard)
 
 
 def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: bool = False) -> int:
@@ -119,12 +115,13 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             room.check(plan, known, len(record.rows))
             search_id = record.plans[0]["search_id"] if record.plans else uuid.uuid4().hex
             dashboard = stack.enter_context(_ray(plan, known, search_id))
-            plan, known = measuring.measured(plan, known)
+            hosts = stack.enter_context(hosting.hosts_for(plan, known.workload))
+            plan, known = measuring.measured(plan, known, hosts)
             plan = plan.model_copy(update=known.pinned)
             facts = _facts(plan, known, search_id, record)
             facts = replace(facts, changes=(*facts.changes, *changes, *others))
             _note_plan(record, plan, facts, [*changes, *others])
-        return _run(plan, known, record, facts, dashboard)
+        return _run(plan, known, record, facts, hosts.sharing(known.workload), dashboard)
 
 
 @contextmanager
@@ -201,18 +198,19 @@ def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str
     )
 
 
-def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, dashboard: str) -> int:
+def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, hosts: Hosts, dashboard: str) -> int:
     outcome.keep_evidence(plan.run_dir, known.workload)
     stop = Stop(plan.run_dir, room.reserve_bytes(known))
     mlflow = (summary.tracking_uri(plan), summary.artifact_uri(plan))
     sink = tracking.open_sink(plan.run_dir, *mlflow, search=facts.search_id)
-    run = Run(plan, known, record, stop, facts, sink)
+    run = Run(plan, known, record, stop, facts, sink, hosts)
     with stop.on_signals():
         _start_tracking(run)
-        study = _train(run)
+        study = train(run)
+        hosting.release(plan)
         if stop.stop_all():
             return _cut_off(run, study)
-        outcome.leave(plan, record, facts, study, known.workload)
+        outcome.leave(plan, record, facts, study, hosts)
         outcome.finish_tracking(sink, plan, record)
         outcome.close_tracking(sink, plan)
         rows = list(record.rows.values())
@@ -222,46 +220,6 @@ def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, dashb
         failed = SOME_FAILED if any(row.status == "failed" for row in rows) else OK
         record.completed(failed if ranking.usable(rows) else NO_USABLE_TRIAL)
     return record.exit_status or OK
-
-
-def _train(run: Run) -> optuna.Study | None:
-    """Search, and confirm what was found; what the record has already is not done again."""
-    plan, record = run.plan, run.record
-    events, gauges = tracking.Tracking(run.sink), Metrics(plan.run_dir.name)
-    for row in record.rows.values():
-        gauges.ended(row)
-    listeners = (events, gauges)
-    with tuner.workers(plan, run.known.workload, record) as trainable:
-        search = tuner.searcher(plan, run.known, record)
-        left = plan.trials - len(record.of_phase("search"))
-        _phase(run, trainable, search, left, listeners, "search")
-        for what, make, kind in (("confirmation", confirmations, False), ("controls", controls, True)):
-            if run.stop.stop_all():
-                break
-            rows = list(record.rows.values())
-            wanted = make(plan, rows)
-            for row in regrouped([row for row in rows if (row.strategy in ALL_CONTROLS) is kind], wanted):
-                record.ended(row)
-            again = FixedSearch(wanted, record)
-            if len(again):
-                click.echo(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
-                events.open_group(PHASE)
-                _phase(run, trainable, again, len(again), listeners, what)
-        if not run.stop.stop_all() and record.of_phase(PHASE):
-            events.close_group(PHASE)
-    return search.study if isinstance(search, StudySearch) else None
-
-
-def _phase(
-    run: Run, trainable: Any, search: StudySearch | FixedSearch, left: int, listeners: tuple[Any, ...], phase: str
-) -> None:
-    """Train what is left of a phase."""
-    if left < 1:
-        return
-    known = run.record.of_phase("search") if phase == "search" else []
-    with Progress(left + len(known), known) as progress:
-        harvest = Harvest(run.record, run.stop, (progress, *listeners))
-        tuner.run(run.plan, trainable, search, left, harvest, phase)
 
 
 def _start_tracking(run: Run) -> None:
@@ -275,6 +233,7 @@ def _start_tracking(run: Run) -> None:
 
 def _cut_off(run: Run, study: optuna.Study | None) -> int:
     """Leave a search that stops before its end as it can be taken up again, and say how."""
+    hosting.end(run.plan)
     again = f"python tune.py --resume {run.plan.name}"
     if run.plan.runs_dir != str(Path(RUNS_DIR).resolve()):
         again += f" --runs-dir {shlex.quote(run.plan.runs_dir)}"

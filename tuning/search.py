@@ -2,10 +2,7 @@
 
 import functools
 import itertools
-import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,14 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
 
 from trainables import checkpoint
-from trainables.host import FOLDER, Lease
-from trainables.proxy import PackedTrainable, Packing
+from trainables.host import FOLDER
+from trainables.hosts import Hosts
+from trainables.proxy import PackedTrainable
 from trainables.spec import TrialSpec, Workload
 from trainables.trainable import LoraTrainable
-from tuning.confirm import most_confirmations
 from tuning.fixed import FixedSearch
 from tuning.harvest import Harvest, experiment_name
+from tuning.hosting import save_all
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 from tuning.ray_connection import slots_of
@@ -31,7 +29,6 @@ from tuning.space import official_configs
 from tuning.study import StudySearch, effective_key
 
 RAY, STOPPED = "ray", "stopped"
-FAREWELL_SECONDS = 10.0
 
 
 def run(
@@ -43,7 +40,7 @@ def run(
 
     Args:
         plan: The search.
-        trainable: As ``workers`` gives it.
+        trainable: The class of its trials.
         search: What suggests configurations; those that are known beforehand are all trained in full.
         trials: How many are still to end.
         harvest: Who notes what happens, and knows whether to stop.
@@ -76,7 +73,7 @@ def run(
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
     )
-    harvest.stop.farewell = functools.partial(_save_all, plan)
+    harvest.stop.farewell = functools.partial(save_all, plan, plan.run_dir / RAY / STOPPED)
     try:
         tuner.fit()
     except (OSError, ray.exceptions.RayError):
@@ -85,14 +82,6 @@ def run(
             raise
     finally:
         harvest.stop.farewell = None
-
-
-def _save_all(plan: SearchPlan) -> None:
-    """Have every host write where its trials stand; one that takes long is not waited for."""
-    hosts = [ray.get_actor(name) for name in ray.util.list_named_actors() if name != _lease(plan)]
-    saved = [host.save_all.remote(str(plan.run_dir / RAY / STOPPED)) for host in hosts]
-    if saved:
-        ray.wait(saved, num_returns=len(saved), timeout=FAREWELL_SECONDS)
 
 
 def _attempt(folder: Path, phase: str) -> str:
@@ -128,46 +117,19 @@ def searcher(plan: SearchPlan, preflight: Preflight, record: Record) -> StudySea
     return StudySearch(plan, functools.partial(_key, preflight.workload, preflight), record)
 
 
-@contextmanager
-def workers(plan: SearchPlan, workload: Workload, record: Record) -> Iterator[Any]:
-    """Yield the class of the trials; the processes that train for them end with the block, not with a trial.
+def trainable(plan: SearchPlan, hosts: Hosts, workload: Workload, record: Record) -> Any:
+    """Return the class of the trials, with what they share.
 
-    ``run`` may be called any number of times within.
+    Args:
+        plan: The search.
+        hosts: Where packed trials train.
+        workload: What the others load themselves.
+        record: Says where trials stand that an earlier run of the search left unfinished.
     """
-    # a Ray of our own ends with this process, and hosts with it; elsewhere they must see that it is gone
-    lease = ray.remote(Lease).options(name=_lease(plan), num_cpus=0).remote() if plan.ray_address else None
-    try:
-        yield _trainable(plan, workload, checkpoints(plan, record))
-    finally:
-        for name in ray.util.list_named_actors():  # of this search's namespace: its hosts, and the lease
-            ray.kill(ray.get_actor(name))
-        del lease
-
-
-def _trainable(plan: SearchPlan, workload: Workload, known: dict[str, str]) -> Any:
-    """Return the class of the trials, with what they share put into Ray's object store once."""
+    known = checkpoints(plan, record)
     if plan.isolation == "process":
         return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=known)
-    cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-    most = math.ceil(max(plan.trials, most_confirmations(plan)) / plan.trials_per_pack)
-    hosts = max(1, min(most, int(cpus // plan.cpus_per_trial)))
-    packing = Packing(str(plan.name), [ray.put(workload)], hosts, _lease(plan), known)
-    if plan.ray_address is None:  # every device is ours: they can load the base while the trials' processes start
-        devices = _gpus() if plan.gpus_per_trial else [f"cpu{number}" for number in range(hosts)]
-        for device in devices[: plan.max_concurrent_trials]:
-            packing.host(ray.nodes()[0]["NodeID"], device)
-    return ray_tune.with_parameters(PackedTrainable, packing=packing)
-
-
-def _gpus() -> list[str]:
-    """Return the GPUs of this machine as Ray names them to trials."""
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = shown.split(",") if shown else range(int(ray.cluster_resources()["GPU"]))
-    return [f"gpu{name}" for name in names]
-
-
-def _lease(plan: SearchPlan) -> str:
-    return f"{plan.name}-lease" if plan.ray_address else ""
+    return ray_tune.with_parameters(PackedTrainable, hosts=hosts, checkpoints=known)
 
 
 def _name(trial: Any) -> str:

@@ -109,7 +109,7 @@ def most_at_once(spans):
 
 def test_two_searches_of_one_name_at_once_do_not_mix_and_both_get_their_share(cluster, mlflow, plan, tmp_path):
     folders = [tmp_path / user for user in ("ada", "bob")]
-    flags = ["--num-samples", "8", "--confirm-seeds", "0", "--epochs", "60", "--max-concurrent-trials", "2"]
+    flags = ["--num-samples", "8", "--confirm-seeds", "0", "--epochs", "240", "--max-concurrent-trials", "2"]
     started = [
         cluster.processes.start(
             folder.name,

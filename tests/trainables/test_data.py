@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from trainables.base_model import load_tokenizer
+from trainables.batch import collate
 from trainables.data import (
     IGNORED,
     DataSource,
     Example,
-    collate,
     corpus_sha256,
     load_splits,
     read_documents,

@@ -12,7 +12,8 @@ from strategies.base import Site
 from strategies.eva import Eva
 from trainables import adapters
 from trainables.base_model import load, sites_of
-from trainables.data import IGNORED, Batch, DataSource
+from trainables.batch import Batch
+from trainables.data import IGNORED, DataSource
 from trainables.eva import Components, Decomposition, measure
 from trainables.pack import Pack
 from trainables.session import SoloSession

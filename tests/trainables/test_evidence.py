@@ -5,7 +5,8 @@ import torch
 
 from strategies.empirical import EVIDENCE_KINDS
 from trainables.base_model import sites_of
-from trainables.data import IGNORED, Batch
+from trainables.batch import Batch
+from trainables.data import IGNORED
 from trainables.evidence import measure_batches
 
 

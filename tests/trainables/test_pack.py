@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from strategies import RankBudget
 from trainables import adapters
 from trainables.base_model import load
-from trainables.data import DataSource, collate, load_splits
+from trainables.batch import collate
+from trainables.data import DataSource, load_splits
 from trainables.finetune import batch_order
 from trainables.pack import Pack
 from trainables.session import SoloSession

@@ -21,7 +21,7 @@ from trainables.trainable import LoraTrainable
 from tuning import preflight, search
 from tuning.cli import resolve_plan
 from tuning.harvest import Harvest
-from tuning.measuring import measured
+from tuning.hosting import hosts_for
 from tuning.ray_connection import ray_for
 from tuning.record import Record
 from tuning.stop import Stop
@@ -285,10 +285,11 @@ def test_four_trials_share_a_gpu_in_quarters_and_a_fifth_waits(small, tmp_path, 
     try:
         with ray_for(plan):
             plan.run_dir.mkdir()
-            plan, known = measured(plan, preflight.check(plan))
+            known = preflight.check(plan)
             known = dataclasses.replace(known, workload=dataclasses.replace(known.workload, device="cpu"))
             record = Record(plan.run_dir)
-            with search.workers(plan, known.workload, record) as trainable:
+            with hosts_for(plan, known.workload) as hosts:
+                trainable = search.trainable(plan, hosts, known.workload, record)
                 searcher = search.searcher(plan, known, record)
                 harvest = Harvest(record, Stop(plan.run_dir, 0), [counting])
                 search.run(plan, trainable, searcher, plan.trials, harvest, "search")

@@ -1,0 +1,20 @@
+"""A sweep of ours in the benchmarks is a search like any other."""
+
+import pytest
+
+from benchmarks import sweeps, workloads
+from tuning.plan import SearchPlan
+from tuning.ray_connection import ray_for
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_sweep_notes_the_end_of_each_trial_and_refuses_one_that_failed():
+    short, configs = workloads.nothing("cpu"), workloads.configs(2)
+    with ray_for(SearchPlan()):
+        clock = sweeps.ours(short, configs)
+        assert len(clock.ends) == 2
+        assert clock.each(0, 1) > 0
+        configs[1]["strategy"] = "none such"
+        with pytest.raises(RuntimeError, match="1 of 2 trials ended well"):
+            sweeps.ours(short, configs)

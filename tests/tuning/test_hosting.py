@@ -1,0 +1,85 @@
+"""Hosts that measure, train and end, on a real Ray."""
+
+import dataclasses
+import logging
+import math
+import shutil
+import time
+
+import pytest
+import ray
+
+from tuning import hosting, preflight
+from tuning.cli import resolve_plan
+from tuning.measuring import measured
+from tuning.ray_connection import ray_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_gpt2, tiny_text, tmp_path_factory):
+    return resolve_plan(None, {
+        "model": str(tiny_gpt2), "dataset": str(tiny_text), "train_examples": 16, "validation_examples": 8,
+        "test_examples": 8, "max_length": 32, "runs_dir": str(tmp_path_factory.mktemp("runs")), "name": "hosted",
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def known(plan):
+    """A Ray, and what a search is known to be before anything is measured."""
+    with ray_for(plan):
+        yield preflight.check(plan)
+
+
+def names():
+    return sorted(name.rpartition("-")[2] for name in ray.util.list_named_actors())
+
+
+def processes(name):
+    return [ray.get_actor(found) for found in ray.util.list_named_actors() if found.endswith(name)]
+
+
+def test_they_measure_once_and_are_there_for_the_trials_until_the_end(plan, known):
+    with hosting.hosts_for(plan, known.workload) as hosts:
+        before = names()
+        assert before[0] == "cpu0"
+        _, found = measured(plan, known, hosts)
+        assert found.workload.evidence["gradient"].keys() == {site.name for site in known.shape.sites}
+        assert all(math.isfinite(value) for value in found.workload.evidence["gradient"].values())
+        assert names() == before
+        hosting.release(plan)
+        assert names() == before
+    assert names() == []
+
+
+def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered(plan, known):
+    plan = plan.model_copy(update={"isolation": "process"})
+    with hosting.hosts_for(plan, known.workload) as hosts:
+        assert names() == []
+        assert hosting.ask(plan, hosts, "slots_that_fit") >= 1
+        assert names() == []
+
+
+def test_one_that_dies_while_it_measures_is_replaced(plan, known):
+    with hosting.hosts_for(plan, known.workload) as hosts:
+        (first,) = processes("cpu0")
+        asked = ray.remote(num_cpus=0.5)(lambda: hosting.ask(plan, hosts, "slots_that_fit")).remote()
+        time.sleep(3)  # it has been asked, and is not ready yet
+        ray.kill(first)
+        assert ray.get(asked) >= 1
+
+
+def test_a_base_that_does_not_load_is_refused_with_its_reason_alone(plan, known, tiny_gpt2, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(logging.getLogger("ray"), "handlers", [handler := logging.Handler()])
+    handler.emit = lambda entry: said.append(entry.getMessage())
+    other = shutil.copytree(tiny_gpt2, tmp_path / "other")
+    (other / "config.json").write_text((other / "config.json").read_text().replace("{", '{"note": 1,', 1))
+    shutil.rmtree(plan.runs_dir)
+    wrong = dataclasses.replace(known, workload=dataclasses.replace(known.workload, model=str(other)))
+    with hosting.hosts_for(plan, wrong.workload) as hosts:
+        time.sleep(8)  # they have tried to load it by themselves
+        with pytest.raises(ValueError, match=r"this node has \w{12} there, the search was planned with \w{12}"):
+            measured(plan, wrong, hosts)
+    assert said == []

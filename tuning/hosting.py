@@ -1,0 +1,108 @@
+"""The hosts of a search, from before anything is measured until after the last thing is."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from trainables.host import Lease
+from trainables.hosts import Hosts
+from trainables.spec import Workload
+from tuning.confirm import most_confirmations
+from tuning.plan import SearchPlan
+
+FAREWELL_SECONDS = 10.0
+
+
+@contextmanager
+def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
+    """Yield the hosts of a search; they end with the block.
+
+    Args:
+        plan: The search.
+        workload: As far as it is known; ``Hosts.sharing`` says more later.
+    """
+    # a Ray of our own ends with this process, and hosts with it; elsewhere they must see that it is gone
+    lease = ray.remote(Lease).options(name=_lease(plan), num_cpus=0).remote() if plan.ray_address else None
+    hosts = Hosts(str(plan.name), [ray.put(workload)], _per_node(plan), _lease(plan))
+    try:
+        if plan.isolation == "packed" and plan.ray_address is None:  # every device is ours: they can load the base now
+            devices = _gpus() if plan.gpus_per_trial else [f"cpu{number}" for number in range(hosts.per_node)]
+            for device in devices[: plan.max_concurrent_trials]:
+                hosts.at(ray.nodes()[0]["NodeID"], device).load.remote(hosts.workload)
+        yield hosts
+    finally:
+        end(plan)
+        if lease is not None:
+            ray.kill(lease)
+
+
+def ask(plan: SearchPlan, hosts: Hosts, what: str, *arguments: Any) -> Any:
+    """Call a method of ``Host`` where the trials run, once there are the resources of one.
+
+    Raises:
+        RayError: It could not be done; a ``RayTaskError`` has as its cause what the method raised.
+    """
+    again = [ray.exceptions.RayActorError]  # the host died; the next is another
+    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial, retry_exceptions=again)(
+        Hosts.ask_here
+    )
+    try:
+        return ray.get(task.remote(hosts, what, *arguments))
+    finally:
+        release(plan)
+
+
+def release(plan: SearchPlan) -> None:
+    """End the hosts while no trial runs, if somebody else may want their room: others, or the trials themselves."""
+    if plan.isolation == "process" or plan.ray_address is not None:
+        end(plan)
+
+
+def end(plan: SearchPlan) -> None:
+    """End the hosts; a trial or a question begins new ones. Where Ray itself has ended, nothing is left of them."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        _end(_names(plan))
+
+
+def save_all(plan: SearchPlan, folder: Path) -> None:
+    """Have every host write where its trials stand; one that takes long is not waited for."""
+    saved = []
+    for name in _names(plan):
+        with contextlib.suppress(ValueError):  # it has just died
+            saved.append(ray.get_actor(name).save_all.remote(str(folder)))
+    if saved:
+        ray.wait(saved, num_returns=len(saved), timeout=FAREWELL_SECONDS)
+
+
+def _names(plan: SearchPlan) -> list[str]:
+    """Return the names of the hosts that there are; beside them only the lease has one in the search's namespace."""
+    return [name for name in ray.util.list_named_actors() if name != _lease(plan)]
+
+
+def _end(names: list[str]) -> None:
+    for name in names:
+        with contextlib.suppress(ValueError):  # it has just died
+            ray.kill(ray.get_actor(name))
+
+
+def _lease(plan: SearchPlan) -> str:
+    return f"{plan.name}-lease" if plan.ray_address else ""
+
+
+def _per_node(plan: SearchPlan) -> int:
+    cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    most = math.ceil(max(plan.trials, most_confirmations(plan)) / plan.trials_per_pack)
+    return max(1, min(most, int(cpus // plan.cpus_per_trial)))
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs of this machine as Ray names them to trials."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = shown.split(",") if shown else range(int(ray.cluster_resources()["GPU"]))
+    return [f"gpu{name}" for name in names]
