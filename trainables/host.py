@@ -1,6 +1,5 @@
 """The process that owns a frozen base: it measures before the trials, trains those of a device, and measures after."""
 
-import contextlib
 import gc
 import importlib
 import json
@@ -50,9 +49,12 @@ class Host:
             threading.Thread(target=_end_with, args=(lease,), daemon=True).start()
 
     def load(self, workload: list[Any]) -> None:
-        """Load the base, so that whoever comes next need not wait for it; what is wrong with it, they will hear."""
-        with contextlib.suppress(ValueError):
-            self._known(workload)
+        """Load the base, so that whoever comes next need not wait for it.
+
+        Raises:
+            ValueError: It does not load, or is not the one that was planned; whoever comes next hears that, too.
+        """
+        self._known(workload)
 
     def slots_that_fit(self, workload: list[Any]) -> int:
         """Return how many trials fit onto the device together."""

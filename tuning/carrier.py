@@ -35,8 +35,8 @@ class MlflowCarrier:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for noisy in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what fails is raised, too, and repeated
         from mlflow import MlflowClient
 
         self.client, self.search = MlflowClient(tracking_uri=target.uri), target.search

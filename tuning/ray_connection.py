@@ -20,6 +20,7 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.stop
     "TUNE_GLOBAL_CHECKPOINT_S": "600",  # nobody reads Ray's snapshot, and writing it takes longer with every trial
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls whose answer nobody waits for: a traceback each
     "TOKENIZERS_PARALLELISM": "false",
 }
 

@@ -141,14 +141,14 @@ class Cluster:
         return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, **options)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def processes(tmp_path_factory):
     found = Processes(tmp_path_factory.mktemp("logs"))
     yield found
     found.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(processes):
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
         found = Cluster(processes, Path(folder))
@@ -173,7 +173,7 @@ def _without_root():
     return {"user": "postgres" if "postgres" in known else "nobody"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def postgres(processes):
     """The URI of an empty database, password included."""
     import psycopg2
@@ -203,7 +203,7 @@ def postgres(processes):
         processes.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mlflow_server(processes, postgres, tmp_path_factory):
     """The address of an MLflow server that has been started, and is slow to answer."""
     port = free_port()
@@ -224,7 +224,7 @@ def mlflow_server(processes, postgres, tmp_path_factory):
     return f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mlflow(mlflow_server, cluster):
     """The address of an MLflow server that answers."""
     wait_for(lambda: answers(f"{mlflow_server}/health") == 200, 240, "no MLflow server")
