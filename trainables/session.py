@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,18 +101,21 @@ class SoloSession:
         self.splits: Splits = splits_of(workload)
         self.model: Any = adapters.attach_planned(self.base, workload, spec)
         self.learner = learner_of(workload, spec, self.base, adapters.read(self.model), len(self.splits.train))
+        self.after_step: Callable[[], None] = lambda: None  # may save
 
     def train(self, steps: int) -> StepReport:
         """Train up to ``steps`` more steps and evaluate."""
-        learner, started = self.learner, time.perf_counter()
+        learner = self.learner
         set_rng_state(learner.device, learner.rng)
         adapters.set_dropout(self.model, True)
         for _ in range(min(steps, learner.workload.steps - learner.step)):
+            began = time.perf_counter()
             self._step()
+            learner.rng = rng_state(learner.device)
+            learner.spent(time.perf_counter() - began)
+            self.after_step()
         adapters.set_dropout(self.model, False)
-        learner.rng = rng_state(learner.device)
         trained = time.perf_counter()
-        learner.spent(trained - started)
         eval_loss = self._evaluate("validation")
         learner.seconds += time.perf_counter() - trained
         return learner.report(eval_loss)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from ray import tune as ray_tune
 
+from trainables.farewell import Listener
+from trainables.host import FOLDER
 from trainables.session import SoloSession, next_report
 from trainables.spec import TrialSpec, Workload
 
@@ -23,6 +25,7 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
         config: dict[str, Any],
         workload: Workload | None = None,
         checkpoints: Mapping[str, str] = MappingProxyType({}),
+        stopped: str | None = None,
     ) -> None:
         """Begin a trial. Base model and data are loaded once per process.
 
@@ -30,10 +33,12 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
             config: Ray's.
             workload: What all trials share.
             checkpoints: Trial id -> where an earlier run of the search left it.
+            stopped: Folder of the search for trials that it stops before their end.
         """
-        if workload is None:
-            raise ValueError("LoraTrainable needs a workload; wrap it with ray.tune.with_parameters")
+        if workload is None or stopped is None:
+            raise ValueError("LoraTrainable needs workload and stopped; wrap it with ray.tune.with_parameters")
         self.workload, self.checkpoints, self.again = workload, checkpoints, False
+        self.listener = Listener(stopped)
         torch.set_num_threads(workload.threads)
         self._begin(config)
 
@@ -46,15 +51,17 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Train to the next report. A trial that diverges ends here, and says why."""
         again, self.again = self.again, False
-        return next_report(self.session, again)
+        report = next_report(self.session, again)
+        self._listen(at_once=True)
+        return report
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the session's state."""
-        self.session.save(Path(checkpoint_dir) / "session")
+        self.session.save(Path(checkpoint_dir) / FOLDER)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Continue from ``save_checkpoint``'s folder."""
-        self.session.load(Path(checkpoint_dir) / "session")
+        self.session.load(Path(checkpoint_dir) / FOLDER)
         self.again = False
 
     def cleanup(self) -> None:
@@ -64,7 +71,11 @@ class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.session = SoloSession(self.workload, TrialSpec.from_config(config))
+        self.session.after_step = self._listen
         found = self.checkpoints.get(config.get("trial_id", ""))
         if found is not None:
             self.load_checkpoint(found)
         self.again = found is not None
+
+    def _listen(self, at_once: bool = False) -> None:
+        self.listener.listen(self.trial_name, self.session, at_once)

@@ -58,6 +58,12 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         """Leave everything out: Ray pickles callbacks into its snapshot, which is not read."""
         return {}
 
+    @property
+    def running(self) -> list[str]:
+        """Names of the trials that have begun and not ended."""
+        configs = [self.record.configs[trial_id] for trial_id in self.started if trial_id not in self.record.rows]
+        return [experiment_name(config) for config in configs]
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass a start on, once for each trial."""
         trial_id = trial.config["trial_id"]

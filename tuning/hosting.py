@@ -16,8 +16,6 @@ from trainables.spec import Workload
 from tuning.confirm import most_confirmations
 from tuning.plan import SearchPlan
 
-FAREWELL_SECONDS = 10.0
-
 
 @contextmanager
 def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
@@ -70,14 +68,14 @@ def end(plan: SearchPlan) -> None:
         _end(_names(plan))
 
 
-def save_all(plan: SearchPlan, folder: Path) -> None:
-    """Have every host write where its trials stand; one that takes long is not waited for."""
+def save_all(plan: SearchPlan, folder: Path, most_seconds: float) -> None:
+    """Have every host write where its trials stand, and wait for it, but not for long."""
     saved = []
     for name in _names(plan):
         with contextlib.suppress(ValueError):  # it has just died
             saved.append(ray.get_actor(name).save_all.remote(str(folder)))
     if saved:
-        ray.wait(saved, num_returns=len(saved), timeout=FAREWELL_SECONDS)
+        ray.wait(saved, num_returns=len(saved), timeout=most_seconds)
 
 
 def _names(plan: SearchPlan) -> list[str]:

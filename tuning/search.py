@@ -11,7 +11,7 @@ from ray import tune as ray_tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
 
-from trainables import checkpoint
+from trainables import checkpoint, farewell
 from trainables.host import FOLDER
 from trainables.hosts import Hosts
 from trainables.proxy import PackedTrainable
@@ -29,6 +29,7 @@ from tuning.space import official_configs
 from tuning.study import StudySearch, effective_key
 
 RAY, STOPPED = "ray", "stopped"
+FAREWELL_SECONDS = 10.0
 
 
 def run(
@@ -73,7 +74,7 @@ def run(
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
     )
-    harvest.stop.farewell = functools.partial(save_all, plan, plan.run_dir / RAY / STOPPED)
+    harvest.stop.farewell = functools.partial(_keep_all, plan, harvest)
     try:
         tuner.fit()
     except (OSError, ray.exceptions.RayError):
@@ -82,6 +83,15 @@ def run(
             raise
     finally:
         harvest.stop.farewell = None
+
+
+def _keep_all(plan: SearchPlan, harvest: Harvest) -> None:
+    """Have every trial that runs keep how it stands; one that takes long is not waited for."""
+    folder = plan.run_dir / RAY / STOPPED
+    if plan.isolation == "packed":
+        save_all(plan, folder, FAREWELL_SECONDS)
+    else:
+        farewell.keep_all(folder, harvest.running, FAREWELL_SECONDS)
 
 
 def _attempt(folder: Path, phase: str) -> str:
@@ -128,7 +138,8 @@ def trainable(plan: SearchPlan, hosts: Hosts, workload: Workload, record: Record
     """
     known = checkpoints(plan, record)
     if plan.isolation == "process":
-        return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=known)
+        stopped = str(plan.run_dir / RAY / STOPPED)
+        return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=known, stopped=stopped)
     return ray_tune.with_parameters(PackedTrainable, hosts=hosts, checkpoints=known)
 
 

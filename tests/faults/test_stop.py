@@ -34,14 +34,17 @@ def test_sigterm_leaves_a_report_and_the_command_that_goes_on(tree):
     assert (tree.runs / "stopped" / "best_adapter" / "adapter_model.safetensors").is_file()
 
 
-def test_a_trial_that_is_stopped_between_two_reports_loses_no_step(tree):
+@pytest.mark.parametrize("isolation", ["packed", "process"])
+def test_a_trial_that_is_stopped_between_two_reports_loses_no_step(tree, isolation):
     flags = ("--strategies", "baseline", "--num-samples", 1, "--confirm-seeds", 0, "--reports", 2, "--epochs", 1000)
-    process = tree.new("between", *flags)
+    process = tree.new("between", *flags, "--isolation", isolation)
     record = tree.runs / "between" / "record.jsonl"
     tree.wait_for(lambda: record.exists() and b'"reported"' in record.read_bytes())
     time.sleep(1)
+    began = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
     assert tree.done(process)[0] == 143
+    assert time.monotonic() - began < PATIENCE_SECONDS
     saved = (tree.runs / "between" / "ray").glob("*/*/checkpoint_*/session/session.json")
     steps = sorted(json.loads(path.read_text())["step"] for path in saved)
     assert len(steps) == 2

@@ -1,0 +1,88 @@
+"""Trials in processes of their own, told by a file that the search stops."""
+
+import threading
+import time
+
+import pytest
+
+from strategies import RankBudget
+from trainables import checkpoint
+from trainables.base_model import load
+from trainables.data import DataSource
+from trainables.farewell import NOW, Listener, keep_all
+from trainables.host import CHECKPOINT, FOLDER
+from trainables.session import SoloSession, next_report
+from trainables.spec import TrialSpec, Workload
+
+PLACE = f"one/{CHECKPOINT}/{FOLDER}"
+
+
+@pytest.fixture(scope="module")
+def workload(tiny_gpt2, tiny_text):
+    source = DataSource(str(tiny_text), train_examples=16, validation_examples=8, test_examples=8, max_length=32)
+    budget = RankBudget.like_uniform(2, load(str(tiny_gpt2)).sites)
+    return Workload(
+        str(tiny_gpt2), source, budget, epochs=4, batch_size=4, reports=2, scale=2.0, dropout=0.3
+    )  # dropout draws random numbers at each step, which a checkpoint must know
+
+
+@pytest.fixture
+def session(workload):
+    session = SoloSession(workload, TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01}))
+    yield session
+    session.close()
+
+
+def test_a_trial_is_saved_once_at_the_step_where_it_hears_of_it_and_goes_on_as_if_unbroken(workload, session, tmp_path):
+    listener = Listener(str(tmp_path))
+
+    def after_step():
+        if session.learner.step == 3:
+            (tmp_path / NOW).touch()
+        listener.listen("one", session, at_once=True)
+
+    session.after_step = after_step
+    expected = [next_report(session), next_report(session)]
+    session.close()
+    assert checkpoint.progress_of(tmp_path / PLACE).step == 3
+    again = SoloSession(workload, session.learner.spec)
+    again.load(tmp_path / PLACE)
+    found = [next_report(again, again=True), next_report(again)]
+    for name in ("step", "tokens", "train_loss", "eval_loss", "test_loss"):
+        assert [report.get(name) for report in found] == [report.get(name) for report in expected], name
+
+
+def test_a_trial_that_nobody_wants_saved_is_not(session, tmp_path):
+    listener = Listener(str(tmp_path))
+    session.after_step = lambda: listener.listen("one", session, at_once=True)
+    next_report(session)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_search_waits_until_all_have_kept_how_they_stand(session, tmp_path):
+    (tmp_path / PLACE).mkdir(parents=True)  # of an earlier stop
+    time.sleep(0.01)
+    listener, heard = Listener(str(tmp_path)), threading.Event()
+    session.train(1)
+
+    def trial():
+        while not (tmp_path / NOW).exists():
+            time.sleep(0.001)
+        heard.set()
+        time.sleep(0.2)
+        listener.listen("one", session, at_once=True)
+
+    threading.Thread(target=trial).start()
+    began = time.monotonic()
+    keep_all(tmp_path, ["one"], 30)
+    assert heard.is_set()
+    assert 0.2 <= time.monotonic() - began < 20
+    assert checkpoint.progress_of(tmp_path / PLACE).step == 1
+    assert not (tmp_path / NOW).exists()
+
+
+def test_one_that_does_not_answer_is_not_waited_for_long(tmp_path):
+    began = time.monotonic()
+    keep_all(tmp_path, ["one"], 0.2)
+    assert 0.2 <= time.monotonic() - began < 5
+    assert not (tmp_path / NOW).exists()
