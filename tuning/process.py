@@ -6,6 +6,8 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -24,6 +26,19 @@ def leave_at_once() -> None:
 def _leave(number: int, frame: FrameType | None) -> None:
     os.write(sys.stderr.fileno(), b"Stopped before any trial began\n")
     os._exit(128 + number)
+
+
+@contextmanager
+def sparing_children() -> Iterator[None]:
+    """Have processes that begin within not hear SIGTERM, which whoever stops a process group or a job sends to each.
+
+    This process ends them itself, once they are no longer needed. Ray does the same for SIGINT.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def use_few_arenas() -> None:

@@ -12,6 +12,7 @@ import ray
 
 from tuning import access
 from tuning.plan import SearchPlan
+from tuning.process import sparing_children
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -59,7 +60,7 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         access.check_dashboard(plan.dashboard_host)
         access.provide_token()
         access.tighten_token()
-        with access.on_loopback():
+        with access.on_loopback(), sparing_children():
             return ray.init(address="local", dashboard_host=plan.dashboard_host, **common)
     if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
         raise ValueError(

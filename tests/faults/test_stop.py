@@ -15,10 +15,12 @@ FLAGS = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "linear
 PATIENCE_SECONDS = 30
 
 
-def test_sigterm_leaves_a_report_and_the_command_that_goes_on(tree):
+@pytest.mark.parametrize("kill", [os.kill, os.killpg])
+def test_sigterm_leaves_a_report_and_the_command_that_goes_on(tree, kill):
+    """To the process alone, or to all of its group, Ray's processes among them."""
     process = _after_its_first_trial(tree, "stopped", *FLAGS)
     began = time.monotonic()
-    os.kill(process.pid, signal.SIGTERM)
+    kill(process.pid, signal.SIGTERM)
     status, out, errors = tree.done(process)
     assert time.monotonic() - began < PATIENCE_SECONDS
     assert (status, errors) == (143, "")
