@@ -1,5 +1,6 @@
 """The report's last sections: what mattered, what it cost, what went wrong, how to do it again."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,15 +37,15 @@ def shrinking(header: ReportHeader) -> list[str]:
     whole = header.shrink[0]["test_loss"]
     body = [
         [f"{point['fraction']:.0%}", f"{point['params']:,}", f"{point['test_loss']:.4f}",
-         f"{point['test_loss'] / whole - 1:+.2%}"] for point in header.shrink
+         f"{math.expm1(point['test_loss'] - whole):+.2%}"] for point in header.shrink
     ]  # fmt: skip
     best = min(point["test_loss"] for point in header.shrink)
     small = min((p for p in header.shrink if p["test_loss"] <= WITHIN * best), key=lambda point: point["params"])
     return [
         "## Shrinking the Winner", "", "The trained winner with its largest singular values kept, wherever they are, "
         "and the rest cut; nothing is trained again.", "",
-        tabulate(body, headers=("kept", "parameters", "test loss", "change"), tablefmt="pipe", disable_numparse=True),
-        "", f"The smallest of these within 1 % of the best has {small['params']:,} parameters.", "",
+        tabulate(body, ("kept", "parameters", "test loss", "perplexity"), tablefmt="pipe", disable_numparse=True),
+        "", f"The smallest of these within 1 % of the best test loss has {small['params']:,} parameters.", "",
     ]  # fmt: skip
 
 

@@ -170,7 +170,8 @@ def _legend(rows: Sequence[ResultRow], found: Sequence[Verdict], margin: float) 
     searched = Counter(row.strategy for row in rows if row.phase == "search")
     seeds = sorted({row.seed for row in rows if row.phase == "confirm" and row.seed is not None})
     params = [item.params for item in found] + [_params(_by_strategy(rows)[PLAIN])]
-    trials = ", ".join(f"{name} {count}" for name, count in searched.items())
+    full = Counter(row.strategy for row in rows if row.phase == "search" and row.status == "finished")
+    trials = ", ".join(f"{name} {count} ({full[name]} in full)" for name, count in searched.items())
     edge = ranking.at_the_edge(row for row in rows if row.phase == "search")
     reservation = f" Of {', '.join(edge)} the best rate is at the edge of those tried: a wider range may be better."
     together = f"the {len(found)} together" if len(found) > 1 else "it"

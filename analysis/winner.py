@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
+from analysis import verdicts
 from analysis.rows import ResultRow
 
 WHY = {
     "search": "has the lowest evaluation loss of all finished trials; nothing has confirmed it",
-    "confirm": "is the run to use: the lowest evaluation loss of the best strategy that wins against plain LoRA, or "
-    "else of plain LoRA itself",
+    "confirm": "is the run to use: the lowest evaluation loss of the strategy with the best win against plain LoRA",
 }
+PLAIN_WINS = "is the run to use: no strategy wins, so plain LoRA is recommended, and this is its lowest evaluation loss"
 NOT_IN_CONFIG = {
     "eva": "It has the ranks and scales, not the beginning: each A began as the first principal components of its "
     'matrix\'s input, which PEFT makes with `init_lora_weights="eva"`.',
@@ -26,7 +27,8 @@ def section(best: ResultRow | None) -> list[str]:
     """Return the section about the run to use; empty if there is none with known ranks."""
     if best is None or not best.ranks:
         return []
-    lines = ["## Winner", "", f"`{best.experiment_name}` {WHY[best.phase]}.", ""]
+    why = PLAIN_WINS if (best.phase, best.strategy) == ("confirm", verdicts.PLAIN) else WHY[best.phase]
+    lines = ["## Winner", "", f"`{best.experiment_name}` {why}.", ""]
     lines += [f"- **Strategy:** {best.strategy}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:
         lines += [f"- **Test loss:** {best.test_loss:.4f} (perplexity {math.exp(best.test_loss):.2f})"]

@@ -201,8 +201,8 @@ def test_the_smallest_size_within_one_percent_of_the_best_is_told():
     shrink = [{"fraction": f, "params": int(1000 * f), "test_loss": loss} for f, loss in losses.items()]
     text = render([row("a")], ReportHeader("now", shrink=shrink))
     # 1 % above the best, 3.99, is 4.0299
-    assert "within 1 % of the best has 750 parameters" in text
-    assert "| 50%    | 500          | 4.0400      | +1.00%   |" in text
+    assert "within 1 % of the best test loss has 750 parameters" in text
+    assert "| 50%    | 500          | 4.0400      | +4.08%       |" in text  # exp(0.04) - 1
 
 
 def test_the_card_says_what_is_known_and_leaves_out_what_is_not():

@@ -152,7 +152,8 @@ def test_the_report_has_the_seeds_sections_about_the_search_and_then_the_verdict
     assert text.index("## Key Findings") < text.index("## Verdict") < text.index("## Winner")
     assert "3. **Adaptive vs Baseline:** Empirical: tie" in text
     assert "from seeds 1, 2, 3," in text
-    assert "trials empirical 1, baseline 1" in text
+    assert "trials empirical 1 (1 in full), baseline 1 (1 in full)" in text
+    assert "no strategy wins, so plain LoRA is recommended" in text
 
 
 def test_seeds_that_would_be_enough_are_told_when_it_cannot_tell():
