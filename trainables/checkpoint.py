@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from trainables.adapters import WEIGHTS, Adapter, load_weights
 
 ADAPTER = "adapter"
+BEST = "best_adapter"  # of a whole search, beside its report
 STATE = "state.safetensors"
 META = "session.json"
 RNG, OWN = "rng", "own/"

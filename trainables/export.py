@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from trainables import adapters, hub
 from trainables.adapters import WEIGHTS, load_weights
 from trainables.base_model import load, load_tokenizer, read_weights
+from trainables.checkpoint import BEST
 
 
 def uniform(model: str, adapter: Path, output: Path) -> None:
@@ -81,7 +82,7 @@ FORMS = {"uniform": uniform, "merged": merged}
 @click.option("--form", type=click.Choice(list(FORMS)), default="uniform", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder that does not exist yet.")
 def convert(run_dir: Path, form: str, output: Path) -> None:  # noqa: D103  (its help is the docstring of the module)
-    adapter, plan = run_dir / "best_adapter", run_dir / "plan.json"
+    adapter, plan = run_dir / BEST, run_dir / "plan.json"
     if not adapter.is_dir() or not plan.is_file():
         raise click.ClickException(f"{run_dir}: no best_adapter and plan.json in it; give the folder of a finished run")
     for name in ("adapter_config.json", WEIGHTS):  # PEFT would read a pickle in the place of the second

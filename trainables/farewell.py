@@ -19,7 +19,8 @@ class Listener:
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.looked, self.kept = Path(folder), 0.0, ""
+        self.folder, self.looked = Path(folder), 0.0
+        self.kept: tuple[str, int] | None = None
 
     def listen(self, name: str, session: Session, at_once: bool = False) -> None:
         """Save a trial's state if that is wanted, once: a second time might be cut off while it replaces the first.
@@ -32,9 +33,15 @@ class Listener:
         now = time.monotonic()
         if at_once or now - self.looked >= LOOK_SECONDS:
             self.looked = now
-            if name != self.kept and session.learner.step and (self.folder / NOW).exists():
+            wish = (name, _wished_at(self.folder / NOW))
+            if wish[1] and wish != self.kept and session.learner.step:
                 session.save(self.folder / name / CHECKPOINT / FOLDER)
-                self.kept = name
+                self.kept = wish
+
+
+def _wished_at(wanted: Path) -> int:
+    """Return when saving was wanted, in nanoseconds; 0 if it is not. An earlier run, killed, may have left the file."""
+    return wanted.stat().st_mtime_ns if wanted.exists() else 0
 
 
 def keep_all(folder: Path, names: Iterable[str], most_seconds: float) -> None:
@@ -48,7 +55,7 @@ def keep_all(folder: Path, names: Iterable[str], most_seconds: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     wanted, deadline = folder / NOW, time.monotonic() + most_seconds
     wanted.touch()
-    since = wanted.stat().st_mtime_ns
+    since = _wished_at(wanted)
     try:
         left = [folder / name / CHECKPOINT / FOLDER for name in names]
         while left and time.monotonic() < deadline:

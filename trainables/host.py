@@ -81,14 +81,7 @@ class Host:
     def shrink_curve(
         self, workload: list[Any], ranks: Mapping[str, int], alphas: Mapping[str, float], folder: Path
     ) -> list[dict[str, Any]]:
-        """Measure a trained adapter at fewer parameters; what trains meanwhile waits.
-
-        Args:
-            workload: What it was trained in.
-            ranks: Site -> rank, zeros included.
-            alphas: Adapted site -> alpha.
-            folder: Where its weights are.
-        """
+        """Return ``shrink.shrink_curve`` of a trained adapter; what trains meanwhile waits."""
         from trainables.shrink import shrink_curve
 
         known = self._known(workload)

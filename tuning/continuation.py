@@ -29,9 +29,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise ValueError(
-            f"--name {run_dir.name}: another process runs this search now; wait for it, or stop it"
-        ) from error
+        raise ValueError(f"{run_dir}: another process runs this search now; wait for it, or stop it") from error
     try:
         yield
     finally:

@@ -65,7 +65,9 @@ def release(plan: SearchPlan) -> None:
 def end(plan: SearchPlan) -> None:
     """End the hosts; a trial or a question begins new ones. Where Ray itself has ended, nothing is left of them."""
     with contextlib.suppress(ray.exceptions.RayError):
-        _end(_names(plan))
+        for name in _names(plan):
+            with contextlib.suppress(ValueError):  # it has just died
+                ray.kill(ray.get_actor(name))
 
 
 def save_all(plan: SearchPlan, folder: Path, most_seconds: float) -> None:
@@ -81,12 +83,6 @@ def save_all(plan: SearchPlan, folder: Path, most_seconds: float) -> None:
 def _names(plan: SearchPlan) -> list[str]:
     """Return the names of the hosts that there are; beside them only the lease has one in the search's namespace."""
     return [name for name in ray.util.list_named_actors() if name != _lease(plan)]
-
-
-def _end(names: list[str]) -> None:
-    for name in names:
-        with contextlib.suppress(ValueError):  # it has just died
-            ray.kill(ray.get_actor(name))
 
 
 def _lease(plan: SearchPlan) -> str:

@@ -17,7 +17,7 @@ from analysis.pictures import FOLDER
 from analysis.publish import publish
 from analysis.rows import ResultRow, write_rows
 from trainables import checkpoint
-from trainables.checkpoint import ADAPTER
+from trainables.checkpoint import ADAPTER, BEST
 from trainables.host import FOLDER as SESSION
 from trainables.hosts import Hosts
 from trainables.spec import Workload
@@ -31,7 +31,6 @@ from tuning.record import Record
 from tuning.study_views import importances, mirror
 
 MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
-BEST = "best_adapter"
 
 
 def keep_evidence(run_dir: Path, workload: Workload) -> None:

@@ -228,7 +228,7 @@ class SearchPlan(BaseModel):
         if self.isolation == "process":
             return "process, a model for each trial"
         if self.trials_per_pack == 1:
-            return "packed, one trial after another over one frozen base"
+            return "packed, one trial after another over the frozen base of each process"
         return f"packed, up to {self.trials_per_pack} trials at once over one frozen base"
 
     @property

@@ -124,4 +124,4 @@ class Progress:
             return "time left not known yet"
         expected = sum(lengths) / len(lengths) * (self.total - self.known)
         seconds = (time.monotonic() - self.began) * max(0.0, expected - done) / max(1, done)
-        return f"about {datetime.timedelta(seconds=round(seconds))} left"
+        return f"about {datetime.timedelta(seconds=round(seconds))} left in this phase"

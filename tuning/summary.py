@@ -8,6 +8,7 @@ import click
 
 from analysis import ranking, verdicts
 from analysis.rows import ResultRow
+from trainables.checkpoint import BEST
 from tuning import carrier
 from tuning.plan import SearchPlan
 
@@ -17,7 +18,8 @@ def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str, search_id:
     click.echo("\nBest finished trial of each strategy (evaluation loss):")
     searched = [row for row in rows if row.phase == "search"]
     best = ranking.best_of_each_strategy(searched)
-    for strategy in dict.fromkeys(row.strategy for row in searched):
+    ranked = sorted(best, key=lambda name: best[name].final_eval_loss or 0.0)
+    for strategy in dict.fromkeys([*ranked, *(row.strategy for row in searched)]):
         row = best.get(strategy)
         found = f"{row.final_eval_loss:.4f}  {row.trainable_parameters:,} parameters" if row else "none finished"
         click.echo(f"  {strategy:18} {found}")
@@ -25,7 +27,9 @@ def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str, search_id:
         click.echo("\nVerdict on each strategy against plain LoRA (test loss, confirmation runs):")
         for line in verdicts.headline(judged):
             click.echo("  " + line.removeprefix("- ").replace("**", ""))
-    click.echo(f"\nReport           {typed(plan.run_dir)}/report.md")
+    click.echo(f"\nReport           {typed(plan.run_dir)}/report.html, report.md")
+    if (plan.run_dir / BEST).is_dir() and (chosen := verdicts.recommended(rows, plan.margin)) is not None:
+        click.echo(f"Adapter          {typed(plan.run_dir)}/{BEST} ({chosen.strategy}: {chosen.experiment_name})")
     for line in mlflow_lines(plan, search_id):
         click.echo(line)
     if not plan.official:

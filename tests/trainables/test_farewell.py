@@ -52,6 +52,17 @@ def test_a_trial_is_saved_once_at_the_step_where_it_hears_of_it_and_goes_on_as_i
         assert [report.get(name) for report in found] == [report.get(name) for report in expected], name
 
 
+def test_what_a_killed_search_left_does_not_keep_a_trial_from_being_saved_later(session, tmp_path):
+    (tmp_path / NOW).touch()
+    listener = Listener(str(tmp_path))
+    for steps in (1, 2):
+        session.train(1)
+        listener.listen("one", session, at_once=True)
+        assert checkpoint.progress_of(tmp_path / PLACE).step == steps
+        time.sleep(0.01)
+        (tmp_path / NOW).touch()
+
+
 def test_a_trial_that_nobody_wants_saved_is_not(session, tmp_path):
     listener = Listener(str(tmp_path))
     session.after_step = lambda: listener.listen("one", session, at_once=True)

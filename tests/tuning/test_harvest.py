@@ -190,7 +190,7 @@ def test_a_terminal_shows_one_table_with_every_trial():
         assert cell in last
 
 
-@pytest.mark.parametrize(("reports", "left"), [(0, "not known yet"), (1, "about 0:00:30 left")])
+@pytest.mark.parametrize(("reports", "left"), [(0, "not known yet"), (1, "about 0:00:30 left in this phase")])
 def test_time_left_follows_the_reports_of_ended_trials(reports, left, monkeypatch):
     clock = iter([0.0, 10.0, 10.0, 10.0])
     monkeypatch.setattr("tuning.progress.time.monotonic", lambda: next(clock))
