@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from analysis.rows import ResultRow
 
@@ -97,10 +98,14 @@ class Progress:
 
     def _show(self) -> None:
         if self.live:
-            self.live.update(self._table(), refresh=True)
+            # not as the table's title, which would be wrapped at the table's width
+            self.live.update(Group(Text(self._headline(), style="italic"), self._table()), refresh=True)
+
+    def _headline(self) -> str:
+        return f"{self._ended()} of {self.total} trials ended, {self._summary()}"
 
     def _table(self) -> Table:
-        table = Table(title=f"{self._ended()} of {self.total} trials ended, {self._summary()}", title_justify="left")
+        table = Table()
         for name, side in COLUMNS.items():
             table.add_column(name, justify=side)  # type: ignore[arg-type]
         ended = [line for line in self.lines.values() if line.status != "running"]
