@@ -113,7 +113,7 @@ def _learning_rates(rows: Sequence[ResultRow]) -> Picture | None:
     best = {name: min((loss, rate) for rate, loss, done in points if done) for name, points in rates.items()
             if any(done for _, _, done in points)}  # fmt: skip
     said = "; ".join(f"{name} best at {rate:.2g}" for name, (_, rate) in best.items())
-    words = f"Last evaluation loss over learning rate, a line per strategy: {said}."
+    words = f"Last evaluation loss over learning rate, a colour for each strategy: {said}."
     return Picture("learning_rates", "Learning-Rate Sensitivity", words, plots.learning_rates(rates))
 
 
