@@ -31,7 +31,7 @@ class Drill(Host):
     def train(self, steps: int) -> int:
         """Return the learned tokens."""
         before = sum(slot.learner.tokens for slot in self.slots)
-        _train(self.pack, self.slots, steps)
+        train(self.pack, self.slots, steps)
         return sum(slot.learner.tokens for slot in self.slots) - before
 
 
@@ -79,7 +79,7 @@ def floor(pairs: int, device: str) -> Ratio:
         return peers.floor_seconds(pack.base, passes)
 
     def ours() -> float:
-        return _train(pack, slots, steps)
+        return train(pack, slots, steps)
 
     alone(), ours()
     taken = interleaved(alone, ours, pairs)
@@ -101,8 +101,8 @@ def prefix(pairs: int, device: str) -> Ratio:
     configs = [{"strategy": "baseline", "learning_rate": 0.002, "seed": seed} for seed in range(SLOTS)]
     pack, everywhere = _packed(workload, configs)
     upper = [pack.admit(workload, replace(TrialSpec.from_config(config), allocator=UpperHalf())) for config in configs]
-    _train(pack, everywhere, 2), _train(pack, upper, 4)  # an epoch fills the cache
-    taken = interleaved(lambda: _train(pack, everywhere, 4), lambda: _train(pack, upper, 4), pairs)
+    train(pack, everywhere, 2), train(pack, upper, 4)  # an epoch fills the cache
+    taken = interleaved(lambda: train(pack, everywhere, 4), lambda: train(pack, upper, 4), pairs)
     return Ratio("prefix", device, tuple(a / b for a, b in taken), 1.8)
 
 
@@ -115,7 +115,7 @@ def _packed(workload: Workload, configs: list[dict[str, Any]]) -> tuple[Pack, li
     return pack, [pack.admit(workload, TrialSpec.from_config(config)) for config in configs]
 
 
-def _train(pack: Pack, slots: list[Slot], steps: int) -> float:
+def train(pack: Pack, slots: list[Slot], steps: int) -> float:
     """Return the seconds that some optimizer steps of all slots take."""
     until = slots[0].learner.step + steps
     started = time.perf_counter()

@@ -32,7 +32,7 @@ def tutorial(config: dict[str, Any], workload: Workload) -> None:
 
     def collated(examples: list[Any]) -> dict[str, torch.Tensor]:
         batch = collate(examples, 0, "cpu")
-        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+        return {**batch.inputs, "labels": batch.labels}
 
     order = batch_order(len(splits.train), workload.batch_size, workload.steps, spec.seed)
     arguments = TrainingArguments(
@@ -124,7 +124,7 @@ class Expert:
 
         batch = collate(examples, 0, self.workload.device)
         with torch.autocast(self.workload.device, torch.bfloat16, enabled=self.workload.device == "cuda"):
-            return self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
+            return self.model(**batch.inputs, labels=batch.labels).loss
 
 
 def expert(config: dict[str, Any], workload: Workload) -> None:
@@ -169,7 +169,7 @@ def floor_seconds(base: Any, passes: list[Any]) -> float:
     try:
         for batch in passes:
             with autocast(base.device):
-                losses = token_losses(base.model, batch, base.separable_head)[0]
+                losses = token_losses(base.model, batch.inputs, batch.labels, base.separable_head)[0]
             losses.mean().backward()  # type: ignore[no-untyped-call]
     finally:
         handle.remove()

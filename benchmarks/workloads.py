@@ -71,6 +71,28 @@ def splits(workload: Workload) -> Splits:
 
 
 @lru_cache
+def e2e(train_examples: int) -> DataSource:
+    """Return prompts and completions of the E2E challenge; eight of them to measure on.
+
+    Raises:
+        FileNotFoundError: The text is not there.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="e2e-"))
+    lines = (E2E / "e2e" / "valid.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("||") for line in lines if "||" in line]
+    rows = [json.dumps({"meaning": f"{meaning}||", "text": text}) for meaning, text in pairs]
+    (folder / "e2e.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return DataSource(
+        str(folder / "e2e.jsonl"),
+        prompt_column="meaning",
+        completion_column="text",
+        train_examples=train_examples,
+        validation_examples=8,
+        test_examples=8,
+    )
+
+
+@lru_cache
 def gpt2_medium(steps: int) -> Workload:
     """Return trials of GPT-2 Medium's geometry with random weights on E2E text, 8 x 128 tokens a step.
 
@@ -79,7 +101,6 @@ def gpt2_medium(steps: int) -> Workload:
     """
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
 
-    lines = (E2E / "e2e" / "valid.txt").read_text(encoding="utf-8").splitlines()
     folder = Path(tempfile.mkdtemp(prefix="gpt2-medium-"))
     set_seed(0)
     shape = GPT2Config(n_layer=24, n_embd=1024, n_head=16, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
@@ -88,12 +109,6 @@ def gpt2_medium(steps: int) -> Workload:
         tokenizer_file=str(E2E / "gpt2-tokenizer" / "tokenizer.json"), eos_token="<|endoftext|>"
     )
     tokenizer.save_pretrained(folder)
-    pairs = [line.split("||") for line in lines if "||" in line]
-    rows = [json.dumps({"meaning": f"{meaning}||", "text": text}) for meaning, text in pairs]
-    (folder / "e2e.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    source = DataSource(
-        str(folder / "e2e.jsonl"), prompt_column="meaning", completion_column="text",
-        train_examples=8 * steps, validation_examples=8, test_examples=8,
-    )  # fmt: skip
+    source = e2e(8 * steps)
     budget = RankBudget.like_uniform(4, shape_of(str(folder)).sites)
     return Workload(str(folder), source, budget, epochs=1, batch_size=8, reports=1, scale=2.0, threads=2)

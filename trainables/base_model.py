@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class BaseModel:
         params: Parameters of the model, tied ones once.
         device: ``cpu`` or ``cuda``.
         separable_head: Whether the logits are the output embedding of the last hidden state and nothing else.
+        joinable: Whether rows end to end, each with positions of its own, are computed as each is alone.
     """
 
     model: Any
@@ -43,6 +45,7 @@ class BaseModel:
     params: int
     device: str
     separable_head: bool
+    joinable: bool
 
     @property
     def pad_id(self) -> int:
@@ -191,7 +194,8 @@ def load(model: str, device: str = "cpu") -> BaseModel:
     if not looks_back_only(network):
         raise ValueError(f"--model {model}: its tokens see later ones; give a causal language model")
     params = sum(parameter.numel() for parameter in network.parameters())
-    return BaseModel(network, load_tokenizer(model), sites_of(network), params, device, separable_head(network))
+    known = sites_of(network), params, device, separable_head(network), joinable(network)
+    return BaseModel(network, load_tokenizer(model), *known)
 
 
 def _fuse_activations(network: Any) -> None:
@@ -220,6 +224,18 @@ def looks_back_only(network: Any) -> bool:
     other[0, -1] = ids[0, 0]
     change = (network(ids).logits - network(other).logits).abs()
     return bool(change[:, :-1].max() <= 1e-3 * change[:, -1].max())
+
+
+@torch.inference_mode()
+def joinable(network: Any) -> bool:
+    """Say whether rows end to end, whose positions begin anew, are computed as apart: not every model heeds that."""
+    if "position_ids" not in inspect.signature(network.forward).parameters:
+        return False
+    ids = _four_tokens(network)
+    both, positions = torch.cat([ids, ids.flip(1)], 1), torch.arange(4, device=network.device).repeat(1, 2)
+    alone, seen = network(ids.flip(1)).logits, network(both).logits[:, 4:]
+    apart = network(both, position_ids=positions).logits[:, 4:]
+    return bool((apart - alone).abs().max() <= 1e-3 * (seen - alone).abs().max())
 
 
 def _four_tokens(network: Any) -> Any:

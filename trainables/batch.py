@@ -17,6 +17,11 @@ class Batch:
     labels: torch.Tensor
 
     @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What a model takes."""
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+
+    @property
     def learned_tokens(self) -> int:
         """Targets that count in the loss: the first token of a row has no prediction."""
         return int((self.labels[:, 1:] != IGNORED).sum())

@@ -74,7 +74,7 @@ class Decomposition:
 
         handles = [model.get_submodule(site.name).register_forward_pre_hook(hook(site.name)) for site in self.sites]
         try:
-            model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            model.base_model(**batch.inputs)
         finally:
             self._last = None
             for handle in handles:

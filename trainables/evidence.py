@@ -83,7 +83,7 @@ def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch])
             parameter.requires_grad_(True)
         for batch in batches:
             mask[:] = [batch.attention_mask.bool()]
-            loss = token_losses(model, batch, False)[0].mean()
+            loss = token_losses(model, batch.inputs, batch.labels, False)[0].mean()
             for site, weight, slope in zip(sites, parameters, torch.autograd.grad(loss, parameters), strict=True):
                 squares = slope.float().square()
                 found["gradient"][site.name] += squares.sum().item() / site.d_in / len(batches)

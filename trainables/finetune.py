@@ -2,14 +2,14 @@
 
 import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from trainables.base_model import BaseModel
-from trainables.batch import Batch, collate
+from trainables.batch import collate
 from trainables.data import IGNORED, Example
 from trainables.head import frozen_head_losses
 
@@ -23,21 +23,23 @@ def autocast(device: str) -> Any:
     return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else contextlib.nullcontext()
 
 
-def token_losses(model: Any, batch: Batch, separable_head: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def token_losses(
+    model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, separable_head: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the next-token cross-entropy of each learned token, in nats, and the row that it is in.
 
     Args:
         model: The Hugging Face model.
-        batch: Rows, padded.
+        inputs: What it takes, each (rows, length).
+        labels: (rows, length), ``IGNORED`` where nothing is learned.
         separable_head: Whether the logits are the output embedding of the last hidden state and nothing else; then
             they are computed only where there is a loss.
 
     Returns:
         Two tensors of shape (learned tokens,).
     """
-    targets = batch.labels[:, 1:]
+    targets = labels[:, 1:]
     learned = targets != IGNORED
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if separable_head:
         hidden = model.base_model(**inputs).last_hidden_state[:, :-1][learned]
         losses = frozen_head_losses(model.get_output_embeddings(), hidden, targets[learned])
@@ -55,7 +57,7 @@ def evaluate(base: BaseModel, examples: Sequence[Example], batch_size: int) -> f
     for start in range(0, len(ordered), batch_size):
         batch = collate(ordered[start : start + batch_size], base.pad_id, base.device)
         with autocast(base.device):
-            total += token_losses(base.model, batch, base.separable_head)[0].sum().item()
+            total += token_losses(base.model, batch.inputs, batch.labels, base.separable_head)[0].sum().item()
     return total / sum(example.learned_tokens for example in examples)
 
 

@@ -13,10 +13,10 @@ from transformers.pytorch_utils import Conv1D
 
 from trainables import adapters
 from trainables.base_model import BaseModel, load
-from trainables.batch import collate
 from trainables.data import DataSource, Example, Splits, load_splits
 from trainables.finetune import autocast, token_losses
 from trainables.inputs import base_of, splits_of
+from trainables.lanes import Lanes, arrange
 from trainables.learner import Learner
 from trainables.learners import learner_of
 from trainables.prefix import FrozenPrefix
@@ -33,7 +33,6 @@ class Slot:
         generator: Source of its dropout masks.
         micro: Micro-batches done of the current optimizer step.
         loss: Summed loss of those.
-        length: Longest row of the current micro-batch.
         failure: Why it may not go on.
     """
 
@@ -41,7 +40,6 @@ class Slot:
     generator: torch.Generator
     micro: int = 0
     loss: float = 0.0
-    length: int = 0
     failure: Exception | None = None
 
     def begin_again(self) -> None:
@@ -88,7 +86,7 @@ class Pack:
         self.room = sys.maxsize
         self.resource_events: list[str] = []
         self._stacks: dict[tuple[Slot, ...], Stack] = {}
-        self._training = False
+        self._width = min(site.d_in for site in self.base.sites)
 
     @classmethod
     def of(cls, workload: Workload, micro_batch: int) -> "Pack":
@@ -159,11 +157,8 @@ class Pack:
             if slot.micro == 0:
                 slot.generator.set_state(slot.learner.rng)
         rows = [self._micro_batch(slot) for slot in slots]
-        for slot, group in zip(slots, rows, strict=True):
-            slot.length = max(len(example.input_ids) for example in group)
         tokens = [sum(self.splits.train[index].learned_tokens for index in slot.examples) for slot in slots]
-        self._training = True
-        losses = self._losses(slots, rows)
+        losses = self._losses(slots, rows, training=True)
         # a sum of per-trial means: each trial's gradient is what it would be alone
         (losses / torch.tensor(tokens, device=self.device)).sum().backward()  # type: ignore[no-untyped-call]
         for slot, loss, count in zip(slots, losses.tolist(), tokens, strict=True):
@@ -185,7 +180,6 @@ class Pack:
     def _evaluate(self, slots: Sequence[Slot], split: str) -> list[float]:
         started = time.perf_counter()
         examples = sorted(getattr(self.splits, split), key=lambda example: len(example.input_ids))
-        self._training = False
         total = torch.zeros(len(slots), dtype=torch.float64, device=self.device)
         for start in range(0, len(examples), self.micro_batch):
             total += self._losses(slots, [examples[start : start + self.micro_batch]] * len(slots))
@@ -216,14 +210,17 @@ class Pack:
             slot.failure = error  # its neighbours have nothing to do with it
         slot.micro, slot.loss = 0, 0.0
 
-    def _losses(self, slots: Sequence[Slot], rows: Sequence[Sequence[Example]]) -> torch.Tensor:
+    def _losses(self, slots: Sequence[Slot], rows: Sequence[Sequence[Example]], training: bool = False) -> torch.Tensor:
         """Return the summed loss of each slot over its rows, in nats, shape (slots,)."""
         examples = [example for group in rows for example in group]
-        batch = collate(examples, self.base.pad_id, self.device)
-        prefix = self.prefix.skipped(slots[0].prefix, examples, batch.input_ids.shape[1])
-        with autocast(self.device), prefix, self._adapted(tuple(slots)):
-            losses, row = token_losses(self.base.model, batch, self.base.separable_head)
-        return losses.new_zeros(len(slots)).index_add(0, row // len(rows[0]), losses)
+        lengths = [[len(example.input_ids) for example in group] for group in rows]
+        lanes = arrange(lengths, self._width, self.base.joinable, self.device)
+        inputs, labels = lanes.inputs(examples, self.base.pad_id)
+        prefix = self.prefix.skipped(slots[0].prefix, examples, lanes)
+        dropping = training and any(slot.learner.workload.dropout for slot in slots)
+        with autocast(self.device), prefix, self._adapted(tuple(slots), lanes if dropping else None):
+            losses, lane = token_losses(self.base.model, inputs, labels, self.base.separable_head)
+        return losses.new_zeros(len(slots)).index_add(0, lane // lanes.per_trial, losses)
 
     def _stack(self, slots: tuple[Slot, ...]) -> Stack:
         """Return the slots' adapters, stacked; other stacks that hold one of them are given up."""
@@ -233,44 +230,48 @@ class Pack:
         return self._stacks[slots]
 
     @contextmanager
-    def _adapted(self, slots: tuple[Slot, ...]) -> Iterator[None]:
-        """Within, the base's layers compute their own part and the slots' adapters' together."""
+    def _adapted(self, slots: tuple[Slot, ...], dropping: Lanes | None) -> Iterator[None]:
+        """Within, the base's layers compute their own part and the slots' adapters' together.
+
+        Args:
+            slots: In the order of their rows.
+            dropping: Where the rows lie, if there is dropout.
+        """
         layers = []
         try:
             for name, factors in self._stack(slots).factors.items():
                 layers.append(self.base.model.get_submodule(name))
-                layers[-1].forward = functools.partial(self._forward, slots, name, layers[-1], factors)
+                layers[-1].forward = functools.partial(_forward, slots, dropping, name, layers[-1], factors)
             yield
         finally:
             for layer in layers:
                 del layer.forward
 
-    def _forward(
-        self, slots: tuple[Slot, ...], name: str, layer: Any, factors: Factors, x: torch.Tensor
-    ) -> torch.Tensor:
-        """Compute a layer together with the slots' adapters at it; x is (slots * rows, length, d_in)."""
-        weight, bias = (layer.weight if isinstance(layer, Conv1D) else layer.weight.t()), layer.bias
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        parts = (weight, bias, factors.down, factors.up, factors.scale)
-        packed = x.reshape(len(slots), -1, x.shape[-1]).to(dtype)
-        cast = [part if part is None else part.to(dtype) for part in parts]
-        y: torch.Tensor = AdaptedLinear.apply(packed, *cast, self._dropout(slots, name, packed))  # type: ignore[no-untyped-call]
-        return y.view(*x.shape[:-1], -1)
 
-    def _dropout(self, slots: tuple[Slot, ...], name: str, x: torch.Tensor) -> torch.Tensor | None:
-        """Return dropout's factors for x (slots, rows * length, d_in), drawn as PyTorch draws them for a slot alone."""
-        rates = [slot.learner.workload.dropout for slot in slots]
-        if not (self._training and any(rates)):
-            return None
-        length = x.shape[1] // self.micro_batch
-        masks = torch.ones(len(rates), self.micro_batch, length, x.shape[-1], dtype=x.dtype, device=x.device)
-        for mask, slot, rate in zip(masks, slots, rates, strict=True):
-            if name in slot.learner.adapter.factors:
-                # alone, the rows would be padded to their own longest and not to the pack's
-                own = x.new_empty(self.micro_batch, slot.length, x.shape[-1])
-                mask[:, : slot.length] = own.bernoulli_(1 - rate, generator=slot.generator).div_(1 - rate)
-        return masks.flatten(1, 2)
+def _forward(
+    slots: tuple[Slot, ...], dropping: Lanes | None, name: str, layer: Any, factors: Factors, x: torch.Tensor
+) -> torch.Tensor:
+    """Compute a layer together with the slots' adapters at it; x is (slots * lanes, length, d_in)."""
+    weight, bias = (layer.weight if isinstance(layer, Conv1D) else layer.weight.t()), layer.bias
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    parts = (weight, bias, factors.down, factors.up, factors.scale)
+    packed = x.reshape(len(slots), -1, x.shape[-1]).to(dtype)
+    cast = [part if part is None else part.to(dtype) for part in parts]
+    mask = None if dropping is None else _dropout(slots, dropping, name, packed)
+    y: torch.Tensor = AdaptedLinear.apply(packed, *cast, mask)  # type: ignore[no-untyped-call]
+    return y.view(*x.shape[:-1], -1)
+
+
+def _dropout(slots: tuple[Slot, ...], lanes: Lanes, name: str, x: torch.Tensor) -> torch.Tensor:
+    """Return dropout's factors for x (slots, lanes * length, d_in), drawn as PyTorch draws them for a slot alone."""
+    masks = torch.ones_like(x)
+    for mask, slot, lengths, sources in zip(masks, slots, lanes.lengths, lanes.sources, strict=True):
+        if name in slot.learner.adapter.factors:
+            keep = 1 - slot.learner.workload.dropout
+            own = x.new_empty(len(lengths) * max(lengths), x.shape[-1])  # alone, its rows are padded to its longest
+            torch.index_select(own.bernoulli_(keep, generator=slot.generator).div_(keep), 0, sources, out=mask)
+    return masks
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

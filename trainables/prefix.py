@@ -9,6 +9,7 @@ import torch
 from strategies.base import Site
 from trainables.batch import Batch, collate
 from trainables.data import Example
+from trainables.lanes import Lanes
 
 LIMIT_BYTES = 2**30
 
@@ -20,8 +21,8 @@ class _Enough(Exception):
 class FrozenPrefix:
     """Hidden states at the input of a block, cached per example.
 
-    The base is frozen, in evaluation mode and causal, and rows are padded on the right: what it computes below the
-    first adapter depends on the example alone.
+    The base is frozen, in evaluation mode and causal, rows are padded on the right and kept apart: what it computes
+    below the first adapter depends on the example alone.
 
     Args:
         model: The Hugging Face model.
@@ -41,12 +42,12 @@ class FrozenPrefix:
         self._cache: dict[tuple[int, Example], torch.Tensor] = {}
 
     @contextmanager
-    def skipped(self, depth: int, examples: Sequence[Example], length: int) -> Iterator[None]:
-        """Within, no block below ``depth`` is computed; the inputs must be ``examples``, padded to ``length``."""
+    def skipped(self, depth: int, examples: Sequence[Example], lanes: Lanes) -> Iterator[None]:
+        """Within, no block below ``depth`` is computed; the inputs must be ``examples``, as they lie in ``lanes``."""
         if depth == 0:
             yield
             return
-        states = self._states(depth, examples, length)
+        states = lanes.spread(self._states(depth, examples))
         hook = self.blocks[depth].register_forward_pre_hook(
             lambda block, args, kwargs: ((states, *args[1:]), kwargs), with_kwargs=True
         )
@@ -59,8 +60,8 @@ class FrozenPrefix:
             for block in self.blocks[:depth]:
                 del block.forward
 
-    def _states(self, depth: int, examples: Sequence[Example], length: int) -> torch.Tensor:
-        """Return (examples, length, width); what stands at pads is zero and of no consequence."""
+    def _states(self, depth: int, examples: Sequence[Example]) -> list[torch.Tensor]:
+        """Return (length, width) of each example."""
         missing = [example for example in dict.fromkeys(examples) if (depth, example) not in self._cache]
         fresh = self._compute(depth, missing) if missing else {}
         known = [fresh[e] if e in fresh else self._cache[depth, e] for e in examples]
@@ -69,10 +70,7 @@ class FrozenPrefix:
             if size <= self.left_bytes:
                 self._cache[depth, example] = state
                 self.left_bytes -= size
-        states = known[0].new_zeros(len(known), length, known[0].shape[-1])
-        for row, state in zip(states, known, strict=True):
-            row[: len(state)] = state
-        return states
+        return known
 
     def _compute(self, depth: int, examples: Sequence[Example]) -> dict[Example, torch.Tensor]:
         batch: Batch = collate(examples, self.pad_id, self.device)
@@ -86,7 +84,7 @@ class FrozenPrefix:
         try:
             # not inference mode: the states will be inputs of training passes
             with torch.inference_mode(False), torch.no_grad():
-                self.model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+                self.model.base_model(**batch.inputs)
         except _Enough:
             pass
         finally:

@@ -142,7 +142,7 @@ class SoloSession:
         examples = [self.splits.train[index] for index in learner.order[learner.step]]
         batch = collate(examples, self.base.pad_id, self.base.device)
         with autocast(self.base.device):
-            loss = token_losses(self.base.model, batch, self.base.separable_head)[0].sum()
+            loss = token_losses(self.base.model, batch.inputs, batch.labels, self.base.separable_head)[0].sum()
         (loss / batch.learned_tokens).backward()  # type: ignore[no-untyped-call]
         learner.advance(loss.item(), batch.learned_tokens)
 

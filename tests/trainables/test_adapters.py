@@ -103,7 +103,7 @@ def test_a_site_adapted_without_a_plan_is_caught(model):
 
 @pytest.fixture
 def base(model, tiny_tokenizer):
-    return BaseModel(model, tiny_tokenizer, sites_of(model), 0, "cpu", True)
+    return BaseModel(model, tiny_tokenizer, sites_of(model), 0, "cpu", True, True)
 
 
 @pytest.fixture

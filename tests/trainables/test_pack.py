@@ -14,6 +14,7 @@ from trainables.base_model import load
 from trainables.batch import collate
 from trainables.data import DataSource, load_splits
 from trainables.finetune import batch_order
+from trainables.lanes import arrange
 from trainables.pack import Pack
 from trainables.session import SoloSession
 from trainables.spec import TrialSpec, Workload
@@ -23,8 +24,11 @@ MICRO = 4
 
 
 @pytest.fixture
-def source(tiny_text):
-    return DataSource(dataset=str(tiny_text), train_examples=20, validation_examples=6, test_examples=6, max_length=24)
+def source(tmp_path):
+    """Lines of three tokens and more, some longer than an example may be."""
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(f"the {index} quick brown foxes jump over"[: 3 + 3 * index % 33] for index in range(60)))
+    return DataSource(dataset=str(path), train_examples=20, validation_examples=6, test_examples=6, max_length=24)
 
 
 def trials(model, source, dropout=0.0):
@@ -43,7 +47,7 @@ def trials(model, source, dropout=0.0):
         return dataclasses.replace(plain, **changes), TrialSpec.from_config(spec)
 
     return [
-        trial("baseline", 1e-2),
+        trial("baseline", 5e-3),
         trial("linear_decay", 3e-3, {"slope": 1.0}, seed=1, clip_norm=0.05),
         trial("linear_decay", 5e-3, {"slope": -1.5}, epochs=30, scaling="alpha/r"),
         trial("attention_heavy", 5e-3, {"log_ratio": -3.0}, seed=2, batch_size=2 * MICRO, epochs=24, weight_decay=0.1),
@@ -116,10 +120,26 @@ def check_agreement(recorded, reference):
         assert torch.allclose(own[name], tensor, rtol=0, atol=1e-4), name
 
 
+@pytest.fixture
+def joined(monkeypatch):
+    """Whether rows were joined, pass by pass."""
+    passes = []
+
+    def arranging(*arguments):
+        lanes = arrange(*arguments)
+        passes.append(lanes.joined)
+        return lanes
+
+    monkeypatch.setattr("trainables.pack.arrange", arranging)
+    return passes
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_five_different_trials_packed_train_as_each_does_alone(pack, model_folder, source, dropout):
+def test_five_different_trials_packed_train_as_each_does_alone(pack, model_folder, source, dropout, joined):
     chosen = trials(model_folder, source, dropout)
     together = packed(pack, chosen)
+    assert any(joined)
+    assert not all(joined)
     for recorded, trial in zip(together, chosen, strict=True):
         check_agreement(recorded, alone(*trial))
     check_pads(pack, together)
@@ -253,9 +273,10 @@ def test_the_blocks_below_the_first_adapter_are_computed_once_per_example(pack, 
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 2**30])
-def test_a_skipped_prefix_changes_no_loss(pack, upper, limit_bytes):
+def test_a_skipped_prefix_changes_no_loss(pack, upper, limit_bytes, joined):
     pack.prefix.left_bytes = limit_bytes
     slots = [recorded.slot for recorded in packed(pack, upper, 10)]
+    assert any(joined)
     skipped = pack.evaluate(slots, "validation")
     assert bool(pack.prefix._cache) == bool(limit_bytes)
     for slot, (workload, spec), loss in zip(slots, upper, skipped, strict=True):
