@@ -11,7 +11,7 @@ from tabulate import tabulate
 from analysis.header import ReportHeader
 from analysis.rows import STATUSES, ResultRow
 
-WITHIN = 1.01
+WITHIN = 0.01
 
 
 def what_mattered(header: ReportHeader) -> list[str]:
@@ -24,8 +24,9 @@ def what_mattered(header: ReportHeader) -> list[str]:
         for name, share in sorted(shares.items(), key=lambda item: -item[1])
     ]
     return [
-        "## What Mattered", "", "Share of the differences in evaluation loss that each parameter accounts for, among "
-        "the trials of its strategy that were trained in full (Optuna's PED-ANOVA).", "",
+        "## What Mattered", "", "How far the best third of a strategy's trials lies apart from all of them in each "
+        "parameter, as a share of the sum over its parameters (Optuna's PED-ANOVA), among trials that were trained in "
+        "full. Strategies with too few of those to say anything are left out.", "",
         tabulate(body, headers=("strategy", "parameter", "importance"), tablefmt="pipe", disable_numparse=True), "",
     ]  # fmt: skip
 
@@ -40,12 +41,14 @@ def shrinking(header: ReportHeader) -> list[str]:
          f"{math.expm1(point['test_loss'] - whole):+.2%}"] for point in header.shrink
     ]  # fmt: skip
     best = min(point["test_loss"] for point in header.shrink)
-    small = min((p for p in header.shrink if p["test_loss"] <= WITHIN * best), key=lambda point: point["params"])
+    small = min(
+        (p for p in header.shrink if p["test_loss"] <= best + math.log1p(WITHIN)), key=lambda point: point["params"]
+    )
     return [
         "## Shrinking the Winner", "", "The trained winner with its largest singular values kept, wherever they are, "
         "and the rest cut; nothing is trained again.", "",
         tabulate(body, ("kept", "parameters", "test loss", "perplexity"), tablefmt="pipe", disable_numparse=True),
-        "", f"The smallest of these within 1 % of the best test loss has {small['params']:,} parameters.", "",
+        "", f"The smallest of these within 1 % of the best perplexity has {small['params']:,} parameters.", "",
     ]  # fmt: skip
 
 
@@ -92,7 +95,15 @@ def reproduce(header: ReportHeader) -> list[str]:
     commands = [f"python {command}" for command in (header.command, *header.continued)]
     lines = ["## How to Reproduce", "", "```", *commands, "```", ""]
     lines += [f"- **Changed on the way, as allowed:** {change}" for change in header.changes]
-    facts = {"Model": header.model, "Data": header.dataset, "SHA-256 of all texts": header.corpus_sha256}
+    facts = {
+        "Code": header.revision,
+        "Model": header.model,
+        "Its commit": header.model_revision,
+        "SHA-256 of its files": header.base_sha256 if header.base_sha256 != header.model else None,
+        "Data": header.dataset,
+        "Their commit": header.dataset_revision,
+        "SHA-256 of all texts": header.corpus_sha256,
+    }
     lines += [f"- **{name}:** {value}" for name, value in facts.items() if value]
     if header.versions:
         lines += [f"- **Versions:** {', '.join(f'{name} {version}' for name, version in header.versions.items())}"]

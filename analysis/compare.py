@@ -9,7 +9,7 @@ from analysis import verdicts
 from analysis.header import ReportHeader
 from analysis.rows import ResultRow
 
-HEADERS = ("search", "model", "data", "parameters", "strategy", "verdict", "difference", "95 % interval", "seeds")
+HEADERS = ("search", "model", "data", "parameters", "strategy", "verdict", "difference", "interval", "seeds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def render(searches: Sequence[Search], generated: str) -> str:
     lines += [tabulate(body, headers=HEADERS, tablefmt="pipe", disable_numparse=True), ""]
     lines += [
         "Each verdict is its own search's, against plain LoRA of the same budget there, by confirmation runs on its "
-        "test split. Losses of different models or data are not comparable; differences and verdicts are.", "",
+        "test split. Differences are in nats per token, and models differ in their tokens: compare verdicts.", "",
     ]  # fmt: skip
     lines += ["## Strategies over All Searches", "", _counts(searches), ""]
     return "\n".join(lines)

@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
 PLANNED = {"dataset_size": "train_examples", "epochs": "epochs", "margin": "margin", "model": "model",
-           "dataset": "dataset", "corpus_sha256": "corpus_sha256"}  # fmt: skip
-FOUND = ("engine", "resource_events", "command", "continued", "changes", "versions", "importance", "shrink")
+           "dataset": "dataset", "corpus_sha256": "corpus_sha256", "model_revision": "model_revision",
+           "dataset_revision": "dataset_revision"}  # fmt: skip
+FOUND = ("engine", "resource_events", "command", "continued", "changes", "versions", "importance", "shrink",
+         "revision", "base_sha256")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,16 @@ class ReportHeader:
         model: What was adapted.
         dataset: What it was trained on.
         corpus_sha256: Digest of all texts.
+        model_revision: Its commit on a hub.
+        dataset_revision: That of the data.
+        base_sha256: Digest of the model's files, or its hub id.
+        revision: The commit of the code that ran.
         engine: How the trials were trained.
         resource_events: What memory did not allow.
         command: What started the search.
         continued: Commands that took it up again.
         changes: What was allowed to differ then.
-        versions: Of the libraries that matter.
+        versions: Of all that matters.
         importance: Strategy -> parameter -> its share in what decided the loss.
         evidence: Kind of evidence -> site -> value, as measured before training.
         shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
@@ -44,6 +50,10 @@ class ReportHeader:
     model: str | None = None
     dataset: str | None = None
     corpus_sha256: str | None = None
+    model_revision: str | None = None
+    dataset_revision: str | None = None
+    base_sha256: str | None = None
+    revision: str | None = None
     engine: str | None = None
     resource_events: Sequence[str] = ()
     command: str | None = None

@@ -78,14 +78,21 @@ def frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
 
 def summary(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Return mean and standard deviation of every metric by strategy."""
-    grouped = frame(rows).groupby("strategy")[list(METRICS)]
+    grouped = _comparable(rows).groupby("strategy")[list(METRICS)]
     return grouped.agg(["mean", "std"])
 
 
 def ranked_means(rows: Sequence[ResultRow], metric: str) -> list[tuple[str, float]]:
     """Return (strategy, mean) from the smallest to the largest, unknown ones last."""
-    means = frame(rows).groupby("strategy")[metric].mean().sort_values(kind="stable", na_position="last")
+    means = _comparable(rows).groupby("strategy")[metric].mean().sort_values(kind="stable", na_position="last")
     return [(str(name), float(value)) for name, value in means.items()]
+
+
+def _comparable(rows: Sequence[ResultRow]) -> pd.DataFrame:
+    """Return the metrics; of trials that were stopped nothing, since time and size on the way are no results."""
+    table = frame(rows)
+    table.loc[[row.status == "stopped" for row in rows], list(METRICS)] = float("nan")
+    return table
 
 
 def _shown(row: ResultRow, name: str) -> object:

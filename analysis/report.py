@@ -26,9 +26,9 @@ def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[P
         *_rankings(searched),
         *_details(searched),
         *findings.key_findings(searched, verdicts.verdicts(rows, header.margin)),
-        *verdicts.section(rows, header.margin),
+        *verdicts.section(rows, header.margin, 1 + sum("--extend" in command for command in header.continued)),
         *(line for picture in pictures for line in picture.lines),
-        *winner.section(verdicts.recommended(rows, header.margin)),
+        *winner.section(verdicts.recommended(rows, header.margin), rows),
         *closing.shrinking(header),
         *closing.what_mattered(header),
         *closing.evidence(header),
@@ -53,7 +53,11 @@ def _summary(rows: Sequence[ResultRow]) -> list[str]:
     lines = ["## Summary Statistics", "", "### Performance Metrics by Strategy", ""]
     lines += [ranking.summary(rows).round(4).to_string() if rows else "No trials.", ""]
     if any(row.status == "stopped" for row in rows):
-        lines += ["Losses of trials that were stopped early are left out: they are not comparable with full ones.", ""]
+        lines += [
+            "Of trials that were stopped early everything is left out but the count: what they had reached does "
+            "not compare with full ones.",
+            "",
+        ]
     return lines
 
 

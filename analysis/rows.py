@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from analysis import lines
 
 STATUSES = ("finished", "stopped", "diverged", "failed")
-NESTED = ("config", "ranks", "alphas", "history")
+NESTED = ("config", "ranks", "alphas", "history", "test_documents")
 INTEGERS = ("seed", "trainable_parameters", "tokens", "restarts")
 NUMBERS = (
     "parameter_efficiency",
@@ -44,6 +44,8 @@ class ResultRow:
         final_eval_loss: Mean loss per token on the validation split at the trial's end, in nats.
         final_perplexity: exp of it.
         test_loss: Mean loss per token on the test split.
+        test_documents: Of each document of the test split, in an order that all trials of a search share, its summed
+            loss and its learned tokens; of confirmation runs alone.
         training_time_seconds: Time in training and evaluation.
         tokens: Learned tokens seen.
         restarts: How often it was started again after its process died or it raised.
@@ -66,6 +68,7 @@ class ResultRow:
     final_eval_loss: float | None = None
     final_perplexity: float | None = None
     test_loss: float | None = None
+    test_documents: Sequence[tuple[float, int]] | None = None
     training_time_seconds: float | None = None
     tokens: int | None = None
     restarts: int | None = None
@@ -82,13 +85,14 @@ class ResultRow:
 
 
 FIELDS = tuple(item.name for item in fields(ResultRow))
+DOCUMENT = [float, int], [int, int]
 NO_ROW = (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError)
 KINDS: dict[str, Any] = {
     **dict.fromkeys(FIELDS, str),
     **dict.fromkeys(("config", "ranks", "alphas"), dict),
     **dict.fromkeys(INTEGERS, int),
     **dict.fromkeys(NUMBERS, int | float),
-    "history": list,
+    **dict.fromkeys(("history", "test_documents"), list),
     "fan_in_fan_out": bool,
 }
 
@@ -198,6 +202,9 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
     for name, kind in (("ranks", int), ("alphas", int | float)):
         if not all(isinstance(value, kind) for value in (values.get(name) or {}).values()):
             raise ValueError(f"{name} must map names to numbers")
+    for pair in values.get("test_documents") or ():
+        if not (isinstance(pair, list) and list(map(type, pair)) in DOCUMENT and math.isfinite(pair[0])):
+            raise ValueError("test_documents must be a list of [loss, tokens]")
     if not all(isinstance(report, dict) for report in values.get("history") or ()):
         raise ValueError("history must be a list of mappings")
 

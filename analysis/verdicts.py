@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tabulate import tabulate
 
@@ -13,7 +13,7 @@ from analysis.statistics import Answer, Paired, judge, spread
 
 PLAIN = "baseline"
 FROZEN = "frozen"
-HEADERS = ("strategy", "verdict", "test loss", "difference", "95 % interval", "bootstrap", "seeds", "parameters")
+HEADERS = ("strategy", "verdict", "test loss", "difference", "interval", "over seeds alone", "seeds", "parameters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +58,41 @@ def verdicts(rows: Sequence[ResultRow], margin: float) -> list[Verdict]:
 
 
 def controls(rows: Sequence[ResultRow]) -> dict[str, tuple[str, Paired]]:
-    """Return control -> (the strategy it is a control of, that strategy's test loss minus the control's by seed)."""
+    """Return control -> (what it is a control of, the test loss of that minus the control's by seed).
+
+    A control is called by its kind and what it is a control of, such as ``shuffled composite``.
+    """
     confirmed = _by_strategy(rows)
+    named = {runs[0].strategy: name for name, runs in confirmed.items()}  # a frozen strategy has a control of its own
     found = {}
     for name, runs in confirmed.items():
         original = control_of(runs[0])
         if original is not None:
+            original = named.get(original, original)
             found[name] = (original, _paired(confirmed.get(original, []), runs, 1))
     return found
 
 
 def recommended(rows: Sequence[ResultRow], margin: float) -> ResultRow | None:
-    """Return the run to use: of the strategy with the best win, else of plain LoRA, the lowest evaluation loss.
+    """Return the run to use: of those that win the strategy of lowest mean evaluation loss, else plain LoRA; of its
+    confirmation runs the one of lowest evaluation loss.
 
-    Without confirmation runs it is the best trial of the search.
+    Which strategies win is all that the test split decides. Without confirmation runs it is the best trial of all.
     """
     searched = [row for row in rows if row.phase == "search"]
-    wins = [item.strategy for item in verdicts(rows, margin) if item.answer == "win"]
-    runs = _by_strategy(rows).get(wins[0] if wins else PLAIN, [])
-    return ranking.best_run(runs) or ranking.best_run(searched)
+    wins = {item.strategy for item in verdicts(rows, margin) if item.answer == "win"}
+    confirmed = _by_strategy(rows)
+    best = list(ranking.mean_losses(run for name in wins for run in confirmed[name]))
+    return ranking.best_run(confirmed.get(best[0] if best else PLAIN, [])) or ranking.best_run(searched)
+
+
+def beside_plain(run: ResultRow, rows: Sequence[ResultRow]) -> str | None:
+    """Say how one confirmation run does against plain LoRA's of the same seed; None where that is not known."""
+    difference = _paired([run], _by_strategy(rows).get(PLAIN, []), 1).mean
+    if run.phase != "confirm" or run.strategy == PLAIN or difference is None:
+        return None
+    seed = "against plain LoRA of the same seed; the verdict is on the mean of all seeds"
+    return f"{difference:+.4f} nats per token {seed}"
 
 
 def control_of(row: ResultRow) -> str | None:
@@ -85,8 +101,14 @@ def control_of(row: ResultRow) -> str | None:
     return own.get("of") if isinstance(own, dict) else None
 
 
-def section(rows: Sequence[ResultRow], margin: float) -> list[str]:
-    """Return the report's section."""
+def section(rows: Sequence[ResultRow], margin: float, looks: int = 1) -> list[str]:
+    """Return the report's section.
+
+    Args:
+        rows: Of a search, all phases.
+        margin: As for ``verdicts``.
+        looks: How often the search has been judged, this time included.
+    """
     lines = ["## Verdict", ""]
     if not any(row.phase == "confirm" for row in rows):
         return [*lines, "None: there are no confirmation runs, and one run per configuration gives no verdict.", ""]
@@ -94,6 +116,11 @@ def section(rows: Sequence[ResultRow], margin: float) -> list[str]:
     if not _by_strategy(rows).get(PLAIN):
         return [*lines, "None: plain LoRA is not among the confirmed, so there is nothing to compare with.", ""]
     lines += [*headline(found), "", _table(rows, found), "", *_legend(rows, found, margin)]
+    if looks > 1:
+        lines[-1:] = [
+            f"- **Looks:** this search was judged {looks} times on the same test split, each time with 5 % to err; who "
+            f"goes on until something wins is told so too often.", "",
+        ]  # fmt: skip
     return [*lines, *_control_lines(rows, margin)]
 
 
@@ -113,15 +140,35 @@ def _judged(name: str, runs: Sequence[ResultRow], plain: Sequence[ResultRow], ri
 
 
 def _paired(runs: Sequence[ResultRow], others: Sequence[ResultRow], comparisons: int) -> Paired:
-    mine, theirs = ({row.seed: row.test_loss for row in part if row.test_loss is not None} for part in (runs, others))
-    return Paired(tuple(mine[seed] - theirs[seed] for seed in mine if seed in theirs), comparisons)
+    theirs = {row.seed: row for row in others}
+    pairs = [(row, theirs[row.seed]) for row in runs if row.seed in theirs]
+    differences, both = [], []
+    for mine, other in pairs:
+        if mine.test_loss is not None and other.test_loss is not None:
+            differences.append(mine.test_loss - other.test_loss)
+            both.append((mine, other))
+    return Paired(tuple(differences), comparisons, _documents(both))
+
+
+def _documents(pairs: Sequence[tuple[ResultRow, ResultRow]]) -> tuple[tuple[float, int], ...]:
+    """Return each document's difference, a mean over pairs, and its tokens; nothing if a run does not know its own."""
+    known = [(mine.test_documents, other.test_documents) for mine, other in pairs]
+    tokens = {tuple(count for _, count in documents or ()) for pair in known for documents in pair}
+    if len(tokens) != 1:
+        return ()
+    sums = [0.0] * len(counts := tokens.pop())
+    for mine, other in known:
+        for place, (own, theirs) in enumerate(zip(mine or (), other or (), strict=True)):
+            sums[place] += (own[0] - theirs[0]) / len(known)
+    return tuple(zip(sums, counts, strict=True))
 
 
 def _by_strategy(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
     found: dict[str, list[ResultRow]] = {}
     for row in rows:
         if row.phase == "confirm":
-            found.setdefault(row.strategy, []).append(row)
+            of = control_of(row)
+            found.setdefault(row.strategy if of is None else f"{row.strategy} {of}", []).append(row)
     return found
 
 
@@ -132,6 +179,8 @@ def _params(runs: Sequence[ResultRow]) -> int:
 def _because(item: Verdict) -> str:
     if item.diverged:
         return f"{item.diverged} of the runs compared diverged."
+    if len(item.pairs.documents) == 1:
+        return "The test split is of one document, which says nothing about others."
     if item.pairs.interval is None or item.pairs.mean is None:
         return f"{item.pairs.seeds} seed(s) with a result on both sides; it takes at least two."
     low, high = item.pairs.interval
@@ -144,6 +193,8 @@ def _because(item: Verdict) -> str:
         return f"{text} That is less than the {item.margin:g} that was said to matter."
     if item.answer != "cannot tell":
         return text
+    if item.needed is None and replace(item.pairs, documents=()).seeds_needed(item.margin) is not None:
+        return f"{text} No number of seeds would tell: texts differ too much, and more of them are needed."
     if item.needed is None:
         return f"{text} Not even 1,000 seeds would tell, if their spread stays as it is."
     return f"{text} About {item.needed} seeds would tell."
@@ -159,10 +210,13 @@ def _table(rows: Sequence[ResultRow], found: Sequence[Verdict]) -> str:
         body.append(
             [item.strategy, item.answer, _loss(item.losses), mean, *intervals, item.pairs.seeds, f"{item.params:,}"]
         )
-    for name, (original, pairs) in controls(rows).items():
+    for name, (original, _) in controls(rows).items():
         runs = _by_strategy(rows)[name]
         own = tuple(row.test_loss for row in runs if row.test_loss is not None)
-        body.append([name, f"control of {original}", _loss(own), "", "", "", pairs.seeds, f"{_params(runs):,}"])
+        pairs = _paired(runs, plain, len(found) or 1)
+        mean = "" if pairs.mean is None else f"{pairs.mean:+.4f}"
+        intervals = (span(pairs.interval), span(pairs.bootstrap()))
+        body.append([name, f"control of {original}", _loss(own), mean, *intervals, pairs.seeds, f"{_params(runs):,}"])
     return tabulate(body, headers=HEADERS, tablefmt="pipe", disable_numparse=True)
 
 
@@ -174,6 +228,7 @@ def _legend(rows: Sequence[ResultRow], found: Sequence[Verdict], margin: float) 
     trials = ", ".join(f"{name} {count} ({full[name]} in full)" for name, count in searched.items())
     edge = ranking.at_the_edge(row for row in rows if row.phase == "search")
     reservation = f" Of {', '.join(edge)} the best rate is at the edge of those tried: a wider range may be better."
+    level = 100 * found[0].pairs.level if found else 95.0
     together = f"the {len(found)} together" if len(found) > 1 else "it"
     return [
         f"- **Runs:** the best configuration of every strategy, trained again in full from seeds "
@@ -182,8 +237,9 @@ def _legend(rows: Sequence[ResultRow], found: Sequence[Verdict], margin: float) 
         f"- **Search before:** trials {trials}; every strategy searched a learning rate of its own."
         f"{reservation if edge else ''}",
         f"- **Budget:** {min(params):,} to {max(params):,} trainable parameters.",
-        f"- **Interval:** of the mean paired difference, Student's t; {together} right 95 % of the time. It decides. "
-        f"The bootstrap's percentile interval is too narrow for few seeds and is printed for comparison.",
+        f"- **Interval:** of the mean paired difference, Student's t; {together} right 95 % of the time, "
+        f"{level:.4g} % each. {_texts(found)} It decides. *Over seeds alone* is the bootstrap's percentile interval at "
+        f"the same level, which is too narrow for few seeds and knows these texts only; it is printed for comparison.",
         f"- **Words:** *win*, *loss*: the interval excludes 0. *Tie*: it lies within ±{margin:g}, the difference that "
         f"does not matter. *Non-inferior with fewer parameters*: it ends below +{margin:g}, with at least 5 % fewer.",
         "",
@@ -199,8 +255,9 @@ def _control_lines(rows: Sequence[ResultRow], margin: float) -> list[str]:
         elif pairs.interval is None:
             said = "nothing can be said about it"
         else:
-            said = (_frozen if name == FROZEN else _misplaced)(name, pairs.interval, margin)
-        lines.append(f"- **{original} against itself {name}:** {said} ({span(pairs.interval)}, {pairs.seeds} seeds).")
+            kind = confirmed[name][0].strategy
+            said = (_frozen if kind == FROZEN else _misplaced)(kind, pairs.interval, margin)
+        lines.append(f"- **{original} against {name}:** {said} ({span(pairs.interval)}, {pairs.seeds} seeds).")
     return ["### Controls", "", *lines, ""] if lines else []
 
 
@@ -234,6 +291,14 @@ def _frozen(name: str, interval: tuple[float, float], margin: float) -> str:
         f"{given} are as good",
         f"these seeds cannot tell {given} from it",
     )  # fmt: skip
+
+
+def _texts(found: Sequence[Verdict]) -> str:
+    """Say what other texts could change."""
+    counts = [len(item.pairs.documents) for item in found if item.pairs.documents]
+    if not counts:
+        return "It is that of other seeds on these texts: the rows do not have the losses of single documents."
+    return f"It is that of other seeds and other texts: the {max(counts)} documents of the test split differ, too."
 
 
 def _loss(losses: Sequence[float]) -> str:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -12,7 +12,8 @@ from analysis.rows import ResultRow
 
 WHY = {
     "search": "has the lowest evaluation loss of all finished trials; nothing has confirmed it",
-    "confirm": "is the run to use: the lowest evaluation loss of the strategy with the best win against plain LoRA",
+    "confirm": "is the run to use: of the strategies that win against plain LoRA, the one of lowest mean evaluation "
+    "loss, and of its runs the one of lowest evaluation loss",
 }
 PLAIN_WINS = "is the run to use: no strategy wins, so plain LoRA is recommended, and this is its lowest evaluation loss"
 NOT_IN_CONFIG = {
@@ -23,8 +24,13 @@ NOT_IN_CONFIG = {
 }
 
 
-def section(best: ResultRow | None) -> list[str]:
-    """Return the section about the run to use; empty if there is none with known ranks."""
+def section(best: ResultRow | None, rows: Sequence[ResultRow]) -> list[str]:
+    """Return the section about the run to use; empty if there is none with known ranks.
+
+    Args:
+        best: That run.
+        rows: All trials of its search.
+    """
     if best is None or not best.ranks:
         return []
     why = PLAIN_WINS if (best.phase, best.strategy) == ("confirm", verdicts.PLAIN) else WHY[best.phase]
@@ -32,6 +38,8 @@ def section(best: ResultRow | None) -> list[str]:
     lines += [f"- **Strategy:** {best.strategy}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:
         lines += [f"- **Test loss:** {best.test_loss:.4f} (perplexity {math.exp(best.test_loss):.2f})"]
+    if (beside := verdicts.beside_plain(best, rows)) is not None:
+        lines += [f"- **This run alone:** {beside}"]
     lines += [f"- **Parameters:** {best.trainable_parameters:,}", "", "### Ranks by layer and matrix", ""]
     return [*lines, rank_table(best.ranks), "", *_paste(best)]
 

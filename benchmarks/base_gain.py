@@ -8,7 +8,7 @@ import torch
 
 from strategies import RankBudget
 from trainables.base_model import load
-from trainables.data import DataSource
+from trainables.data import DataSource, mean_loss
 from trainables.session import SoloSession
 from trainables.spec import TrialSpec, Workload
 
@@ -25,9 +25,9 @@ def main(splits: int, rank: int, learning_rate: float, threads: int) -> None:
     spec = TrialSpec.from_config({"strategy": "baseline", "learning_rate": learning_rate})
     for split in range(splits):
         session = SoloSession(replace(workload, data=DataSource(split_seed=split)), spec)
-        before = session.test_loss()
+        before = mean_loss(session.splits.test, session.test_losses())
         session.train(workload.steps)
-        after = session.test_loss()
+        after = mean_loss(session.splits.test, session.test_losses())
         session.close()
         print(f"split {split}: test perplexity {math.exp(before):.1f} -> {math.exp(after):.1f}, "
               f"{math.exp(after - before) - 1:+.1%}")  # fmt: skip

@@ -1,44 +1,83 @@
 """What the verdict can see: simulated searches whose truth is known: ``python -m benchmarks.power``."""
 
-import math
+from collections.abc import Iterator, Sequence
 
 import click
 import numpy as np
 
-from analysis.statistics import Paired, judge
+from analysis.rows import ResultRow
+from analysis.verdicts import PLAIN, Verdict, verdicts
 
-EFFECTS = {"none": 0.0, "small": -0.5, "large": -3.0}
-MARGIN = 1.0  # all in units of the spread of a paired difference
+EFFECTS = {"none": 0.0, "small": -0.01, "large": -0.05}
+MARGIN = 0.01  # in nats per token, as everything here
+RUN, TEXT, BOTH = 0.004, 0.02, 0.01  # standard deviation by run, by strategy and text, and by run and text
+ALIKE = (100,) * 100
+UNLIKE = tuple(100 * windows for windows in (39, 12, 9, 8, 7, 6, 5, 4, 3, 2, 2, 1, 1, 1))  # as the bundled test split
 
 
 @click.command(help=__doc__)
-@click.option("--searches", default=2000, show_default=True)
+@click.option("--searches", default=1000, show_default=True)
 @click.option("--strategies", default=3, show_default=True, help="Strategies that are compared with plain LoRA.")
 def main(searches: int, strategies: int) -> None:
-    """Print, by effect (in spreads of a paired difference) and seeds, how often what is said."""
-    print("| effect | seeds | t covers | bootstrap covers | win | tie | loss | cannot tell | any win |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    """Print, by effect, texts and seeds, how often what is said, and how often it is true."""
+    print("| effect | texts | seeds | covers | over seeds alone | win | tie | loss | cannot tell | any win |")
+    print("| --- " * 10 + "|")
     for name, effect in EFFECTS.items():
-        for seeds in (3, 5, 10):
-            cells = _simulate(np.random.default_rng([seeds]), effect, seeds, searches, strategies)
-            print(f"| {name} ({effect:g}) | {seeds} | {' | '.join(f'{cell:.1%}' for cell in cells)} |", flush=True)
+        for texts in (ALIKE, UNLIKE):
+            for seeds in (3, 5, 10):
+                found = list(simulated(effect, seeds, texts, strategies, searches))
+                cells = " | ".join(f"{cell:.1%}" for cell in _shares(found, effect))
+                print(f"| {name} ({effect:g}) | {len(texts)} | {seeds} | {cells} |", flush=True)
 
 
-def _simulate(rng: np.random.Generator, effect: float, seeds: int, searches: int, strategies: int) -> tuple[float, ...]:
-    """Simulate searches in which every strategy has the effect; seeds shift all runs alike, as real ones do."""
-    plain = rng.normal(0, 5, (searches, 1, seeds))
-    losses = plain + rng.normal(effect, 1, (searches, strategies, seeds))
-    alone = [Paired(tuple(row)) for row in (losses - plain)[:, 0]]
-    together = [[Paired(tuple(row), strategies) for row in search] for search in losses - plain]
-    answers = [[judge(pairs, MARGIN, 1, 1) for pairs in search] for search in together]
-    first = [search[0] for search in answers]
-    shares = [first.count(answer) / searches for answer in ("win", "tie", "loss", "cannot tell")]
-    covered = [low <= effect <= high for low, high in (pairs.interval or (math.nan, math.nan) for pairs in alone)]
-    resampled = [
-        low <= effect <= high for low, high in (pairs.bootstrap() or (math.nan, math.nan) for pairs in alone[:500])
+def simulated(
+    effect: float, seeds: int, tokens: Sequence[int], strategies: int, searches: int
+) -> Iterator[list[Verdict]]:
+    """Yield what is said of searches in which every strategy has the same effect.
+
+    A run's loss on a text is the text's own, which all runs share, the strategy's effect, and three things by chance:
+    of the run, of the strategy on this text, and of this run on this text.
+
+    Args:
+        effect: Test loss of every strategy minus that of plain LoRA, were there endless seeds and texts.
+        seeds: Confirmation runs of each.
+        tokens: Learned tokens of each text.
+        strategies: Compared with plain LoRA.
+        searches: To simulate.
+    """
+    rng = np.random.default_rng([seeds, len(tokens), strategies])
+    arms, texts, weights = strategies + 1, len(tokens), np.array(tokens)
+    names = [PLAIN, *(f"strategy{number}" for number in range(strategies))]
+    for _ in range(searches):
+        losses = 4 + rng.normal(0, 1, texts) + rng.normal(0, RUN, (arms, seeds, 1))
+        losses = losses + rng.normal(0, TEXT, (arms, 1, texts)) + rng.normal(0, BOTH, (arms, seeds, texts))
+        losses[1:] += effect
+        rows = [
+            ResultRow(
+                f"{name}{seed}", name, name, "finished", phase="confirm", seed=seed, trainable_parameters=1000,
+                test_loss=float(own @ weights / weights.sum()),
+                test_documents=list(zip((own * weights).tolist(), tokens, strict=True)),
+            ) for name, runs in zip(names, losses, strict=True) for seed, own in enumerate(runs)
+        ]  # fmt: skip
+        yield verdicts(rows, MARGIN)
+
+
+def covers(interval: tuple[float, float] | None, effect: float) -> bool:
+    """Say whether an interval has the truth in it."""
+    return interval is not None and interval[0] <= effect <= interval[1]
+
+
+def _shares(found: Sequence[Sequence[Verdict]], effect: float) -> list[float]:
+    first = [search[0].answer for search in found]
+    every = [item for search in found for item in search]
+    told = [first.count(answer) / len(first) for answer in ("win", "tie", "loss", "cannot tell")]
+    any_win = sum(any(item.answer == "win" for item in search) for search in found) / len(found)
+    return [
+        float(np.mean([covers(item.pairs.interval, effect) for item in every])),
+        float(np.mean([covers(item.pairs.bootstrap(), effect) for item in every[:300]])),
+        *told,
+        any_win,
     ]
-    any_win = sum("win" in search for search in answers) / searches
-    return float(np.mean(covered)), float(np.mean(resampled)), *shares, any_win
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 from benchmarks import peers, workloads
+from trainables.data import mean_loss
 from trainables.pack import Pack
 from trainables.spec import TrialSpec
 
@@ -23,7 +24,7 @@ def gpt2_medium() -> str:
     while any(slot.learner.step < STEPS for slot in slots):
         pack.step(slots)
     ours = sum(slot.learner.tokens for slot in slots) / (time.perf_counter() - started)
-    own = pack.evaluate(slots, "validation")
+    own = [mean_loss(pack.splits.validation, losses or []) for losses in pack.evaluate(slots, "validation")]
     tokens, seconds, losses = 0, 0.0, []
     for config in configs:
         trial = peers.Expert(workload, config)

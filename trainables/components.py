@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from strategies.base import Evidence
 from strategies.eva import COMPONENT, MOST_RHO
+from trainables.inputs import splits_of
 from trainables.spec import Workload
 
 ENOUGH = 0.99
@@ -60,7 +61,7 @@ class Components:
 def cache_key(workload: Workload, corpus_sha256: str) -> str:
     """Return a digest of all that ``eva.measure`` depends on: model, texts, splits, batches, budget."""
     parts = [
-        "eva", workload.base, corpus_sha256, asdict(workload.data), workload.batch_size,
-        asdict(workload.budget), MOST_RHO, ENOUGH,
+        "eva", workload.base, corpus_sha256, asdict(workload.data), splits_of(workload).train_sha256,
+        workload.batch_size, asdict(workload.budget), MOST_RHO, ENOUGH,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

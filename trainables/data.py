@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,10 +66,17 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One sequence. Both fields have the same length; ``labels`` is ``IGNORED`` where nothing is learned."""
+    """One sequence.
+
+    Args:
+        input_ids: Its tokens.
+        labels: As many; ``IGNORED`` where nothing is learned.
+        document: Number of the document that it is from, or of the prompt; examples of one are alike.
+    """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
+    document: int = 0
 
     @property
     def learned_tokens(self) -> int:
@@ -83,6 +91,25 @@ class Splits:
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
+
+    @property
+    def train_sha256(self) -> str:
+        """A digest of what is trained on, in order."""
+        return hashlib.sha256(repr([(e.input_ids, e.labels) for e in self.train]).encode()).hexdigest()
+
+
+def mean_loss(examples: Sequence[Example], losses: Sequence[float]) -> float:
+    """Return the mean loss per learned token of all, from each example's summed loss."""
+    return sum(losses) / sum(example.learned_tokens for example in examples)
+
+
+def by_document(examples: Sequence[Example], losses: Sequence[float]) -> dict[int, tuple[float, int]]:
+    """Return document -> (its examples' summed loss, their learned tokens), in the order of the documents."""
+    found = {example.document: (0.0, 0) for example in sorted(examples, key=lambda example: example.document)}
+    for example, loss in zip(examples, losses, strict=True):
+        total, tokens = found[example.document]
+        found[example.document] = (total + loss, tokens + example.learned_tokens)
+    return found
 
 
 def read_documents(source: DataSource) -> list[Document]:
@@ -121,8 +148,8 @@ def corpus_sha256(documents: Sequence[Document]) -> str:
 def load_splits(source: DataSource, model: str) -> Splits:
     """Tokenise ``source`` for ``model``; a second call in the same process returns the same object.
 
-    Whole documents are dealt to the splits; each split's examples are then drawn from all of its documents, since the
-    windows of a few long texts would stand for themselves alone. ``split_seed`` decides both.
+    Whole documents are dealt to the splits; each split's examples are then drawn from all of its documents alike, since
+    the windows of a few long texts would stand for themselves alone. ``split_seed`` decides both.
 
     Raises:
         ValueError: There is too little text for the three splits.
@@ -137,7 +164,17 @@ def load_splits(source: DataSource, model: str) -> Splits:
     if any(len(pools[name]) < count for name, count in wanted.items()):
         raise ValueError(f"--dataset {source.dataset}: {_too_little(source, pool, sum(wanted.values()))}")
     chosen = random.Random(source.split_seed)
-    return Splits(**{name: tuple(chosen.sample(pools[name], count)) for name, count in wanted.items()})
+    return Splits(**{name: _spread(pools[name], count, chosen) for name, count in wanted.items()})
+
+
+def _spread(pool: Sequence[Example], count: int, chosen: random.Random) -> tuple[Example, ...]:
+    """Draw examples so that every document has as many as any other, as far as it has them."""
+    turns: Counter[int] = Counter()
+    drawn = []
+    for example in chosen.sample(pool, len(pool)):
+        drawn.append((turns[example.document], example))
+        turns[example.document] += 1
+    return tuple(example for _, example in sorted(drawn, key=lambda pair: pair[0])[:count])
 
 
 def _too_little(source: DataSource, pool: Sequence[list[Example]], wanted: int) -> str:
@@ -167,9 +204,9 @@ def _pool(source: DataSource, tokenizer: Any, wanted: int) -> list[list[Example]
     characters = max(TEXT_CHARACTERS, 4 * POOL * wanted * source.max_length)
     random.Random(source.split_seed).shuffle(documents)
     pool, found = [], 0
-    for group in _grouped(documents):
+    for number, group in enumerate(_grouped(documents)):
         parts = (Document(document.prompt[:characters], document.text[:characters]) for document in group)
-        pool.append([example for part in parts for example in _tokenise(part, tokenizer, source.max_length)])
+        pool.append([example for part in parts for example in _tokenise(part, tokenizer, source.max_length, number)])
         found += len(pool[-1])
         if found >= POOL * wanted and len(pool) >= POOL * len(SPLITS):
             break
@@ -185,18 +222,18 @@ def _deal(groups: Sequence[list[Example]], wanted: Mapping[str, int]) -> dict[st
     return pools
 
 
-def _tokenise(document: Document, tokenizer: Any, max_length: int) -> Iterator[Example]:
+def _tokenise(document: Document, tokenizer: Any, max_length: int, number: int) -> Iterator[Example]:
     """Cut plain text into windows; close a completion with the end-of-text token and mask its prompt."""
     text = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
     if not document.prompt:
         for start in range(0, len(text), max_length):
             window = tuple(text[start : start + max_length])
             if len(window) >= min(MIN_TOKENS, max_length) or (start == 0 and len(window) > 1):
-                yield Example(window, window)
+                yield Example(window, window, number)
         return
     prompt = tokenizer(document.prompt, verbose=False)["input_ids"]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids = (prompt + text + end)[:max_length]
     labels = ([IGNORED] * len(prompt) + text + end)[:max_length]
     if any(label != IGNORED for label in labels[1:]):
-        yield Example(tuple(ids), tuple(labels))
+        yield Example(tuple(ids), tuple(labels), number)

@@ -56,6 +56,7 @@ def cache_key(workload: Workload, corpus_sha256: str) -> str:
         workload.base,
         corpus_sha256,
         asdict(workload.data),
+        splits_of(workload).train_sha256,
         workload.batch_size,
         BATCHES,
         *EVIDENCE_KINDS,

@@ -26,7 +26,7 @@ def autocast(device: str) -> Any:
 def token_losses(
     model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, separable_head: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the next-token cross-entropy of each learned token, in nats, and the row that it is in.
+    """Return the next-token cross-entropy of each learned token, in nats, and where in the labels it is predicted.
 
     Args:
         model: The Hugging Face model.
@@ -36,7 +36,7 @@ def token_losses(
             they are computed only where there is a loss.
 
     Returns:
-        Two tensors of shape (learned tokens,).
+        (learned tokens,), and (learned tokens, 2): row, and place before that of the token.
     """
     targets = labels[:, 1:]
     learned = targets != IGNORED
@@ -46,19 +46,26 @@ def token_losses(
     else:
         logits = model(**inputs).logits[:, :-1][learned]
         losses = functional.cross_entropy(logits.float(), targets[learned], reduction="none")
-    return losses, learned.nonzero()[:, 0]
+    return losses, learned.nonzero()
 
 
 @torch.inference_mode()
-def evaluate(base: BaseModel, examples: Sequence[Example], batch_size: int) -> float:
-    """Return the mean loss per learned token over all examples: a mean over tokens, not over batches."""
-    total = 0.0
-    ordered = sorted(examples, key=lambda example: len(example.input_ids))  # less padding, the same sum
-    for start in range(0, len(ordered), batch_size):
-        batch = collate(ordered[start : start + batch_size], base.pad_id, base.device)
+def evaluate(base: BaseModel, examples: Sequence[Example], batch_size: int) -> list[float]:
+    """Return the summed loss of each example, in nats."""
+    found: dict[int, float] = {}
+    order = by_length(examples)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        batch = collate([examples[index] for index in part], base.pad_id, base.device)
         with autocast(base.device):
-            total += token_losses(base.model, batch.inputs, batch.labels, base.separable_head)[0].sum().item()
-    return total / sum(example.learned_tokens for example in examples)
+            losses, places = token_losses(base.model, batch.inputs, batch.labels, base.separable_head)
+        found |= zip(part, losses.new_zeros(len(part)).index_add(0, places[:, 0], losses).tolist(), strict=True)
+    return [found[index] for index in range(len(examples))]
+
+
+def by_length(examples: Sequence[Example]) -> list[int]:
+    """Return the examples' indices, the shortest first: batches in this order have little padding."""
+    return sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:

@@ -63,6 +63,15 @@ class Lanes:
         return places
 
     @functools.cached_property
+    def owners(self) -> torch.Tensor:
+        """Return whose place each is, (lanes, length): a row's number, trial after trial; 0 where nobody is."""
+        found = torch.zeros(len(self.lengths) * self.per_trial, self.length, dtype=torch.long)
+        every = [length for own in self.lengths for length in own]
+        for number, (length, (lane, start)) in enumerate(zip(every, self.starts, strict=True)):
+            found[lane, start : start + length] = number
+        return found.to(self.device)
+
+    @functools.cached_property
     def sources(self) -> torch.Tensor:
         """Return where each place's token would be if a trial's rows were padded to its own longest.
 

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from trainables import adapters
 from trainables.base_model import BaseModel, load
 from trainables.data import DataSource, Example, Splits, load_splits
-from trainables.finetune import autocast, token_losses
+from trainables.finetune import autocast, by_length, token_losses
 from trainables.inputs import base_of, splits_of
 from trainables.lanes import Lanes, arrange
 from trainables.learner import Learner
@@ -158,7 +158,7 @@ class Pack:
                 slot.generator.set_state(slot.learner.rng)
         rows = [self._micro_batch(slot) for slot in slots]
         tokens = [sum(self.splits.train[index].learned_tokens for index in slot.examples) for slot in slots]
-        losses = self._losses(slots, rows, training=True)
+        losses = self._losses(slots, rows, training=True).sum(1)
         # a sum of per-trial means: each trial's gradient is what it would be alone
         (losses / torch.tensor(tokens, device=self.device)).sum().backward()  # type: ignore[no-untyped-call]
         for slot, loss, count in zip(slots, losses.tolist(), tokens, strict=True):
@@ -170,23 +170,24 @@ class Pack:
             slot.learner.spent(share)
 
     @torch.inference_mode()
-    def evaluate(self, slots: Sequence[Slot], split: str) -> list[float | None]:
-        """Return each slot's mean loss per learned token on a split; None if memory does not suffice for it."""
-        losses: dict[Slot, float] = {}
+    def evaluate(self, slots: Sequence[Slot], split: str) -> list[list[float] | None]:
+        """Return each slot's summed loss of each example of a split; None if memory does not suffice for it."""
+        losses: dict[Slot, list[float]] = {}
         for group in self._by_prefix(slots):
             self._together(group, lambda part: losses.update(zip(part, self._evaluate(part, split), strict=True)))
         return [losses.get(slot) for slot in slots]
 
-    def _evaluate(self, slots: Sequence[Slot], split: str) -> list[float]:
+    def _evaluate(self, slots: Sequence[Slot], split: str) -> list[list[float]]:
         started = time.perf_counter()
-        examples = sorted(getattr(self.splits, split), key=lambda example: len(example.input_ids))
-        total = torch.zeros(len(slots), dtype=torch.float64, device=self.device)
-        for start in range(0, len(examples), self.micro_batch):
-            total += self._losses(slots, [examples[start : start + self.micro_batch]] * len(slots))
+        examples: Sequence[Example] = getattr(self.splits, split)
+        order = by_length(examples)
+        parts = [order[start : start + self.micro_batch] for start in range(0, len(order), self.micro_batch)]
+        losses = [self._losses(slots, [[examples[index] for index in part]] * len(slots)) for part in parts]
+        places = sorted(range(len(order)), key=order.__getitem__)
+        found: list[list[float]] = torch.cat(losses, 1)[:, places].tolist()
         for slot in slots:
             slot.learner.seconds += (time.perf_counter() - started) / len(slots)
-        tokens = sum(example.learned_tokens for example in examples)
-        return [loss / tokens for loss in total.tolist()]
+        return found
 
     @staticmethod
     def _by_prefix(slots: Sequence[Slot]) -> list[list[Slot]]:
@@ -211,7 +212,7 @@ class Pack:
         slot.micro, slot.loss = 0, 0.0
 
     def _losses(self, slots: Sequence[Slot], rows: Sequence[Sequence[Example]], training: bool = False) -> torch.Tensor:
-        """Return the summed loss of each slot over its rows, in nats, shape (slots,)."""
+        """Return the summed loss of each row of each slot, in nats, shape (slots, rows)."""
         examples = [example for group in rows for example in group]
         lengths = [[len(example.input_ids) for example in group] for group in rows]
         lanes = arrange(lengths, self._width, self.base.joinable, self.device)
@@ -219,8 +220,9 @@ class Pack:
         prefix = self.prefix.skipped(slots[0].prefix, examples, lanes)
         dropping = training and any(slot.learner.workload.dropout for slot in slots)
         with autocast(self.device), prefix, self._adapted(tuple(slots), lanes if dropping else None):
-            losses, lane = token_losses(self.base.model, inputs, labels, self.base.separable_head)
-        return losses.new_zeros(len(slots)).index_add(0, lane // lanes.per_trial, losses)
+            losses, places = token_losses(self.base.model, inputs, labels, self.base.separable_head)
+        owner = lanes.owners[places[:, 0], places[:, 1]]
+        return losses.new_zeros(len(examples)).index_add(0, owner, losses).view(len(slots), -1)
 
     def _stack(self, slots: tuple[Slot, ...]) -> Stack:
         """Return the slots' adapters, stacked; other stacks that hold one of them are given up."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainables.data import Splits, mean_loss
 from trainables.learner import Learner, StepReport
 from trainables.pack import Pack, Slot
 from trainables.spec import TrialSpec, Workload
@@ -18,13 +19,13 @@ class Demand:
     Args:
         until: Optimizer step to reach.
         split: Split to measure on.
-        loss: The measured loss, once it is there.
+        losses: The measured loss of each example, once they are there.
         error: What prevented it.
     """
 
     until: int
     split: str
-    loss: float | None = None
+    losses: list[float] | None = None
     error: Exception | None = None
 
 
@@ -63,8 +64,8 @@ class Conductor:
         with self.between_rounds():
             return PackedSession(self, self.pack.admit(workload, spec))
 
-    def fulfil(self, slot: Slot, demand: Demand) -> float:
-        """Return the measured loss once the demand is met.
+    def fulfil(self, slot: Slot, demand: Demand) -> list[float]:
+        """Return the measured losses once the demand is met.
 
         Raises:
             Diverged: The trial's loss or gradient is not finite.
@@ -78,9 +79,9 @@ class Conductor:
                     self._round()
         if demand.error is not None:
             raise demand.error
-        if demand.loss is None:
+        if demand.losses is None:
             raise RuntimeError("a demand was dropped without a loss")
-        return demand.loss
+        return demand.losses
 
     def _round(self) -> None:
         """Do one step for all who want one, with the lock released; called and left with the lock held."""
@@ -112,8 +113,8 @@ class Conductor:
                 if demand.split == split and (slot.failure or slot.learner.step >= demand.until)
             ]
             healthy = [slot for slot in due if not slot.failure]
-            for slot, loss in zip(healthy, self.pack.evaluate(healthy, split) if healthy else [], strict=True):
-                demands[slot].loss = loss
+            for slot, losses in zip(healthy, self.pack.evaluate(healthy, split) if healthy else [], strict=True):
+                demands[slot].losses = losses
             for slot in due:
                 demands[slot].error = slot.failure
             met += due
@@ -132,6 +133,11 @@ class PackedSession:
         return self._slot.learner
 
     @property
+    def splits(self) -> Splits:
+        """The examples."""
+        return self.pack.splits
+
+    @property
     def pack(self) -> Pack:
         """In whose company it trains."""
         return self._conductor.pack
@@ -139,10 +145,11 @@ class PackedSession:
     def train(self, steps: int) -> StepReport:
         """Train up to ``steps`` more steps, in company, and evaluate."""
         until = min(self.learner.step + steps, self.learner.workload.steps)
-        return self.learner.report(self._conductor.fulfil(self._slot, Demand(until, "validation")))
+        losses = self._conductor.fulfil(self._slot, Demand(until, "validation"))
+        return self.learner.report(mean_loss(self.splits.validation, losses))
 
-    def test_loss(self) -> float:
-        """Return the mean loss per token on the test split."""
+    def test_losses(self) -> list[float]:
+        """Return the summed loss of each example of the test split."""
         return self._conductor.fulfil(self._slot, Demand(self.learner.step, "test"))
 
     def save(self, folder: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from trainables import adapters
 from trainables.base_model import BaseModel
 from trainables.batch import collate
-from trainables.data import Splits
+from trainables.data import Example, Splits, by_document, mean_loss
 from trainables.finetune import Diverged, autocast, evaluate, rng_state, set_rng_state, token_losses
 from trainables.inputs import base_of, splits_of
 from trainables.learner import Learner, StepReport
@@ -27,6 +27,11 @@ class Session(Protocol):
         """What belongs to the trial alone."""
         ...
 
+    @property
+    def splits(self) -> Splits:
+        """The examples."""
+        ...
+
     def train(self, steps: int) -> StepReport:
         """Train up to ``steps`` more steps and evaluate.
 
@@ -35,8 +40,8 @@ class Session(Protocol):
         """
         ...
 
-    def test_loss(self) -> float:
-        """Return the mean loss per token on the test split."""
+    def test_losses(self) -> list[float]:
+        """Return the summed loss of each example of the test split."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -64,7 +69,8 @@ def next_report(session: Session, again: bool = False) -> dict[str, Any]:
         again: Whether it was taken up again. Where it stands at a report, it is measured there and not trained: the
             interruption may have come between that report and what was decided about it.
 
-    Ranks and alphas are one JSON string, since loggers flatten nested values at a cost. A trial that diverges is done.
+    Ranks and alphas are one JSON string, since loggers flatten nested values at a cost, and so are the test split's
+    documents: summed loss and learned tokens of each. A trial that diverges is done.
     ``report`` counts a trial's reports from 1, those before an interruption included.
     """
     learner = session.learner
@@ -76,7 +82,10 @@ def next_report(session: Session, again: bool = False) -> dict[str, Any]:
         report = asdict(session.train(0 if judged else interval - since))
         found |= {"status": "running", "done": False, **report}
         if learner.done:
-            found |= {"status": "finished", "done": True, "test_loss": session.test_loss()}
+            losses = session.test_losses()
+            documents = by_document(session.splits.test, losses)
+            found |= {"status": "finished", "done": True, "test_loss": mean_loss(session.splits.test, losses)}
+            found |= {"test_documents": json.dumps(list(documents.values()))}
     except Diverged as error:
         found |= {
             "status": "diverged", "done": True, "error": str(error), "step": learner.step, "tokens": learner.tokens,
@@ -98,7 +107,7 @@ class SoloSession:
             AllocationMismatch: What PEFT built is not what was planned.
         """
         self.base: BaseModel = base_of(workload)
-        self.splits: Splits = splits_of(workload)
+        self.splits = splits_of(workload)
         self.model: Any = adapters.attach_planned(self.base, workload, spec)
         self.learner = learner_of(workload, spec, self.base, adapters.read(self.model), len(self.splits.train))
         self.after_step: Callable[[], None] = lambda: None  # may save
@@ -116,13 +125,13 @@ class SoloSession:
             self.after_step()
         adapters.set_dropout(self.model, False)
         trained = time.perf_counter()
-        eval_loss = self._evaluate("validation")
+        eval_loss = mean_loss(self.splits.validation, self._evaluate(self.splits.validation))
         learner.seconds += time.perf_counter() - trained
         return learner.report(eval_loss)
 
-    def test_loss(self) -> float:
-        """Return the mean loss per token on the test split."""
-        return self._evaluate("test")
+    def test_losses(self) -> list[float]:
+        """Return the summed loss of each example of the test split."""
+        return self._evaluate(self.splits.test)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint; its ``adapter`` folder is an ordinary PEFT adapter."""
@@ -146,5 +155,5 @@ class SoloSession:
         (loss / batch.learned_tokens).backward()  # type: ignore[no-untyped-call]
         learner.advance(loss.item(), batch.learned_tokens)
 
-    def _evaluate(self, split: str) -> float:
-        return evaluate(self.base, getattr(self.splits, split), self.learner.workload.batch_size)
+    def _evaluate(self, examples: Sequence[Example]) -> list[float]:
+        return evaluate(self.base, examples, self.learner.workload.batch_size)

@@ -10,6 +10,7 @@ from strategies import RankAllocation
 from strategies.base import Site
 from trainables import adapters
 from trainables.adapters import Adapter
+from trainables.data import mean_loss
 from trainables.finetune import evaluate
 from trainables.inputs import base_of, splits_of
 from trainables.spec import Workload
@@ -48,7 +49,7 @@ def shrink_curve(
             kept = shrunk(whole, base.sites, int(fraction * params)) if fraction < 1 else whole
             _put(adapter, kept)
             left = sum(by_name[name].cost * len(a) for name, (a, _) in kept.items())
-            loss = evaluate(base, splits.test, workload.batch_size)
+            loss = mean_loss(splits.test, evaluate(base, splits.test, workload.batch_size))
             found.append({"fraction": fraction, "params": left, "test_loss": loss})
         return found
     finally:

@@ -1,10 +1,10 @@
-"""After the search: the best of every strategy again, in full, from fresh seeds; then controls of the best."""
+"""After the search: the best of every strategy again, in full, from fresh seeds; then controls."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from analysis import ranking
+from analysis import ranking, verdicts
 from analysis.rows import ResultRow
 from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
@@ -32,9 +32,9 @@ def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str,
 
 
 def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
-    """Return Ray configurations of the controls: the best allocation's scores at the wrong matrices.
+    """Return Ray configurations of the controls: an allocation's scores at the wrong matrices.
 
-    The best is that of the lowest mean evaluation loss over its confirmation runs; the test split has no say. If its
+    Those of every strategy that wins, and of the one of the lowest mean evaluation loss over its confirmation runs. If
     ranks were found while training there are no scores: the ranks that its best run of the search ended with are then
     given to plain LoRA from the start (``frozen``), at plain LoRA's learning rate, and the control of that is its
     shuffle.
@@ -44,20 +44,23 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]
         rows: Its trials and its confirmation runs.
     """
     confirmed = [row for row in rows if row.phase == PHASE and row.strategy not in {Baseline.name, *ALL_CONTROLS}]
-    leader = next(iter(ranking.mean_losses(confirmed)), None)
-    if leader is None:
-        return []
-    config = next(row.config for row in confirmed if row.strategy == leader)
-    if STRATEGIES[leader].allocates_while_training:
-        return _frozen(plan, rows, confirmed, leader)
-    common = {key: value for key, value in config.items() if key != leader}
-    own = {"of": leader, **config.get(leader, {})}
-    return _from_fresh_seeds(plan, [{**common, "strategy": name, name: own} for name in CONTROLS])
+    leader = list(ranking.mean_losses(confirmed))[:1]
+    winners = [item.strategy for item in verdicts.verdicts(rows, plan.margin) if item.answer == "win"]
+    found: list[dict[str, Any]] = []
+    for name in dict.fromkeys((*leader, *winners)):
+        frozen = STRATEGIES[name].allocates_while_training
+        found += _frozen(rows, confirmed, name) if frozen else _misplaced(confirmed, name)
+    return _from_fresh_seeds(plan, found)
 
 
-def _frozen(
-    plan: SearchPlan, rows: Sequence[ResultRow], confirmed: Sequence[ResultRow], leader: str
-) -> list[dict[str, Any]]:
+def _misplaced(confirmed: Sequence[ResultRow], strategy: str) -> list[dict[str, Any]]:
+    config = next(row.config for row in confirmed if row.strategy == strategy)
+    common = {key: value for key, value in config.items() if key != strategy}
+    own = {"of": strategy, **config.get(strategy, {})}
+    return [{**common, "strategy": name, name: own} for name in CONTROLS]
+
+
+def _frozen(rows: Sequence[ResultRow], confirmed: Sequence[ResultRow], leader: str) -> list[dict[str, Any]]:
     best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
     plain, found = best[Baseline.name], best[leader]
     if budget_share(found.config) not in {None, 1.0}:  # only its confirmation runs had the whole budget
@@ -66,7 +69,7 @@ def _frozen(
     ranks = " ".join(str(rank) for rank in (found.ranks or {}).values())
     own = {**common.pop(Baseline.name), "ranks": ranks}
     named = {Frozen.name: {"of": leader, **own}, Shuffled.name: {"of": Frozen.name, **own}}
-    return _from_fresh_seeds(plan, [{**common, "strategy": name, name: config} for name, config in named.items()])
+    return [{**common, "strategy": name, name: config} for name, config in named.items()]
 
 
 def _from_fresh_seeds(plan: SearchPlan, configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -100,4 +103,5 @@ def most_confirmations(plan: SearchPlan) -> int:
     """Return how many confirmation runs a plan can have."""
     if plan.official or Baseline.name not in plan.strategies or len(plan.strategies) < 2:
         return 0
-    return plan.confirm_seeds * (len(plan.strategies) + len(CONTROLS))
+    rivals = len(plan.strategies) - 1
+    return plan.confirm_seeds * (1 + rivals * (1 + len(CONTROLS)))

@@ -140,6 +140,7 @@ def row_from(
     """
     status = STATUSES.get(last.get("status", ""), "failed")
     allocation = json.loads(last.get("allocation") or "{}")
+    confirmed = config.get("phase") == "confirm" and _finite(last.get("test_loss")) is not None
     loss = _finite(last.get("eval_loss")) if status in {"finished", "stopped"} else None
     return ResultRow(
         trial_id=config["trial_id"],
@@ -157,6 +158,7 @@ def row_from(
         final_eval_loss=loss,
         final_perplexity=math.exp(loss) if loss is not None and loss < 700 else None,
         test_loss=_finite(last.get("test_loss")) if status == "finished" else None,
+        test_documents=json.loads(last["test_documents"]) if confirmed and "test_documents" in last else None,
         training_time_seconds=_finite(last.get("seconds")),
         tokens=last.get("tokens"),
         restarts=restarts,

@@ -87,7 +87,9 @@ def finish_tracking(sink: tracking.Sink, plan: SearchPlan, record: Record) -> No
     rows = list(record.rows.values())
     for row in rows:
         sink.put("artifact", row.trial_id, path=str(artifacts.trial_folder(plan.run_dir, row)))
-    best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
+    best = {row.trial_id: row for row in ranking.best_of_each_strategy(record.of_phase("search")).values()}
+    if (chosen := verdicts.recommended(rows, plan.margin)) is not None:
+        best[chosen.trial_id] = chosen
     for row in best.values():
         if (adapter := adapter_of(plan, row)) is not None:
             sink.put("artifact", row.trial_id, path=str(adapter), folder="adapter")
@@ -99,7 +101,8 @@ def finish_tracking(sink: tracking.Sink, plan: SearchPlan, record: Record) -> No
         events.ended(row)
     sink.end_open_runs(now_ms(), but=PARENT)
     status = "finished" if ranking.usable(rows) else "failed"
-    sink.put("end", PARENT, status=tracking.END[status], tags={"status": status}, time_ms=now_ms())
+    answers = {f"verdict {item.strategy}": item.answer for item in verdicts.verdicts(rows, plan.margin)}
+    sink.put("end", PARENT, status=tracking.END[status], tags={"status": status, **answers}, time_ms=now_ms())
 
 
 def close_tracking(sink: tracking.Sink, plan: SearchPlan, most_seconds: float = MLFLOW_SECONDS) -> None:

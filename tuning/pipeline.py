@@ -31,7 +31,7 @@ from tuning import (
     tracking,
 )
 from tuning.carrier import PARENT, now_ms
-from tuning.facts import Facts, versions
+from tuning.facts import Facts, revision, versions
 from tuning.phases import Run, train
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
@@ -162,6 +162,7 @@ def _facts(plan: SearchPlan, known: Preflight, search_id: str, record: Record | 
         budget_params=known.workload.budget.params,
         command=commands[0],
         versions=versions(),
+        revision=revision(),
         engine=plan.engine,
         continued=tuple(commands[1:]),
         changes=tuple(change for earlier in plans for change in earlier["changes"]),

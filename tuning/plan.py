@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from strategies import SEARCHED, STRATEGIES, RankBudget, Site
+from strategies.baseline import Baseline
 from strategies.official import OFFICIAL
 from trainables.data import DataSource
 from trainables.spec import Workload
@@ -152,6 +153,11 @@ class SearchPlan(BaseModel):
         if self.budget is not None and self.budget_rank is not None:
             raise ValueError("--budget and --budget-rank are two ways to say one thing; give one")
         self._check_official()
+        if self.confirm_seeds and len(self.strategies) > 1 and Baseline.name not in self.strategies:
+            raise ValueError(
+                f"--strategies {', '.join(self.strategies)}: the verdict compares with plain LoRA; add --strategies "
+                f"{Baseline.name}, or give --confirm-seeds 0"
+            )
         self.data_source()
         self._check_ranges()
         if self.isolation == "packed" and self.gpus_per_trial > 1:

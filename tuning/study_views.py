@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 from tuning.study import STRATEGY
 
-LEAST_FOR_IMPORTANCE = 8
+LEAST_FOR_IMPORTANCE, BEST = 30, 1 / 3  # with fewer, the largest share of pure noise is as large as any
 
 
 def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
@@ -20,6 +20,7 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     """
     found = {}
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = [trial for trial in complete if "same_as" not in trial.user_attrs]  # one run counts once
     for strategy in dict.fromkeys(trial.params[STRATEGY] for trial in complete):
         own = [trial for trial in complete if trial.params[STRATEGY] == strategy]
         if len(own) < LEAST_FOR_IMPORTANCE:
@@ -27,7 +28,7 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
         alone = optuna.create_study()
         alone.add_trials([_by_loss(trial) for trial in own])
         names = [name for name in own[0].params if name.startswith(f"{strategy}/")]
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST)
         shares = optuna.importance.get_param_importances(alone, evaluator=evaluator, params=names)
         found[strategy] = {name.removeprefix(f"{strategy}/"): share for name, share in shares.items()}
     return found

@@ -101,7 +101,7 @@ class Tracking:
 
     def ended(self, row: ResultRow) -> None:
         """Close the trial's run."""
-        tags = {"status": row.status} | ({"error": row.error} if row.error else {})
+        tags = {"status": row.status, "phase": row.phase} | ({"error": row.error} if row.error else {})
         self.sink.put("end", row.trial_id, status=END[row.status], tags=tags, time_ms=now_ms())
 
     def interrupted(self) -> None:

@@ -75,7 +75,8 @@ def test_a_table_sorts_by_number_both_ways_and_unknowns_come_last(page):
     head = table.locator("th", has_text="learned tokens")
 
     def column():
-        return [text.replace(",", "") for text in table.locator("td:nth-child(7)").all_text_contents()]
+        found = [text.replace(",", "") for text in table.locator("td:nth-child(7)").all_text_contents()]
+        return found[:-1]  # the last is their sum
 
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "ascending"
@@ -83,6 +84,21 @@ def test_a_table_sorts_by_number_both_ways_and_unknowns_come_last(page):
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "descending"
     assert column() == sorted(column(), key=int, reverse=True)
+
+
+def test_whichever_way_a_table_is_sorted_unknowns_and_totals_come_last(page):
+    table = page.locator("table", has=page.locator("th", has_text="final_eval_loss"))
+    head = table.locator("th", has_text="final_eval_loss")
+    for reverse in (False, True):
+        head.locator("button").click()
+        found = table.locator("td:nth-child(3)").all_text_contents()
+        known = [float(text) for text in found if text != "nan"]
+        assert found[len(known) :] == ["nan"] * (len(found) - len(known)) != []
+        assert known == sorted(known, reverse=reverse)
+    table = page.locator("table", has=page.locator("th", has_text="learned tokens"))
+    for _ in range(2):
+        table.locator("th", has_text="learned tokens").locator("button").click()
+        assert table.locator("td:nth-child(1)").all_text_contents()[-1] == "all"
 
 
 def test_the_page_fits_a_phone_and_tables_scroll_by_themselves(page):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -93,14 +94,14 @@ def test_ranks_found_while_training_are_judged_apart_from_the_training_and_from_
     assert [item.strategy for item in verdicts.verdicts(rows, MARGIN)] == ["adalora"]
     assert "the ranks that its best trial ended with, given to plain LoRA from the start," in text
     assert said in text
-    assert "- **frozen against itself shuffled:** its ranks are better where they are" in text
+    assert "- **frozen adalora against shuffled frozen:** its ranks are better where they are" in text
 
 
 def test_a_control_is_judged_against_its_original_and_not_against_plain_lora():
     shuffled = runs("shuffled", 4.0, 4.1, 4.2, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
     rows = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled]
     assert [v.strategy for v in verdicts.verdicts(rows, MARGIN)] == ["empirical"]
-    original, pairs = verdicts.controls(rows)["shuffled"]
+    original, pairs = verdicts.controls(rows)["shuffled empirical"]
     assert original == "empirical"
     assert pairs.differences == pytest.approx((-0.05, -0.049, -0.051))
     assert "the places matter" in "\n".join(verdicts.section(rows, MARGIN))
@@ -125,6 +126,33 @@ def test_nothing_is_said_against_a_control_where_a_run_diverged():
     text = "\n".join(verdicts.section([*PLAIN, *own, *shuffled], MARGIN))
     assert "nothing can be said, 1 of the runs compared diverged" in text
     assert "the places matter" not in text
+
+
+def test_of_two_that_win_the_one_of_lower_evaluation_loss_is_recommended_whatever_the_test_split_says():
+    one = runs("empirical", 3.90, 4.001, 4.099, final_eval_loss=3.5)
+    other = runs("composite", 3.80, 3.901, 3.999, final_eval_loss=3.6)
+    rows = [*PLAIN, *other, *one]
+    assert [item.answer for item in verdicts.verdicts(rows, MARGIN)] == ["win", "win"]
+    assert verdicts.recommended(rows, MARGIN).strategy == "empirical"
+    assert verdicts.beside_plain(one[0], rows).startswith("-0.1000 nats per token against plain LoRA of the same seed")
+    assert verdicts.beside_plain(PLAIN[0], rows) is None
+
+
+def test_an_interval_takes_texts_in_where_all_runs_know_theirs():
+    def with_texts(rows, *shares):
+        return [replace(row, test_documents=[(share * row.test_loss * 100, 100) for share in shares]) for row in rows]
+
+    plain, better = with_texts(PLAIN, 1.0, 1.0), with_texts(runs("empirical", 3.95, 4.05, 4.15), 0.99, 1.01)
+    found = only([*plain, *better])
+    # texts differ by 2 % of 4.05 either way, seeds not at all
+    assert [count for _, count in found.pairs.documents] == [100, 100]
+    assert [total / 100 for total, _ in found.pairs.documents] == pytest.approx([-0.05 - 0.0405, -0.05 + 0.0405])
+    assert found.answer == "cannot tell"
+    assert only([*plain, *better[:2], replace(better[2], test_documents=None)]).pairs.documents == ()
+    assert only([*PLAIN, *runs("empirical", 3.95, 4.05, 4.15)]).answer == "win"
+    legend = "\n".join(verdicts.section([*plain, *better], MARGIN))
+    assert "other texts: the 2 documents of the test split differ, too" in legend
+    assert "No number of seeds would tell" in legend
 
 
 def test_a_winner_is_recommended_by_its_run_of_lowest_evaluation_loss():
@@ -154,6 +182,9 @@ def test_the_report_has_the_seeds_sections_about_the_search_and_then_the_verdict
     assert "from seeds 1, 2, 3," in text
     assert "trials empirical 1 (1 in full), baseline 1 (1 in full)" in text
     assert "no strategy wins, so plain LoRA is recommended" in text
+    assert "**Looks:**" not in text
+    again = ReportHeader("now", continued=["tune.py --resume a", "tune.py --resume a --extend 5"])
+    assert "judged 2 times on the same test split" in render([*rows, *runs("empirical", 4.001, 4.1, 4.199)], again)
 
 
 def test_seeds_that_would_be_enough_are_told_when_it_cannot_tell():

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from strategies import RankBudget
 from trainables.base_model import load, load_tokenizer, shape_of
-from trainables.data import DataSource
+from trainables.data import DataSource, mean_loss
 from trainables.model_files import BUNDLED
 from trainables.session import SoloSession
 from trainables.spec import TrialSpec, Workload
@@ -54,8 +54,8 @@ def perplexities(model: str) -> tuple[float, float]:
     workload = Workload(model, DataSource(), budget, epochs=3, batch_size=8, reports=1, scale=2.0)
     spec = TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01})
     session = SoloSession(workload, spec)
-    before = session.test_loss()
+    before = mean_loss(session.splits.test, session.test_losses())
     session.train(workload.steps)
-    after = session.test_loss()
+    after = mean_loss(session.splits.test, session.test_losses())
     session.close()
     return math.exp(before), math.exp(after)

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -10,8 +11,10 @@ from trainables.data import (
     IGNORED,
     DataSource,
     Example,
+    by_document,
     corpus_sha256,
     load_splits,
+    mean_loss,
     read_documents,
 )
 
@@ -53,6 +56,34 @@ def test_prompts_are_masked_and_one_prompt_stays_in_one_split(tiny_gpt2, tmp_pat
     assert not prompts[0] & prompts[1]
     assert not prompts[1] & prompts[2]
     assert not prompts[0] & prompts[2]
+
+
+def test_examples_know_their_document_and_losses_are_summed_by_it(tiny_gpt2, tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(f"{number} the quick brown fox jumps over the lazy dog " * 4 for number in range(30)))
+    splits = load_splits(DataSource(dataset=str(path), **SMALL | {"max_length": 16}), str(tiny_gpt2))
+    documents = [{example.document for example in part} for part in (splits.train, splits.validation, splits.test)]
+    assert not documents[0] & documents[1]
+    assert not (documents[0] | documents[1]) & documents[2]
+    examples = [Example((1, 2, 3), (1, 2, 3), 7), Example((1, 2), (1, 2), 4), Example((1, 2), (IGNORED, 2), 7)]
+    assert by_document(examples, [0.5, 2.0, 0.25]) == {4: (2.0, 1), 7: (0.75, 3)}
+    assert list(by_document(examples, [0.5, 2.0, 0.25])) == [4, 7]
+    assert mean_loss(examples, [0.5, 2.0, 0.25]) == 2.75 / 4
+
+
+def test_a_long_document_takes_no_more_than_its_share_of_a_split(tiny_gpt2, tmp_path):
+    path = tmp_path / "texts.txt"
+    lines = [
+        f"{number} " + "the quick brown fox jumps over the lazy dog " * (40 if number % 5 else 4)
+        for number in range(24)
+    ]
+    path.write_text("\n".join(lines))
+    source = DataSource(dataset=str(path), **SMALL | {"max_length": 16, "test_examples": 12})
+    splits = load_splits(source, str(tiny_gpt2))
+    counts = Counter(example.document for example in splits.test)
+    assert len(splits.test) == len(set(splits.test)) == 12
+    assert len(counts) >= 4
+    assert max(counts.values()) - min(counts.values()) <= 1
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

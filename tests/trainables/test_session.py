@@ -1,5 +1,6 @@
 import dataclasses
 import gc
+import json
 import math
 import time
 import weakref
@@ -10,7 +11,7 @@ import torch
 
 from strategies import RankBudget
 from trainables.base_model import load
-from trainables.data import DataSource
+from trainables.data import DataSource, mean_loss
 from trainables.finetune import Diverged, batch_order, learning_rate_factor
 from trainables.pack import Pack
 from trainables.packed import Conductor
@@ -134,9 +135,21 @@ def test_the_evaluation_loss_is_a_mean_over_tokens_not_over_batches(session):
     losses = []
     for size in (1, 3, 8):
         object.__setattr__(session.learner.workload, "batch_size", size)
-        losses.append(session.test_loss())
+        losses.append(mean_loss(session.splits.test, session.test_losses()))
     object.__setattr__(session.learner.workload, "batch_size", 4)
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_a_finished_trial_reports_the_test_loss_of_each_document(session):
+    report = next_report(session)
+    assert "test_documents" not in report
+    while not report["done"]:
+        report = next_report(session)
+    documents = json.loads(report["test_documents"])
+    test = session.splits.test
+    assert len(documents) == len({example.document for example in test}) > 1
+    assert sum(tokens for _, tokens in documents) == sum(example.learned_tokens for example in test)
+    assert sum(loss for loss, _ in documents) / sum(tokens for _, tokens in documents) == report["test_loss"]
 
 
 def test_the_schedule_rises_to_one_and_falls_to_nearly_zero():
@@ -169,14 +182,14 @@ def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload):
     expected = []
     for trial in trials:
         solo = SoloSession(workload, trial)
-        expected.append([solo.train(4).eval_loss, solo.train(4).eval_loss, solo.test_loss()])
+        expected.append([solo.train(4).eval_loss, solo.train(4).eval_loss, sum(solo.test_losses())])
         solo.close()
     pack = Pack(workload.model, workload.data, "cpu", 2)
     conductor = Conductor(pack)
 
     def life(trial):
         session = conductor.admit(workload, trial)
-        return [session.train(4).eval_loss, session.train(4).eval_loss, session.test_loss()]
+        return [session.train(4).eval_loss, session.train(4).eval_loss, sum(session.test_losses())]
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(life, trials))

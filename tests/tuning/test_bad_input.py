@@ -32,6 +32,7 @@ FLAGS = [
     (["--budget", "100"], "--budget 100", "at least 256"),
     (["--official", "--budget", "9999"], "--budget 9999", "--official trains five given experiments"),
     (["--official", "--strategies", "eva"], "--strategies eva", "drop one"),
+    (["--strategies", "eva", "--strategies", "adalora"], "--strategies eva, adalora", "add --strategies baseline"),
     (["--official", "--num-samples", "4"], "--num-samples 4", "drop one"),
     (["--budget-rank", "4000"], "--budget-rank 4000", "(128)"),
     (["--name", "../x"], "../x", "folder name"),

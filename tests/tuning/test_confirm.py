@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -40,14 +41,21 @@ def test_the_best_of_every_strategy_is_confirmed_from_the_same_fresh_seeds():
     assert configs[1]["linear_decay"] == {"slope": -0.5, "learning_rate": 0.011}
 
 
+def confirmed(**losses):
+    """Confirmation runs of given (evaluation loss, test loss) by strategy; seeds differ by a trifle."""
+    rows = []
+    for number, config in enumerate(confirmations(PLAN, ROWS)):
+        (loss, test_loss), strategy = losses[config["strategy"]], config["strategy"]
+        rows.append(
+            ResultRow(f"{number}", f"{number}", strategy, "finished", phase="confirm", seed=config["seed"],
+                      config=config, final_eval_loss=loss, test_loss=test_loss + 1e-6 * number)
+        )  # fmt: skip
+    return rows
+
+
 def test_controls_are_the_best_confirmed_allocation_at_the_wrong_matrices():
-    losses = {"baseline": 3.0, "linear_decay": 4.0, "attention_heavy": 3.9}
-    confirmed = [
-        ResultRow(f"{n}{seed}", n, config["strategy"], "finished", phase="confirm", seed=seed, config=config,
-                  final_eval_loss=losses[config["strategy"]], test_loss=9.0 - losses[config["strategy"]])
-        for n, config in enumerate(confirmations(PLAN, ROWS)) for seed in [config["seed"]]
-    ]  # fmt: skip
-    configs = controls(PLAN, [*ROWS, *confirmed])
+    none_wins = confirmed(baseline=(3.0, 4.0), linear_decay=(4.0, 5.0), attention_heavy=(3.9, 6.0))
+    configs = controls(PLAN, [*ROWS, *none_wins])
     assert [(c["strategy"], c["seed"], c["phase"]) for c in configs] == [
         (name, seed, "confirm") for seed in (8, 9) for name in CONTROLS
     ]
@@ -58,6 +66,15 @@ def test_controls_are_the_best_confirmed_allocation_at_the_wrong_matrices():
     assert (spec.label, spec.learning_rate, spec.allocator.of.log_ratio) == ("shuffled", 0.01, 1.0)
     assert spec.allocator.seed == spec.seed == 8
     assert controls(PLAN, ROWS) == []
+
+
+def test_every_allocation_that_wins_has_controls_of_its_own():
+    one_wins = confirmed(baseline=(3.0, 6.0), linear_decay=(4.0, 5.0), attention_heavy=(3.9, 7.0))
+    configs = controls(PLAN, [*ROWS, *one_wins])
+    assert [(c["strategy"], c[c["strategy"]]["of"]) for c in configs if c["seed"] == 8] == [
+        (name, of) for of in ("attention_heavy", "linear_decay") for name in CONTROLS
+    ]
+    assert len({c["trial_id"] for c in configs}) == len(configs) == 8
 
 
 def test_ranks_found_while_training_are_controlled_as_plain_lora_with_them_and_with_their_shuffle():
@@ -95,7 +112,7 @@ def test_nothing_is_confirmed_where_nothing_can_be_compared(plan, rows):
 
 
 def test_a_plan_knows_how_many_runs_a_confirmation_may_take():
-    assert most_confirmations(PLAN) == 2 * (len(SEARCHED) + len(CONTROLS))
+    assert most_confirmations(PLAN) == 2 * (1 + (len(SEARCHED) - 1) * (1 + len(CONTROLS)))
     assert most_confirmations(SearchPlan(strategies=("baseline",))) == 0
 
 
@@ -103,7 +120,7 @@ def test_a_plan_knows_how_many_runs_a_confirmation_may_take():
 def test_a_search_confirms_in_full_and_says_its_verdict(tune, runs):
     done = tune(
         "--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 2,
-        "--runs-dir", runs, "--name", "confirmed",
+        "--pack-size", 2, "--runs-dir", runs, "--name", "confirmed",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = read_rows(runs / "confirmed" / "rows.jsonl")
@@ -113,7 +130,10 @@ def test_a_search_confirms_in_full_and_says_its_verdict(tune, runs):
         ("baseline", "linear_decay", "shuffled", "inverted"), 2
     )
     assert {(row.seed, row.status) for row in confirmed} == {(1, "finished"), (2, "finished")}
-    assert all(row.test_loss is not None for row in confirmed)
+    for row in confirmed:
+        total, tokens = map(sum, zip(*row.test_documents, strict=True))
+        assert row.test_loss == pytest.approx(total / tokens)
+    assert {row.test_documents for row in rows if row.phase == "search"} == {None}
     assert len({row.trial_id for row in rows}) == len(rows)
     client = MlflowClient(tracking_uri=f"sqlite:///{runs}/mlflow.db")
     search = json.loads((runs / "confirmed" / "facts.json").read_text())["search_id"]
@@ -124,6 +144,8 @@ def test_a_search_confirms_in_full_and_says_its_verdict(tune, runs):
     }
     group = stored["confirm"]
     assert group.data.tags["mlflow.parentRunId"] == stored["parent"].info.run_id
+    told = stored["parent"].data.tags["verdict linear_decay"]
+    assert f"  linear_decay: {told}. " in done.stdout
     assert {run.info.status for run in stored.values() if run.data.tags.get("phase") == "confirm"} == {"FINISHED"}
     for row in rows:
         expected = group if row.phase == "confirm" else stored["parent"]
@@ -134,7 +156,8 @@ def test_a_search_confirms_in_full_and_says_its_verdict(tune, runs):
     assert (again.ranks, again.config["linear_decay"]) == (best.ranks, best.config["linear_decay"])
     report = (runs / "confirmed" / "report.md").read_text()
     assert "## Verdict" in report
-    assert "| baseline     | reference" in report
+    assert re.search(r"\| baseline +\| reference", report)
+    assert "other seeds and other texts: the 8 documents of the test split" in report
     assert "Verdict on each strategy against plain LoRA" in done.stdout
     page = (runs / "confirmed" / "report.html").read_text()
     assert page.count("data:image/svg+xml") == report.count("](figures/") >= 5

@@ -48,4 +48,20 @@ def test_importance_is_that_of_the_parameter_that_decides_within_each_strategy()
     assert list(found) == ["linear_decay"]
     assert found["linear_decay"]["slope"] > 0.8
     study.add_trial(trial("baseline"))
+    assert list(importances(study)) == ["linear_decay", "baseline"]
+
+
+def test_neither_stopped_trials_nor_repetitions_count_for_what_mattered():
+    kinds = {"strategy": CategoricalDistribution(("baseline",)), "baseline/learning_rate": FloatDistribution(0.1, 9)}
+
+    def trial(number, **choices):
+        params = {"strategy": "baseline", "baseline/learning_rate": 0.1 + number / 10}
+        return optuna.trial.create_trial(params=params, distributions=kinds, **{"value": number, **choices})
+
+    study = optuna.create_study()
+    study.add_trials([trial(number) for number in range(LEAST_FOR_IMPORTANCE - 1)])
+    study.add_trial(trial(40, state=TrialState.PRUNED))
+    study.add_trial(trial(1, user_attrs={"same_as": "t001"}))
+    assert importances(study) == {}
+    study.add_trial(trial(41))
     assert importances(study)["baseline"] == {"learning_rate": 1.0}
