@@ -188,3 +188,5 @@ def _end_with(lease: str) -> None:
             ray.get_actor(lease)
         except ValueError:
             os._exit(0)
+        except Exception:  # Ray cannot tell now; if it has ended, so will this process
+            continue

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.host import Lease
 from trainables.hosts import Hosts
@@ -26,7 +27,7 @@ def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
         workload: As far as it is known; ``Hosts.sharing`` says more later.
     """
     # a Ray of our own ends with this process, and hosts with it; elsewhere they must see that it is gone
-    lease = ray.remote(Lease).options(name=_lease(plan), num_cpus=0).remote() if plan.ray_address else None
+    lease = _signed(plan) if plan.ray_address else None
     hosts = Hosts(str(plan.name), [ray.put(workload)], _per_node(plan), _lease(plan))
     try:
         if plan.isolation == "packed" and plan.ray_address is None:  # every device is ours: they can load the base now
@@ -83,6 +84,12 @@ def save_all(plan: SearchPlan, folder: Path, most_seconds: float) -> None:
 def _names(plan: SearchPlan) -> list[str]:
     """Return the names of the hosts that there are; beside them only the lease has one in the search's namespace."""
     return [name for name in ray.util.list_named_actors() if name != _lease(plan)]
+
+
+def _signed(plan: SearchPlan) -> Any:
+    """Return a lease on this process's own node: on another it could end while the search goes on."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Lease).options(name=_lease(plan), num_cpus=0, scheduling_strategy=here).remote()
 
 
 def _lease(plan: SearchPlan) -> str:

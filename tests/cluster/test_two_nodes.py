@@ -165,6 +165,27 @@ def test_a_node_that_goes_away_in_the_middle_takes_no_trial_with_it(cluster, pla
     assert steps == {(100, 200, 300, 400)}, "a trial that goes on elsewhere has all of its reports"
 
 
+def test_what_hosts_live_by_is_on_the_node_of_the_search_and_on_no_other(cluster):
+    """By default Ray puts it onto any node, so that each node that leaves might end the hosts of all."""
+    code = """
+import sys, ray
+from tuning.hosting import hosts_for
+from tuning.plan import SearchPlan
+ray.init(sys.argv[1], namespace="leases", log_to_driver=False, logging_level="ERROR")
+plan = SearchPlan(ray_address=sys.argv[1], name="leased")
+for _ in range(8):
+    with hosts_for(plan, None) as hosts:
+        lease = ray.get_actor(hosts.lease)
+        ray.get(lease.__ray_ready__.remote())
+        print(ray._private.state.actors(lease._actor_id.hex())["Address"]["NodeID"])
+print(ray.get_runtime_context().get_node_id())
+"""
+    done = cluster.run(sys.executable, "-c", code, cluster.address)
+    assert done.returncode == 0, done.stderr
+    *found, own = done.stdout.split()
+    assert found == [own] * 8
+
+
 def trainers(cluster):
     """Return the cluster's processes that have PyTorch in them; nothing else of a search does."""
     found = []
