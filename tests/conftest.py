@@ -1,6 +1,8 @@
 """Small real models, data and searches that tests share."""
 
 import contextlib
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -80,6 +82,38 @@ def refused(capsys):
         return captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def reported():
+    """A function that returns trial id -> the steps that it reported as often as it did, from a search's record.
+
+    ``None`` stands where a trial was started again by Ray. A row's history would not show what was trained twice.
+    """
+
+    def read(run_dir):
+        found, path = {}, run_dir / "record.jsonl"
+        for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
+            event = json.loads(line)
+            if event["event"] in ("reported", "restarted"):
+                found.setdefault(event["trial_id"], []).append(event.get("report", {}).get("step"))
+        return found
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def around_restarts(reported):
+    """A function that returns the steps that trials reported last before and first after Ray started them again."""
+
+    def read(run_dir):
+        lives = [
+            [[*steps] for restart, steps in itertools.groupby(found, lambda step: step is None) if not restart]
+            for found in reported(run_dir).values()
+        ]
+        return [(before[-1], after[0]) for life in lives for before, after in itertools.pairwise(life)]
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -143,17 +143,17 @@ def begun(cluster, plan, runs, name, *flags):
     return process, runs / "search" / "ray"
 
 
-def nodes_of(results):
-    """Return the nodes on which trials have reported."""
-    first = (path.read_text().partition("\n")[0] for path in results.glob("*/*/result.json"))
-    return {json.loads(line)["node_ip"] for line in first if line}
+def nodes_of(results, reports=1):
+    """Return the nodes on which a trial has reported that often."""
+    found = (path.read_text().split("\n")[:-1] for path in results.glob("*/*/result.json"))
+    return {json.loads(lines[0])["node_ip"] for lines in found if len(lines) >= reports}
 
 
-def test_a_node_that_goes_away_in_the_middle_takes_no_trial_with_it(cluster, plan, tmp_path):
+def test_a_node_that_goes_away_in_the_middle_takes_no_trial_with_it(cluster, plan, tmp_path, around_restarts):
     third = cluster.join(cluster.THIRD)
     process, results = begun(cluster, plan, tmp_path, "leaving")
     cluster.wait_for(
-        lambda: process.poll() is not None or cluster.THIRD in nodes_of(results), 200, "no trial on the third node"
+        lambda: process.poll() is not None or cluster.THIRD in nodes_of(results, 2), 200, "no trial on the third node"
     )
     for child in [*third.children(recursive=True), third]:
         child.kill()
@@ -163,6 +163,9 @@ def test_a_node_that_goes_away_in_the_middle_takes_no_trial_with_it(cluster, pla
     assert sum(row.restarts for row in rows) >= 1
     steps = {tuple(report["step"] for report in row.history) for row in rows}
     assert steps == {(100, 200, 300, 400)}, "a trial that goes on elsewhere has all of its reports"
+    restarts = around_restarts(tmp_path / "search")
+    assert all(after >= before for before, after in restarts), "it goes on from its checkpoint"
+    assert max(before for before, _ in restarts) >= 200
 
 
 def test_what_hosts_live_by_is_on_the_node_of_the_search_and_on_no_other(cluster):

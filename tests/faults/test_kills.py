@@ -13,7 +13,10 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from analysis.rows import read_rows
+from trainables import checkpoint
 from tuning.carrier import EXPERIMENT
+from tuning.harvest import experiment_name
+from tuning.record import Record
 
 pytestmark = pytest.mark.slow
 KILLS, TRIALS, INTERVAL = 20, 30, 2
@@ -24,23 +27,25 @@ FLAGS = (
 TIMED = {"training_time_seconds", "history", "restarts"}
 
 
-def test_a_search_killed_at_twenty_random_moments_ends_as_an_unbroken_one(tree):
+def test_a_search_killed_at_twenty_random_moments_ends_as_an_unbroken_one(tree, reported):
     status, _, errors = tree.done(tree.new("whole", *FLAGS))
     assert status == 0, errors
     random_ = random.Random(20)
-    process, kills = tree.new("cut", *FLAGS), 0
+    process, kills, kept = tree.new("cut", *FLAGS), 0, []
     while kills < KILLS:
         before = _lines(tree, "rows.jsonl")
         _run_a_while(tree, process, random_)
         assert process.poll() is None, "the search ended before it was killed often enough"
         tree.kill(process)
         kills += 1
+        kept.append((reported(tree.runs / "cut"), _checkpoints(tree)))
         assert _lines(tree, "rows.jsonl")[: len(before)] == before
         begun = (tree.runs / "cut").exists()
         process = tree.start("--resume", "cut") if begun else tree.new("cut", *FLAGS)
     status, out, errors = tree.done(process)
     assert status == 0, errors
     _assert_as_unbroken(tree)
+    _assert_each_checkpoint_was_used(reported(tree.runs / "cut"), kept)
     left = {path: path.stat().st_mtime_ns for path in (tree.runs / "cut").rglob("*") if path.is_file()}
     status, out, errors = tree.done(tree.start("--resume", "cut"))
     assert (status, errors) == (0, "")
@@ -61,6 +66,24 @@ def _run_a_while(tree, process, random_):
 def _lines(tree, name):
     path = tree.runs / "cut" / name
     return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+
+def _checkpoints(tree):
+    """Return trial id -> the furthest step at which it is whole on disk."""
+    found = {}
+    for trial_id, config in Record(tree.runs / "cut").configs.items():
+        for folder in (tree.runs / "cut" / "ray").glob(f"*/{experiment_name(config)}/checkpoint_*/session"):
+            if (progress := checkpoint.progress_of(folder)) is not None:
+                found[trial_id] = max(progress.step, found.get(trial_id, 0))
+    return found
+
+
+def _assert_each_checkpoint_was_used(reported, kept):
+    """After a kill, the first report of a trial that goes on is not from before its checkpoint."""
+    for before, checkpoints in kept:
+        for trial_id, step in checkpoints.items():
+            later = reported[trial_id][len(before[trial_id]) :]
+            assert not later or later[0] >= step, (trial_id, step, later)
 
 
 def _assert_as_unbroken(tree):

@@ -37,7 +37,7 @@ def test_sigterm_leaves_a_report_and_the_command_that_goes_on(tree, kill):
 
 
 @pytest.mark.parametrize("isolation", ["packed", "process"])
-def test_a_trial_that_is_stopped_between_two_reports_loses_no_step(tree, isolation):
+def test_a_trial_that_is_stopped_between_two_reports_loses_no_step(tree, isolation, reported):
     flags = ("--strategies", "baseline", "--num-samples", 1, "--confirm-seeds", 0, "--reports", 2, "--epochs", 1000)
     process = tree.new("between", *flags, "--isolation", isolation)
     record = tree.runs / "between" / "record.jsonl"
@@ -53,6 +53,8 @@ def test_a_trial_that_is_stopped_between_two_reports_loses_no_step(tree, isolati
     assert steps[0] < steps[1] < 2 * steps[0], "one at the first report, one on the way to the second"
     assert tree.done(tree.start("--resume", "between"))[0] == 0
     (row,) = read_rows(tree.runs / "between" / "rows.jsonl")
+    # from the first checkpoint it would have reported that step once more
+    assert reported(tree.runs / "between") == {row.trial_id: [steps[0], 2 * steps[0]]}
     assert [report["step"] for report in row.history] == [steps[0], 2 * steps[0]]
 
 

@@ -10,9 +10,11 @@ FLAGS = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear
          "--scheduler", "fifo", "--epochs", 100)  # fmt: skip
 
 
-def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_and_its_neighbour_never_stopped(tree):
+def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_and_its_neighbour_never_stopped(
+    tree, reported, around_restarts
+):
     process = tree.new("trial", *FLAGS, "--isolation", "process")
-    _after_a_report(tree, process, "trial")
+    tree.wait_for(lambda: sum(len(steps) >= 2 for steps in reported(tree.runs / "trial").values()) >= 2)
     victim = _workers(process, "Trainable")[0]
     victim.kill()
     status, _, errors = tree.done(process)
@@ -21,6 +23,8 @@ def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_and_its_neighbour_ne
     assert [row.status for row in rows] == ["finished"] * 4
     assert sorted(row.restarts for row in rows) == [0, 0, 0, 1]
     assert all([report["step"] for report in row.history] == [50, 100, 150, 200] for row in rows)
+    ((before, after),) = around_restarts(tree.runs / "trial")
+    assert after >= before >= 100, "a report later than the one before its checkpoint"
     assert "1 restart" in (tree.runs / "trial" / "report.md").read_text()
 
 

@@ -184,12 +184,14 @@ def test_a_trial_whose_process_is_killed_is_a_failed_row_and_status_3(small, run
     assert failed.final_eval_loss is None
 
 
-def test_packed_trials_survive_the_death_of_their_host(small, runs):
+def test_packed_trials_survive_the_death_of_their_host(small, runs, around_restarts):
     done, errors = _search_with_a_kill(small, runs, "host", "Host", "--cpus-per-trial", "2")
     assert done == 0, errors
     rows = read_rows(runs / "host" / "rows.jsonl")
     assert [row.status for row in rows] == ["finished"] * 4
     assert all([report["step"] for report in row.history] == [100, 200, 300, 400] for row in rows)
+    ((before, after),) = around_restarts(runs / "host")
+    assert after >= before >= 200, "it went on from a checkpoint"
 
 
 def test_packed_and_solo_trials_of_one_configuration_have_the_same_losses(tune, runs):
@@ -210,12 +212,13 @@ def test_a_packed_trials_process_does_not_load_torch():
 
 
 def _search_with_a_kill(small, runs, name, victim, *flags):
-    """Search four trials one by one, kill ``victim`` in the middle of the first, and return (exit status, errors)."""
+    """Search four trials one by one, kill ``victim`` after two reports of the first, and return (status, errors)."""
     command = [sys.executable, "tune.py", *small, "--num-samples", "4", "--scheduler", "fifo", "--epochs", "200",
                "--max-concurrent-trials", "1", "--runs-dir", str(runs), "--name", name, *flags]  # fmt: skip
     driver = psutil.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        _wait_for(lambda: any(path.stat().st_size for path in (runs / name).glob("ray/*/*/result.json")))
+        results = (runs / name).glob
+        _wait_for(lambda: any(path.read_bytes().count(b"\n") >= 2 for path in results("ray/*/*/result.json")))
         _wait_for(lambda: _children(driver, victim))
         for process in _children(driver, victim):
             process.kill()
