@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from analysis import plots
@@ -11,13 +11,19 @@ from analysis.rows import ResultRow
 PICTURE = "ranks.png"
 
 
-def write(run_dir: Path, rows: Sequence[ResultRow]) -> None:
+def write(run_dir: Path, rows: Sequence[ResultRow], check: Callable[[], None]) -> None:
     """Write ``trials/ID/allocation.json`` and ``ranks.png`` for every trial that has none yet.
 
     A picture takes a quarter of a second, and many trials have the same one.
+
+    Args:
+        run_dir: The folder of the run.
+        rows: Its trials.
+        check: Called before each; raises if there is no time for more.
     """
     drawn: dict[tuple[str, str], Path] = {}
     for row in rows:
+        check()
         folder = trial_folder(run_dir, row)
         folder.mkdir(parents=True, exist_ok=True)
         if row.ranks is not None and not (folder / PICTURE).exists():

@@ -16,6 +16,9 @@ from trainables.hosts import Hosts
 from trainables.spec import Workload
 from tuning.confirm import most_confirmations
 from tuning.plan import SearchPlan
+from tuning.stop import Stop, Stopped
+
+LOOK_SECONDS = 0.2
 
 
 @contextmanager
@@ -41,18 +44,32 @@ def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
             ray.kill(lease)
 
 
-def ask(plan: SearchPlan, hosts: Hosts, what: str, *arguments: Any) -> Any:
+def ask(plan: SearchPlan, hosts: Hosts, what: str, *arguments: Any, stop: Stop | None = None) -> Any:
     """Call a method of ``Host`` where the trials run, once there are the resources of one.
+
+    Args:
+        plan: The search.
+        hosts: Its hosts.
+        what: Name of the method.
+        arguments: What it is given besides the workload.
+        stop: Says whether the answer is still wanted.
 
     Raises:
         RayError: It could not be done; a ``RayTaskError`` has as its cause what the method raised.
+        Stopped: It is not.
     """
     again = [ray.exceptions.RayActorError]  # the host died; the next is another
     task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial, retry_exceptions=again)(
         Hosts.ask_here
     )
+    answer = task.remote(hosts, what, *arguments)
     try:
-        return ray.get(task.remote(hosts, what, *arguments))
+        while stop is not None and not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
+            stop.check()
+        return ray.get(answer)
+    except Stopped:
+        ray.cancel(answer, force=True)  # it would begin another host
+        raise
     finally:
         release(plan)
 

@@ -19,13 +19,12 @@ from analysis.rows import ResultRow, write_rows
 from trainables import checkpoint
 from trainables.checkpoint import ADAPTER, BEST
 from trainables.host import FOLDER as SESSION
-from trainables.hosts import Hosts
 from trainables.spec import Workload
 from tuning import artifacts, summary, tracking
 from tuning import search as tuner
 from tuning.carrier import PARENT, now_ms
-from tuning.facts import Facts
 from tuning.hosting import ask
+from tuning.phases import Run
 from tuning.plan import SearchPlan
 from tuning.record import Record
 from tuning.study_views import importances, mirror
@@ -39,32 +38,33 @@ def keep_evidence(run_dir: Path, workload: Workload) -> None:
         (run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1) + "\n")
 
 
-def leave(plan: SearchPlan, record: Record, facts: Facts, study: optuna.Study | None, hosts: Hosts | None) -> None:
+def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
     """Write what a run leaves; what an earlier run of the search left is replaced.
 
     Args:
-        plan: The search.
-        record: All that happened.
-        facts: What was found out about it.
+        run: The search.
         study: Optuna's; None if nothing was searched.
-        hosts: Who measures the winner; None where the search is cut off, and there is no time for that, or for a
-            picture of each trial.
+        in_time: Whether there is time for a picture of each trial, and to measure the winner.
+
+    Raises:
+        Stopped: There was, and then no more.
     """
+    plan, record = run.plan, run.record
     rows = list(record.rows.values())
     best = verdicts.recommended(rows, plan.margin)
     write_rows(rows, plan.run_dir / "rows.csv")
-    facts = replace(facts, resource_events=tuple(record.resource_events))
+    facts = replace(run.facts, resource_events=tuple(record.resource_events))
     if study is not None:
         mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
         facts = replace(facts, importance=importances(study))
-    if hosts is not None:
-        artifacts.write(plan.run_dir, rows)
+    if in_time:
+        artifacts.write(plan.run_dir, rows, run.stop.check)
     adapter = plan.run_dir / BEST
     shutil.rmtree(adapter, ignore_errors=True)
-    if best is not None and hosts is not None and (found := adapter_of(plan, best)) is not None:
+    if best is not None and in_time and (found := adapter_of(plan, best)) is not None:
         shutil.copytree(found, adapter)
-        facts = replace(facts, shrink=_shrink_curve(plan, hosts, best, adapter))
-    elif best is not None and hosts is not None:
+        facts = replace(facts, shrink=_shrink_curve(run, best, adapter))
+    elif best is not None and in_time:
         click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole", err=True)
     facts.save(plan.run_dir)
     header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
@@ -105,20 +105,34 @@ def finish_tracking(sink: tracking.Sink, plan: SearchPlan, record: Record) -> No
     sink.put("end", PARENT, status=tracking.END[status], tags={"status": status, **answers}, time_ms=now_ms())
 
 
-def close_tracking(sink: tracking.Sink, plan: SearchPlan, most_seconds: float = MLFLOW_SECONDS) -> None:
-    """Wait a while for MLflow to have everything, and say what it lacks."""
-    if not sink.close(most_seconds=most_seconds):
+def close_tracking(run: Run, in_time: bool = True) -> None:
+    """Wait a while for MLflow to have everything, and say what it lacks.
+
+    Args:
+        run: The search.
+        in_time: Whether there is time to wait long.
+
+    Raises:
+        Stopped: There was, and then no more.
+    """
+    if in_time:
+        arrived = run.sink.close(most_seconds=MLFLOW_SECONDS, check=run.stop.check)
+    else:
+        arrived = run.sink.close(most_seconds=SHORT_PATIENCE_SECONDS)
+    if not arrived:
         click.echo(
-            f"MLflow misses {sink.spool.remaining()} events; once it is back: "
-            f"python -m tuning.tracking replay {summary.typed(plan.run_dir)}",
+            f"MLflow misses {run.sink.spool.remaining()} events; once it is back: "
+            f"python -m tuning.tracking replay {summary.typed(run.plan.run_dir)}",
             err=True,
         )
 
 
-def _shrink_curve(plan: SearchPlan, hosts: Hosts, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
+def _shrink_curve(run: Run, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
     """Measure the winner at fewer parameters, where the trials ran; nothing if that fails, and say so."""
     try:
-        found: list[dict[str, float]] = ask(plan, hosts, "shrink_curve", best.ranks, best.alphas, adapter)
+        found: list[dict[str, float]] = ask(
+            run.plan, run.hosts, "shrink_curve", best.ranks, best.alphas, adapter, stop=run.stop
+        )
     except RayError as error:
         click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)
         return []

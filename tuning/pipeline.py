@@ -25,6 +25,7 @@ from tuning import (
     outcome,
     preflight,
     preview,
+    process,
     ray_connection,
     room,
     summary,
@@ -36,7 +37,7 @@ from tuning.phases import Run, train
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 from tuning.record import Record
-from tuning.stop import Stop
+from tuning.stop import Stop, Stopped
 
 RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
 OK, NO_USABLE_TRIAL, SOME_FAILED, NO_ROOM = 0, 1, 3, 4
@@ -79,6 +80,7 @@ def search(plan: SearchPlan) -> int:
             plan = plan.model_copy(update=known.pinned)
             facts = _facts(plan, known, search_id)
             record = _created(plan, facts)
+            process.leave_with(f"Stopped. To go on: {_again(plan)}")
             stack.enter_context(continuation.locked(plan.run_dir))
         return _run(plan, known, record, facts, hosts.sharing(known.workload), dashboard)
 
@@ -109,6 +111,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
                 click.echo(f"{name} is complete; --extend N would add trials")
                 summary.show(plan, list(record.rows.values()), "", "")
                 return record.exit_status
+            process.leave_with(f"Stopped. To go on: {_again(plan)}")
             known = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
             others = continuation.other_circumstances(record, str(known.workload.base), known.corpus_sha256)
             _refuse(name, others, allow_changes)
@@ -209,18 +212,22 @@ def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, hosts
         _start_tracking(run)
         study = train(run)
         hosting.release(plan)
-        if stop.stop_all():
+        try:
+            stop.check()
+            outcome.leave(run, study)
+            outcome.finish_tracking(sink, plan, record)
+            outcome.close_tracking(run)
+            stop.check()
+        except Stopped:
             return _cut_off(run, study)
-        outcome.leave(plan, record, facts, study, hosts)
-        outcome.finish_tracking(sink, plan, record)
-        outcome.close_tracking(sink, plan)
         rows = list(record.rows.values())
         summary.show(plan, rows, dashboard, facts.search_id)
         if (searched := len(record.of_phase("search"))) < plan.trials:
             click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
         failed = SOME_FAILED if any(row.status == "failed" for row in rows) else OK
         record.completed(failed if ranking.usable(rows) else NO_USABLE_TRIAL)
-    return record.exit_status or OK
+        process.leave_with("Stopped when all was done")
+    return stop.status or record.exit_status or OK
 
 
 def _start_tracking(run: Run) -> None:
@@ -235,17 +242,21 @@ def _start_tracking(run: Run) -> None:
 def _cut_off(run: Run, study: optuna.Study | None) -> int:
     """Leave a search that stops before its end as it can be taken up again, and say how."""
     hosting.end(run.plan)
-    again = f"python tune.py --resume {run.plan.name}"
-    if run.plan.runs_dir != str(Path(RUNS_DIR).resolve()):
-        again += f" --runs-dir {shlex.quote(run.plan.runs_dir)}"
+    again = _again(run.plan)
     if run.stop.shortage is not None:
         print(f"Error: {run.stop.shortage}; free some, then: {again}", file=sys.stderr)
         return NO_ROOM
     tracking.Tracking(run.sink).interrupted()
     if run.record.rows:
-        outcome.leave(run.plan, run.record, run.facts, study, None)
+        outcome.leave(run, study, in_time=False)
         click.echo(f"\nReport so far    {summary.typed(run.plan.run_dir)}/report.md")
-    outcome.close_tracking(run.sink, run.plan, outcome.SHORT_PATIENCE_SECONDS)
+    outcome.close_tracking(run, in_time=False)
     done, total = len(run.record.of_phase("search")), run.plan.trials
     click.echo(f"Stopped with {done} of {total} trials ended; nothing of them is lost. To go on: {again}")
-    return 128 + (run.stop.signal or 0)
+    return run.stop.status
+
+
+def _again(plan: SearchPlan) -> str:
+    """Return the command that takes a search up."""
+    elsewhere = plan.runs_dir != str(Path(RUNS_DIR).resolve())
+    return f"python tune.py --resume {plan.name}" + (f" --runs-dir {shlex.quote(plan.runs_dir)}" if elsewhere else "")

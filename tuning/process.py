@@ -12,6 +12,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 M_ARENA_MAX, ARENAS = -8, 2
+_last_words = "Stopped before any trial began"
 
 
 def leave_at_once() -> None:
@@ -23,8 +24,14 @@ def leave_at_once() -> None:
         signal.signal(number, _leave)
 
 
+def leave_with(line: str) -> None:
+    """Have this process, if a signal ends it at once, say something else than that nothing has begun."""
+    global _last_words
+    _last_words = line
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(sys.stderr.fileno(), b"Stopped before any trial began\n")
+    os.write(sys.stderr.fileno(), f"{_last_words}\n".encode())
     os._exit(128 + number)
 
 

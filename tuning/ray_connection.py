@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import utils as ray_utils
 
 from tuning import access
 from tuning.plan import SearchPlan
@@ -60,7 +61,7 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         access.check_dashboard(plan.dashboard_host)
         access.provide_token()
         access.tighten_token()
-        with access.on_loopback(), sparing_children():
+        with access.on_loopback(), sparing_children(), _keeping_handlers():
             return ray.init(address="local", dashboard_host=plan.dashboard_host, **common)
     if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
         raise ValueError(
@@ -69,7 +70,8 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         )
     access.tighten_token()
     try:
-        return ray.init(address=plan.ray_address, **common)
+        with _keeping_handlers():
+            return ray.init(address=plan.ray_address, **common)
     except ray.exceptions.AuthenticationError as error:
         raise ValueError(f"--ray-address {plan.ray_address}: the Ray there has another token ({access.HOW})") from error
     except (ConnectionError, RuntimeError) as error:
@@ -77,6 +79,16 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         raise ValueError(
             f"--ray-address {plan.ray_address}: no Ray answers there ({error}); if it wants a token: {access.HOW}"
         ) from error
+
+
+@contextmanager
+def _keeping_handlers() -> Iterator[None]:
+    """Have a Ray that begins within not take over SIGTERM, at which it would end this process without a word."""
+    theirs, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        ray_utils.set_sigterm_handler = theirs
 
 
 def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:

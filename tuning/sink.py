@@ -73,7 +73,12 @@ class Sink:
             if run != but:
                 self.put("end", run, status="KILLED", tags={"status": INTERRUPTED}, time_ms=time_ms)
 
-    def close(self, search_seconds: float | None = None, most_seconds: float = MOST_SECONDS) -> bool:
+    def close(
+        self,
+        search_seconds: float | None = None,
+        most_seconds: float = MOST_SECONDS,
+        check: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Wait for the rest and say whether everything arrived.
 
         A server gets 4 % of the search's own time, and more only while events flow; a local store gets all there is.
@@ -81,6 +86,7 @@ class Sink:
         Args:
             search_seconds: How long the search took; default is since this sink was made.
             most_seconds: How long to wait in any case.
+            check: Called again and again; raises if there is no time for that. What waits can be closed again.
         """
         began = time.monotonic()
         searched = began - self.began if search_seconds is None else search_seconds
@@ -92,6 +98,7 @@ class Sink:
         while self.thread.is_alive() and (
             (now := time.monotonic()) < patient or now < min(most, self.moved + FLOWING_SECONDS)
         ):
+            check()
             self.thread.join(0.05)
         self.abandoned.set()
         return self.spool.remaining() == 0

@@ -14,6 +14,10 @@ from ray import tune as ray_tune
 from tuning.process import SIGNALS
 
 
+class Stopped(Exception):
+    """What a search was busy with was left, since it is to stop."""
+
+
 class Stop(ray_tune.Stopper):  # type: ignore[misc]
     """What Ray Tune asks, at every turn of its loop, whether the search is to end.
 
@@ -44,6 +48,20 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
             farewell, self.farewell = self.farewell, None
             farewell()
         return self.signal is not None or self.shortage is not None
+
+    @property
+    def status(self) -> int:
+        """The process's exit status if a signal stopped the search, else 0."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    def check(self) -> None:
+        """Leave what the search is busy with if it is to end now.
+
+        Raises:
+            Stopped: It is.
+        """
+        if self.stop_all():
+            raise Stopped
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:

@@ -51,9 +51,13 @@ class Tree:
     def done(self, process: psutil.Popen) -> tuple[int, str, str]:
         """Wait for a search and return its exit status and what it printed."""
         status = process.wait(timeout=TIMEOUT_SECONDS)
+        return status, *self.printed(process)
+
+    def printed(self, process: psutil.Popen) -> tuple[str, str]:
+        """Return what a search has printed so far, on standard output and on standard error."""
         number = self.begun.index(process)
         out, errors = ((self.folder / f"{number}.{end}").read_text() for end in ("out", "err"))
-        return status, out, errors
+        return out, errors
 
     def kill(self, process: psutil.Popen) -> None:
         """Kill a search's driver, as the kernel or a preempted machine would; what trains must end by itself."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -73,6 +74,51 @@ def test_one_sigint_stops_in_order_and_a_second_at_once(tree):
     training = [child for child in children if not tree.is_agent(child)]
     _, alive = psutil.wait_procs(training, timeout=60)
     assert not alive
+
+
+MEASURED = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "empirical", "--confirm-seeds", 0)
+
+
+def _while_it_is_measured(tree, process):
+    """Wait until Ray is there; then the base is loaded, and what strategies score from is measured."""
+    tree.wait_for(lambda: process.poll() is not None or "Ray dashboard" in tree.printed(process)[0])
+
+
+def test_sigterm_while_a_base_is_loaded_ends_at_once_and_leaves_nothing(tree):
+    process = tree.new("loading", *MEASURED)
+    _while_it_is_measured(tree, process)
+    children = process.children(recursive=True)
+    os.kill(process.pid, signal.SIGTERM)
+    began = time.monotonic()
+    assert tree.done(process)[::2] == (143, "Stopped before any trial began\n")
+    assert time.monotonic() - began < 5
+    assert not (tree.runs / "loading").exists()
+    _, alive = psutil.wait_procs([child for child in children if not tree.is_agent(child)], timeout=60)
+    assert not alive
+
+
+def test_sigterm_after_the_last_trial_leaves_a_report_and_a_search_that_can_be_ended(tree):
+    process = tree.new("ending", *MEASURED)
+    tree.wait_for(lambda: process.poll() is not None or (tree.runs / "ending" / "trials").exists())
+    os.kill(process.pid, signal.SIGTERM)
+    began = time.monotonic()
+    status, out, errors = tree.done(process)
+    assert (status, errors) == (143, "")
+    assert time.monotonic() - began < PATIENCE_SECONDS
+    again = f"To go on: python tune.py --resume ending --runs-dir {tree.runs}\n"
+    assert out.endswith(f"Stopped with 6 of 6 trials ended; nothing of them is lost. {again}")
+    rows = read_rows(tree.runs / "ending" / "rows.jsonl")
+    report = (tree.runs / "ending" / "report.md").read_text()
+    assert all(f"| {row.experiment_name} " in report for row in rows)
+    shutil.rmtree(tree.runs / ".evidence")
+    process = tree.start("--resume", "ending")
+    _while_it_is_measured(tree, process)
+    os.kill(process.pid, signal.SIGTERM)
+    assert tree.done(process)[::2] == (143, f"Stopped. {again}")
+    status, out, errors = tree.done(tree.start("--resume", "ending"))
+    assert (status, errors) == (0, "")
+    assert read_rows(tree.runs / "ending" / "rows.jsonl") == rows
+    assert (tree.runs / "ending" / "best_adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_sigint_before_a_search_has_begun_leaves_nothing(tree):
