@@ -1,5 +1,6 @@
 """Before a search on a Ray that it joined: all nodes see one runs folder and one base, and want a token."""
 
+import contextlib
 import os
 import uuid
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ def look(probe: str, model: str) -> View:
 
 
 def check(plan: SearchPlan, workload: Workload) -> None:
-    """Ask every node that is there now.
+    """Ask every node that is there now; nothing stays written.
 
     One that joins later is caught all the same: whoever loads the base checks it (``trainables.inputs``), Ray Tune
     fails a trial whose node does not see the run's folder, and a Ray that wants a token lets no node in without it.
@@ -58,6 +59,7 @@ def check(plan: SearchPlan, workload: Workload) -> None:
         ValueError: Names the first node that is not as it should be, and the flag and value that it fails.
     """
     runs = Path(plan.runs_dir).resolve()
+    made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
     runs.mkdir(parents=True, exist_ok=True)
     probe = runs / f".probe-{uuid.uuid4().hex}"
     probe.touch()
@@ -66,6 +68,9 @@ def check(plan: SearchPlan, workload: Workload) -> None:
             judge(plan, workload, node["NodeManagerAddress"], view)
     finally:
         probe.unlink()
+        with contextlib.suppress(OSError):  # somebody else has begun to use it
+            for folder in made:
+                folder.rmdir()
 
 
 def _ask(plan: SearchPlan, probe: str, model: str) -> list[tuple[Mapping[str, Any], View]]:

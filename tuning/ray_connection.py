@@ -1,5 +1,6 @@
 """The Ray of a search: one that it joins, or one of its own that ends with it."""
 
+import contextlib
 import logging
 import math
 import os
@@ -44,13 +45,20 @@ def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
     ours = not ray.is_initialized()
     context = _connect(plan, f"lora-rank-search-{search_id or uuid.uuid4().hex}")
     try:
-        for left in ray.util.list_named_actors() if ours else ():  # by a process of this search that was killed
-            ray.kill(ray.get_actor(left))
+        if ours:
+            end_what_is_left()
         _check_resources(plan, ray.cluster_resources())
         yield context.dashboard_url or ""
     finally:
         if ours:
             ray.shutdown()
+
+
+def end_what_is_left() -> None:
+    """End the actors, hosts and lease, of a process of this search that was killed."""
+    for left in ray.util.list_named_actors():
+        with contextlib.suppress(ValueError):  # it has just died
+            ray.kill(ray.get_actor(left))
 
 
 def _connect(plan: SearchPlan, namespace: str) -> Any:

@@ -237,12 +237,16 @@ def test_a_node_that_lacks_the_shared_folder_or_the_base_is_named_and_nothing_st
                 tmp_path / "runs",
                 f"--runs-dir {tmp_path}/runs: node {cluster.THIRD} does not see what is written there;",
             ),
-            (seen_by_all, f"--model {tiny_gpt2}: node {cluster.THIRD} has another model at {tiny_gpt2};"),
+            (
+                seen_by_all / "new" / "runs",
+                f"--model {tiny_gpt2}: node {cluster.THIRD} has another model at {tiny_gpt2};",
+            ),
         ):
             done = cluster.run(sys.executable, "tune.py", "--ray-address", cluster.address, "--runs-dir", runs, *plan)
             assert done.returncode == 2, done.stderr
             assert done.stderr.splitlines()[-1].startswith(f"Error: {expected}")
-            assert list(runs.iterdir()) == []
+            assert not runs.exists() or list(runs.iterdir()) == []
+        assert list(seen_by_all.iterdir()) == []
     finally:
         third.terminate()
         third.wait(30)

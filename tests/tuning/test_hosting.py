@@ -9,10 +9,11 @@ import time
 import pytest
 import ray
 
+from trainables.host import Lease
 from tuning import hosting, preflight
 from tuning.cli import resolve_plan
 from tuning.measuring import measured
-from tuning.ray_connection import ray_for
+from tuning.ray_connection import end_what_is_left, ray_for
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +69,16 @@ def test_one_that_dies_while_it_measures_is_replaced(plan, known):
         time.sleep(3)  # it has been asked, and is not ready yet
         ray.kill(first)
         assert ray.get(asked) >= 1
+
+
+@pytest.mark.parametrize("end", [hosting.end, lambda plan: end_what_is_left()])
+def test_ending_them_does_not_mind_one_that_has_just_died(plan, known, monkeypatch, end):
+    left = ray.remote(Lease).options(name="left", num_cpus=0).remote()
+    ray.get(left.__ray_ready__.remote())
+    monkeypatch.setattr(ray.util, "list_named_actors", lambda: ["gone", "left"])
+    end(plan)
+    with pytest.raises(ValueError, match="left"):
+        ray.get_actor("left")
 
 
 def test_a_base_that_does_not_load_is_refused_with_its_reason_alone(plan, known, tiny_gpt2, tmp_path, monkeypatch):
