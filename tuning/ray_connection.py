@@ -4,13 +4,16 @@ import contextlib
 import logging
 import math
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import click
 import ray
 from ray._private import utils as ray_utils
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from tuning import access
 from tuning.plan import SearchPlan
@@ -26,6 +29,7 @@ QUIET = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls whose answer nobody waits for: a traceback each
     "TOKENIZERS_PARALLELISM": "false",
 }
+PATIENCE_SECONDS, LOOK_SECONDS = 600.0, 1.0
 
 
 @contextmanager
@@ -37,7 +41,8 @@ def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
         search_id: Of the search, whose processes are found under it and by nobody else.
 
     Raises:
-        ValueError: The Ray that is there lacks what one trial needs, or one of our own would be open to others.
+        ValueError: The Ray that is there lacks what one trial needs, and goes on lacking it if it was joined, or one of
+            our own would be open to others.
     """
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
@@ -47,7 +52,7 @@ def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
     try:
         if ours:
             end_what_is_left()
-        _check_resources(plan, ray.cluster_resources())
+        await_resources(plan)
         yield context.dashboard_url or ""
     finally:
         if ours:
@@ -99,15 +104,36 @@ def _keeping_handlers() -> Iterator[None]:
         ray_utils.set_sigterm_handler = theirs
 
 
-def _check_resources(plan: SearchPlan, found: dict[str, float]) -> None:
-    for flag, kind, wanted in (
-        ("--gpus-per-trial", "GPU", plan.gpus_per_trial),
-        ("--cpus-per-trial", "CPU", plan.cpus_per_trial),
-    ):
-        if wanted > found.get(kind, 0):
-            raise ValueError(
-                f"{flag} {wanted:g}: Ray has {found.get(kind, 0):g} {kind}s; lower it, or add a node that has them"
-            )
+def await_resources(plan: SearchPlan) -> None:
+    """Wait, but not for ever, for a node on which a trial fits: a Ray that is joined may grow by it.
+
+    Raises:
+        ValueError: There is none, or a Ray of our own is too small.
+    """
+    lack = _lack(plan)
+    if lack and plan.ray_address is not None:
+        click.echo(f"Waiting for a node, for {PATIENCE_SECONDS / 60:g} minutes at most. {lack}")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        # an autoscaler starts nodes for what is asked for, and for nothing else
+        asked = placement_group([{kind: wanted for _, kind, wanted in _needs(plan) if wanted}])
+        while (lack := _lack(plan)) and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+        remove_placement_group(asked)
+    if lack:
+        raise ValueError(lack)
+
+
+def _needs(plan: SearchPlan) -> tuple[tuple[str, str, float], ...]:
+    return ("--gpus-per-trial", "GPU", plan.gpus_per_trial), ("--cpus-per-trial", "CPU", plan.cpus_per_trial)
+
+
+def _lack(plan: SearchPlan) -> str:
+    """Return what no node has of what a trial needs, and what would be right; nothing if there is all."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for flag, kind, wanted in _needs(plan):
+        if wanted > (most := max(node.get(kind, 0) for node in nodes)):
+            return f"{flag} {wanted:g}: no node has more than {most:g} {kind}s; lower it, or add a node that has them"
+    return ""
 
 
 def unused_gpus(plan: SearchPlan) -> int:

@@ -99,9 +99,9 @@ class Cluster:
         )  # fmt: skip
         wait_for(lambda: answers(f"{self.dashboard}/api/version") == 401, 120, "no dashboard")
 
-    def join(self, address, before=()):
+    def join(self, address, *flags, before=()):
         """Add a node; ``before`` comes in front of its command."""
-        node = self.start(address, "--address", self.address, before=before)
+        node = self.start(address, "--address", self.address, *flags, before=before)
         wait_for(lambda: address in self.alive(), 120, f"{address} did not join")
         return node
 

@@ -213,6 +213,37 @@ def test_a_killed_search_leaves_nothing_running_on_a_cluster_and_goes_on(cluster
     assert {row.status for row in rows} == {"finished"}
 
 
+def pending(cluster):
+    """Return what has been asked for and has no room, as an autoscaler sees it."""
+    code = """
+import sys, ray
+ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
+groups = ray.util.placement_group_table().values()
+print([group["bundles"] for group in groups if group["state"] == "PENDING"])
+"""
+    return cluster.run(sys.executable, "-c", code, cluster.address).stdout.strip()
+
+
+def test_a_search_that_fits_no_node_yet_says_so_asks_for_one_and_begins_once_it_is_there(cluster, plan, tmp_path):
+    flags = ["--cpus-per-trial", "3", "--confirm-seeds", "0"]
+    command = [sys.executable, "tune.py", "--ray-address", cluster.address, "--runs-dir", tmp_path, *plan, *flags]
+    process = cluster.processes.start("waiting", [*map(str, command)], cwd=ROOT, env=cluster.environment)
+    said = cluster.processes.logs / "waiting.log"
+    cluster.wait_for(lambda: process.poll() is not None or said.read_text(), 60, "nothing said")
+    assert pending(cluster) == "[{0: {'CPU': 3.0}}]"
+    assert said.read_text() == (
+        "Waiting for a node, for 10 minutes at most. --cpus-per-trial 3: no node has more than 2 CPUs; lower it, or "
+        "add a node that has them\n"
+    )
+    third = cluster.join(cluster.THIRD, "--num-cpus", "3")
+    try:
+        assert process.wait(400) == 0
+    finally:
+        third.terminate()
+        third.wait(30)
+    assert [row.status for row in read_rows(tmp_path / "search" / "rows.jsonl")] == ["finished"] * 4
+
+
 @pytest.fixture
 def other_folders(tmp_path, tiny_gpt2):
     """Run a command as on a machine that mounts something else as the runs folder and as the model."""

@@ -81,7 +81,7 @@ def test_gpus_that_are_not_there_are_refused_by_a_real_process(tmp_path, tiny_gp
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "Error: --gpus-per-trial 0.25: Ray has 0 GPUs; lower it, or add a node that has them"
+        "Error: --gpus-per-trial 0.25: no node has more than 0 GPUs; lower it, or add a node that has them"
     ]
     assert not (tmp_path / "runs").exists()
 
