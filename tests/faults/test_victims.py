@@ -4,6 +4,8 @@ import psutil
 import pytest
 
 from analysis.rows import read_rows
+from tuning import search
+from tuning.cli import main
 
 pytestmark = pytest.mark.slow
 FLAGS = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0,
@@ -26,6 +28,31 @@ def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_and_its_neighbour_ne
     ((before, after),) = around_restarts(tree.runs / "trial")
     assert after >= before >= 100, "a report later than the one before its checkpoint"
     assert "1 restart" in (tree.runs / "trial" / "report.md").read_text()
+
+
+def _raising_once(trainable, mark):
+    class Raising(trainable):  # local, so that it travels to the trial's process by value
+        def step(self):
+            if self.config["trial_id"] == "t001" and self.iteration == 2 and not mark.exists():
+                mark.touch()
+                raise RuntimeError("once")
+            return super().step()
+
+    return Raising
+
+
+@pytest.mark.parametrize(("isolation", "trainable"), [("packed", "PackedTrainable"), ("process", "LoraTrainable")])
+def test_a_trial_that_raises_goes_on_from_its_checkpoint(
+    small, tmp_path, monkeypatch, capfd, around_restarts, isolation, trainable
+):
+    monkeypatch.setattr(search, trainable, _raising_once(getattr(search, trainable), tmp_path / "raised"))
+    flags = [*small, *FLAGS, "--isolation", isolation, "--runs-dir", tmp_path, "--name", "raised-once"]
+    assert main([str(flag) for flag in flags]) == 0, capfd.readouterr().err
+    rows = read_rows(tmp_path / "raised-once" / "rows.jsonl")
+    assert [row.status for row in rows] == ["finished"] * 4
+    assert sorted(row.restarts for row in rows) == [0, 0, 0, 1]
+    assert all([report["step"] for report in row.history] == [50, 100, 150, 200] for row in rows)
+    assert around_restarts(tmp_path / "raised-once") == [(100, 150)]
 
 
 def test_a_search_whose_raylet_dies_can_be_taken_up(tree):

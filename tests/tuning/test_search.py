@@ -19,7 +19,7 @@ from analysis.rows import FIELDS, read_rows
 from strategies.official import OFFICIAL
 from trainables.trainable import LoraTrainable
 from tuning import preflight, search
-from tuning.cli import resolve_plan
+from tuning.cli import main, resolve_plan
 from tuning.harvest import Harvest
 from tuning.hosting import hosts_for
 from tuning.ray_connection import ray_for
@@ -170,6 +170,28 @@ def test_a_search_where_all_diverge_ends_with_a_report_and_status_1(tune, runs):
     report = (runs / "diverged" / "report.md").read_text()
     assert "no trial finished with a loss, so none is best" in report
     assert not (runs / "diverged" / "best_adapter").exists()
+
+
+def _raising_trainable():
+    class Raising(LoraTrainable):  # local, so that it travels to the trial's process by value
+        def step(self):
+            raise RuntimeError("no trial gets past this")
+
+    return Raising
+
+
+def test_trials_that_all_fail_leave_a_report_and_status_1(small, four, runs, monkeypatch, capfd):
+    monkeypatch.setattr(search, "LoraTrainable", _raising_trainable())
+    flags = ["--num-samples", "4", "--isolation", "process", "--max-failures", "0", "--name", "failed"]
+    assert main([*small, *four, *flags, "--runs-dir", str(runs)]) == 1, capfd.readouterr().err
+    rows = read_rows(runs / "failed" / "rows.jsonl")
+    assert [row.status for row in rows] == ["failed"] * 4
+    assert {row.error for row in rows} == {"RuntimeError: no trial gets past this"}
+    assert Record(runs / "failed").exit_status == 1
+    report = (runs / "failed" / "report.md").read_text()
+    assert "no trial finished with a loss, so none is best" in report
+    assert all(f"| {row.experiment_name} " in report for row in rows)
+    assert not (runs / "failed" / "best_adapter").exists()
 
 
 def test_a_trial_whose_process_is_killed_is_a_failed_row_and_status_3(small, runs):
