@@ -157,11 +157,11 @@ def cluster(processes):
         processes.end()
 
 
-def _postgres(name):
+def _postgres(name, lacking):
     known = [shutil.which(name), *sorted(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), reverse=True)]
     found = next(filter(None, known), None)
     if found is None:
-        pytest.skip(f"{name} is not here; Debian's package postgresql has it")
+        lacking(f"{name} is not here; Debian's package postgresql has it")
     return found
 
 
@@ -174,12 +174,12 @@ def _without_root():
 
 
 @pytest.fixture(scope="package")
-def postgres(processes):
+def postgres(processes, lacking):
     """The URI of an empty database, password included."""
     import psycopg2
 
     options, password, port = _without_root(), secrets.token_hex(16), free_port()
-    server, initdb = _postgres("postgres"), _postgres("initdb")
+    server, initdb = _postgres("postgres", lacking), _postgres("initdb", lacking)
     with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp", ignore_cleanup_errors=True) as folder:
         data, given = Path(folder) / "data", Path(folder) / "password"
         given.write_text(password)

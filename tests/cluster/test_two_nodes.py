@@ -245,7 +245,7 @@ def test_a_search_that_fits_no_node_yet_says_so_asks_for_one_and_begins_once_it_
 
 
 @pytest.fixture
-def other_folders(tmp_path, tiny_gpt2):
+def other_folders(tmp_path, tiny_gpt2, lacking):
     """Run a command as on a machine that mounts something else as the runs folder and as the model."""
     (tmp_path / "runs").mkdir()
     shutil.copytree(tiny_gpt2, tmp_path / "model")
@@ -253,7 +253,7 @@ def other_folders(tmp_path, tiny_gpt2):
     (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "layer_norm_epsilon": 0.1}))
     mounts = f"mount -t tmpfs none {tmp_path}/runs && mount --bind {tmp_path}/model {tiny_gpt2}"
     if subprocess.run(["unshare", "--mount", "sh", "-c", mounts], check=False).returncode:
-        pytest.skip("no mounts of one's own without root")
+        lacking("no mounts of one's own without root")
     return ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$0" "$@"']
 
 

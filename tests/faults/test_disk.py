@@ -19,13 +19,13 @@ DISK_BYTES = 40_000_000
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk(tmp_path, lacking):
     """A folder that is a disk of 40 MB."""
     folder = tmp_path / "runs"
     folder.mkdir()
     options = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
     if subprocess.run(options, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
+        lacking("mounting a small file system needs root")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
