@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -96,12 +97,13 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
 
 @contextmanager
 def _keeping_handlers() -> Iterator[None]:
-    """Have a Ray that begins within not take over SIGTERM, at which it would end this process without a word."""
+    """Have a Ray that begins within not take over SIGTERM: it would end this process without a word or with a trace."""
     theirs, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
     try:
         yield
     finally:
         ray_utils.set_sigterm_handler = theirs
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's core puts its own before Python's
 
 
 def await_resources(plan: SearchPlan) -> None:
