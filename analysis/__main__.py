@@ -14,7 +14,7 @@ import click
 from analysis.compare import Search
 from analysis.header import ReportHeader
 from analysis.publish import publish, publish_comparison
-from analysis.rows import read_rows
+from analysis.rows import read_rows, surviving_rows
 
 
 @click.command(help=__doc__)
@@ -53,7 +53,13 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
 
 
 def _read(run_dir: Path, now: str) -> Search:
-    return Search(run_dir.resolve().name, ReportHeader.of_run(run_dir, now), read_rows(run_dir / "rows.jsonl"))
+    """Read a run, as far as it is whole; its search has named what is not, and so is it here."""
+    header, path = ReportHeader.of_run(run_dir, now), run_dir / "rows.jsonl"
+    rows, damage = surviving_rows(path)
+    if damage:
+        found = "; ".join(f"line {number}: {reason}" for number, reason in damage)
+        click.echo(f"Warning: {path}: {found}; the report is without them", err=True)
+    return Search(run_dir.resolve().name, header, rows)
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ def sealed(value: Mapping[str, Any]) -> str:
 
 
 def append(path: Path, value: Mapping[str, Any], sync: bool = True) -> None:
-    """Add a line; a last line that was cut off is closed first, so that it costs nothing but itself.
+    """Add a line, or nothing; a last line that was cut off is closed first, so that it costs nothing but itself.
 
     Args:
         path: The file; made if it is not there.
@@ -35,13 +35,18 @@ def append(path: Path, value: Mapping[str, Any], sync: bool = True) -> None:
         OSError: There is no room, or the file cannot be written.
     """
     line = (sealed(value) + "\n").encode()
-    with path.open("ab+") as file:
-        if file.tell() and not _ends_whole(file):
+    with path.open("ab+", buffering=0) as file:
+        size = file.tell()
+        if size and not _ends_whole(file):
             line = b"\n" + line
-        file.write(line)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
+        try:
+            while line:  # what fills a disk is written in part, and only the next attempt fails
+                line = line[file.write(line) :]
+            if sync:
+                os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def read(path: Path, unsealed: bool = True) -> tuple[list[dict[str, Any]], Damage]:

@@ -137,10 +137,7 @@ def read_rows(path: Path) -> list[ResultRow]:
         return _rows_of_csv(path)
     if path.suffix != ".jsonl":
         raise ValueError(f"{path}: rows are read from .jsonl or .csv")
-    try:
-        rows, damage = surviving_rows(path)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
+    rows, damage = surviving_rows(path)
     if damage:
         raise ValueError(f"{path}, line {damage[0][0]}: not a row ({damage[0][1]})")
     return rows
@@ -150,9 +147,12 @@ def surviving_rows(path: Path) -> tuple[list[ResultRow], lines.Damage]:
     """Return the rows of a .jsonl that are whole, and what is wrong with its other lines.
 
     Raises:
-        OSError: The file cannot be read.
+        ValueError: The file cannot be read.
     """
-    whole, damage = lines.numbered(path)
+    try:
+        whole, damage = lines.numbered(path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
     rows, more = {}, []
     for number, value in whole.items():
         try:

@@ -32,7 +32,8 @@ class Record:
         resource_events: What memory did not allow.
         plans: What was planned, last the one in force: ``plan``, ``search_id``, ``command``, ``versions``, ``changes``.
         exit_status: Of the search, if nothing is left to be done.
-        damage: What cannot be read, a line each.
+        damage: What cannot be read, a line each; what could not be read when the search was completed without it is
+            left out.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -47,6 +48,8 @@ class Record:
         self.plans: list[dict[str, Any]] = []
         self.exit_status: int | None = None
         self.damage: list[str] = []
+        self._damaged: list[str] = []
+        self._done_without: list[str] = []
         self._read()
 
     def planned(self, **facts: Any) -> None:
@@ -97,8 +100,8 @@ class Record:
         self._keep(row)
 
     def completed(self, exit_status: int) -> None:
-        """Note that nothing is left to be done."""
-        self._note("completed", exit_status=exit_status)
+        """Note that nothing is left to be done, whatever could not be read before."""
+        self._note("completed", exit_status=exit_status, damaged=self._damaged)
 
     def unfinished(self, phase: str) -> list[dict[str, Any]]:
         """Return the configurations of a phase that were begun and have not ended, in order."""
@@ -142,6 +145,7 @@ class Record:
                 self.resource_events[facts["what"]] = None
             case "completed":
                 self.exit_status = facts["exit_status"]
+                self._done_without = facts.get("damaged", [])
 
     def _read(self) -> None:
         events, damage = self._whole(EVENTS)
@@ -151,7 +155,10 @@ class Record:
         for row in rows:
             self._keep(row)
         for name, found in ((EVENTS, damage), (ROWS, more)):
-            self.damage += [f"{self.run_dir / name}, line {number}: {reason}" for number, reason in found]
+            for number, reason in found:
+                self._damaged.append(where := f"{name}, line {number}")
+                if where not in self._done_without:
+                    self.damage.append(f"{self.run_dir / where}: {reason}")
         if self.damage:
             self.exit_status = None
 

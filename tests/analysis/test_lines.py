@@ -1,4 +1,6 @@
 import json
+import resource
+import signal
 
 import pytest
 from hypothesis import given
@@ -42,6 +44,20 @@ def test_a_line_that_was_cut_off_costs_itself_alone(path):
     assert [value["number"] for value in found] == [0, 1, 3]
     assert [number for number, _ in damage] == [3]
     assert "cut off" in damage[0][1]
+
+
+def test_a_line_that_has_no_room_leaves_the_file_as_it_was(path):
+    """A limit on the size of a file is as a full disk: a part of the line is written, then it fails."""
+    whole, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            lines.append(path, {"number": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, heard)
+    assert path.read_bytes() == whole
 
 
 def test_no_byte_can_be_changed_unnoticed(path):

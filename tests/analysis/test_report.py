@@ -181,6 +181,17 @@ def test_a_broken_line_is_named_by_number(tmp_path):
         read_rows(path)
 
 
+def test_a_run_with_a_broken_line_has_a_report_of_the_others_and_a_warning(tmp_path):
+    write_rows([row("a"), row("b"), row("c")], tmp_path / "rows.jsonl")
+    (tmp_path / "plan.json").write_text("{}")
+    first, second, third = (tmp_path / "rows.jsonl").read_text().splitlines()
+    (tmp_path / "rows.jsonl").write_text("\n".join((first, second[:-9], third)) + "\n")
+    done = command(tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == f"Warning: {tmp_path}/rows.jsonl: line 2: cut off, or no JSON; the report is without them\n"
+    assert "**Total Experiments:** 2" in (tmp_path / "report.md").read_text()
+
+
 def test_the_heatmap_is_a_picture(tmp_path):
     save(heatmaps({"ranks": RANKS}), tmp_path / "ranks.png")
     assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")

@@ -86,5 +86,12 @@ def test_a_search_goes_on_with_all_of_its_state_damaged(tree):
     found = [row for row in Record(tree.runs / "torn").rows.values() if row.phase == "search"]
     assert sorted(row.trial_id for row in found) == [f"t00{number}" for number in range(1, 7)]
     assert (tree.runs / "torn" / "report.md").is_file()
-    status, _, errors = tree.done(tree.start("--resume", "torn"))
-    assert status == 0
+    left = _files(tree.runs / "torn")
+    status, out, errors = tree.done(tree.start("--resume", "torn"))
+    assert (status, errors) == (0, "")
+    assert "is complete" in out
+    assert _files(tree.runs / "torn") == left
+
+
+def _files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from analysis.rows import ResultRow
@@ -94,3 +96,22 @@ def test_a_changed_byte_is_named_and_makes_the_search_go_on(record, tmp_path, na
         again = Record(tmp_path)
         assert again.damage
         assert again.exit_status is None
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "record.jsonl"])
+def test_a_search_completed_without_a_damaged_line_is_complete_until_another_is_damaged(record, tmp_path, name):
+    record.ended(replace(ROW, trial_id="t002"))
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-10])
+    again = Record(tmp_path)
+    assert len(again.damage) == 1
+    if name == "rows.jsonl":
+        again.ended(replace(ROW, trial_id="t002"))
+    again.completed(3)
+    once_more = Record(tmp_path)
+    assert (once_more.exit_status, once_more.damage) == (3, [])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:9] + bytes([whole[9] ^ 4]) + whole[10:])
+    last = Record(tmp_path)
+    assert last.exit_status is None
+    assert [line for line in last.damage if f"{path}, line 1: " in line] == last.damage
