@@ -44,7 +44,8 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
     Args:
         run: The search.
         study: Optuna's; None if nothing was searched.
-        in_time: Whether there is time for a picture of each trial, and to measure the winner.
+        in_time: Whether there is time for a picture of each trial, and to measure the winner. If not, the adapter that
+            an earlier run left stays.
 
     Raises:
         Stopped: There was, and then no more.
@@ -57,20 +58,26 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
     if study is not None:
         mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
         facts = replace(facts, importance=importances(study))
+    adapter = None
     if in_time:
         artifacts.write(plan.run_dir, rows, run.stop.check)
-    adapter = plan.run_dir / BEST
-    shutil.rmtree(adapter, ignore_errors=True)
-    if best is not None and in_time and (found := adapter_of(plan, best)) is not None:
-        shutil.copytree(found, adapter)
-        facts = replace(facts, shrink=_shrink_curve(run, best, adapter))
-    elif best is not None and in_time:
-        click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole", err=True)
+        adapter = _adapter_aside(plan, best) if best else None
+        if best and adapter and (curve := _shrink_curve(run, best, adapter)):
+            record.shrunk(best.trial_id, curve)
+    facts = replace(facts, shrink=known_curve(plan, record))
     facts.save(plan.run_dir)
     header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
-    if best is not None and adapter.is_dir():
+    if best and adapter:
         (adapter / "README.md").write_text(card(best, rows, header), encoding="utf-8")
+    if in_time:
+        _replace(plan.run_dir / BEST, adapter)
     publish(rows, header, plan.run_dir / "report.md")
+
+
+def known_curve(plan: SearchPlan, record: Record) -> list[dict[str, float]]:
+    """Return what is known of the winner so far at fewer parameters; empty if that was not measured."""
+    best = verdicts.recommended(list(record.rows.values()), plan.margin)
+    return [] if best is None else record.shrink.get(best.trial_id, [])
 
 
 def adapter_of(plan: SearchPlan, row: ResultRow) -> Path | None:
@@ -125,6 +132,27 @@ def close_tracking(run: Run, in_time: bool = True) -> None:
             f"python -m tuning.tracking replay {summary.typed(run.plan.run_dir)}",
             err=True,
         )
+
+
+def _adapter_aside(plan: SearchPlan, best: ResultRow) -> Path | None:
+    """Copy the winner's adapter beside where it belongs; None, and say so, if there is none that is whole."""
+    if (found := adapter_of(plan, best)) is None:
+        click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole", err=True)
+        return None
+    aside = plan.run_dir / f"{BEST}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    return Path(shutil.copytree(found, aside))
+
+
+def _replace(folder: Path, new: Path | None) -> None:
+    """Put a folder into the place of another, which is there until the new one is, or nothing."""
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    if new is not None:
+        new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _shrink_curve(run: Run, best: ResultRow, adapter: Path) -> list[dict[str, float]]:

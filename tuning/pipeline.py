@@ -122,7 +122,8 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             plan, known = measuring.measured(plan, known, hosts)
             plan = plan.model_copy(update=known.pinned)
             facts = _facts(plan, known, search_id, record)
-            facts = replace(facts, changes=(*facts.changes, *changes, *others))
+            curve = outcome.known_curve(plan, record)
+            facts = replace(facts, changes=(*facts.changes, *changes, *others), shrink=curve)
             _note_plan(record, plan, facts, [*changes, *others])
         return _run(plan, known, record, facts, hosts.sharing(known.workload), dashboard)
 

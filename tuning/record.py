@@ -30,6 +30,7 @@ class Record:
         reports: Trial id -> step -> report, of trials that have no row yet.
         restarts: How often each trial was started again.
         resource_events: What memory did not allow.
+        shrink: Trial id -> its adapter cut to fewer parameters, of trials that have been the winner.
         plans: What was planned, last the one in force: ``plan``, ``search_id``, ``command``, ``versions``, ``changes``.
         exit_status: Of the search, if nothing is left to be done.
         damage: What cannot be read, a line each; what could not be read when the search was completed without it is
@@ -45,6 +46,7 @@ class Record:
         self.reports: dict[str, dict[int, dict[str, Any]]] = {}
         self.restarts: Counter[str] = Counter()
         self.resource_events: dict[str, None] = {}
+        self.shrink: dict[str, list[dict[str, float]]] = {}
         self.plans: list[dict[str, Any]] = []
         self.exit_status: int | None = None
         self.damage: list[str] = []
@@ -93,6 +95,10 @@ class Record:
         """Note what memory did not allow, once."""
         if what not in self.resource_events:
             self._note("resource", what=what)
+
+    def shrunk(self, trial_id: str, curve: list[dict[str, float]]) -> None:
+        """Note what the winner loses at fewer parameters."""
+        self._note("shrunk", trial_id=trial_id, curve=curve)
 
     def ended(self, row: ResultRow) -> None:
         """Keep a row: it is on disk when this returns."""
@@ -143,6 +149,8 @@ class Record:
                 self.restarts[facts["trial_id"]] += 1
             case "resource":
                 self.resource_events[facts["what"]] = None
+            case "shrunk":
+                self.shrink[facts["trial_id"]] = facts["curve"]
             case "completed":
                 self.exit_status = facts["exit_status"]
                 self._done_without = facts.get("damaged", [])

@@ -1,11 +1,14 @@
 """What may be taken up again, and what may not."""
 
 import json
+import os
 import shutil
+import signal
 import sys
 
 import pytest
 
+from analysis.header import ReportHeader
 from analysis.rows import read_rows
 from tuning.cli import main
 from tuning.record import Record
@@ -76,14 +79,25 @@ def test_a_search_that_is_not_there_is_refused_with_those_that_are(copied, capsy
     assert "--resume NAME" in capsys.readouterr().err
 
 
-def test_a_search_is_extended_once_and_then_complete(tree):
+def test_a_search_is_extended_in_two_goes_and_then_complete(tree):
+    """The first go is cut off; what the search left when it was complete stays until there is something better."""
     flags = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 2)
     status, _, errors = tree.done(tree.new("some", *flags))
     assert status == 0, errors
-    first = read_rows(tree.runs / "some" / "rows.jsonl")
-    status, _, errors = tree.done(tree.start("--resume", "some", "--extend", 4))
+    folder = tree.runs / "some"
+    first, adapter, curve = read_rows(folder / "rows.jsonl"), _contents(folder / "best_adapter"), _curve(folder)
+    assert len(curve) > 1
+    process = tree.start("--resume", "some", "--extend", 4)
+    tree.wait_for(lambda: process.poll() is not None or len(read_rows(folder / "rows.jsonl")) > len(first))
+    os.kill(process.pid, signal.SIGTERM)
+    status, _, errors = tree.done(process)
+    assert (status, errors) == (143, "")
+    assert _contents(folder / "best_adapter") == adapter
+    assert _curve(folder) == curve
+    status, _, errors = tree.done(tree.start("--resume", "some"))
     assert (status, errors) == (0, "")
-    rows = read_rows(tree.runs / "some" / "rows.jsonl")
+    assert (folder / "best_adapter" / "adapter_model.safetensors").is_file()
+    rows = read_rows(folder / "rows.jsonl")
     searched = [row for row in rows if row.phase == "search"]
     assert searched[:4] == [row for row in first if row.phase == "search"]
     assert sorted(row.trial_id for row in searched) == [f"t00{number}" for number in range(1, 9)]
@@ -91,10 +105,19 @@ def test_a_search_is_extended_once_and_then_complete(tree):
     assert len(confirmed) == 2 * 4
     best = {row.config["source"] for row in confirmed if row.strategy == "linear_decay"}
     assert best == {min(_full(searched, "linear_decay"), key=lambda row: row.final_eval_loss).trial_id}
-    facts = json.loads((tree.runs / "some" / "facts.json").read_text())
-    assert len(facts["continued"]) == 1
+    facts = json.loads((folder / "facts.json").read_text())
+    assert len(facts["continued"]) == 2
     assert "--extend 4" in facts["continued"][0]
-    assert "**Total Experiments:** 8" in (tree.runs / "some" / "report.md").read_text()
+    assert "**Total Experiments:** 8" in (folder / "report.md").read_text()
+
+
+def _contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _curve(folder):
+    """Return the winner at fewer parameters, as the report's header reads it."""
+    return ReportHeader.of_run(folder, "now").shrink
 
 
 def _full(rows, strategy):

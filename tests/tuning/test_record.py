@@ -26,6 +26,7 @@ def record(tmp_path):
     record.short_of("8 slots did not fit")
     record.short_of("8 slots did not fit")
     record.ran_out("baseline")
+    record.shrunk("t001", [{"fraction": 1.0, "params": 8, "test_loss": 1.5}])
     return record
 
 
@@ -37,6 +38,7 @@ NOTED = (
     "reports",
     "restarts",
     "resource_events",
+    "shrink",
     "plans",
     "exit_status",
 )
