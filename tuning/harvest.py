@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 
 from analysis.rows import ResultRow
 from tuning.record import Record
+from tuning.secrets import masked
 from tuning.space import budget_share
 from tuning.stop import Stop
 
@@ -162,7 +163,7 @@ def row_from(
         training_time_seconds=_finite(last.get("seconds")),
         tokens=last.get("tokens"),
         restarts=restarts,
-        error=last.get("error"),
+        error=masked(last.get("error") or "") or None,
         history=tuple(history),
     )
 

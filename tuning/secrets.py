@@ -2,12 +2,14 @@
 
 import re
 
-USERINFO = re.compile(r"://[^\s/:@]*:\S*@")
-QUERY = re.compile(r"(?i)([?&;][a-z_]*(?:password|passwd|pwd|token|secret|api_?key|access_?key)[a-z_]*=)[^\s&;]+")
+SEPARATOR, EQUALS = r"(?:[?&;]|%(?:25)*(?:3F|26|3B))", r"(?:=|%(?:25)*3D)"  # ODBC's are inside a parameter, quoted
+NAMES = r"[\w.+-]*(?:password|passwd|pwd|token|secret|credential|signature|(?:api|access)[_-]?key)[\w.-]*|sig|key|auth"
+USERINFO = re.compile(r"(?i)://[^\s/:@]*:\S*@|(?<=http)://[^\s/?#@]+@|(?<=https)://[^\s/?#@]+@")
+QUERY = re.compile(rf"(?i)({SEPARATOR}(?:{NAMES}){EQUALS})(?:(?!{SEPARATOR})\S)+")
 
 
 def has_secret(text: str) -> bool:
-    """Say whether a URI with a password is in ``text``."""
+    """Say whether a URI with a password, or with a token in the place of one or of its user, is in ``text``."""
     return bool(USERINFO.search(text) or QUERY.search(text))
 
 

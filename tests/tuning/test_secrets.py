@@ -1,3 +1,7 @@
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from tuning.secrets import has_secret, masked
@@ -9,18 +13,31 @@ PLANTED = {
         "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY",
     )
 }  # fmt: skip
+PROXY = "planted-proxy-5f0e"
+
+
+@pytest.fixture
+def rays():
+    """A folder for Ray's own files, with a name that is short enough for its sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
-def test_no_secret_of_the_environment_is_in_anything_that_a_search_leaves(tune, tmp_path):
+def test_no_secret_of_the_environment_is_in_anything_that_a_search_leaves(tune, tmp_path, rays):
+    """Nor in the logs of its Ray."""
+    environment = {"HTTPS_PROXY": f"http://me:{PROXY}@127.0.0.1:9", "RAY_TMPDIR": str(rays)} | PLANTED
     done = tune("--num-samples", 2, "--strategies", "baseline", "--strategies", "empirical", "--confirm-seeds", 1,
-                "--runs-dir", tmp_path / "runs", "--name", "first", **PLANTED)  # fmt: skip
+                "--runs-dir", tmp_path / "runs", "--name", "first", **environment)  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = {"standard output": done.stdout.encode(), "standard error": done.stderr.encode()}
-    left = {str(path): path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    assert any(name.endswith("mlflow.db") for name in left)
-    assert any(name.endswith("plan.json") for name in left)
-    found = [(name, key) for name, content in (said | left).items() for key, value in PLANTED.items()
+    files = [path for folder in (tmp_path / "runs", rays) for path in folder.rglob("*") if path.is_file()]
+    left = {str(path): path.read_bytes() for path in files}
+    for name in ("mlflow.db", "plan.json", "raylet.out"):
+        assert any(path.endswith(name) for path in left), name
+    planted = {**PLANTED, "HTTPS_PROXY": PROXY}
+    found = [(name, key) for name, content in (said | left).items() for key, value in planted.items()
              if value.encode() in content]  # fmt: skip
     assert found == []
 
@@ -34,6 +51,19 @@ def test_no_secret_of_the_environment_is_in_anything_that_a_search_leaves(tune, 
         ("postgresql://there/db?user=me&password=geheim", "postgresql://there/db?user=me&password=***"),
         ("https://there/x?a=1&access_token=geheim&b=2", "https://there/x?a=1&access_token=***&b=2"),
         ("cannot reach http://me:geheim@there now", "cannot reach http://***@there now"),
+        ("https://ghp_geheim@there/x", "https://***@there/x"),
+        ("HTTP://geheim@there", "HTTP://***@there"),
+        ("https://there/x?api-key=geheim", "https://there/x?api-key=***"),
+        ("https://there/x?sv=1&sig=geheim%3D&se=2", "https://there/x?sv=1&sig=***&se=2"),
+        ("https://there/x?token=geheim", "https://there/x?token=***"),
+        ("https://there/x?key=geheim", "https://there/x?key=***"),
+        ("s3://there/x?X-Amz-Signature=geheim", "s3://there/x?X-Amz-Signature=***"),
+        (
+            "mssql+pyodbc:///?odbc_connect=Driver%3D%7BODBC%7D%3BUid%3Dme%3BPwd%3Dgeheim%3BEncrypt%3Dyes",
+            "mssql+pyodbc:///?odbc_connect=Driver%3D%7BODBC%7D%3BUid%3Dme%3BPwd%3D***%3BEncrypt%3Dyes",
+        ),
+        ("mssql+pyodbc:///?odbc_connect=a%253bPWD%253dgeheim", "mssql+pyodbc:///?odbc_connect=a%253bPWD%253d***"),
+        ("mssql+pyodbc:///?odbc_connect=a;Password=geheim;b", "mssql+pyodbc:///?odbc_connect=a;Password=***;b"),
     ],
 )
 def test_a_password_in_a_uri_is_seen_and_masked(text, shown):
@@ -43,7 +73,17 @@ def test_a_password_in_a_uri_is_seen_and_masked(text, shown):
 
 @pytest.mark.parametrize(
     "text",
-    ["http://there:5000", "sqlite:////tmp/a@b/mlflow.db", "postgresql://me@there/db", "org/name", "a:b@c", "?x=token"],
+    [
+        "http://there:5000",
+        "sqlite:////tmp/a@b/mlflow.db",
+        "postgresql://me@there/db",
+        "org/name",
+        "a:b@c",
+        "?x=token",
+        "https://there/a@b",
+        "postgresql://there/db?sslkey=/home/me/key&sslcert=x",
+        "/data/my-tokens=3/key.txt",
+    ],
 )
 def test_a_uri_without_a_password_is_left_alone(text):
     assert not has_secret(text)
