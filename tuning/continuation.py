@@ -51,13 +51,14 @@ def folder_of(name: str, runs_dir: str) -> Path:
 
 
 def saved_plan(record: Record) -> SearchPlan:
-    """Return the plan in force, from the record; ``plan.json`` serves where the record has lost it.
+    """Return the plan in force, from the record; ``plan.json`` serves where the record has, or may have, lost it.
 
     Raises:
         ValueError: Neither can be read.
     """
     saved, damage = _plan_file(record.run_dir / PLAN)
-    if record.plans and saved != record.plans[-1]["plan"]:
+    newest = not record.may_lack_a_plan or saved is None
+    if record.plans and newest and saved != record.plans[-1]["plan"]:
         record.damage.append(damage or f"{record.run_dir / PLAN}: it was changed; the record's plan is used")
         saved = record.plans[-1]["plan"]
         record.exit_status = None  # something is to be mended

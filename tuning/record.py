@@ -32,6 +32,7 @@ class Record:
         resource_events: What memory did not allow.
         shrink: Trial id -> its adapter cut to fewer parameters, of trials that have been the winner.
         plans: What was planned, last the one in force: ``plan``, ``search_id``, ``command``, ``versions``, ``changes``.
+        may_lack_a_plan: Whether a line that cannot be read comes after the last plan.
         exit_status: Of the search, if nothing is left to be done.
         damage: What cannot be read, a line each; what could not be read when the search was completed without it is
             left out.
@@ -156,9 +157,11 @@ class Record:
                 self._done_without = facts.get("damaged", [])
 
     def _read(self) -> None:
-        events, damage = self._whole(EVENTS)
-        for event in events:
+        events, damage = lines.numbered(path, unsealed=False) if (path := self.run_dir / EVENTS).is_file() else ({}, [])
+        for event in events.values():
             self._apply(**event)
+        planned = max((number for number, event in events.items() if event["event"] == "planned"), default=0)
+        self.may_lack_a_plan = any(number > planned for number, _ in damage)
         rows, more = surviving_rows(self.run_dir / ROWS) if (self.run_dir / ROWS).is_file() else ([], [])
         for row in rows:
             self._keep(row)
@@ -169,7 +172,3 @@ class Record:
                     self.damage.append(f"{self.run_dir / where}: {reason}")
         if self.damage:
             self.exit_status = None
-
-    def _whole(self, name: str) -> tuple[list[dict[str, Any]], lines.Damage]:
-        path = self.run_dir / name
-        return lines.read(path, unsealed=False) if path.is_file() else ([], [])
