@@ -19,7 +19,7 @@ from trainables.base_model import BaseModel
 from trainables.spec import TrialSpec, Workload
 
 ADAPTER = "default"
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 class AllocationMismatch(RuntimeError):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainables.adapters import WEIGHTS, Adapter, load_weights
+from trainables.adapters import CONFIG, WEIGHTS, Adapter, load_weights
 
 ADAPTER = "adapter"
 BEST = "best_adapter"  # of a whole search, beside its report
@@ -128,6 +128,6 @@ def _flat(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 def _digest(folder: Path, values: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    for path in (folder / STATE, folder / ADAPTER / WEIGHTS):
+    for path in (folder / STATE, folder / ADAPTER / WEIGHTS, folder / ADAPTER / CONFIG):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

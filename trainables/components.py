@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from strategies.base import Evidence
 from strategies.eva import COMPONENT, MOST_RHO
@@ -16,6 +17,7 @@ from trainables.inputs import splits_of
 from trainables.spec import Workload
 
 ENOUGH = 0.99
+SHA256 = "sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,23 @@ class Components:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}")
         parts = {"vectors": self.vectors, "ratios": self.ratios}
-        save_file({f"{part}/{name}": t for part, found in parts.items() for name, t in found.items()}, aside)
+        tensors = {f"{part}/{name}": t for part, found in parts.items() for name, t in found.items()}
+        save_file(tensors, aside, metadata={SHA256: _digest(tensors)})
         aside.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "Components":
-        """Read what ``save`` wrote."""
-        tensors = load_file(path)
+        """Read what ``save`` wrote.
+
+        Raises:
+            OSError: The file is not there.
+            SafetensorError: It was cut off.
+            ValueError: It was changed.
+        """
+        with safe_open(path, "pt") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        if (metadata or {}).get(SHA256) != _digest(tensors):
+            raise ValueError(f"{path}: not as it was written")
         vectors, ratios = (
             {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
             for part in ("vectors/", "ratios/")
@@ -65,3 +77,10 @@ def cache_key(workload: Workload, corpus_sha256: str) -> str:
         workload.batch_size, asdict(workload.budget), MOST_RHO, ENOUGH,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(tensors)).encode())
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

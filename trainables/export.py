@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from trainables import adapters, hub
-from trainables.adapters import WEIGHTS, load_weights
+from trainables.adapters import CONFIG, WEIGHTS, load_weights
 from trainables.base_model import load, load_tokenizer, read_weights
 from trainables.checkpoint import BEST
 
@@ -85,7 +85,7 @@ def convert(run_dir: Path, form: str, output: Path) -> None:  # noqa: D103  (its
     adapter, plan = run_dir / BEST, run_dir / "plan.json"
     if not adapter.is_dir() or not plan.is_file():
         raise click.ClickException(f"{run_dir}: no best_adapter and plan.json in it; give the folder of a finished run")
-    for name in ("adapter_config.json", WEIGHTS):  # PEFT would read a pickle in the place of the second
+    for name in (CONFIG, WEIGHTS):  # PEFT would read a pickle in the place of the second
         if not (adapter / name).is_file():
             raise click.ClickException(f"{adapter}: no {name} in it; give the folder of a finished run")
     if output.exists():

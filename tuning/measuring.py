@@ -1,6 +1,5 @@
 """What only measuring tells, where the trials run: how many share a GPU, and what strategies score from."""
 
-import json
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import ray
 from safetensors import SafetensorError
 
+from analysis import lines
 from strategies.base import Evidence
 from trainables import components, evidence
 from trainables.components import Components
@@ -54,19 +54,18 @@ def _evidence(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> Evidence:
         found: Evidence = ask(plan, hosts, "evidence")
         cached.parent.mkdir(parents=True, exist_ok=True)
         aside = cached.with_suffix(f".{uuid.uuid4().hex}")
-        aside.write_text(json.dumps(found, indent=1))
+        aside.write_text(lines.sealed(found) + "\n")
         aside.replace(cached)
         return found
     return known
 
 
 def _whole(path: Path) -> Evidence | None:
-    """Return a file of evidence; None if it is not there or was cut off."""
+    """Return a file of evidence; None if it is not there or not as it was written."""
     try:
-        found: Evidence = json.loads(path.read_text())
+        return lines.opened(path.read_bytes(), unsealed=False)
     except (OSError, ValueError):
         return None
-    return found
 
 
 def _components(plan: SearchPlan, workload: Workload, corpus_sha256: str, hosts: Hosts) -> Components:
@@ -75,7 +74,7 @@ def _components(plan: SearchPlan, workload: Workload, corpus_sha256: str, hosts:
     cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.safetensors"
     try:
         return Components.read(cached)
-    except (OSError, ValueError, SafetensorError):  # not there, or cut off
+    except (OSError, ValueError, SafetensorError):  # not there, or not as it was written
         found: Components = ask(plan, hosts, "components")
         found.save(cached)
         return found

@@ -13,6 +13,7 @@ from tuning.search import newest_checkpoint
 pytestmark = pytest.mark.slow
 STATE = ("plan.json", "facts.json", "record.jsonl", "rows.jsonl", "optuna.journal", "mlflow-spool.jsonl",
          "mlflow-state.json", "rows.csv")  # fmt: skip
+CHECKPOINT = ("session.json", "state.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
 
 def changed(content: bytes, how: int) -> bytes:
@@ -49,7 +50,7 @@ def test_a_search_whose_plan_is_lost_in_both_places_is_refused(copied):
 
 
 @pytest.mark.parametrize("how", range(9))
-@pytest.mark.parametrize("name", ["session.json", "state.safetensors", "adapter/adapter_model.safetensors"])
+@pytest.mark.parametrize("name", CHECKPOINT)
 def test_of_two_checkpoints_a_damaged_one_is_passed_over(copied, name, how):
     row = next(row for row in read_rows(copied / "rows.jsonl") if row.status == "finished")
     plan = saved_plan(Record(copied))

@@ -6,6 +6,7 @@ import peft
 import pytest
 import torch
 from peft.tuners.lora.eva import get_eva_state_dict
+from safetensors import SafetensorError
 
 from strategies import RankBudget, allocate
 from strategies.base import Site
@@ -149,6 +150,16 @@ def test_components_survive_a_file(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["key.safetensors"]
     assert all(torch.equal(again.vectors[name], tensor) for name, tensor in found.vectors.items())
     assert again.evidence == {"explained_variance/1": {"a": 0.5, "b": 1.0}, "explained_variance/2": {"a": 0.25}}
+
+
+def test_no_byte_of_a_file_of_components_can_be_changed_unnoticed(tmp_path):
+    path = tmp_path / "key.safetensors"
+    Components({"a": torch.eye(2)}, {"a": torch.tensor([0.5, 0.25])}).save(path)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises((ValueError, SafetensorError)):
+            Components.read(path)
 
 
 def test_components_are_dealt_by_explained_variance_until_the_parameters_are_spent():

@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -41,7 +42,7 @@ def processes(name):
     return [ray.get_actor(found) for found in ray.util.list_named_actors() if found.endswith(name)]
 
 
-def test_they_measure_once_and_are_there_for_the_trials_until_the_end(plan, known):
+def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_the_end(plan, known):
     with hosting.hosts_for(plan, known.workload) as hosts:
         before = names()
         assert before[0] == "cpu0"
@@ -49,6 +50,14 @@ def test_they_measure_once_and_are_there_for_the_trials_until_the_end(plan, know
         assert found.workload.evidence["gradient"].keys() == {site.name for site in known.shape.sites}
         assert all(math.isfinite(value) for value in found.workload.evidence["gradient"].values())
         assert names() == before
+        (cached,) = (Path(plan.runs_dir) / ".evidence").iterdir()
+        whole = cached.read_bytes()
+        place = whole.index(b"0.") + 2
+        changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        for damaged in (whole[: len(whole) // 2], changed):
+            cached.write_bytes(damaged)
+            assert measured(plan, known, hosts)[1].workload.evidence == found.workload.evidence
+            assert cached.read_bytes() == whole
         hosting.release(plan)
         assert names() == before
     assert names() == []
