@@ -2,12 +2,14 @@ import dataclasses
 import gc
 import json
 import math
+import shutil
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from strategies import RankBudget
 from trainables.base_model import load
@@ -111,6 +113,19 @@ def test_a_checkpoint_of_another_allocation_is_refused(workload, session, tmp_pa
     session.close()
     other = start(workload, TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01}))
     with pytest.raises(ValueError, match="allocation"):
+        other.load(tmp_path / "saved")
+    other.close()
+
+
+def test_a_checkpoint_of_another_base_is_refused(workload, session, tmp_path, start, strategy):
+    """Its base has the same shapes, and so the trial the same allocation."""
+    session.save(tmp_path / "saved")
+    session.close()
+    model = shutil.copytree(workload.model, tmp_path / "other")
+    weights = load_file(model / "model.safetensors")
+    save_file({name: tensor + 0.01 for name, tensor in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    other = start(dataclasses.replace(workload, model=str(model)), spec(strategy, learning_rate=0.01))
+    with pytest.raises(ValueError, match=r"base is .*, this session has"):
         other.load(tmp_path / "saved")
     other.close()
 
