@@ -1,6 +1,5 @@
 """Command line over --config FILE.yaml over defaults -> SearchPlan -> a finished run."""
 
-import errno
 import re
 import sys
 import typing
@@ -116,7 +115,7 @@ def command(
         raise _usage(f"--resume {resume!r}: must be the name of a search, which is one folder name")
     # a resumed search has choices of its own, beside which these may be right or wrong
     plan = resolve_plan(config, given) if resume is None else None
-    from tuning import pipeline  # torch and Ray take seconds to import; a wrong flag should not
+    from tuning import pipeline, stop  # torch and Ray take seconds to import; a wrong flag should not
 
     collect_garbage_again()
 
@@ -130,6 +129,12 @@ def command(
         if isinstance(error, pipeline.Unusable):
             raise _usage(str(error)) from error
         raise
+    except OSError as error:
+        if error.errno not in stop.FULL:
+            raise
+        where = error.filename or given["runs_dir"] or pipeline.RUNS_DIR
+        print(f"Error: {where}: {error.strerror}; free some room, then use --resume NAME", file=sys.stderr)
+        return NO_ROOM
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -150,11 +155,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         print("Stopped before any trial began", file=sys.stderr)
         return INTERRUPTED
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f"Error: {error.filename or 'a disk'}: no room left; free some, then use --resume NAME", file=sys.stderr)
-        return NO_ROOM
 
 
 def extra_options() -> list[click.Parameter]:

@@ -1,6 +1,5 @@
 """Ray's trials in, rows out. The only reader of Ray's trial and result objects."""
 
-import errno
 import json
 import math
 import os
@@ -17,10 +16,10 @@ from analysis.rows import ResultRow
 from tuning.record import Record
 from tuning.secrets import masked
 from tuning.space import budget_share
-from tuning.stop import Stop
+from tuning.stop import FULL, Stop
 
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")
-NO_ROOM = os.strerror(errno.ENOSPC)
+NO_ROOM = tuple(map(os.strerror, FULL))
 STATUSES = {"finished": "finished", "diverged": "diverged", "running": "stopped"}
 
 
@@ -96,7 +95,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         """Make a row of a trial that failed, even one that failed before it started."""
         self.on_trial_start(iteration, trials, trial)
         error = _cause(trial)
-        if error is not None and NO_ROOM in error:
+        if error is not None and any(full in error for full in NO_ROOM):
             self.stop.for_want_of_room(f"trial {trial.config['trial_id']}: {error}")
         self._end(trial, {**(trial.last_result or {}), "status": "failed", "error": error})
 

@@ -141,7 +141,10 @@ def _adapter_aside(plan: SearchPlan, best: ResultRow) -> Path | None:
         return None
     aside = plan.run_dir / f"{BEST}.partial"
     shutil.rmtree(aside, ignore_errors=True)
-    return Path(shutil.copytree(found, aside))
+    aside.mkdir()
+    for path in found.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
+        shutil.copyfile(path, aside / path.name)
+    return aside
 
 
 def _replace(folder: Path, new: Path | None) -> None:

@@ -37,7 +37,7 @@ from tuning.phases import Run, train
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 from tuning.record import Record
-from tuning.stop import Stop, Stopped
+from tuning.stop import FULL, Stop, Stopped
 
 RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
 OK, NO_USABLE_TRIAL, SOME_FAILED, NO_ROOM = 0, 1, 3, 4
@@ -210,25 +210,37 @@ def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, hosts
     sink = tracking.open_sink(plan.run_dir, *mlflow, search=facts.search_id)
     run = Run(plan, known, record, stop, facts, sink, hosts)
     with stop.on_signals():
-        _start_tracking(run)
-        study = train(run)
-        hosting.release(plan)
         try:
-            stop.check()
-            outcome.leave(run, study)
-            outcome.finish_tracking(sink, plan, record)
-            outcome.close_tracking(run)
-            stop.check()
-        except Stopped:
-            return _cut_off(run, study)
-        rows = list(record.rows.values())
-        summary.show(plan, rows, dashboard, facts.search_id)
-        if (searched := len(record.of_phase("search"))) < plan.trials:
-            click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
-        failed = SOME_FAILED if any(row.status == "failed" for row in rows) else OK
-        record.completed(failed if ranking.usable(rows) else NO_USABLE_TRIAL)
-        process.leave_with("Stopped when all was done")
-    return stop.status or record.exit_status or OK
+            return _to_its_end(run, dashboard)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            stop.for_want_of_room(f"{error.filename or plan.run_dir}: {error.strerror}")
+            return _cut_off(run, None)
+
+
+def _to_its_end(run: Run, dashboard: str) -> int:
+    """Train, leave everything in order, and say that nothing is left to be done, unless the search is to stop."""
+    plan, record = run.plan, run.record
+    _start_tracking(run)
+    study = train(run)
+    hosting.release(plan)
+    try:
+        run.stop.check()
+        outcome.leave(run, study)
+        outcome.finish_tracking(run.sink, plan, record)
+        outcome.close_tracking(run)
+        run.stop.check()
+    except Stopped:
+        return _cut_off(run, study)
+    rows = list(record.rows.values())
+    summary.show(plan, rows, dashboard, run.facts.search_id)
+    if (searched := len(record.of_phase("search"))) < plan.trials:
+        click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
+    failed = SOME_FAILED if any(row.status == "failed" for row in rows) else OK
+    record.completed(failed if ranking.usable(rows) else NO_USABLE_TRIAL)
+    process.leave_with("Stopped when all was done")
+    return run.stop.status or record.exit_status or OK
 
 
 def _start_tracking(run: Run) -> None:

@@ -1,5 +1,6 @@
 """How a search ends before its time and in order: by a signal, or for want of disk space."""
 
+import errno
 import os
 import shutil
 import signal
@@ -12,6 +13,9 @@ from typing import Any
 from ray import tune as ray_tune
 
 from tuning.process import SIGNALS
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk, or of somebody's share of it."""
 
 
 class Stopped(Exception):

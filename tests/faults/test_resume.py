@@ -138,9 +138,19 @@ def test_a_search_that_runs_is_not_run_twice_and_a_killed_one_holds_no_lock(tree
     assert len(read_rows(tree.runs / "one" / "rows.jsonl")) == 4
 
 
-def test_changes_that_are_allowed_are_recorded(copied, capsys, monkeypatch):
+def test_changes_that_are_allowed_are_recorded_also_where_no_room_is_left_for_the_report(copied, capsys, monkeypatch):
+    """A device that is always full stands for the disk."""
+    (copied / "rows.csv").unlink()
+    (copied / "rows.csv").symlink_to("/dev/full")
     monkeypatch.setattr(sys, "argv", ["tune.py", "--resume", "first", "--allow-changes"])
-    flags = ["--resume", "first", "--runs-dir", str(copied.parent), "--margin", "0.5", "--allow-changes"]
-    assert main(flags) == 0, capsys.readouterr().err
+    flags = ["--resume", "first", "--runs-dir", str(copied.parent)]
+    assert main([*flags, "--margin", "0.5", "--allow-changes"]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {copied}: No space left on device: no room left, ")
+    assert "at least 5 MB needed to go on; free some, then: python tune.py --resume first" in line
     assert Record(copied).plans[-1]["changes"] == ["--margin is 0.01, not 0.5"]
     assert json.loads((copied / "plan.json").read_text())["margin"] == 0.5
+    assert (copied / "best_adapter" / "adapter_model.safetensors").is_file()
+    (copied / "rows.csv").unlink()
+    assert main(flags) == 0, capsys.readouterr().err
+    assert read_rows(copied / "rows.csv") == read_rows(copied / "rows.jsonl")

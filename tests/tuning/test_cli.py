@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import yaml
 from strategies import RankBudget
 from tuning.cli import extra_options, main, options, resolve_plan
 from tuning.plan import SearchPlan
+from tuning.stop import FULL
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,3 +105,16 @@ def test_a_dry_run_shows_plan_budget_allocations_and_cost_and_writes_nothing(
     assert "eva: decided after the evidence is measured" in out
     assert "adalora: decided while training" in out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", FULL)
+@pytest.mark.parametrize("flags", [["--resume", "first"], []])
+def test_a_disk_that_is_full_before_the_search_has_begun_is_one_line_and_status_4(error, flags, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("tuning.pipeline.search", full)
+    monkeypatch.setattr("tuning.pipeline.resume", full)
+    assert main([*flags, "--runs-dir", "there"]) == 4
+    said = f"Error: there: {os.strerror(error)}; free some room, then use --resume NAME\n"
+    assert capsys.readouterr().err == said

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from analysis.rows import ResultRow, read_rows
 from tuning.harvest import Harvest, experiment_name, row_from
 from tuning.progress import Progress
 from tuning.record import Record
-from tuning.stop import Stop
+from tuning.stop import FULL, Stop
 
 CONFIG = {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": 0, "trial_id": "t1"}
 REPORT = {
@@ -103,13 +104,14 @@ def test_a_trial_taken_up_again_keeps_what_it_reported_before(tmp_path):
     assert (row.restarts, row.config) == (1, {name: CONFIG[name] for name in CONFIG if name != "trial_id"})
 
 
-def test_a_trial_whose_disk_was_full_has_not_ended_and_the_search_stops(harvest, tmp_path):
-    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(OSError(28, "No space left on device")))
+@pytest.mark.parametrize("error", FULL)
+def test_a_trial_whose_disk_was_full_has_not_ended_and_the_search_stops(harvest, tmp_path, error):
+    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(OSError(error, os.strerror(error))))
     one = trial(REPORT, tmp_path / "error.pkl")
     harvest.on_trial_error(0, [], one)
     assert harvest.record.rows == {}
     assert harvest.stop.stop_all()
-    assert "trial t1: OSError: [Errno 28] No space left on device: no room left" in harvest.stop.shortage
+    assert f"trial t1: OSError: [Errno {error}] {os.strerror(error)}: no room left" in harvest.stop.shortage
 
 
 def test_a_search_stops_before_its_disk_is_full(tmp_path):
