@@ -5,12 +5,12 @@ from types import MappingProxyType
 from typing import Any
 
 import ray
-from ray import tune as ray_tune
 
 from trainables.hosts import Hosts
+from trainables.restoring import Unpickled
 
 
-class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
+class PackedTrainable(Unpickled):
     """Setup, step, save and load, each a call to the host."""
 
     def setup(

@@ -7,17 +7,17 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from ray import tune as ray_tune
 
 from trainables.farewell import Listener
 from trainables.host import FOLDER
+from trainables.restoring import Unpickled
 from trainables.session import SoloSession, next_report
 from trainables.spec import TrialSpec, Workload
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-class LoraTrainable(ray_tune.Trainable):  # type: ignore[misc]
+class LoraTrainable(Unpickled):
     """Setup, step, save and load, each a few lines over a ``Session``."""
 
     def setup(

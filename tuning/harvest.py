@@ -3,14 +3,13 @@
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray import cloudpickle
 from ray import tune as ray_tune
-from ray.exceptions import RayTaskError
 
 from analysis.rows import ResultRow
 from tuning.record import Record
@@ -20,6 +19,7 @@ from tuning.stop import FULL, Stop
 
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")
 NO_ROOM = tuple(map(os.strerror, FULL))
+DIED = "ActorDiedError: "
 STATUSES = {"finished": "finished", "diverged": "diverged", "running": "stopped"}
 
 
@@ -186,11 +186,16 @@ def _first(*values: float | None) -> float | None:
 
 
 def _cause(trial: Any) -> str | None:
-    """Return type and first line of what went wrong in a trial; Ray keeps the error in a file beside the trial."""
-    if not trial.pickled_error_file or not Path(trial.pickled_error_file).is_file():
+    """Return type and first line of what went wrong last in a trial, as Ray wrote it into a text beside the trial.
+
+    What Ray has of it besides is a pickle, and none is loaded from a folder that others may reach.
+    """
+    if not trial.error_file or not Path(trial.error_file).is_file():
         return None
-    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or ["no message"]
-    # a host that could not start says why in the last line of many
-    return f"{type(cause).__name__}: {lines[-1 if 'creation task' in lines[0] else 0]}"
+    told = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in f"\n{told}".rpartition("\nFailure # ")[2].splitlines()[1:] if line.strip()]
+    frames = [number for number, line in enumerate(lines) if re.match(r'  File ".*", line \d', line)]
+    after = [line for line in lines[frames[-1] if frames else 0 :] if not line.startswith((" ", "\t"))]
+    cause = re.sub(r"^(\w+\.)+(?=\w+(:|$))", "", next(iter(after), "no message"))
+    died = any("The actor died" in line for line in lines) and not cause.startswith(DIED)
+    return f"{DIED}{cause}" if died else cause

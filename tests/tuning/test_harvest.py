@@ -2,15 +2,18 @@ import io
 import json
 import math
 import os
+import traceback
 from types import SimpleNamespace
 
 import pytest
-from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.tune.error import TuneError
+from ray.tune.experiment import Trial
 from ray.tune.trainable.metadata import _TrainingRunMetadata
 from rich.console import Console
 
 from analysis.rows import ResultRow, read_rows
+from trainables.finetune import Diverged
 from tuning.harvest import Harvest, experiment_name, row_from
 from tuning.progress import Progress
 from tuning.record import Record
@@ -25,7 +28,7 @@ REPORT = {
 
 
 def trial(last, error_file=None):
-    made = SimpleNamespace(trial_id="Ray's", config=CONFIG, last_result=last, pickled_error_file=error_file)
+    made = SimpleNamespace(trial_id="Ray's", config=CONFIG, last_result=last, error_file=error_file)
     made.run_metadata = _TrainingRunMetadata()
     for name, value in last.items():
         if isinstance(value, float):
@@ -69,19 +72,48 @@ def test_a_diverged_trial_keeps_its_cause_and_has_no_loss(harvest):
     assert row.history[-1]["eval_loss"] is None
 
 
-def test_a_trial_that_failed_before_it_started_is_a_row_with_its_cause(harvest, tmp_path):
-    error = RuntimeError("no answer from http://me:geheim@there\nand more")
-    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(error))
-    row = run(harvest, end="on_trial_error", error_file=tmp_path / "error.pkl")
+def raised(error):
+    """Return what a driver hears of an error in a trial."""
+    try:
+        raise error
+    except Exception as caught:
+        return RayTaskError("Trainable.train", traceback.format_exc(), caught)
+
+
+def told(folder, *errors):
+    """Have Ray write down how a trial failed, and return where."""
+    storage = SimpleNamespace(trial_driver_staging_path=str(folder))
+    one = Trial("train", stub=True, storage=storage, _setup_default_resource=False)
+    for error in errors:
+        one.handle_error(error)
+    return one.error_file
+
+
+def test_a_trial_that_failed_before_it_started_is_a_row_with_its_last_cause(harvest, tmp_path):
+    errors = (KeyError("before"), RuntimeError("no answer from http://me:geheim@there\nand more"))
+    row = run(harvest, end="on_trial_error", error_file=told(tmp_path, *map(raised, errors)))
     assert (row.status, row.strategy) == ("failed", "baseline")
     assert row.error == "RuntimeError: no answer from http://***@there"
     assert row.ranks is row.final_eval_loss is row.tokens is None
 
 
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (raised(Diverged("at step 4")), "Diverged: at step 4"),
+        (raised(OSError('no model\n  File "there"')), "OSError: no model"),
+        (ActorDiedError(), "ActorDiedError: The actor died unexpectedly before finishing this task."),
+        (TuneError("no placement group\n"), "no placement group"),
+    ],
+)
+def test_a_cause_is_its_type_and_first_line(harvest, tmp_path, error, cause):
+    assert run(harvest, end="on_trial_error", error_file=told(tmp_path, error)).error == cause
+
+
 def test_a_host_that_could_not_start_says_why(harvest, tmp_path):
-    told = RayTaskError("Host.__init__", "Traceback\n  File x\nValueError: --model m", ValueError("--model m"))
-    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(ActorDiedError(told)))
-    row = run(harvest, end="on_trial_error", error_file=tmp_path / "error.pkl")
+    raised = 'Traceback\n  File "host.py", line 1, in __init__\nValueError: --model m'
+    died = RayTaskError("Host.__init__", raised, ValueError("--model m"))
+    row = run(harvest, end="on_trial_error", error_file=told(tmp_path, ActorDiedError(died)))
     assert row.error == "ActorDiedError: ValueError: --model m"
 
 
@@ -106,8 +138,7 @@ def test_a_trial_taken_up_again_keeps_what_it_reported_before(tmp_path):
 
 @pytest.mark.parametrize("error", FULL)
 def test_a_trial_whose_disk_was_full_has_not_ended_and_the_search_stops(harvest, tmp_path, error):
-    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(OSError(error, os.strerror(error))))
-    one = trial(REPORT, tmp_path / "error.pkl")
+    one = trial(REPORT, told(tmp_path, raised(OSError(error, os.strerror(error)))))
     harvest.on_trial_error(0, [], one)
     assert harvest.record.rows == {}
     assert harvest.stop.stop_all()

@@ -1,0 +1,32 @@
+"""Ray would load a pickle that somebody planted in a checkpoint's folder; our trainables refuse it."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+from ray.tune import Checkpoint
+from ray.tune.trainable.trainable import _DICT_CHECKPOINT_FILE_NAME
+
+from trainables.proxy import PackedTrainable
+from trainables.trainable import LoraTrainable
+
+
+class Evil:
+    """What a pickle can do: call anything while it is read."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("kind", [PackedTrainable, LoraTrainable])
+@pytest.mark.parametrize("given", [str, Checkpoint.from_directory])
+def test_a_pickle_in_a_checkpoint_is_not_loaded(kind, given, tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / _DICT_CHECKPOINT_FILE_NAME).write_bytes(pickle.dumps(Evil(tmp_path / "run")))
+    with pytest.raises(ValueError, match="a pickle"):
+        kind.__new__(kind).restore(given(folder))
+    assert not (tmp_path / "run").exists()
