@@ -21,6 +21,7 @@ logging.disable_progress_bar()
 logging.set_verbosity_error()  # what matters is raised here, in one line
 
 ATTENTION = re.compile(r"att", re.IGNORECASE)
+PARTS = {".safetensors", ".json", ".txt", ".model"}  # the last two are tokenizers'
 CAUSAL = re.compile(r"(CausalLM|LMHeadModel)$")
 UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}  # code of a model's own never runs
 
@@ -249,7 +250,7 @@ def identity(model: str) -> str:
         return model
     digest = hashlib.sha256()
     for path in sorted(Path(resolve(model)).iterdir()):
-        if path.suffix in {".safetensors", ".json"}:
+        if path.suffix in PARTS:
             digest.update(path.name.encode() + _sha256(path))
     return digest.hexdigest()
 

@@ -37,6 +37,15 @@ def test_the_planned_base_loads(workload):
     assert base_of(workload).sites
 
 
+@pytest.mark.parametrize("name", ["merges.txt", "tokenizer.model"])
+def test_another_tokenizer_makes_another_base(workload, tmp_path, name):
+    shutil.copytree(workload.model, tmp_path / "model")
+    before = identity(str(tmp_path / "model"))
+    (tmp_path / "model" / name).write_text("a b")
+    identity.cache_clear()
+    assert identity(str(tmp_path / "model")) != before
+
+
 SPEC = TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01})
 
 
