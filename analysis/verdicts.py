@@ -82,8 +82,9 @@ def recommended(rows: Sequence[ResultRow], margin: float) -> ResultRow | None:
     searched = [row for row in rows if row.phase == "search"]
     wins = {item.strategy for item in verdicts(rows, margin) if item.answer == "win"}
     confirmed = _by_strategy(rows)
-    best = list(ranking.mean_losses(run for name in wins for run in confirmed[name]))
-    return ranking.best_run(confirmed.get(best[0] if best else PLAIN, [])) or ranking.best_run(searched)
+    means = {name: mean for name in wins for mean, _ in ranking.mean_losses(confirmed[name]).values()}
+    best = min(means, key=means.__getitem__, default=PLAIN)
+    return ranking.best_run(confirmed.get(best, [])) or ranking.best_run(searched)
 
 
 def beside_plain(run: ResultRow, rows: Sequence[ResultRow]) -> str | None:
@@ -167,9 +168,17 @@ def _by_strategy(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
     found: dict[str, list[ResultRow]] = {}
     for row in rows:
         if row.phase == "confirm":
-            of = control_of(row)
-            found.setdefault(row.strategy if of is None else f"{row.strategy} {of}", []).append(row)
+            found.setdefault(_label(row), []).append(row)
     return found
+
+
+def _label(row: ResultRow) -> str:
+    """Return what a confirmation run is called: its strategy, of a control also whose, of a smaller one its share."""
+    own = row.config.get(row.strategy) or {}
+    if "of" in own:
+        return f"{row.strategy} {own['of']}"
+    share = own.get("budget_share", 1.0)
+    return row.strategy if share == 1 else f"{row.strategy} at {share:.2g} of the budget"
 
 
 def _params(runs: Sequence[ResultRow]) -> int:

@@ -1,11 +1,12 @@
 """After the search: the best of every strategy again, in full, from fresh seeds; then controls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from analysis import ranking, verdicts
+from analysis import pareto, ranking, verdicts
 from analysis.rows import ResultRow
+from analysis.statistics import FEWER
 from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
 from strategies.controls import Shuffled
@@ -19,16 +20,32 @@ PHASE, SUPERSEDED = "confirm", "superseded"
 def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """Return Ray configurations of the confirmation runs, seed by seed; none if there is nothing to compare.
 
-    All have the whole budget, so that a verdict compares equal budgets even if the search looked for small ones.
+    All have the whole budget, so that a verdict compares equal budgets. If the search looked for small ones, each
+    strategy's smallest trial within the margin of its best is confirmed beside it, at its own size.
 
     Args:
         plan: The search.
         rows: Its trials.
     """
-    best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
+    searched = [row for row in rows if row.phase == "search"]
+    best = ranking.best_of_each_strategy(searched)
     if plan.official or Baseline.name not in best or len(best) < 2:
         return []
-    return _from_fresh_seeds(plan, [{**with_whole_budget(row.config), "source": row.trial_id} for row in best.values()])
+    whole = [{**with_whole_budget(row.config), "source": row.trial_id} for row in best.values()]
+    close = _smaller(searched, plan.margin) if plan.searches_budget else ()
+    return _from_fresh_seeds(plan, [*whole, *({**row.config, "source": f"{row.trial_id}-small"} for row in close)])
+
+
+def _smaller(searched: Sequence[ResultRow], margin: float) -> Iterator[ResultRow]:
+    """Yield each strategy's smallest trial within the margin of its best, if that is any smaller than the budget."""
+    measured = pareto.measured(searched)
+    largest = max((pareto.point(row)[0] for row in measured), default=0)
+    for name, leader in ranking.best_of_each_strategy(measured).items():
+        limit = pareto.point(leader)[1] + margin
+        close = (row for row in measured if row.strategy == name and pareto.point(row)[1] <= limit)
+        smallest = min(close, key=pareto.point)
+        if pareto.point(smallest)[0] <= (1 - FEWER) * largest:
+            yield smallest
 
 
 def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
@@ -43,11 +60,15 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]
         plan: The search.
         rows: Its trials and its confirmation runs.
     """
-    confirmed = [row for row in rows if row.phase == PHASE and row.strategy not in {Baseline.name, *ALL_CONTROLS}]
+    confirmed = [
+        row for row in rows
+        if row.phase == PHASE and row.strategy not in {Baseline.name, *ALL_CONTROLS}
+        and budget_share(row.config) in {None, 1.0}
+    ]  # fmt: skip
     leader = list(ranking.mean_losses(confirmed))[:1]
     winners = [item.strategy for item in verdicts.verdicts(rows, plan.margin) if item.answer == "win"]
     found: list[dict[str, Any]] = []
-    for name in dict.fromkeys((*leader, *winners)):
+    for name in dict.fromkeys((*leader, *(name for name in winners if name in STRATEGIES))):
         frozen = STRATEGIES[name].allocates_while_training
         found += _frozen(rows, confirmed, name) if frozen else _misplaced(confirmed, name)
     return _from_fresh_seeds(plan, found)
@@ -103,5 +124,5 @@ def most_confirmations(plan: SearchPlan) -> int:
     """Return how many confirmation runs a plan can have."""
     if plan.official or Baseline.name not in plan.strategies or len(plan.strategies) < 2:
         return 0
-    rivals = len(plan.strategies) - 1
-    return plan.confirm_seeds * (1 + rivals * (1 + len(CONTROLS)))
+    rivals, small = len(plan.strategies) - 1, len(plan.strategies) if plan.searches_budget else 0
+    return plan.confirm_seeds * (1 + rivals * (1 + len(CONTROLS)) + small)

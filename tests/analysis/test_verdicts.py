@@ -155,6 +155,17 @@ def test_an_interval_takes_texts_in_where_all_runs_know_theirs():
     assert "No number of seeds would tell" in legend
 
 
+def test_a_smaller_one_that_is_as_good_is_judged_beside_the_whole_one():
+    whole, small = ({"empirical": {"budget_share": share}} for share in (1.0, 0.4))
+    rows = [*PLAIN, *runs("empirical", 4.001, 4.1, 4.199, config=whole)]
+    rows += runs("empirical", 4.003, 4.104, 4.203, config=small, trainable_parameters=400)
+    found = {item.strategy: item.answer for item in verdicts.verdicts(rows, MARGIN)}
+    assert found == {"empirical": "tie", "empirical at 0.4 of the budget": "non-inferior with fewer parameters"}
+    assert verdicts.recommended(rows, MARGIN).strategy == "baseline"
+    better = [replace(row, test_loss=row.test_loss - 1, final_eval_loss=row.final_eval_loss - 1) for row in rows[-3:]]
+    assert verdicts.recommended([*rows[:-3], *better], MARGIN).trainable_parameters == 400
+
+
 def test_a_winner_is_recommended_by_its_run_of_lowest_evaluation_loss():
     rows = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), run("empirical", 9, 1.0, phase="search")]
     assert verdicts.recommended(rows, MARGIN).experiment_name == "empirical_seed1"

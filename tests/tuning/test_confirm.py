@@ -98,6 +98,26 @@ def test_ranks_found_while_training_are_controlled_as_plain_lora_with_them_and_w
     assert (frozen.label, shuffled.label, frozen.training) == ("frozen", "shuffled", "")
 
 
+def test_of_budgets_that_were_searched_the_smallest_that_is_about_as_good_is_confirmed_at_its_own_size():
+    def sized(strategy, number, loss, share, params):
+        return dataclasses.replace(trial(strategy, loss, number, budget_share=share), trainable_parameters=params)
+
+    rows = [
+        sized("baseline", 0, 4.0, 1.0, 1000), sized("baseline", 1, 4.02, 0.5, 500),
+        sized("linear_decay", 0, 3.9, 1.0, 990), sized("linear_decay", 1, 3.905, 0.6, 600),
+        sized("linear_decay", 2, 3.908, 0.3, 300), sized("linear_decay", 3, 3.95, 0.2, 200),
+        sized("attention_heavy", 0, 3.95, 0.98, 980),
+    ]  # fmt: skip
+    plan = SearchPlan(objective="loss,params", seed=7, confirm_seeds=2)
+    configs = confirmations(plan, rows)
+    found = [(c["trial_id"], c[c["strategy"]]["budget_share"]) for c in configs if c["seed"] == 8]
+    assert found == [
+        ("baseline_baseline0_seed8", 1.0), ("linear_decay_linear_decay0_seed8", 1.0),
+        ("attention_heavy_attention_heavy0_seed8", 1.0), ("linear_decay_linear_decay2-small_seed8", 0.3),
+    ]  # fmt: skip
+    assert most_confirmations(plan) == 2 * (1 + (len(SEARCHED) - 1) * (1 + len(CONTROLS)) + len(SEARCHED))
+
+
 @pytest.mark.parametrize(
     ("plan", "rows"),
     [
