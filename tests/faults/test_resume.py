@@ -6,10 +6,13 @@ import shutil
 import signal
 import sys
 
+import optuna
 import pytest
+from mlflow import MlflowClient
 
 from analysis.header import ReportHeader
 from analysis.rows import read_rows
+from tuning.carrier import EXPERIMENT, PARENT_TAG, TRIAL_TAG
 from tuning.cli import main
 from tuning.record import Record
 
@@ -87,8 +90,10 @@ def test_a_search_is_extended_in_two_goes_and_then_complete(tree):
     folder = tree.runs / "some"
     first, adapter, curve = read_rows(folder / "rows.jsonl"), _contents(folder / "best_adapter"), _curve(folder)
     assert len(curve) > 1
+    trials, runs = _in_optuna(folder), _in_mlflow(folder)
+    ended = len(_lines(folder))
     process = tree.start("--resume", "some", "--extend", 4)
-    tree.wait_for(lambda: process.poll() is not None or len(read_rows(folder / "rows.jsonl")) > len(first))
+    tree.wait_for(lambda: process.poll() is not None or len(_lines(folder)) > ended)
     os.kill(process.pid, signal.SIGTERM)
     status, _, errors = tree.done(process)
     assert (status, errors) == (143, "")
@@ -109,6 +114,17 @@ def test_a_search_is_extended_in_two_goes_and_then_complete(tree):
     assert len(facts["continued"]) == 2
     assert "--extend 4" in facts["continued"][0]
     assert "**Total Experiments:** 8" in (folder / "report.md").read_text()
+    told = _in_optuna(folder)
+    assert told[: len(trials)] == trials
+    assert sorted(own["trial_id"] for *_, own in told if "trial_id" in own) == sorted(row.trial_id for row in searched)
+    logged = _in_mlflow(folder)
+    assert logged | runs == logged
+    assert [*logged.values()].count(None) == 1
+    assert {row.trial_id for row in rows} <= logged.keys()
+
+
+def _lines(folder):
+    return (folder / "rows.jsonl").read_bytes().split(b"\n")
 
 
 def _contents(folder):
@@ -118,6 +134,23 @@ def _contents(folder):
 def _curve(folder):
     """Return the winner at fewer parameters, as the report's header reads it."""
     return ReportHeader.of_run(folder, "now").shrink
+
+
+def _in_optuna(folder):
+    journal = optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal"))
+    study = optuna.load_study(study_name=folder.name, storage=optuna.storages.JournalStorage(journal))
+    return [(trial.params, trial.state, trial.values, trial.user_attrs) for trial in study.trials]
+
+
+def _in_mlflow(folder):
+    """Return what each run of a search is called there -> its parent; each is there once."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder.parent}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    search_id = json.loads((folder / "facts.json").read_text())["search_id"]
+    names = [run.data.tags[TRIAL_TAG].split("/") for run in runs]
+    assert {own for own, _ in names} == {search_id}
+    assert len({name for _, name in names}) == len(runs)
+    return {name: run.data.tags.get(PARENT_TAG) for (_, name), run in zip(names, runs, strict=True)}
 
 
 def _full(rows, strategy):
