@@ -4,15 +4,19 @@ import shutil
 
 import pytest
 
+from analysis.header import ReportHeader
 from analysis.rows import read_rows
 from trainables import checkpoint
+from tuning.cli import main
 from tuning.continuation import saved_plan
 from tuning.record import Record
 from tuning.search import newest_checkpoint
+from tuning.spool import REFUSED, Spool, Target
 
 pytestmark = pytest.mark.slow
 STATE = ("plan.json", "facts.json", "record.jsonl", "rows.jsonl", "optuna.journal", "mlflow-spool.jsonl",
          "mlflow-state.json", "rows.csv")  # fmt: skip
+MADE_ANEW = ("facts.json", "evidence.json", "optuna.journal", "rows.csv", "mlflow-state.json", "report.md")
 CHECKPOINT = ("session.json", "state.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
 
@@ -63,6 +67,42 @@ def test_of_two_checkpoints_a_damaged_one_is_passed_over(copied, name, how):
     assert checkpoint.progress_of(before / "session").step < steps
 
 
+@pytest.mark.parametrize("how", range(9))
+@pytest.mark.parametrize("name", MADE_ANEW)
+def test_what_is_made_anew_is_not_needed_to_know_that_a_search_is_complete(copied, name, how, capsys):
+    path = copied / name
+    path.write_bytes(changed(path.read_bytes(), how))
+    assert main(["--resume", "first", "--runs-dir", str(copied.parent)]) == 0
+    captured = capsys.readouterr()
+    assert "first is complete" in captured.out
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize("how", range(8))
+@pytest.mark.parametrize("name", ["facts.json", "evidence.json"])
+def test_a_report_made_anew_names_a_file_that_was_cut_off(copied, name, how):
+    path = copied / name
+    path.write_bytes(changed(path.read_bytes(), how))
+    with pytest.raises(ValueError, match=f"{path}: cannot be read"):
+        ReportHeader.of_run(copied, "now")
+
+
+@pytest.mark.parametrize("how", range(9))
+def test_of_what_mlflow_refused_the_lines_that_are_whole_are_kept(tmp_path, how, capsys):
+    spool = Spool(tmp_path, Target("http://there", None, "abc"))
+    events = [{"kind": "start", "run": f"t{number}", "name": "naïve"} for number in range(5)]
+    for event in events:
+        spool.refuse(event, "too long")
+    capsys.readouterr()
+    path = tmp_path / REFUSED
+    damaged = changed(path.read_bytes(), how)
+    path.write_bytes(damaged)
+    kept = [*events[:2], *events[3:]] if how == 8 else events[: damaged.count(b"\n")]
+    assert spool.refused() == kept
+    torn = bool(damaged) and (how == 8 or not damaged.endswith(b"\n"))
+    assert (f"{path}: line {3 if how == 8 else len(kept) + 1}: " in capsys.readouterr().err) is torn
+
+
 def test_a_search_goes_on_with_all_of_its_state_damaged(tree):
     """Killed half-way; then the last eighth of every file is cut off, and Ray's own files are gone to pieces."""
     flags = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
@@ -86,7 +126,9 @@ def test_a_search_goes_on_with_all_of_its_state_damaged(tree):
     assert rows.read_bytes().split(b"\n")[:2] == kept
     found = [row for row in Record(tree.runs / "torn").rows.values() if row.phase == "search"]
     assert sorted(row.trial_id for row in found) == [f"t00{number}" for number in range(1, 7)]
-    assert (tree.runs / "torn" / "report.md").is_file()
+    assert "**Total Experiments:** 6" in (tree.runs / "torn" / "report.md").read_text()
+    assert {row.trial_id for row in read_rows(tree.runs / "torn" / "rows.csv")} == {row.trial_id for row in found}
+    assert len(ReportHeader.of_run(tree.runs / "torn", "now").continued) == 1
     left = _files(tree.runs / "torn")
     status, out, errors = tree.done(tree.start("--resume", "torn"))
     assert (status, errors) == (0, "")
