@@ -31,7 +31,7 @@ def leave_with(line: str) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(sys.stderr.fileno(), f"{_last_words}\n".encode())
+    os.write(sys.stderr.fileno(), os.fsencode(f"{_last_words}\n"))
     os._exit(128 + number)
 
 
