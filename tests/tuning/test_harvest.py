@@ -106,8 +106,9 @@ def test_a_trial_that_failed_before_it_started_is_a_row_with_its_last_cause(harv
         (TuneError("no placement group\n"), "no placement group"),
     ],
 )
-def test_a_cause_is_its_type_and_first_line(harvest, tmp_path, error, cause):
-    assert run(harvest, end="on_trial_error", error_file=told(tmp_path, error)).error == cause
+def test_a_cause_is_type_and_first_line_of_the_last_error(harvest, tmp_path, error, cause):
+    file = told(tmp_path, raised(KeyError("before")), error)
+    assert run(harvest, end="on_trial_error", error_file=file).error == cause
 
 
 def test_a_host_that_could_not_start_says_why(harvest, tmp_path):
