@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tune test test-faults check bench soak
+.PHONY: tune test quick-trainables quick-others test-faults check bench soak
 
 .venv: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -13,7 +13,14 @@ tune: .venv
 	$(BIN)/python tune.py --num-samples 20
 
 test: .venv
-	$(BIN)/python -m pytest
+	$(MAKE) --jobs=2 --output-sync quick-trainables quick-others
+	$(BIN)/python -m pytest -m slow
+
+quick-trainables: .venv
+	$(BIN)/python -m pytest -m "not slow" tests/trainables
+
+quick-others: .venv
+	$(BIN)/python -m pytest -m "not slow" --ignore=tests/trainables
 
 test-faults: .venv
 	$(BIN)/python -m pytest tests/faults

@@ -68,9 +68,9 @@ def covers(interval: tuple[float, float] | None, effect: float) -> bool:
 
 
 def _shares(found: Sequence[Sequence[Verdict]], effect: float) -> list[float]:
-    first = [search[0].answer for search in found]
     every = [item for search in found for item in search]
-    told = [first.count(answer) / len(first) for answer in ("win", "tie", "loss", "cannot tell")]
+    answers = [item.answer for item in every]
+    told = [answers.count(answer) / len(answers) for answer in ("win", "tie", "loss", "cannot tell")]
     any_win = sum(any(item.answer == "win" for item in search) for search in found) / len(found)
     return [
         float(np.mean([covers(item.pairs.interval, effect) for item in every])),

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.power import ALIKE, UNLIKE, covers, simulated
 
-SEARCHES = 500
+SEARCHES = 200
 SEEDS = (3, 5, 10)
 
 
@@ -22,9 +22,9 @@ def found(effect, seeds, texts, strategies=3):
 def test_intervals_hold_for_other_seeds_and_texts_as_often_as_they_promise(effect, seeds, texts):
     # of three comparisons each is right 98.3 % of the time; what seeds and texts share is counted twice, so more may be
     every = [item.pairs.interval for search in found(effect, seeds, texts) for item in search]
-    assert np.mean([covers(interval, effect) for interval in every]) >= 0.975
+    assert np.mean([covers(interval, effect) for interval in every]) >= 0.965
     alone = [search[0].pairs.interval for search in found(effect, seeds, texts, strategies=1)]
-    assert 0.94 <= np.mean([covers(interval, effect) for interval in alone]) <= 0.995
+    assert 0.92 <= np.mean([covers(interval, effect) for interval in alone]) <= 0.999
 
 
 @pytest.mark.parametrize("texts", [ALIKE, UNLIKE], ids=["alike", "unlike"])

@@ -41,7 +41,7 @@ def test_a_signal_leaves_a_report_and_the_command_that_goes_on(tree, kill, numbe
 
 @pytest.mark.parametrize("isolation", ["packed", "process"])
 def test_a_trial_that_is_stopped_between_two_reports_loses_no_step(tree, isolation, reported):
-    flags = ("--strategies", "baseline", "--num-samples", 1, "--confirm-seeds", 0, "--reports", 2, "--epochs", 1000)
+    flags = ("--strategies", "baseline", "--num-samples", 1, "--confirm-seeds", 0, "--reports", 2, "--epochs", 500)
     process = tree.new("between", *flags, "--isolation", isolation)
     record = tree.runs / "between" / "record.jsonl"
     tree.wait_for(lambda: record.exists() and b'"reported"' in record.read_bytes())
