@@ -240,10 +240,17 @@ def _search_with_a_kill(small, runs, name, victim, *flags):
     driver = psutil.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         results = (runs / name).glob
-        _wait_for(lambda: any(path.read_bytes().count(b"\n") >= 2 for path in results("ray/*/*/result.json")))
-        _wait_for(lambda: _children(driver, victim))
-        for process in _children(driver, victim):
-            process.kill()
+        seen = {}  # while a host trains, Ray gives it the trial's name
+
+        def time_to_kill():
+            seen.update({process.pid: process for process in _children(driver, victim)})
+            reported = any(path.read_bytes().count(b"\n") >= 2 for path in results("ray/*/*/result.json"))
+            return seen and reported
+
+        _wait_for(time_to_kill)
+        for process in seen.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     except TimeoutError:
         driver.kill()
         raise
