@@ -59,12 +59,13 @@ TIMES = [r"\*\*Generated:\*\* .*", r"### Training Time Seconds\n(.+\n)+", r"\b\d
 
 
 def told(run_dir):
-    """The report's words, line by line, without times, places and the command.
+    """The report's words, line by line, without times, places, the command, and the commit, which a job does not have.
 
+    A job runs in a copy of the code without its history; the digest among the versions is the same for the same code.
     Trials end in any order, and so may the lines of tables and the words of lists stand.
     """
     text = (run_dir / "report.md").read_text().replace(str(run_dir.parent), "")
-    for what in (*TIMES, r"(?m)^python tune\.py .*"):
+    for what in (*TIMES, r"(?m)^python tune\.py .*", r"(?m)^- \*\*Code:\*\* .*\n"):
         text = re.sub(what, "", text)
     return sorted(sorted(re.findall(r"[^\s,;:|-]+", line)) for line in text.splitlines())
 
