@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from analysis import verdicts, winner
+from analysis import verdict_section, verdicts, winner
 from analysis.header import ReportHeader
 from analysis.rows import ResultRow
 
@@ -33,7 +33,7 @@ def card(best: ResultRow, rows: Sequence[ResultRow], header: ReportHeader) -> st
         lines += [f"- **Parameters:** {best.trainable_parameters:,}"]
     judged = verdicts.verdicts(rows, header.margin)
     lines += ["", "## Is it better than one rank everywhere?", ""]
-    lines += verdicts.headline(judged) or ["Not confirmed: no verdict."]
+    lines += verdict_section.headline(judged) or ["Not confirmed: no verdict."]
     lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", "## Use", "", "```python"]
     lines += [
         "from peft import PeftModel", "from transformers import AutoModelForCausalLM", "",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from analysis import verdicts
+from analysis import verdict_section, verdicts
 from analysis.header import ReportHeader
 from analysis.rows import ResultRow
 
@@ -48,7 +48,7 @@ def _lines(search: Search) -> list[list[str]]:
     return [
         [
             *start, f"{item.params:,}", item.strategy, item.answer,
-            "" if item.pairs.mean is None else f"{item.pairs.mean:+.4f}", verdicts.span(item.pairs.interval),
+            "" if item.pairs.mean is None else f"{item.pairs.mean:+.4f}", verdict_section.span(item.pairs.interval),
             str(item.pairs.seeds),
         ]
         for item in found

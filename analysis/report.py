@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis import closing, findings, ranking, verdicts, winner
+from analysis import closing, findings, ranking, verdict_section, verdicts, winner
 from analysis.header import ReportHeader
 from analysis.pictures import Picture
 from analysis.rows import ResultRow
@@ -26,7 +26,7 @@ def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[P
         *_rankings(searched),
         *_details(searched),
         *findings.key_findings(searched, verdicts.verdicts(rows, header.margin)),
-        *verdicts.section(rows, header.margin, 1 + sum("--extend" in command for command in header.continued)),
+        *verdict_section.section(rows, header.margin, 1 + sum("--extend" in command for command in header.continued)),
         *(line for picture in pictures for line in picture.lines),
         *winner.section(verdicts.recommended(rows, header.margin), rows),
         *closing.shrinking(header),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from analysis import ranking, verdicts
+from analysis import ranking, verdict_section, verdicts
 from analysis.rows import ResultRow
 from trainables.checkpoint import BEST
 from tuning import carrier
@@ -25,7 +25,7 @@ def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str, search_id:
         click.echo(f"  {strategy:18} {found}")
     if judged := verdicts.verdicts(rows, plan.margin):
         click.echo("\nVerdict on each strategy against plain LoRA (test loss, confirmation runs):")
-        for line in verdicts.headline(judged):
+        for line in verdict_section.headline(judged):
             click.echo("  " + line.removeprefix("- ").replace("**", ""))
     click.echo(f"\nReport           {typed(plan.run_dir)}/report.html, report.md")
     if (plan.run_dir / BEST).is_dir() and (chosen := verdicts.recommended(rows, plan.margin)) is not None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from analysis import verdicts
+from analysis import verdict_section, verdicts
 from analysis.header import ReportHeader
 from analysis.report import render
 from analysis.rows import ResultRow, write_rows
@@ -90,7 +90,7 @@ def test_ranks_found_while_training_are_judged_apart_from_the_training_and_from_
     given = runs("frozen", *frozen, config={"frozen": {"of": "adalora"}})
     shuffled = runs("shuffled", *(loss + 0.1 for loss in frozen), config={"shuffled": {"of": "frozen"}})
     rows = [*PLAIN, *found, *given, *shuffled]
-    text = "\n".join(verdicts.section(rows, MARGIN))
+    text = "\n".join(verdict_section.section(rows, MARGIN))
     assert [item.strategy for item in verdicts.verdicts(rows, MARGIN)] == ["adalora"]
     assert "the ranks that its best trial ended with, given to plain LoRA from the start," in text
     assert said in text
@@ -104,18 +104,18 @@ def test_a_control_is_judged_against_its_original_and_not_against_plain_lora():
     original, pairs = verdicts.controls(rows)["shuffled empirical"]
     assert original == "empirical"
     assert pairs.differences == pytest.approx((-0.05, -0.049, -0.051))
-    assert "the places matter" in "\n".join(verdicts.section(rows, MARGIN))
+    assert "the places matter" in "\n".join(verdict_section.section(rows, MARGIN))
 
 
 def test_a_measured_allocation_that_does_not_beat_its_shuffle_is_told_so():
     shuffled = runs("shuffled", 3.949, 4.052, 4.148, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
     rows = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled]
-    assert "carry no information: shuffled is as good" in "\n".join(verdicts.section(rows, MARGIN))
+    assert "carry no information: shuffled is as good" in "\n".join(verdict_section.section(rows, MARGIN))
 
 
 def test_a_wide_interval_shows_no_information_and_rules_none_out():
     shuffled = runs("shuffled", 3.9, 4.2, 4.1, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
-    text = "\n".join(verdicts.section([*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled], MARGIN))
+    text = "\n".join(verdict_section.section([*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled], MARGIN))
     assert "it does not beat shuffled: these seeds show no information" in text
     assert "nor rule it out" in text
 
@@ -123,7 +123,7 @@ def test_a_wide_interval_shows_no_information_and_rules_none_out():
 def test_nothing_is_said_against_a_control_where_a_run_diverged():
     shuffled = runs("shuffled", 4.0, 4.1, 4.2, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
     own = [*runs("empirical", 3.95, 4.051, 4.149), run("empirical", 4, None, status="diverged")]
-    text = "\n".join(verdicts.section([*PLAIN, *own, *shuffled], MARGIN))
+    text = "\n".join(verdict_section.section([*PLAIN, *own, *shuffled], MARGIN))
     assert "nothing can be said, 1 of the runs compared diverged" in text
     assert "the places matter" not in text
 
@@ -150,7 +150,7 @@ def test_an_interval_takes_texts_in_where_all_runs_know_theirs():
     assert found.answer == "cannot tell"
     assert only([*plain, *better[:2], replace(better[2], test_documents=None)]).pairs.documents == ()
     assert only([*PLAIN, *runs("empirical", 3.95, 4.05, 4.15)]).answer == "win"
-    legend = "\n".join(verdicts.section([*plain, *better], MARGIN))
+    legend = "\n".join(verdict_section.section([*plain, *better], MARGIN))
     assert "other texts: the 2 documents of the test split differ, too" in legend
     assert "No number of seeds would tell" in legend
 
@@ -199,7 +199,7 @@ def test_the_report_has_the_seeds_sections_about_the_search_and_then_the_verdict
 
 
 def test_seeds_that_would_be_enough_are_told_when_it_cannot_tell():
-    lines = verdicts.headline([only([*PLAIN, *runs("empirical", 3.97, 4.06, 4.23)])])
+    lines = verdict_section.headline([only([*PLAIN, *runs("empirical", 3.97, 4.06, 4.23)])])
     assert "cannot tell" in lines[0]
     assert "seeds would tell" in lines[0]
 
@@ -225,10 +225,10 @@ def test_several_searches_are_compared_by_their_verdicts(tmp_path):
 
 
 def test_a_win_smaller_than_what_matters_is_told_so():
-    small = verdicts.headline([only([*PLAIN, *runs("empirical", 3.992, 4.0921, 4.1919)])])
+    small = verdict_section.headline([only([*PLAIN, *runs("empirical", 3.992, 4.0921, 4.1919)])])
     assert "win" in small[0]
     assert "less than the 0.01 that was said to matter" in small[0]
-    assert "said to matter" not in verdicts.headline([only([*PLAIN, *runs("empirical", 3.95, 4.051, 4.149)])])[0]
+    assert "said to matter" not in verdict_section.headline([only([*PLAIN, *runs("empirical", 3.95, 4.051, 4.149)])])[0]
 
 
 @pytest.mark.parametrize(("best", "said"), [(0.05, True), (0.046, True), (0.02, False), (0.002, True)])
@@ -244,5 +244,5 @@ def test_a_best_learning_rate_at_the_edge_of_those_tried_is_told(best, said):
         )
         for number, rate in enumerate(rates)
     ]
-    text = "\n".join(verdicts.section([*PLAIN, *runs("empirical", 3.9, 4.0, 4.1), *trials], MARGIN))
+    text = "\n".join(verdict_section.section([*PLAIN, *runs("empirical", 3.9, 4.0, 4.1), *trials], MARGIN))
     assert ("Of empirical the best rate is at the edge of those tried" in text) is said
