@@ -27,7 +27,7 @@ def card(best: ResultRow, rows: Sequence[ResultRow], header: ReportHeader) -> st
     for name, loss in (("validation", best.final_eval_loss), ("test", best.test_loss)):
         if loss is not None:
             lines += [f"- **Loss on the {name} split:** {loss:.4f} nats per token (perplexity {math.exp(loss):.2f})"]
-    if (beside := verdicts.beside_plain(best, rows)) is not None:
+    if (beside := verdict_section.alone(best, rows)) is not None:
         lines += [f"- **Test loss of this run alone:** {beside}"]
     if best.trainable_parameters is not None:
         lines += [f"- **Parameters:** {best.trainable_parameters:,}"]

@@ -1,4 +1,4 @@
-"""The report's last sections: what mattered, what it cost, what went wrong, how to do it again."""
+"""The report's sections without pictures: what it cost, what mattered, what went wrong, how to do it again."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,9 @@ import pandas as pd
 from scipy import stats
 from tabulate import tabulate
 
+from analysis import ranking
 from analysis.header import ReportHeader
 from analysis.rows import STATUSES, ResultRow
-
-WITHIN = 0.01
 
 
 def what_mattered(header: ReportHeader) -> list[str]:
@@ -40,10 +39,8 @@ def shrinking(header: ReportHeader) -> list[str]:
         [f"{point['fraction']:.0%}", f"{point['params']:,}", f"{point['test_loss']:.4f}",
          f"{math.expm1(point['test_loss'] - whole):+.2%}"] for point in header.shrink
     ]  # fmt: skip
-    best = min(point["test_loss"] for point in header.shrink)
-    small = min(
-        (p for p in header.shrink if p["test_loss"] <= best + math.log1p(WITHIN)), key=lambda point: point["params"]
-    )
+    limit = ranking.within(point["test_loss"] for point in header.shrink)
+    small = min((p for p in header.shrink if p["test_loss"] <= limit), key=lambda point: point["params"])
     return [
         "## Shrinking the Winner", "", "The trained winner with its largest singular values kept, wherever they are, "
         "and the rest cut; nothing is trained again.", "",
@@ -68,7 +65,7 @@ def evidence(header: ReportHeader) -> list[str]:
 
 
 def cost(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
-    """Return what was trained and what it took, by phase and strategy, and what went wrong."""
+    """Return what was trained and what it took, by phase and strategy."""
     lines = ["## Trials and Cost", ""]
     if rows:
         lines += [_cost_table(rows), ""]
@@ -79,13 +76,16 @@ def cost(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
         total = sum(again.values())
         names = ", ".join(f"`{name}`" + (f" {count} times" if count > 1 else "") for name, count in again.items())
         lines += [f"- **Taken up again after a failure:** {total} restart{'s' if total > 1 else ''}, of {names}"]
-    lines += [""] if header.engine or header.resource_events or again else []
+    return [*lines, ""] if header.engine or header.resource_events or again else lines
+
+
+def went_wrong(rows: Sequence[ResultRow]) -> list[str]:
+    """Return the trials that diverged or failed, with causes; empty without any."""
     bad = [row for row in rows if row.status in {"diverged", "failed"}]
-    if bad:
-        lines += ["### Diverged and failed, with causes", ""]
-        lines += [f"- `{row.experiment_name}` {row.status}: {row.error or 'cause unknown'}" for row in bad]
-        lines += [""]
-    return lines
+    if not bad:
+        return []
+    causes = [f"- `{row.experiment_name}` {row.status}: {row.error or 'cause unknown'}" for row in bad]
+    return ["## Diverged and Failed", "", *causes, ""]
 
 
 def reproduce(header: ReportHeader) -> list[str]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from analysis import verdict_section, verdicts
+from analysis import verdicts
 from analysis.header import ReportHeader
 from analysis.rows import ResultRow
+from analysis.statistics import span
 
 HEADERS = ("search", "model", "data", "parameters", "strategy", "verdict", "difference", "interval", "seeds")
 
@@ -33,8 +34,9 @@ def render(searches: Sequence[Search], generated: str) -> str:
     body = [line for search in searches for line in _lines(search)]
     lines += [tabulate(body, headers=HEADERS, tablefmt="pipe", disable_numparse=True), ""]
     lines += [
-        "Each verdict is its own search's, against plain LoRA of the same budget there, by confirmation runs on its "
-        "test split. Differences are in nats per token, and models differ in their tokens: compare verdicts.", "",
+        "Each verdict is its own search's, against plain LoRA there, by confirmation runs on its test split, and at "
+        "the same budget unless a share of it is named. Differences are in nats per token, and models differ in their "
+        "tokens: compare verdicts.", "",
     ]  # fmt: skip
     lines += ["## Strategies over All Searches", "", _counts(searches), ""]
     return "\n".join(lines)
@@ -47,8 +49,8 @@ def _lines(search: Search) -> list[list[str]]:
         return [[*start, "", "", "none: no confirmation runs to compare", "", "", ""]]
     return [
         [
-            *start, f"{item.params:,}", item.strategy, item.answer,
-            "" if item.pairs.mean is None else f"{item.pairs.mean:+.4f}", verdict_section.span(item.pairs.interval),
+            *start, "" if item.params is None else f"{item.params:,}", item.strategy, item.answer,
+            "" if item.pairs.mean is None else f"{item.pairs.mean:+.4f}", span(item.pairs.interval),
             str(item.pairs.seeds),
         ]
         for item in found

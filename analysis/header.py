@@ -13,7 +13,7 @@ PLANNED = {"dataset_size": "train_examples", "epochs": "epochs", "margin": "marg
            "dataset": "dataset", "corpus_sha256": "corpus_sha256", "model_revision": "model_revision",
            "dataset_revision": "dataset_revision"}  # fmt: skip
 FOUND = ("engine", "resource_events", "command", "continued", "changes", "versions", "importance", "shrink",
-         "revision", "base_sha256")  # fmt: skip
+         "revision", "base_sha256", "looks")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class ReportHeader:
         revision: The commit of the code that ran.
         engine: How the trials were trained.
         resource_events: What memory did not allow.
+        looks: How many plans were judged on the test split, one after the other.
         command: What started the search.
         continued: Commands that took it up again.
         changes: What was allowed to differ then.
@@ -56,6 +57,7 @@ class ReportHeader:
     revision: str | None = None
     engine: str | None = None
     resource_events: Sequence[str] = ()
+    looks: int = 0
     command: str | None = None
     continued: Sequence[str] = ()
     changes: Sequence[str] = ()

@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from analysis.ranking import usable
 from analysis.rows import ResultRow
-from analysis.statistics import FEWER
+from analysis.statistics import has_fewer
 
 
 def measured(rows: Sequence[ResultRow]) -> list[ResultRow]:
@@ -37,7 +37,7 @@ def point(row: ResultRow) -> tuple[int, float]:
 def sizes_differ(rows: Sequence[ResultRow]) -> bool:
     """Return whether measured rows differ in parameters by what counts as fewer, and not by a budget's remainder."""
     sizes = [point(row)[0] for row in measured(rows)]
-    return len(sizes) > 1 and min(sizes) <= (1 - FEWER) * max(sizes)
+    return len(sizes) > 1 and has_fewer(min(sizes), max(sizes))
 
 
 def table(members: Sequence[ResultRow]) -> str:

@@ -122,5 +122,7 @@ def _shrinking(header: ReportHeader) -> Picture | None:
         return None
     points = [(int(point["params"]), point["test_loss"]) for point in header.shrink]
     said = "; ".join(f"{params:,} parameters {loss:.4f}" for params, loss in points)
-    words = f"Test loss of the trained winner cut to fewer parameters, the dashed line 1 % above the best loss: {said}."
+    words = (
+        f"Test loss of the trained winner at fewer parameters, the dashed line 1 % above the best perplexity: {said}."
+    )
     return Picture("shrinking", "Shrink Curve", words, plots.shrink_curve(points))

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from analysis import pareto
+from analysis import pareto, ranking
 from analysis.rows import ResultRow
 from analysis.verdicts import Verdict
 from analysis.winner import grid
@@ -84,7 +84,7 @@ def differences(found: Sequence[Verdict], margin: float) -> Figure:
     """Draw the differences of strategies to plain LoRA, each known, and the differences that do not matter."""
     figure = Figure(figsize=(WIDE, 1.1 + 0.42 * len(found)), layout="constrained")
     axes = figure.add_subplot()
-    axes.axvspan(-margin, margin, color="#eeeeee", zorder=0, label="does not matter")
+    axes.axvspan(-margin, margin, color="#eeeeee", zorder=0)
     axes.axvline(0, color="black", linewidth=0.8)
     for place, item in enumerate(found):
         values = item.pairs.differences
@@ -191,11 +191,11 @@ def learning_rates(rates: Mapping[str, Sequence[tuple[float, float, bool]]]) -> 
 
 @matplotlib.rc_context(STYLE)
 def shrink_curve(points: Sequence[tuple[int, float]]) -> Figure:
-    """Draw (parameters, test loss) of the winner at its sizes, and what is within 1 % of the best."""
+    """Draw (parameters, test loss) of the winner at its sizes, and what is within 1 % of the best perplexity."""
     figure = Figure(figsize=(WIDE, 2.6), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS[0])
-    axes.axhline(1.01 * min(loss for _, loss in points), color="black", linewidth=0.8, linestyle="--")
+    axes.axhline(ranking.within(loss for _, loss in points), color="black", linewidth=0.8, linestyle="--")
     axes.set_xlabel("parameters kept")
     axes.set_ylabel("test loss")
     axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -1,5 +1,6 @@
 """Who is comparable, who is best: pure functions over rows."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -60,6 +61,12 @@ def most_efficient(rows: Iterable[ResultRow]) -> ResultRow | None:
     return min((row for row in usable(rows) if row.parameter_efficiency is not None), key=key, default=None)
 
 
+def mean_loss(rows: Iterable[ResultRow]) -> float:
+    """Return the mean evaluation loss of usable rows; infinite without any."""
+    losses = [_loss(row) for row in usable(rows)]
+    return sum(losses) / len(losses) if losses else math.inf
+
+
 def mean_losses(rows: Iterable[ResultRow]) -> dict[str, tuple[float, int]]:
     """Return strategy -> (mean evaluation loss, number of runs) over usable rows, best first."""
     losses: dict[str, list[float]] = {}
@@ -67,6 +74,11 @@ def mean_losses(rows: Iterable[ResultRow]) -> dict[str, tuple[float, int]]:
         losses.setdefault(row.strategy, []).append(_loss(row))
     means = {name: (sum(values) / len(values), len(values)) for name, values in losses.items()}
     return dict(sorted(means.items(), key=lambda item: item[1][0]))
+
+
+def within(losses: Iterable[float], share: float = 0.01) -> float:
+    """Return the loss, in nats per token, whose perplexity is that share above the best."""
+    return min(losses) + math.log1p(share)
 
 
 def frame(rows: Sequence[ResultRow]) -> pd.DataFrame:

@@ -19,6 +19,7 @@ def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[P
         pictures: As ``pictures.drawn`` gives them.
     """
     searched = [row for row in rows if row.phase == "search"]
+    shown = {picture.name: picture.lines for picture in pictures}
     sections = [
         *_overview(searched, header),
         *_summary(searched),
@@ -26,13 +27,17 @@ def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[P
         *_rankings(searched),
         *_details(searched),
         *findings.key_findings(searched, verdicts.verdicts(rows, header.margin)),
-        *verdict_section.section(rows, header.margin, 1 + sum("--extend" in command for command in header.continued)),
-        *(line for picture in pictures for line in picture.lines),
+        *verdict_section.section(rows, header.margin, header.looks),
+        *shown.get("differences", []),
+        *closing.cost(rows, header),
+        *shown.get("pareto", []),
+        *closing.what_mattered(header),
+        *(line for name in ("ranks", "learning_curves", "learning_rates") for line in shown.get(name, [])),
         *winner.section(verdicts.recommended(rows, header.margin), rows),
         *closing.shrinking(header),
-        *closing.what_mattered(header),
+        *shown.get("shrinking", []),
         *closing.evidence(header),
-        *closing.cost(rows, header),
+        *closing.went_wrong(rows),
         *closing.reproduce(header),
     ]
     return "\n".join(sections).rstrip("\n") + "\n"

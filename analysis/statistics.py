@@ -22,25 +22,30 @@ class Paired:
     """What seeds and texts say about the difference between two ways to train.
 
     Two things are left to chance: the seed, and which texts are in the test split. Each has an error of its own, and
-    the interval holds for other seeds and other texts. What both share is counted twice: it is rather too wide.
+    the interval holds for other seeds and other test texts. What both share is counted twice, and neither error is
+    taken for better known than it is: the interval is rather too wide.
 
     Args:
         differences: Test loss of one minus that of the other, a value per seed, in nats per token; negative is better.
         comparisons: How many such questions one search asks; each gets a share of the allowed error (Bonferroni).
-        documents: Of each document of the test split, the difference of its summed loss, a mean over seeds, and its
-            learned tokens. Empty if that is unknown: the interval then holds for these texts alone.
+        documents: Learned tokens of each document of the test split. Empty if they are unknown: the interval then holds
+            for these texts alone.
+        by_document: For each seed the difference of each document's summed loss, in their order.
 
     Source:
         Student (1908) for the interval: at 3 to 10 seeds it holds what it promises, while the bootstrap's percentile
         interval at 3 seeds misses the truth a quarter of the time. Owen, The pigeonhole bootstrap (2007), for the sum
         of both errors where every seed sees every text. Tukey's jackknife, which leaves out a document at a time, for
-        the error of texts of unequal length; Kish's effective number of them and Satterthwaite for the degrees of
-        freedom. ``python -m benchmarks.power`` tries all of it on simulated searches.
+        the error of texts of unequal length, and Kish's effective number of them for its degrees of freedom. Banerjee,
+        Sankhya 22 (1960), for an interval from two errors of different degrees of freedom that is never too narrow;
+        Satterthwaite's is, if the error of few seeds is about as large as that of many texts.
+        ``python -m benchmarks.power`` tries all of it on simulated searches.
     """
 
     differences: tuple[float, ...]
     comparisons: int = 1
-    documents: tuple[tuple[float, int], ...] = ()
+    documents: tuple[int, ...] = ()
+    by_document: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, self.differences)):
@@ -68,11 +73,8 @@ class Paired:
         """Where the true mean lies; unknown with one pair or one document."""
         if self.mean is None or self.seeds < 2 or len(self.documents) == 1:
             return None
-        error, freedom = self._error(self.seeds)
-        if not error:
-            return self.mean, self.mean
-        low, high = stats.t.interval(self.level, freedom, self.mean, error)
-        return float(low), float(high)
+        half = float(self._half((1 + self.level) / 2, self.seeds))
+        return self.mean - half, self.mean + half
 
     def bootstrap(self, seed: int = 0) -> tuple[float, float] | None:
         """Return the percentile bootstrap's interval over seeds, texts left aside; unknown with one pair."""
@@ -84,48 +86,59 @@ class Paired:
         ).confidence_interval  # fmt: skip
         return float(found.low), float(found.high)
 
-    def seeds_needed(self, margin: float) -> int | None:
+    def seeds_needed(self, margin: float, fewer: bool = False) -> int | None:
         """Return about how many seeds would tell, if means and spread stay as they are; None if beyond ``MOST_SEEDS``.
 
-        Enough is: with a probability of 80 % the interval excludes 0, or lies within the margin on both sides.
+        Enough is: with a probability of 80 % the interval excludes 0, or lies within the margin on both sides; with
+        fewer parameters it is also enough that it ends below the margin.
         """
         if self.mean is None or self.interval is None:
             return None
         counts = np.arange(2, MOST_SEEDS + 1)
-        error, freedom = self._error(counts)
-        half = stats.t.ppf((1 + self.level) / 2, freedom)
-        win = (half + stats.t.ppf(POWER, freedom)) * error <= abs(self.mean)
-        tie = (half + stats.t.ppf((1 + POWER) / 2, freedom)) * error <= margin - abs(self.mean)
-        enough = counts[win | tie]
+        half = self._half((1 + self.level) / 2, counts)
+        one_side, two_sides = self._half(POWER, counts), self._half((1 + POWER) / 2, counts)
+        told = (half + one_side <= abs(self.mean)) | (half + two_sides <= margin - abs(self.mean))
+        if fewer:
+            told |= half + one_side <= margin - self.mean
+        enough = counts[told]
         return int(enough[0]) if len(enough) else None
 
-    def _error(self, seeds: Any) -> tuple[Any, Any]:
-        """Return the standard error of the mean with as many seeds, and its degrees of freedom; of each count."""
+    def _half(self, quantile: float, seeds: Any) -> Any:
+        """Return how far from the mean a quantile of its error lies with as many seeds; of each count of them."""
         seeds = np.asarray(seeds, dtype=float)
-        parts = [(np.var(self.differences, ddof=1) / seeds, seeds - 1)]
+        squares = stats.t.ppf(quantile, seeds - 1) ** 2 * np.var(self.differences, ddof=1) / seeds
         if self.documents:
-            parts.append(self._of_texts())
-        variance = sum(part for part, _ in parts)
-        shares = sum(part**2 / freedom for part, freedom in parts)
-        return np.sqrt(variance), np.divide(variance**2, shares, out=np.ones_like(variance), where=shares > 0)
+            tokens = np.array(self.documents, dtype=float)
+            effective = tokens.sum() ** 2 / (tokens**2).sum()
+            squares = squares + stats.t.ppf(quantile, max(1.0, effective - 1)) ** 2 * self._of_texts(tokens, seeds)
+        return np.sqrt(squares)
 
-    def _of_texts(self) -> tuple[Any, Any]:
-        """Return the variance of the mean that comes from the choice of texts, and its degrees of freedom."""
-        sums, tokens = np.array(self.documents, dtype=float).T
-        mean, count = sums.sum() / tokens.sum(), len(tokens)
-        without = (sums.sum() - sums) / (tokens.sum() - tokens)
-        effective = tokens.sum() ** 2 / (tokens**2).sum()
-        return float((count - 1) / count * ((without - mean) ** 2).sum()), max(1.0, float(effective) - 1)
+    def _of_texts(self, tokens: np.ndarray, seeds: Any) -> Any:
+        """Return the variance of the mean that comes from the choice of texts, with as many seeds.
+
+        A part of it is that texts differ for each seed in another way, which more seeds make smaller.
+        """
+        sums = np.array(self.by_document)
+        apart = sums - sums.mean(axis=0)
+        of_one = float(np.mean([_jackknife(seed, tokens) for seed in apart])) * self.seeds / (self.seeds - 1)
+        lasting = max(0.0, _jackknife(sums.mean(axis=0), tokens) - of_one / self.seeds)
+        return lasting + of_one / seeds
 
 
-def judge(pairs: Paired, margin: float, params: int, plain_params: int) -> Answer:
+def _jackknife(sums: np.ndarray, tokens: np.ndarray) -> float:
+    """Return the variance of the mean per token, were other documents drawn; from each one's sum and tokens."""
+    count, mean = len(tokens), sums.sum() / tokens.sum()
+    without = (sums.sum() - sums) / (tokens.sum() - tokens)
+    return float((count - 1) / count * ((without - mean) ** 2).sum())
+
+
+def judge(pairs: Paired, margin: float, fewer: bool = False) -> Answer:
     """Return the verdict on a strategy against plain LoRA.
 
     Args:
         pairs: The strategy's test loss minus plain LoRA's.
         margin: Difference that does not matter, in nats per token.
-        params: Trainable parameters of the strategy.
-        plain_params: Those of plain LoRA.
+        fewer: Whether the strategy is known to have at least 5 % fewer trainable parameters than plain LoRA.
     """
     interval = pairs.interval
     if interval is None:
@@ -133,7 +146,7 @@ def judge(pairs: Paired, margin: float, params: int, plain_params: int) -> Answe
     low, high = interval
     if high < 0:
         return "win"
-    if high < margin and params <= (1 - FEWER) * plain_params:
+    if fewer and high < margin:
         return "non-inferior with fewer parameters"
     if low > 0:
         return "loss"
@@ -142,6 +155,16 @@ def judge(pairs: Paired, margin: float, params: int, plain_params: int) -> Answe
     return "cannot tell"
 
 
+def has_fewer(params: int | None, others: int | None) -> bool:
+    """Say whether one is known to be smaller by more than the rounding of ranks explains."""
+    return params is not None and others is not None and params <= (1 - FEWER) * others
+
+
 def spread(values: Sequence[float]) -> float | None:
     """Return the standard deviation; unknown for fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def span(interval: tuple[float, float] | None) -> str:
+    """Return an interval as tables show it; empty if it is unknown."""
+    return "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 from tabulate import tabulate
 
-from analysis import ranking
+from analysis import controls, ranking
 from analysis.rows import ResultRow
-from analysis.statistics import spread
-from analysis.verdicts import PLAIN, Verdict, confirmed_runs, controls, most_params, paired, verdicts
+from analysis.statistics import span, spread
+from analysis.verdicts import PLAIN, Verdict, beside_plain, confirmed_runs, paired, params_of, verdicts
 
-FROZEN = "frozen"
 HEADERS = ("strategy", "verdict", "test loss", "difference", "interval", "over seeds alone", "seeds", "parameters")
 
 
@@ -36,17 +35,24 @@ def section(rows: Sequence[ResultRow], margin: float, looks: int = 1) -> list[st
             f"- **Looks:** this search was judged {looks} times on the same test split, each time with 5 % to err; who "
             f"goes on until something wins is told so too often.", "",
         ]  # fmt: skip
-    return [*lines, *_control_lines(rows, margin)]
+    return [*lines, *controls.section(rows, margin)]
 
 
 def headline(found: Sequence[Verdict]) -> list[str]:
     """Return the answer in words, a line per strategy."""
-    return [f"- **{item.strategy}: {item.answer}.** {_because(item)}" for item in found]
+    return [f"- **{item.strategy}: {item.answer}.** {_because(item)}{_without(item)}" for item in found]
 
 
-def span(interval: tuple[float, float] | None) -> str:
-    """Return an interval as tables show it; empty if it is unknown."""
-    return "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+def alone(run: ResultRow, rows: Sequence[ResultRow]) -> str | None:
+    """Say how one confirmation run does against plain LoRA's of the same seed; None where that is not known."""
+    if (difference := beside_plain(run, rows)) is None:
+        return None
+    seed = "against plain LoRA of the same seed; the verdict is on the mean of all seeds"
+    return f"{difference:+.4f} nats per token {seed}"
+
+
+def _without(item: Verdict) -> str:
+    return f" {item.failed} of the runs compared failed, and their seeds are left out." if item.failed else ""
 
 
 def _because(item: Verdict) -> str:
@@ -62,6 +68,8 @@ def _because(item: Verdict) -> str:
         f"Test loss {item.pairs.mean:+.4f} against plain LoRA (interval {low:+.4f} to {high:+.4f}, "
         f"{item.pairs.seeds} seeds), which is {change:+.2%} in perplexity."
     )
+    if not item.pairs.documents:
+        text += " It holds for these test texts alone: the runs do not know the losses of single documents."
     if item.answer in {"win", "loss"} and abs(item.pairs.mean) < item.margin:
         return f"{text} That is less than the {item.margin:g} that was said to matter."
     if item.answer != "cannot tell":
@@ -76,29 +84,28 @@ def _because(item: Verdict) -> str:
 def _table(rows: Sequence[ResultRow], found: Sequence[Verdict]) -> str:
     plain = confirmed_runs(rows)[PLAIN]
     losses = tuple(row.test_loss for row in plain if row.test_loss is not None)
-    body = [[PLAIN, "reference", _loss(losses), "", "", "", len(losses), f"{most_params(plain):,}"]]
+    body = [[PLAIN, "reference", _loss(losses), "", "", "", len(losses), _size(params_of(plain))]]
     for item in found:
         mean = "" if item.pairs.mean is None else f"{item.pairs.mean:+.4f}"
         intervals = (span(item.pairs.interval), span(item.pairs.bootstrap()))
         body.append(
-            [item.strategy, item.answer, _loss(item.losses), mean, *intervals, item.pairs.seeds, f"{item.params:,}"]
+            [item.strategy, item.answer, _loss(item.losses), mean, *intervals, item.pairs.seeds, _size(item.params)]
         )
-    for name, (original, _) in controls(rows).items():
-        runs = confirmed_runs(rows)[name]
-        own = tuple(row.test_loss for row in runs if row.test_loss is not None)
-        pairs = paired(runs, plain, len(found) or 1)
+    for control in controls.controls(rows):
+        own = tuple(row.test_loss for row in control.runs if row.test_loss is not None)
+        pairs, size = paired(control.runs, plain, len(found) or 1), _size(params_of(control.runs))
         mean = "" if pairs.mean is None else f"{pairs.mean:+.4f}"
         intervals = (span(pairs.interval), span(pairs.bootstrap()))
-        body.append(
-            [name, f"control of {original}", _loss(own), mean, *intervals, pairs.seeds, f"{most_params(runs):,}"]
-        )
+        body.append([control.name, f"control of {control.original}", _loss(own), mean, *intervals, pairs.seeds, size])
     return tabulate(body, headers=HEADERS, tablefmt="pipe", disable_numparse=True)
 
 
 def _legend(rows: Sequence[ResultRow], found: Sequence[Verdict], margin: float) -> list[str]:
     searched = Counter(row.strategy for row in rows if row.phase == "search")
-    seeds = sorted({row.seed for row in rows if row.phase == "confirm" and row.seed is not None})
-    params = [item.params for item in found] + [most_params(confirmed_runs(rows)[PLAIN])]
+    confirmed = (row for row in rows if row.phase == "confirm" and row.status != "failed")
+    seeds = sorted({row.seed for row in confirmed if row.seed is not None})
+    sizes = [*(item.params for item in found), params_of(confirmed_runs(rows)[PLAIN])]
+    known = [size for size in sizes if size is not None]
     full = Counter(row.strategy for row in rows if row.phase == "search" and row.status == "finished")
     trials = ", ".join(f"{name} {count} ({full[name]} in full)" for name, count in searched.items())
     edge = ranking.at_the_edge(row for row in rows if row.phase == "search")
@@ -111,7 +118,7 @@ def _legend(rows: Sequence[ResultRow], found: Sequence[Verdict], margin: float) 
         f"split, in nats per token, mean ± standard deviation. Nothing in the search has seen that split.",
         f"- **Search before:** trials {trials}; every strategy searched a learning rate of its own."
         f"{reservation if edge else ''}",
-        f"- **Budget:** {min(params):,} to {max(params):,} trainable parameters.",
+        *([f"- **Budget:** {min(known):,} to {max(known):,} trainable parameters at the end."] if known else []),
         f"- **Interval:** of the mean paired difference, Student's t; {together} right 95 % of the time, "
         f"{level:.4g} % each. {_texts(found)} It decides. *Over seeds alone* is the bootstrap's percentile interval at "
         f"the same level, which is too narrow for few seeds and knows these texts only; it is printed for comparison.",
@@ -121,59 +128,12 @@ def _legend(rows: Sequence[ResultRow], found: Sequence[Verdict], margin: float) 
     ]
 
 
-def _control_lines(rows: Sequence[ResultRow], margin: float) -> list[str]:
-    confirmed, lines = confirmed_runs(rows), []
-    for name, (original, pairs) in controls(rows).items():
-        diverged = sum(row.status == "diverged" for row in (*confirmed[name], *confirmed.get(original, ())))
-        if diverged:
-            said = f"nothing can be said, {diverged} of the runs compared diverged"
-        elif pairs.interval is None:
-            said = "nothing can be said about it"
-        else:
-            kind = confirmed[name][0].strategy
-            said = (_frozen if kind == FROZEN else _misplaced)(kind, pairs.interval, margin)
-        lines.append(f"- **{original} against {name}:** {said} ({span(pairs.interval)}, {pairs.seeds} seeds).")
-    return ["### Controls", "", *lines, ""] if lines else []
-
-
-def _said(interval: tuple[float, float], margin: float, better: str, worse: str, same: str, unknown: str) -> str:
-    """Choose what an interval of original minus control says."""
-    if interval[1] < 0:
-        return better
-    if interval[0] > 0:
-        return worse
-    return same if max(map(abs, interval)) <= margin else unknown
-
-
-def _misplaced(name: str, interval: tuple[float, float], margin: float) -> str:
-    """Say what the places of ranks are worth."""
-    return _said(
-        interval, margin,
-        f"its ranks are better where they are than {name}: the places matter",
-        f"its ranks are worse where they are than {name}",
-        f"the places of its ranks carry no information: {name} is as good",
-        f"it does not beat {name}: these seeds show no information in the places of its ranks, nor rule it out",
-    )  # fmt: skip
-
-
-def _frozen(name: str, interval: tuple[float, float], margin: float) -> str:
-    """Say what the ranks alone are worth that were found while training."""
-    given = "the ranks that its best trial ended with, given to plain LoRA from the start,"
-    return _said(
-        interval, margin,
-        f"{given} are worse: how it trains matters",
-        f"{given} are better: its ranks are worth more than how it trains",
-        f"{given} are as good",
-        f"these seeds cannot tell {given} from it",
-    )  # fmt: skip
-
-
 def _texts(found: Sequence[Verdict]) -> str:
     """Say what other texts could change."""
     counts = [len(item.pairs.documents) for item in found if item.pairs.documents]
     if not counts:
-        return "It is that of other seeds on these texts: the rows do not have the losses of single documents."
-    return f"It is that of other seeds and other texts: the {max(counts)} documents of the test split differ, too."
+        return "It is for other seeds, not for other texts."
+    return f"It is for other seeds and other test texts: the {max(counts)} documents of the split differ, too."
 
 
 def _loss(losses: Sequence[float]) -> str:
@@ -182,3 +142,7 @@ def _loss(losses: Sequence[float]) -> str:
     deviation = spread(losses)
     mean = f"{sum(losses) / len(losses):.4f}"
     return mean if deviation is None else f"{mean} ± {deviation:.4f}"
+
+
+def _size(params: int | None) -> str:
+    return "" if params is None else f"{params:,}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from analysis import ranking
 from analysis.rows import ResultRow
-from analysis.statistics import Answer, Paired, judge
+from analysis.statistics import Answer, Paired, has_fewer, judge
 
 PLAIN = "baseline"
 
@@ -20,8 +20,9 @@ class Verdict:
         answer: One of five.
         pairs: Its test loss minus plain LoRA's, a value per seed that both finished.
         losses: Its test losses.
-        params: Its trainable parameters.
-        diverged: Runs without a loss.
+        params: Its trainable parameters, if they are known.
+        diverged: Runs that diverged, its own and plain LoRA's.
+        failed: Runs that failed, its own and plain LoRA's; their seeds are left out.
         needed: Seeds that would be enough to tell, if that is known.
         margin: Difference that does not matter.
     """
@@ -30,8 +31,9 @@ class Verdict:
     answer: Answer
     pairs: Paired
     losses: tuple[float, ...]
-    params: int
+    params: int | None
     diverged: int
+    failed: int
     needed: int | None
     margin: float
 
@@ -39,7 +41,8 @@ class Verdict:
 def verdicts(rows: Sequence[ResultRow], margin: float) -> list[Verdict]:
     """Judge every strategy that was confirmed, controls apart, against plain LoRA; lowest mean difference first.
 
-    A strategy of which a run diverged gets no verdict: leaving that run out would flatter it.
+    A strategy of which a run diverged gets no verdict: leaving that run out would flatter it. If one of plain LoRA did,
+    none gets any.
 
     Args:
         rows: Of a search, all phases.
@@ -52,43 +55,23 @@ def verdicts(rows: Sequence[ResultRow], margin: float) -> list[Verdict]:
     return sorted(found, key=lambda item: math.inf if item.pairs.mean is None else item.pairs.mean)
 
 
-def controls(rows: Sequence[ResultRow]) -> dict[str, tuple[str, Paired]]:
-    """Return control -> (what it is a control of, the test loss of that minus the control's by seed).
-
-    A control is called by its kind and what it is a control of, such as ``shuffled composite``.
-    """
-    confirmed = confirmed_runs(rows)
-    named = {runs[0].strategy: name for name, runs in confirmed.items()}  # a frozen strategy has a control of its own
-    found = {}
-    for name, runs in confirmed.items():
-        original = control_of(runs[0])
-        if original is not None:
-            original = named.get(original, original)
-            found[name] = (original, paired(confirmed.get(original, []), runs, 1))
-    return found
-
-
 def recommended(rows: Sequence[ResultRow], margin: float) -> ResultRow | None:
     """Return the run to use: of those that win the strategy of lowest mean evaluation loss, else plain LoRA; of its
     confirmation runs the one of lowest evaluation loss.
 
     Which strategies win is all that the test split decides. Without confirmation runs it is the best trial of all.
     """
-    searched = [row for row in rows if row.phase == "search"]
-    wins = {item.strategy for item in verdicts(rows, margin) if item.answer == "win"}
     confirmed = confirmed_runs(rows)
-    means = {name: mean for name in wins for mean, _ in ranking.mean_losses(confirmed[name]).values()}
-    best = min(means, key=means.__getitem__, default=PLAIN)
-    return ranking.best_run(confirmed.get(best, [])) or ranking.best_run(searched)
+    wins = [confirmed[item.strategy] for item in verdicts(rows, margin) if item.answer == "win"]
+    best = min(wins, key=ranking.mean_loss, default=confirmed.get(PLAIN, []))
+    return ranking.best_run(best) or ranking.best_run(row for row in rows if row.phase == "search")
 
 
-def beside_plain(run: ResultRow, rows: Sequence[ResultRow]) -> str | None:
-    """Say how one confirmation run does against plain LoRA's of the same seed; None where that is not known."""
-    difference = paired([run], confirmed_runs(rows).get(PLAIN, []), 1).mean
-    if run.phase != "confirm" or run.strategy == PLAIN or difference is None:
+def beside_plain(run: ResultRow, rows: Sequence[ResultRow]) -> float | None:
+    """Return a confirmation run's test loss minus plain LoRA's of the same seed; None where that is not known."""
+    if run.phase != "confirm" or run.strategy == PLAIN:
         return None
-    seed = "against plain LoRA of the same seed; the verdict is on the mean of all seeds"
-    return f"{difference:+.4f} nats per token {seed}"
+    return paired([run], confirmed_runs(rows).get(PLAIN, []), 1).mean
 
 
 def control_of(row: ResultRow) -> str | None:
@@ -105,8 +88,15 @@ def confirmed_runs(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
     found: dict[str, list[ResultRow]] = {}
     for row in rows:
         if row.phase == "confirm":
-            found.setdefault(_label(row), []).append(row)
+            of = control_of(row)
+            found.setdefault(label(row, row.strategy if of is None else f"{row.strategy} {of}"), []).append(row)
     return found
+
+
+def label(row: ResultRow, name: str) -> str:
+    """Return a name with the run's share of the budget, if that is not the whole."""
+    share = (row.config.get(row.strategy) or {}).get("budget_share", 1.0)
+    return name if share == 1 else f"{name} at {share:.2g} of the budget"
 
 
 def paired(runs: Sequence[ResultRow], others: Sequence[ResultRow], comparisons: int) -> Paired:
@@ -118,40 +108,34 @@ def paired(runs: Sequence[ResultRow], others: Sequence[ResultRow], comparisons: 
         if mine.test_loss is not None and other.test_loss is not None:
             differences.append(mine.test_loss - other.test_loss)
             both.append((mine, other))
-    return Paired(tuple(differences), comparisons, _documents(both))
+    return Paired(tuple(differences), comparisons, *_documents(both))
 
 
-def most_params(runs: Sequence[ResultRow]) -> int:
-    """Return the trainable parameters of the largest run; 0 if none is known."""
-    return max((row.trainable_parameters or 0 for row in runs), default=0)
+def params_of(runs: Sequence[ResultRow]) -> int | None:
+    """Return the trainable parameters of the largest run that finished; None if they are not known."""
+    sizes = [row.trainable_parameters for row in runs if row.status == "finished"]
+    return max((size for size in sizes if size is not None), default=None)
 
 
 def _judged(name: str, runs: Sequence[ResultRow], plain: Sequence[ResultRow], rivals: int, margin: float) -> Verdict:
-    pairs = paired(runs, plain, rivals)
-    params, plain_params = most_params(runs), most_params(plain)
-    diverged = sum(row.status == "diverged" for row in (*runs, *plain))
-    answer: Answer = "cannot tell" if diverged else judge(pairs, margin, params, plain_params)
-    needed = pairs.seeds_needed(margin) if answer == "cannot tell" and not diverged else None
+    pairs, params = paired(runs, plain, rivals), params_of(runs)
+    fewer = has_fewer(params, params_of(plain))
+    diverged, failed = (sum(row.status == status for row in (*runs, *plain)) for status in ("diverged", "failed"))
+    answer: Answer = "cannot tell" if diverged else judge(pairs, margin, fewer)
+    needed = pairs.seeds_needed(margin, fewer) if answer == "cannot tell" and not diverged else None
     losses = tuple(row.test_loss for row in runs if row.test_loss is not None)
-    return Verdict(name, answer, pairs, losses, params, diverged, needed, margin)
+    return Verdict(name, answer, pairs, losses, params, diverged, failed, needed, margin)
 
 
-def _documents(pairs: Sequence[tuple[ResultRow, ResultRow]]) -> tuple[tuple[float, int], ...]:
-    """Return each document's difference, a mean over pairs, and its tokens; nothing if a run does not know its own."""
-    known = [(mine.test_documents, other.test_documents) for mine, other in pairs]
-    tokens = {tuple(count for _, count in documents or ()) for pair in known for documents in pair}
-    if len(tokens) != 1:
-        return ()
-    sums = [0.0] * len(counts := tokens.pop())
-    for mine, other in known:
-        for place, (own, theirs) in enumerate(zip(mine or (), other or (), strict=True)):
-            sums[place] += (own[0] - theirs[0]) / len(known)
-    return tuple(zip(sums, counts, strict=True))
-
-
-def _label(row: ResultRow) -> str:
-    own = row.config.get(row.strategy) or {}
-    if "of" in own:
-        return f"{row.strategy} {own['of']}"
-    share = own.get("budget_share", 1.0)
-    return row.strategy if share == 1 else f"{row.strategy} at {share:.2g} of the budget"
+def _documents(
+    pairs: Sequence[tuple[ResultRow, ResultRow]],
+) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...]]:
+    """Return each document's tokens, and its differences by pair; nothing if a run does not know its own."""
+    known = [(mine.test_documents or (), other.test_documents or ()) for mine, other in pairs]
+    tokens = {tuple(count for _, count in documents) for pair in known for documents in pair}
+    if len(tokens) != 1 or not (counts := tokens.pop()):
+        return (), ()
+    differences = (
+        tuple(own - theirs for (own, _), (theirs, _) in zip(mine, other, strict=True)) for mine, other in known
+    )
+    return counts, tuple(differences)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
-from analysis import verdicts
+from analysis import verdict_section, verdicts
 from analysis.rows import ResultRow
 
 WHY = {
@@ -38,7 +38,7 @@ def section(best: ResultRow | None, rows: Sequence[ResultRow]) -> list[str]:
     lines += [f"- **Strategy:** {best.strategy}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:
         lines += [f"- **Test loss:** {best.test_loss:.4f} (perplexity {math.exp(best.test_loss):.2f})"]
-    if (beside := verdicts.beside_plain(best, rows)) is not None:
+    if (beside := verdict_section.alone(best, rows)) is not None:
         lines += [f"- **This run alone:** {beside}"]
     lines += [f"- **Parameters:** {best.trainable_parameters:,}", "", "### Ranks by layer and matrix", ""]
     return [*lines, rank_table(best.ranks), "", *_paste(best)]

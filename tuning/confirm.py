@@ -6,10 +6,11 @@ from typing import Any
 
 from analysis import pareto, ranking, verdicts
 from analysis.rows import ResultRow
-from analysis.statistics import FEWER
+from analysis.statistics import has_fewer
 from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
 from strategies.controls import Shuffled
+from trainables.spec import BUDGET_SHARE
 from tuning.plan import SearchPlan
 from tuning.space import budget_share, with_whole_budget
 
@@ -44,52 +45,59 @@ def _smaller(searched: Sequence[ResultRow], margin: float) -> Iterator[ResultRow
         limit = pareto.point(leader)[1] + margin
         close = (row for row in measured if row.strategy == name and pareto.point(row)[1] <= limit)
         smallest = min(close, key=pareto.point)
-        if pareto.point(smallest)[0] <= (1 - FEWER) * largest:
+        if has_fewer(pareto.point(smallest)[0], largest):
             yield smallest
 
 
 def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """Return Ray configurations of the controls: an allocation's scores at the wrong matrices.
 
-    Those of every strategy that wins, and of the one of the lowest mean evaluation loss over its confirmation runs. If
-    ranks were found while training there are no scores: the ranks that its best run of the search ended with are then
-    given to plain LoRA from the start (``frozen``), at plain LoRA's learning rate, and the control of that is its
-    shuffle.
+    Those of every strategy that wins, at the size at which it does, and of the one of the lowest mean evaluation loss
+    over its confirmation runs with the whole budget. If ranks were found while training there are no scores: the ranks
+    that its best run of the search ended with are then given to plain LoRA from the start (``frozen``), at plain LoRA's
+    learning rate, and the control of that is its shuffle.
 
     Args:
         plan: The search.
         rows: Its trials and its confirmation runs.
     """
-    confirmed = [
-        row for row in rows
-        if row.phase == PHASE and row.strategy not in {Baseline.name, *ALL_CONTROLS}
-        and budget_share(row.config) in {None, 1.0}
-    ]  # fmt: skip
-    leader = list(ranking.mean_losses(confirmed))[:1]
+    confirmed = {
+        name: runs
+        for name, runs in verdicts.confirmed_runs(rows).items()
+        if runs[0].strategy not in {Baseline.name, *ALL_CONTROLS}
+    }
+    whole = {
+        name: runs
+        for name, runs in confirmed.items()
+        if budget_share(runs[0].config) in {None, 1.0} and ranking.usable(runs)
+    }
+    leader = min(whole, key=lambda name: ranking.mean_loss(whole[name]), default=None)
     winners = [item.strategy for item in verdicts.verdicts(rows, plan.margin) if item.answer == "win"]
     found: list[dict[str, Any]] = []
-    for name in dict.fromkeys((*leader, *(name for name in winners if name in STRATEGIES))):
-        frozen = STRATEGIES[name].allocates_while_training
-        found += _frozen(rows, confirmed, name) if frozen else _misplaced(confirmed, name)
+    for name in dict.fromkeys(name for name in (leader, *winners) if name in confirmed):
+        frozen = STRATEGIES[confirmed[name][0].strategy].allocates_while_training
+        found += _frozen(rows, confirmed[name]) if frozen else _misplaced(confirmed[name][0])
     return _from_fresh_seeds(plan, found)
 
 
-def _misplaced(confirmed: Sequence[ResultRow], strategy: str) -> list[dict[str, Any]]:
-    config = next(row.config for row in confirmed if row.strategy == strategy)
-    common = {key: value for key, value in config.items() if key != strategy}
-    own = {"of": strategy, **config.get(strategy, {})}
+def _misplaced(run: ResultRow) -> list[dict[str, Any]]:
+    common = {key: value for key, value in run.config.items() if key != run.strategy}
+    own = {"of": run.strategy, **run.config.get(run.strategy, {})}
     return [{**common, "strategy": name, name: own} for name in CONTROLS]
 
 
-def _frozen(rows: Sequence[ResultRow], confirmed: Sequence[ResultRow], leader: str) -> list[dict[str, Any]]:
+def _frozen(rows: Sequence[ResultRow], runs: Sequence[ResultRow]) -> list[dict[str, Any]]:
     best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
-    plain, found = best[Baseline.name], best[leader]
-    if budget_share(found.config) not in {None, 1.0}:  # only its confirmation runs had the whole budget
-        found = ranking.best_of_each_strategy(confirmed)[leader]
+    strategy, share = runs[0].strategy, budget_share(runs[0].config)
+    plain, found = best[Baseline.name], best[strategy]
+    if budget_share(found.config) != share:  # only its confirmation runs had this much
+        found = ranking.best_of_each_strategy(runs)[strategy]
     common = {**with_whole_budget(plain.config), "source": f"{found.trial_id}_{plain.trial_id}"}
     ranks = " ".join(str(rank) for rank in (found.ranks or {}).values())
     own = {**common.pop(Baseline.name), "ranks": ranks}
-    named = {Frozen.name: {"of": leader, **own}, Shuffled.name: {"of": Frozen.name, **own}}
+    if share is not None:
+        own |= {BUDGET_SHARE: share}
+    named = {Frozen.name: {"of": strategy, **own}, Shuffled.name: {"of": Frozen.name, **own}}
     return [{**common, "strategy": name, name: config} for name, config in named.items()]
 
 
@@ -124,5 +132,6 @@ def most_confirmations(plan: SearchPlan) -> int:
     """Return how many confirmation runs a plan can have."""
     if plan.official or Baseline.name not in plan.strategies or len(plan.strategies) < 2:
         return 0
-    rivals, small = len(plan.strategies) - 1, len(plan.strategies) if plan.searches_budget else 0
-    return plan.confirm_seeds * (1 + rivals * (1 + len(CONTROLS)) + small)
+    rivals = len(plan.strategies) - 1
+    sizes, smaller_plain = (2, 1) if plan.searches_budget else (1, 0)
+    return plan.confirm_seeds * (1 + smaller_plain + sizes * rivals * (1 + len(CONTROLS)))

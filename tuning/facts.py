@@ -32,6 +32,7 @@ class Facts:
         continued: Commands that took it up again.
         changes: What was allowed to differ then, in words.
         resource_events: What memory did not allow.
+        looks: How many plans were judged on the test split, one after the other.
         importance: Strategy -> parameter -> its share in what decided the loss.
         shrink: The winner cut to fewer parameters.
     """
@@ -47,6 +48,7 @@ class Facts:
     continued: Sequence[str] = ()
     changes: Sequence[str] = ()
     resource_events: Sequence[str] = ()
+    looks: int = 0
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, float]] = ()
 

@@ -54,7 +54,9 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
     rows = list(record.rows.values())
     best = verdicts.recommended(rows, plan.margin)
     write_rows(rows, plan.run_dir / "rows.csv")
-    facts = replace(run.facts, resource_events=tuple(record.resource_events))
+    if any(item.pairs.interval for item in verdicts.verdicts(rows, plan.margin)):
+        record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
+    facts = replace(run.facts, resource_events=tuple(record.resource_events), looks=len(record.looks))
     if study is not None:
         mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
         facts = replace(facts, importance=importances(study))

@@ -30,6 +30,7 @@ class Record:
         reports: Trial id -> step -> report, of trials that have no row yet.
         restarts: How often each trial was started again.
         resource_events: What memory did not allow.
+        looks: What was judged on the test split: how many trials and seeds, by which margin.
         shrink: Trial id -> its adapter cut to fewer parameters, of trials that have been the winner.
         plans: What was planned, last the one in force: ``plan``, ``search_id``, ``command``, ``versions``, ``changes``.
         may_lack_a_plan: Whether a line that cannot be read comes after the last plan.
@@ -47,6 +48,7 @@ class Record:
         self.reports: dict[str, dict[int, dict[str, Any]]] = {}
         self.restarts: Counter[str] = Counter()
         self.resource_events: dict[str, None] = {}
+        self.looks: dict[str, None] = {}
         self.shrink: dict[str, list[dict[str, float]]] = {}
         self.plans: list[dict[str, Any]] = []
         self.exit_status: int | None = None
@@ -96,6 +98,11 @@ class Record:
         """Note what memory did not allow, once."""
         if what not in self.resource_events:
             self._note("resource", what=what)
+
+    def judged(self, what: str) -> None:
+        """Note, once, what a verdict was made of, since whoever has seen it may go on because of it."""
+        if what not in self.looks:
+            self._note("judged", what=what)
 
     def shrunk(self, trial_id: str, curve: list[dict[str, float]]) -> None:
         """Note what the winner loses at fewer parameters."""
@@ -150,6 +157,8 @@ class Record:
                 self.restarts[facts["trial_id"]] += 1
             case "resource":
                 self.resource_events[facts["what"]] = None
+            case "judged":
+                self.looks[facts["what"]] = None
             case "shrunk":
                 self.shrink[facts["trial_id"]] = facts["curve"]
             case "completed":

@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from analysis.statistics import Paired, judge
+from analysis.statistics import Paired, has_fewer, judge
 
 MARGIN = 0.01
 SEARCHES = 2000
@@ -28,27 +27,27 @@ def test_more_comparisons_make_every_interval_wider():
 def test_texts_that_differ_make_the_interval_wider_where_seeds_do_not():
     # two texts of 100 tokens, -0.01 and -0.03 a token: without one the mean is the other's, so the jackknife's variance
     # is (0.01 ** 2 + 0.01 ** 2) / 2, with one degree of freedom, of which Student's t is 12.706 at 97.5 %
-    pairs = Paired((-0.02, -0.02, -0.02), documents=((-1.0, 100), (-3.0, 100)))
+    pairs = Paired((-0.02, -0.02, -0.02), documents=(100, 100), by_document=((-1.0, -3.0),) * 3)
     assert pairs.interval == pytest.approx((-0.02 - 0.127062, -0.02 + 0.127062), rel=1e-5)
 
 
 def test_a_text_of_more_tokens_weighs_more_and_counts_as_fewer_texts():
     # without the first the mean is -0.05, without the second -0.01, with both -0.02: the variance is half of
     # 0.03 ** 2 + 0.01 ** 2; 400 ** 2 / (300 ** 2 + 100 ** 2) = 1.6 effective texts are taken as one degree of freedom
-    low, high = Paired((-0.02, -0.02), documents=((-3.0, 300), (-5.0, 100))).interval
+    low, high = Paired((-0.02, -0.02), documents=(300, 100), by_document=((-3.0, -5.0),) * 2).interval
     assert high - low == pytest.approx(2 * 12.7062047 * math.sqrt(0.0005), rel=1e-6)
 
 
-def test_seeds_and_texts_add_up():
-    # seeds: deviation 0.01, variance 0.0001 / 3 with 2 degrees of freedom; texts: 0.0001 with 1, as above
-    low, high = Paired((-0.01, -0.02, -0.03), documents=((-1.0, 100), (-3.0, 100))).interval
-    variance = 0.0001 / 3 + 0.0001
-    freedom = variance**2 / ((0.0001 / 3) ** 2 / 2 + 0.0001**2)
-    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, freedom) * math.sqrt(variance), rel=1e-6)
+def test_seeds_and_texts_add_up_and_neither_lends_the_other_its_degrees_of_freedom():
+    # seeds: deviation 0.01, variance 0.0001 / 3 with 2 degrees of freedom, Student's t 4.302653; texts: 0.0001 with 1,
+    # as above, and 12.706205
+    seeds = ((-0.01, -0.02, -0.03), 1, (100, 100), ((0.0, -2.0), (-1.0, -3.0), (-2.0, -4.0)))
+    low, high = Paired(*seeds).interval
+    assert high - low == pytest.approx(2 * math.sqrt(4.302653**2 * 0.0001 / 3 + 12.706205**2 * 0.0001), rel=1e-6)
 
 
 def test_one_text_says_nothing_about_others_and_equal_differences_leave_no_doubt():
-    assert Paired((-0.02, -0.021), documents=((-2.0, 100),)).interval is None
+    assert Paired((-0.02, -0.021), documents=(100,), by_document=((-2.0,), (-2.1,))).interval is None
     assert Paired((-0.02, -0.02)).interval == (-0.02, -0.02)
 
 
@@ -62,24 +61,32 @@ def test_the_bootstrap_stays_within_what_was_seen_and_repeats():
 
 
 @pytest.mark.parametrize(
-    ("differences", "params", "answer"),
+    ("differences", "fewer", "answer"),
     [
-        ((-0.020, -0.021, -0.022), 100, "win"),
-        ((-0.020, -0.021, -0.022), 50, "win"),
-        ((0.001, 0.002, 0.003), 90, "non-inferior with fewer parameters"),
-        ((0.0041, 0.0042, 0.0043), 90, "non-inferior with fewer parameters"),
-        ((0.0041, 0.0042, 0.0043), 96, "loss"),  # 4 % fewer is the rounding of ranks
-        ((0.001, -0.001, 0.0), 100, "tie"),
-        ((0.020, 0.021, 0.022), 100, "loss"),
-        ((0.020, 0.021, 0.022), 50, "loss"),
-        ((0.02, -0.03, 0.01), 100, "cannot tell"),
-        ((0.02, -0.03, 0.01), 50, "cannot tell"),
-        ((-0.02,), 100, "cannot tell"),
-        ((), 100, "cannot tell"),
+        ((-0.020, -0.021, -0.022), False, "win"),
+        ((-0.020, -0.021, -0.022), True, "win"),
+        ((0.001, 0.002, 0.003), True, "non-inferior with fewer parameters"),
+        ((0.0041, 0.0042, 0.0043), True, "non-inferior with fewer parameters"),
+        ((0.0041, 0.0042, 0.0043), False, "loss"),
+        ((0.001, -0.001, 0.0), False, "tie"),
+        ((0.020, 0.021, 0.022), False, "loss"),
+        ((0.020, 0.021, 0.022), True, "loss"),
+        ((0.02, -0.03, 0.01), False, "cannot tell"),
+        ((0.02, -0.03, 0.01), True, "cannot tell"),
+        ((-0.02,), False, "cannot tell"),
+        ((), False, "cannot tell"),
     ],
 )
-def test_each_answer_has_its_case(differences, params, answer):
-    assert judge(Paired(differences), MARGIN, params, 100) == answer
+def test_each_answer_has_its_case(differences, fewer, answer):
+    assert judge(Paired(differences), MARGIN, fewer) == answer
+
+
+@pytest.mark.parametrize(
+    ("params", "others", "fewer"),
+    [(95, 100, True), (96, 100, False), (100, 100, False), (None, 100, False), (50, None, False)],
+)
+def test_four_percent_fewer_is_the_rounding_of_ranks_and_unknown_is_not_fewer(params, others, fewer):
+    assert has_fewer(params, others) is fewer
 
 
 def test_a_difference_that_is_not_finite_is_refused():
@@ -91,9 +98,9 @@ def test_the_seeds_that_would_be_enough_are_enough():
     rng = np.random.default_rng(1)
     seen = Paired(tuple(_exactly(rng, 3, mean=-0.01, deviation=0.01)))
     needed = seen.seeds_needed(MARGIN)
-    told = [judge(Paired(tuple(rng.normal(-0.01, 0.01, needed))), MARGIN, 100, 100) for _ in range(SEARCHES)]
+    told = [judge(Paired(tuple(rng.normal(-0.01, 0.01, needed))), MARGIN) for _ in range(SEARCHES)]
     assert 0.75 < told.count("win") / SEARCHES < 0.9
-    fewer = [judge(Paired(tuple(rng.normal(-0.01, 0.01, needed // 2))), MARGIN, 100, 100) for _ in range(SEARCHES)]
+    fewer = [judge(Paired(tuple(rng.normal(-0.01, 0.01, needed // 2))), MARGIN) for _ in range(SEARCHES)]
     assert fewer.count("win") / SEARCHES < 0.6
 
 
@@ -101,14 +108,35 @@ def test_the_seeds_that_would_be_enough_are_enough():
 def test_the_seeds_that_would_be_enough_for_a_tie_are_enough(mean):
     rng = np.random.default_rng(1)
     needed = Paired(tuple(_exactly(rng, 5, mean=mean, deviation=0.01))).seeds_needed(MARGIN)
-    told = [judge(Paired(tuple(rng.normal(mean, 0.01, needed))), MARGIN, 100, 100) for _ in range(SEARCHES)]
+    told = [judge(Paired(tuple(rng.normal(mean, 0.01, needed))), MARGIN) for _ in range(SEARCHES)]
     assert 0.75 < told.count("tie") / SEARCHES < 0.92
 
 
 def test_no_seeds_are_enough_where_texts_differ_too_much():
     differences = (-0.009, -0.010, -0.011)
     assert Paired(differences).seeds_needed(MARGIN) is not None
-    assert Paired(differences, documents=((-2.0, 100), (0.0, 100), (-1.0, 100))).seeds_needed(MARGIN) is None
+    texts = Paired(differences, 1, (100,) * 3, ((-1.9, 0.1, -0.9), (-2.0, 0.0, -1.0), (-2.1, -0.1, -1.1)))
+    assert texts.seeds_needed(MARGIN) is None
+
+
+def test_seeds_are_enough_where_texts_differ_for_each_seed_in_another_way():
+    # no text is better than another in the mean, and each is at a seed by 0.06, so a hundred times the seeds tell
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(50):
+        apart = rng.normal(-0.012, 0.06, (3, 14))
+        pairs = Paired(tuple(apart.mean(axis=1)), 1, (100,) * 14, tuple(map(tuple, 100 * apart)))
+        found.append(pairs.seeds_needed(MARGIN))
+    known = [seeds for seeds in found if seeds is not None]
+    assert len(known) > 25
+    assert 10 < np.median(known) < 100  # about 0.06 ** 2 / 14 / 0.012 ** 2 * (1.96 + 0.84) ** 2 = 14, counted twice
+
+
+def test_fewer_seeds_are_enough_not_to_be_worse_with_fewer_parameters():
+    # t of 80 % and of 97.5 % times 0.012 / sqrt(n) is to fit into 0.015 instead of 0.005: a ninth as many seeds
+    rng = np.random.default_rng(1)
+    pairs = Paired(tuple(_exactly(rng, 5, mean=-0.005, deviation=0.012)))
+    assert (pairs.seeds_needed(MARGIN), pairs.seeds_needed(MARGIN, fewer=True)) == (48, 8)
 
 
 def test_seeds_beyond_reason_are_not_a_number():

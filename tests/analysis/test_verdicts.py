@@ -5,9 +5,10 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from analysis import verdict_section, verdicts
+from analysis import controls, verdict_section, verdicts
 from analysis.header import ReportHeader
 from analysis.report import render
 from analysis.rows import ResultRow, write_rows
@@ -29,6 +30,7 @@ def runs(strategy, *losses, **values):
     return [run(strategy, seed, loss, **values) for seed, loss in enumerate(losses, 1)]
 
 
+KINDS = ("shuffled", "inverted")
 PLAIN = runs("baseline", 4.00, 4.10, 4.20)
 
 
@@ -63,7 +65,15 @@ def test_a_run_that_diverged_is_not_left_out_to_flatter_the_rest():
 def test_a_run_that_failed_takes_its_pair_along_and_no_more():
     failed = run("empirical", 4, None, status="failed")
     found = only([*PLAIN, run("baseline", 4, 4.3), *runs("empirical", 3.95, 4.051, 4.149), failed])
-    assert (found.pairs.seeds, found.answer) == (3, "win")
+    assert (found.pairs.seeds, found.answer, found.failed) == (3, "win", 1)
+    assert "1 of the runs compared failed, and their seeds are left out." in verdict_section.headline([found])[0]
+
+
+def test_parameters_are_those_of_finished_runs_and_unknown_ones_are_not_fewer():
+    midway = run("empirical", 4, None, status="failed", trainable_parameters=1250)
+    assert only([*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), midway]).params == 1000
+    unknown = only([*PLAIN, *runs("empirical", 4.005, 4.1051, 4.2049, trainable_parameters=None)])
+    assert (unknown.params, unknown.answer) == (None, "loss")
 
 
 def test_every_further_strategy_makes_each_interval_wider():
@@ -79,7 +89,7 @@ def test_every_further_strategy_makes_each_interval_wider():
 @pytest.mark.parametrize(
     ("frozen", "said"),
     [
-        ((3.950, 4.051, 4.149), "are worse: how it trains matters"),
+        ((3.950, 4.051, 4.149), "are worse: how it trains, or its learning rate, matters"),
         ((3.80, 3.901, 3.999), "are better: its ranks are worth more than how it trains"),
         ((3.95, 3.90, 4.05), "these seeds cannot tell the ranks that its best trial ended with"),
         ((3.901, 4.0, 4.099), "are as good"),
@@ -92,7 +102,9 @@ def test_ranks_found_while_training_are_judged_apart_from_the_training_and_from_
     rows = [*PLAIN, *found, *given, *shuffled]
     text = "\n".join(verdict_section.section(rows, MARGIN))
     assert [item.strategy for item in verdicts.verdicts(rows, MARGIN)] == ["adalora"]
-    assert "the ranks that its best trial ended with, given to plain LoRA from the start," in text
+    assert (
+        "the ranks that its best trial ended with, given to plain LoRA from the start at plain LoRA's learning" in text
+    )
     assert said in text
     assert "- **frozen adalora against shuffled frozen:** its ranks are better where they are" in text
 
@@ -101,9 +113,9 @@ def test_a_control_is_judged_against_its_original_and_not_against_plain_lora():
     shuffled = runs("shuffled", 4.0, 4.1, 4.2, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
     rows = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled]
     assert [v.strategy for v in verdicts.verdicts(rows, MARGIN)] == ["empirical"]
-    original, pairs = verdicts.controls(rows)["shuffled empirical"]
-    assert original == "empirical"
-    assert pairs.differences == pytest.approx((-0.05, -0.049, -0.051))
+    (found,) = controls.controls(rows)
+    assert (found.name, found.original, found.kind) == ("shuffled empirical", "empirical", "shuffled")
+    assert found.pairs.differences == pytest.approx((-0.05, -0.049, -0.051))
     assert "the places matter" in "\n".join(verdict_section.section(rows, MARGIN))
 
 
@@ -134,8 +146,8 @@ def test_of_two_that_win_the_one_of_lower_evaluation_loss_is_recommended_whateve
     rows = [*PLAIN, *other, *one]
     assert [item.answer for item in verdicts.verdicts(rows, MARGIN)] == ["win", "win"]
     assert verdicts.recommended(rows, MARGIN).strategy == "empirical"
-    assert verdicts.beside_plain(one[0], rows).startswith("-0.1000 nats per token against plain LoRA of the same seed")
-    assert verdicts.beside_plain(PLAIN[0], rows) is None
+    assert verdict_section.alone(one[0], rows).startswith("-0.1000 nats per token against plain LoRA of the same seed")
+    assert verdict_section.alone(PLAIN[0], rows) is None
 
 
 def test_an_interval_takes_texts_in_where_all_runs_know_theirs():
@@ -145,13 +157,17 @@ def test_an_interval_takes_texts_in_where_all_runs_know_theirs():
     plain, better = with_texts(PLAIN, 1.0, 1.0), with_texts(runs("empirical", 3.95, 4.05, 4.15), 0.99, 1.01)
     found = only([*plain, *better])
     # texts differ by 2 % of 4.05 either way, seeds not at all
-    assert [count for _, count in found.pairs.documents] == [100, 100]
-    assert [total / 100 for total, _ in found.pairs.documents] == pytest.approx([-0.05 - 0.0405, -0.05 + 0.0405])
+    assert found.pairs.documents == (100, 100)
+    apart = [(-0.05 - share / 100, -0.05 + share / 100) for share in (3.95, 4.05, 4.15)]
+    assert np.array(found.pairs.by_document) / 100 == pytest.approx(np.array(apart))
     assert found.answer == "cannot tell"
     assert only([*plain, *better[:2], replace(better[2], test_documents=None)]).pairs.documents == ()
-    assert only([*PLAIN, *runs("empirical", 3.95, 4.05, 4.15)]).answer == "win"
+    alone = only([*PLAIN, *runs("empirical", 3.95, 4.05, 4.15)])
+    assert alone.answer == "win"
+    assert "It holds for these test texts alone" in verdict_section.headline([alone])[0]
+    assert "texts alone" not in verdict_section.headline([found])[0]
     legend = "\n".join(verdict_section.section([*plain, *better], MARGIN))
-    assert "other texts: the 2 documents of the test split differ, too" in legend
+    assert "other test texts: the 2 documents of the split differ, too" in legend
     assert "No number of seeds would tell" in legend
 
 
@@ -164,6 +180,31 @@ def test_a_smaller_one_that_is_as_good_is_judged_beside_the_whole_one():
     assert verdicts.recommended(rows, MARGIN).strategy == "baseline"
     better = [replace(row, test_loss=row.test_loss - 1, final_eval_loss=row.final_eval_loss - 1) for row in rows[-3:]]
     assert verdicts.recommended([*rows[:-3], *better], MARGIN).trainable_parameters == 400
+
+
+def test_a_control_is_judged_against_the_allocation_of_its_own_size():
+    whole, small = ({"budget_share": share} for share in (1.0, 0.4))
+    rows = [*PLAIN]
+    for own, size, losses, dealt in (
+        (whole, 1000, (3.95, 4.051, 4.149), (3.990, 4.091, 4.189)),
+        (small, 400, (4.003, 4.104, 4.203), (3.903, 4.004, 4.103)),
+    ):
+        rows += runs("empirical", *losses, config={"empirical": own}, trainable_parameters=size)
+        rows += runs("shuffled", *dealt, config={"shuffled": {"of": "empirical", **own}}, trainable_parameters=size)
+    found = {item.name: (item.original, round(item.pairs.mean, 6)) for item in controls.controls(rows)}
+    assert found == {
+        "shuffled empirical": ("empirical", -0.04),
+        "shuffled empirical at 0.4 of the budget": ("empirical at 0.4 of the budget", 0.1),
+    }
+
+
+def test_every_further_control_makes_each_interval_wider():
+    better = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149)]
+    shuffled, inverted = (runs(kind, 4.0, 4.1, 4.2, config={kind: {"of": "empirical"}}) for kind in KINDS)
+    ((alone,), (first, _)) = controls.controls([*better, *shuffled]), controls.controls([*better, *shuffled, *inverted])
+    assert first.pairs.interval[1] > alone.pairs.interval[1]
+    text = "\n".join(controls.section([*better, *shuffled, *inverted], MARGIN))
+    assert "Each interval is at 97.5 %; the 2 together right 95 % of the time." in text
 
 
 def test_a_winner_is_recommended_by_its_run_of_lowest_evaluation_loss():
@@ -194,7 +235,7 @@ def test_the_report_has_the_seeds_sections_about_the_search_and_then_the_verdict
     assert "trials empirical 1 (1 in full), baseline 1 (1 in full)" in text
     assert "no strategy wins, so plain LoRA is recommended" in text
     assert "**Looks:**" not in text
-    again = ReportHeader("now", continued=["tune.py --resume a", "tune.py --resume a --extend 5"])
+    again = ReportHeader("now", looks=2)
     assert "judged 2 times on the same test split" in render([*rows, *runs("empirical", 4.001, 4.1, 4.199)], again)
 
 

@@ -113,6 +113,8 @@ def test_a_search_is_extended_in_two_goes_and_then_complete(tree):
     facts = json.loads((folder / "facts.json").read_text())
     assert len(facts["continued"]) == 2
     assert "--extend 4" in facts["continued"][0]
+    assert facts["looks"] == 2
+    assert "judged 2 times on the same test split" in (folder / "report.md").read_text()
     assert "**Total Experiments:** 8" in (folder / "report.md").read_text()
     told = _in_optuna(folder)
     assert told[: len(trials)] == trials

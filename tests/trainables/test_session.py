@@ -2,6 +2,7 @@ import dataclasses
 import gc
 import json
 import math
+import re
 import shutil
 import time
 import weakref
@@ -144,6 +145,15 @@ def test_a_non_finite_loss_ends_the_session_and_names_step_rate_and_dtype(sessio
         next(iter(session.learner.parameters)).fill_(math.nan)
     with pytest.raises(Diverged, match=r"step 0 .*learning rate 0\.01.*float32"):
         session.train(1)
+
+
+def test_a_non_finite_test_loss_is_a_divergence_and_not_a_result(session, monkeypatch):
+    report = next_report(session)
+    monkeypatch.setattr(session, "test_losses", lambda: [math.nan] * len(session.splits.test))
+    while not report["done"]:
+        report = next_report(session)
+    assert report["status"] == "diverged"
+    assert re.match(r"test loss nan at step \d+ .*learning rate 0\.01", report["error"])
 
 
 def test_the_evaluation_loss_is_a_mean_over_tokens_not_over_batches(session):

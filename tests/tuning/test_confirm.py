@@ -115,7 +115,30 @@ def test_of_budgets_that_were_searched_the_smallest_that_is_about_as_good_is_con
         ("baseline_baseline0_seed8", 1.0), ("linear_decay_linear_decay0_seed8", 1.0),
         ("attention_heavy_attention_heavy0_seed8", 1.0), ("linear_decay_linear_decay2-small_seed8", 0.3),
     ]  # fmt: skip
-    assert most_confirmations(plan) == 2 * (1 + (len(SEARCHED) - 1) * (1 + len(CONTROLS)) + len(SEARCHED))
+    assert most_confirmations(plan) == 2 * (2 + 2 * (len(SEARCHED) - 1) * (1 + len(CONTROLS)))
+
+
+def test_a_smaller_one_that_wins_has_controls_of_its_own_size():
+    plan = SearchPlan(objective="loss,params", seed=7, confirm_seeds=2)
+    rows = [
+        trial("baseline", 4.0, budget_share=1.0), dataclasses.replace(trial("baseline", 4.0, 1, budget_share=0.5)),
+        trial("linear_decay", 3.9, budget_share=1.0), trial("linear_decay", 3.905, 1, budget_share=0.4),
+    ]  # fmt: skip
+    rows = [dataclasses.replace(row, trainable_parameters=round(1000 * row.config[row.strategy]["budget_share"]))
+            for row in rows]  # fmt: skip
+    losses = {("baseline", 1.0): 4.0, ("baseline", 0.5): 3.9, ("linear_decay", 1.0): 4.0, ("linear_decay", 0.4): 3.9}
+    again = [
+        ResultRow(str(number), str(number), config["strategy"], "finished", phase="confirm", seed=config["seed"],
+                  config=config, final_eval_loss=4.0,
+                  test_loss=losses[config["strategy"], config[config["strategy"]]["budget_share"]] + 1e-6 * number)
+        for number, config in enumerate(confirmations(plan, rows))
+    ]  # fmt: skip
+    configs = [config for config in controls(plan, [*rows, *again]) if config["seed"] == 8]
+    assert [(c["strategy"], c[c["strategy"]]["of"], c[c["strategy"]]["budget_share"]) for c in configs] == [
+        (name, "linear_decay", share) for share in (1.0, 0.4) for name in CONTROLS
+    ]
+    assert len({c["trial_id"] for c in configs}) == 4
+    assert TrialSpec.from_config(configs[-1]).budget_share == 0.4
 
 
 @pytest.mark.parametrize(
@@ -177,7 +200,7 @@ def test_a_search_confirms_in_full_and_says_its_verdict(tune, runs):
     report = (runs / "confirmed" / "report.md").read_text()
     assert "## Verdict" in report
     assert re.search(r"\| baseline +\| reference", report)
-    assert "other seeds and other texts: the 8 documents of the test split" in report
+    assert "other seeds and other test texts: the 8 documents of the split" in report
     assert "Verdict on each strategy against plain LoRA" in done.stdout
     page = (runs / "confirmed" / "report.html").read_text()
     assert page.count("data:image/svg+xml") == report.count("](figures/") >= 5
@@ -185,6 +208,7 @@ def test_a_search_confirms_in_full_and_says_its_verdict(tune, runs):
         assert section in report
     used = next(row for row in rows if f"`{row.experiment_name}` is the run to use" in report)
     facts = json.loads((runs / "confirmed" / "facts.json").read_text())
+    assert facts["looks"] == 1
     assert facts["shrink"][0] == {
         "fraction": 1.0, "params": used.trainable_parameters, "test_loss": pytest.approx(used.test_loss, abs=1e-5),
     }  # fmt: skip

@@ -65,6 +65,12 @@ def test_a_search_is_complete_until_something_is_noted_again(record, tmp_path):
     assert Record(tmp_path).exit_status is None
 
 
+def test_what_was_judged_is_counted_once_for_each_plan(record, tmp_path):
+    for trials in (20, 20, 25):
+        record.judged(f"{trials} trials")
+    assert list(Record(tmp_path).looks) == ["20 trials", "25 trials"]
+
+
 def test_of_two_rows_of_a_trial_the_last_counts(record, tmp_path):
     record.ended(ResultRow("t001", "baseline_t001", "baseline", "finished", phase="superseded", final_eval_loss=1.5))
     assert Record(tmp_path).rows["t001"].phase == "superseded"
