@@ -31,7 +31,13 @@ def main(searches: int, strategies: int) -> None:
 
 
 def simulated(
-    effect: float, seeds: int, tokens: Sequence[int], strategies: int, searches: int
+    effect: float,
+    seeds: int,
+    tokens: Sequence[int],
+    strategies: int,
+    searches: int,
+    run: float = RUN,
+    both: float = BOTH,
 ) -> Iterator[list[Verdict]]:
     """Yield what is said of searches in which every strategy has the same effect.
 
@@ -44,13 +50,15 @@ def simulated(
         tokens: Learned tokens of each text.
         strategies: Compared with plain LoRA.
         searches: To simulate.
+        run: Standard deviation by run.
+        both: That by run and text.
     """
     rng = np.random.default_rng([seeds, len(tokens), strategies])
     arms, texts, weights = strategies + 1, len(tokens), np.array(tokens)
     names = [PLAIN, *(f"strategy{number}" for number in range(strategies))]
     for _ in range(searches):
-        losses = 4 + rng.normal(0, 1, texts) + rng.normal(0, RUN, (arms, seeds, 1))
-        losses = losses + rng.normal(0, TEXT, (arms, 1, texts)) + rng.normal(0, BOTH, (arms, seeds, texts))
+        losses = 4 + rng.normal(0, 1, texts) + rng.normal(0, run, (arms, seeds, 1))
+        losses = losses + rng.normal(0, TEXT, (arms, 1, texts)) + rng.normal(0, both, (arms, seeds, texts))
         losses[1:] += effect
         rows = [
             ResultRow(

@@ -4,10 +4,12 @@ import contextlib
 import ipaddress
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -68,6 +70,24 @@ def tighten_token() -> None:
             f"{path}: other users can read Ray's token, and it cannot be changed ({error.strerror}); "
             f"make it readable by you alone (chmod 600)"
         ) from error
+
+
+def private_folder() -> Path:
+    """Make a folder around that of a Ray of our own, whose sockets, logs and files in passage it opens to everybody.
+
+    Raises:
+        ValueError: It cannot be made, or there is one that others may write to.
+    """
+    path = Path(get_default_system_temp_dir()) / f"ray-{os.getuid()}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700, parents=True)
+        found = path.lstat()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be made ({error.strerror}); set RAY_TMPDIR to a folder of yours") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ValueError(f"{path}: must be a folder of yours that nobody else reaches; remove it, or set RAY_TMPDIR")
+    return path
 
 
 @contextmanager

@@ -75,8 +75,9 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         access.check_dashboard(plan.dashboard_host)
         access.provide_token()
         access.tighten_token()
+        own = {"dashboard_host": plan.dashboard_host, "_temp_dir": str(access.private_folder() / "ray")}
         with access.on_loopback(), sparing_children(), _keeping_handlers():
-            return ray.init(address="local", dashboard_host=plan.dashboard_host, **common)
+            return ray.init(address="local", **own, **common)
     if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
         raise ValueError(
             f"--dashboard-host {plan.dashboard_host}: the Ray at --ray-address {plan.ray_address} has its dashboard "

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 from analysis.card import card
 from analysis.findings import key_findings
 from analysis.header import ReportHeader
+from analysis.pictures import drawn
 from analysis.plots import heatmaps, save
 from analysis.report import render
 from analysis.rows import ResultRow, read_rows, write_rows
@@ -234,3 +236,30 @@ def test_kinds_of_evidence_are_compared_by_the_order_of_their_sites():
     assert "Agreement of Evidence" not in render([row("a")], ReportHeader("now"))
     spectrum = {f"explained_variance/{k}": {"a": 1 / k} for k in (1, 2)}
     assert render([row("a")], ReportHeader("now", evidence=evidence | spectrum)) == text
+
+
+def test_after_the_seeds_sections_come_verdict_cost_and_the_rest_in_order():
+    config = {"baseline": {"learning_rate": 0.01}}
+    history = ({"step": 1, "eval_loss": 4.5}, {"step": 2, "eval_loss": 4.0})
+    whole = {"ranks": RANKS, "alphas": ALPHAS, "fan_in_fan_out": True}
+    searched = [
+        row(f"b{size}", trainable_parameters=size, config=config, history=history, **whole) for size in (500, 1000)
+    ]
+    rows = [*searched, row("broken", "empirical", None, error="loss nan")]
+    for strategy, losses in (("baseline", (4.0, 4.1)), ("empirical", (3.9, 4.0))):
+        rows += [
+            row(f"{strategy}{seed}", strategy, phase="confirm", seed=seed, test_loss=loss, trainable_parameters=1000,
+                **whole)
+            for seed, loss in enumerate(losses)
+        ]  # fmt: skip
+    shrink = [{"fraction": 1.0, "params": 1000, "test_loss": 4.0}, {"fraction": 0.5, "params": 500, "test_loss": 4.2}]
+    evidence = {"gradient": {"a": 1.0, "b": 2.0}, "activation": {"a": 1.0, "b": 2.0}}
+    importance = {"baseline": {"learning_rate": 1.0}}
+    header = ReportHeader("now", importance=importance, evidence=evidence, shrink=shrink, command="tune.py")
+    text = render(rows, header, drawn(rows, header))
+    headings = re.findall("(?m)^## (.*)", text)
+    assert headings[headings.index("Key Findings") :] == [
+        "Key Findings", "Verdict", "Differences to plain LoRA", "Trials and Cost", "Pareto Front", "What Mattered",
+        "Ranks by Layer and Matrix", "Learning Curves", "Learning-Rate Sensitivity", "Winner", "Shrinking the Winner",
+        "Shrink Curve", "Agreement of Evidence", "Diverged and Failed", "How to Reproduce",
+    ]  # fmt: skip

@@ -91,7 +91,9 @@ class Cluster:
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-        self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        self.environment = {
+            **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        }  # fmt: skip
         self.address = f"{self.HEAD}:{self.port}"
         self.start(
             self.HEAD, "--head", "--port", self.port, "--dashboard-port", dashboard,
@@ -131,9 +133,13 @@ class Cluster:
                 found += [child for child in process.children(recursive=True) if child.name().startswith("ray::")]
         return found
 
-    def submit(self, *command):
-        """Submit a job and wait for its end."""
-        return self.run(RAY, "job", "submit", "--address", self.dashboard, "--working-dir", ROOT, "--", *command)
+    def submit(self, *command, flags=()):
+        """Submit a job, and wait for its end unless the flags say otherwise."""
+        return self.job("submit", "--working-dir", ROOT, *flags, "--", *command)
+
+    def job(self, verb, *arguments):
+        """Run ``ray job``."""
+        return self.run(RAY, "job", verb, "--address", self.dashboard, *arguments)
 
     def run(self, *command, **options):
         """Run a command with the cluster's token."""

@@ -155,6 +155,16 @@ def begun(cluster, plan, runs, name, *flags):
     return process, runs / "search" / "ray"
 
 
+def test_a_job_that_is_stopped_ends_in_order_and_says_how_to_go_on(cluster, plan, tmp_path):
+    command = [sys.executable, "tune.py", "--ray-address", "auto", "--runs-dir", tmp_path, *plan, *LONG]
+    submitted = cluster.submit(*command, flags=("--no-wait", "--submission-id", "stopped"))
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    cluster.wait_for(lambda: nodes_of(tmp_path / "search" / "ray"), 200, "no trial has reported")
+    cluster.job("stop", "stopped")
+    said = cluster.job("logs", "stopped").stdout
+    assert f"To go on: python tune.py --resume search --runs-dir {tmp_path}" in said
+
+
 def nodes_of(results, reports=1):
     """Return the nodes on which a trial has reported that often."""
     found = (path.read_text().split("\n")[:-1] for path in results.glob("*/*/result.json"))

@@ -2,6 +2,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -129,11 +130,42 @@ with ray_for(SearchPlan()):
 """
 
 
+@pytest.mark.parametrize("wrong", ["open", "file", "link", "someone else's"])
+def test_a_folder_that_others_reach_is_refused_for_rays_files(wrong, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    before = os.umask(0)
+    path = access.private_folder()
+    os.umask(before)
+    assert (path.parent, mode(path)) == (tmp_path, 0o700)
+    assert access.private_folder() == path
+    if wrong == "open":
+        path.chmod(0o770)
+    elif wrong == "someone else's":
+        other = os.getuid() + 1
+        path = tmp_path / f"ray-{other}"
+        path.mkdir(mode=0o700)
+        monkeypatch.setattr(os, "getuid", lambda: other)
+    else:
+        path.rmdir()
+        path.touch(mode=0o700) if wrong == "file" else path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"{path}: must be a folder of yours"):
+        access.private_folder()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file" / "in"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"cannot be made \(Not a directory\)"):
+        access.private_folder()
+
+
 @pytest.mark.slow
-def test_nothing_of_a_searchs_own_ray_listens_beyond_this_machine(home):
-    done = subprocess.run(
-        [sys.executable, "-c", LISTENERS], cwd=ROOT, capture_output=True, text=True, check=True, timeout=200
-    )
+def test_nothing_of_a_searchs_own_ray_listens_beyond_this_machine(home, monkeypatch):
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # Ray's sockets lie below it, and their paths must be short
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        done = subprocess.run(
+            [sys.executable, "-c", LISTENERS], cwd=ROOT, capture_output=True, text=True, check=True, timeout=200
+        )
+        (folder,) = Path(short).iterdir()
+        assert (folder.name, mode(folder)) == (f"ray-{os.getuid()}", 0o700)
+        assert any(folder.glob("ray/session_*/sockets"))
     found = [line.rsplit(maxsplit=1) for line in done.stdout.splitlines()]
     assert {"gcs_server", "raylet"} <= {name for name, _ in found}
     assert {address for _, address in found} <= {"127.0.0.1", "::1"}

@@ -73,11 +73,12 @@ def test_every_node_wants_the_token_and_keeps_it_to_itself(text):
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     everywhere = config.get("docker", {}).get("run_options", [])
     if everywhere:  # containers have no other environment
-        assert "--env RAY_AUTH_MODE=token" in everywhere
+        assert {"--env RAY_AUTH_MODE=token", "--env RAY_JOB_STOP_WAIT_TIME_S=60"} <= set(everywhere)
         assert any(option.startswith("--env MLFLOW_TRACKING_URI=http") for option in everywhere)
     else:
         (written,) = [command for command in config["setup_commands"] if "RAY_AUTH_MODE" in command]
         assert "RAY_AUTH_MODE=token MLFLOW_TRACKING_URI=http" in written
+        assert " RAY_JOB_STOP_WAIT_TIME_S=60 " in written
         assert all(command.startswith(f". {written.rpartition('> ')[2]} && ") for command in starts)
     assert not any("0.0.0.0" in command for command in starts)
 
