@@ -60,8 +60,7 @@ def section(rows: Sequence[ResultRow], margin: float) -> list[str]:
     together = f"; the {len(found)} together right 95 % of the time" if len(found) > 1 else ""
     return [
         "### Controls", "",
-        *(f"- **{item.original} against {item.name}:** {_said(item, margin)} ({span(item.pairs.interval)}, "
-          f"{item.pairs.seeds} seeds)." for item in found), "",
+        *(f"- **{item.original} against {item.name}:** {_said(item, margin)}." for item in found), "",
         f"Ranks dealt to other matrices are trained at the learning rate of those that they are a control of, which "
         f"was not chosen for them. Each interval is at {100 * found[0].pairs.level:.4g} %{together}.", "",
     ]  # fmt: skip
@@ -83,6 +82,6 @@ def _said(item: Control, margin: float) -> str:
     if item.diverged:
         return f"nothing can be said, {item.diverged} of the runs compared diverged"
     if item.pairs.interval is None:
-        return "nothing can be said about it"
-    words = TRAINING if item.kind == FROZEN else PLACES
-    return words[judge(item.pairs, margin)].format(kind=item.kind)
+        return f"nothing can be said yet, with {item.pairs.seeds} seed(s) of both"
+    words = (TRAINING if item.kind == FROZEN else PLACES)[judge(item.pairs, margin)].format(kind=item.kind)
+    return f"{words} ({span(item.pairs.interval)}, {item.pairs.seeds} seeds)"
