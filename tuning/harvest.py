@@ -99,6 +99,11 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
             self.stop.for_want_of_room(f"trial {trial.config['trial_id']}: {error}")
         self._end(trial, {**(trial.last_result or {}), "status": "failed", "error": error})
 
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Have Ray forget where it has pickled what went wrong: it would load that now, and nobody reads it."""
+        for trial in trials:
+            trial.run_metadata.pickled_error_filename = None
+
     def _end(self, trial: Any, last: dict[str, Any]) -> None:
         self.stop.watch_disk()
         if self.stop.shortage is not None:

@@ -2,11 +2,15 @@ import io
 import json
 import math
 import os
+import pickle
 import traceback
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.tune import ResultGrid
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.trainable.metadata import _TrainingRunMetadata
@@ -161,6 +165,30 @@ def test_a_record_that_cannot_be_written_stops_the_search(harvest, tmp_path):
     harvest.on_trial_start(0, [], one)
     harvest.on_trial_complete(0, [], one)
     assert "Is a directory" in harvest.stop.shortage
+
+
+class Trace:
+    """A pickle that leaves a trace where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_of_a_failed_trial_ray_loads_no_pickle_once_the_search_ends(harvest, tmp_path):
+    folder = {"trial_driver_staging_path": str(tmp_path), "trial_fs_path": str(tmp_path)}
+    storage = SimpleNamespace(**folder, storage_filesystem=LocalFileSystem())
+    one = Trial("train", stub=True, storage=storage, _setup_default_resource=False)
+    one.handle_error(raised(RuntimeError("no luck")))
+    Path(one.pickled_error_file).write_bytes(pickle.dumps(Trace(tmp_path / "trace")))
+    ResultGrid._populate_exception(one)
+    assert (tmp_path / "trace").exists(), "Ray loads it no more: on_experiment_end can go"
+    (tmp_path / "trace").unlink()
+    harvest.on_experiment_end([one])
+    assert "RuntimeError: no luck" in ResultGrid._populate_exception(one)
+    assert not (tmp_path / "trace").exists()
 
 
 def test_rays_statistics_of_a_trial_end_with_it(harvest):
