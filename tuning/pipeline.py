@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 import optuna
+from ray.exceptions import RayError
+from ray.tune.error import TuneError
 
 from analysis import ranking
 from trainables.hosts import Hosts
@@ -37,7 +39,8 @@ from tuning.phases import Run, train
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 from tuning.record import Record
-from tuning.stop import FULL, Stop, Stopped
+from tuning.secrets import masked
+from tuning.stop import Stop, Stopped
 
 RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
 OK, NO_USABLE_TRIAL, SOME_FAILED, NO_ROOM = 0, 1, 3, 4
@@ -212,10 +215,10 @@ def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, hosts
     with stop.on_signals():
         try:
             return _to_its_end(run, dashboard)
-        except OSError as error:
-            if error.errno not in FULL:
+        except (OSError, RayError, TuneError) as error:
+            stop.watch_disk()
+            if not stop.is_broken and not stop.because_of(error):
                 raise
-            stop.for_want_of_room(f"{error.filename or plan.run_dir}: {error.strerror}")
             return _cut_off(run, None)
 
 
@@ -259,6 +262,9 @@ def _cut_off(run: Run, study: optuna.Study | None) -> int:
     if run.stop.shortage is not None:
         print(f"Error: {run.stop.shortage}; free some, then: {again}", file=sys.stderr)
         return NO_ROOM
+    if run.stop.failure is not None:
+        print(f"Error: {masked(run.stop.failure)}; to go on: {again}", file=sys.stderr)
+        return process.CUT_OFF
     tracking.Tracking(run.sink).interrupted()
     if run.record.rows:
         outcome.leave(run, study, in_time=False)

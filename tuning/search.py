@@ -72,7 +72,7 @@ def run(
             storage_path=str(plan.run_dir / RAY),
             verbose=0,
             stop=harvest.stop,
-            callbacks=[JsonLoggerCallback(), CSVLoggerCallback(), harvest],
+            callbacks=[harvest, JsonLoggerCallback(), CSVLoggerCallback()],  # ours first: Ray's may find the disk full
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True, num_to_keep=2),
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
@@ -80,10 +80,6 @@ def run(
     harvest.stop.farewell = functools.partial(_keep_all, plan, harvest)
     try:
         tuner.fit()
-    except (OSError, ray.exceptions.RayError):
-        harvest.stop.watch_disk()
-        if harvest.stop.shortage is None:
-            raise
     finally:
         harvest.stop.farewell = None
 

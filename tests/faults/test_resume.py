@@ -189,3 +189,16 @@ def test_changes_that_are_allowed_are_recorded_also_where_no_room_is_left_for_th
     (copied / "rows.csv").unlink()
     assert main(flags) == 0, capsys.readouterr().err
     assert read_rows(copied / "rows.csv") == read_rows(copied / "rows.jsonl")
+
+
+def test_a_file_that_cannot_be_written_is_named_and_is_no_full_disk(copied, capsys):
+    (copied / "rows.csv").unlink()
+    (copied / "rows.csv").mkdir()
+    flags = ["--resume", "first", "--runs-dir", str(copied.parent)]
+    assert main([*flags, "--margin", "0.5", "--allow-changes"]) == 5
+    (line,) = capsys.readouterr().err.splitlines()
+    again = f"python tune.py --resume first --runs-dir {copied.parent}"
+    assert line == f"Error: {copied / 'rows.csv'}: Is a directory; to go on: {again}"
+    (copied / "rows.csv").rmdir()
+    assert main(flags) == 0, capsys.readouterr().err
+    assert read_rows(copied / "rows.csv") == read_rows(copied / "rows.jsonl")
