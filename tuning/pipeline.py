@@ -106,6 +106,9 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             stack.enter_context(continuation.locked(run_dir))
             record = Record(run_dir)
             before = continuation.saved_plan(record)
+            if extend and record.exit_status is None:
+                ahead = f"end it first with {_again(before)}"
+                raise ValueError(f"--extend {extend}: only a finished search is extended, and {name} is not; {ahead}")
             for line in record.damage:
                 click.echo(f"{line}; going on with what is whole", err=True)
             plan, changes = continuation.changed_plan(before, given, extend)
@@ -116,10 +119,11 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
                 return record.exit_status
             process.leave_with(f"Stopped. To go on: {_again(plan)}")
             known = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
-            others = continuation.other_circumstances(record, str(known.workload.base), known.corpus_sha256)
+            origin = continuation.origin(record, before)
+            others = continuation.other_circumstances(origin, str(known.workload.base), known.corpus_sha256)
             _refuse(name, others, allow_changes)
             room.check(plan, known, len(record.rows))
-            search_id = record.plans[0]["search_id"] if record.plans else uuid.uuid4().hex
+            search_id = origin["search_id"] or uuid.uuid4().hex
             dashboard = stack.enter_context(_ray(plan, known, search_id))
             hosts = stack.enter_context(hosting.hosts_for(plan, known.workload))
             plan, known = measuring.measured(plan, known, hosts)
