@@ -1,5 +1,6 @@
 """Append-only files of JSON lines that say themselves whether they are whole."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -32,21 +33,15 @@ def append(path: Path, value: Mapping[str, Any], sync: bool = True) -> None:
         sync: Return only when the line is on disk.
 
     Raises:
-        OSError: There is no room, or the file cannot be written.
+        OSError: There is no room, or the file cannot be written; it names the file.
     """
     line = (sealed(value) + "\n").encode()
-    with path.open("ab+", buffering=0) as file:
-        size = file.tell()
-        if size and not _ends_whole(file):
-            line = b"\n" + line
-        try:
-            while line:  # what fills a disk is written in part, and only the next attempt fails
-                line = line[file.write(line) :]
-            if sync:
-                os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
+    try:
+        with path.open("ab+", buffering=0) as file:
+            _add(file, line, sync)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def read(path: Path, unsealed: bool = True) -> tuple[list[dict[str, Any]], Damage]:
@@ -105,6 +100,21 @@ def _no_number(constant: str) -> Any:
 
 def _checksum(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def _add(file: Any, line: bytes, sync: bool) -> None:
+    size = file.tell()
+    if size and not _ends_whole(file):
+        line = b"\n" + line
+    try:
+        while line:  # what fills a disk is written in part, and only the next attempt fails
+            line = line[file.write(line) :]
+        if sync:
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):  # the first error is the one to be told
+            file.truncate(size)
+        raise
 
 
 def _ends_whole(file: Any) -> bool:

@@ -1,6 +1,5 @@
 """A trial whose ranks are found while it trains: AdaLoRA, over the adapter of any other trial."""
 
-import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -100,9 +99,3 @@ class AdaLoraLearner(Learner):
             "uncertainty": self.allocator.exp_avg_unc,
         }
         return {f"{part}/{name}": tensor for part, found in parts.items() for name, tensor in found.items()}
-
-    def allocation_digest(self) -> str:
-        """Return a digest of the ranks at the start, and of how they are pruned."""
-        start = sorted((name, len(q)) for name, (q, _, _) in self.triplets.values.items())
-        how = (start, self.strategy, self.budget)
-        return hashlib.sha256(repr(how).encode()).hexdigest()

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from strategies import RankAllocation
 from strategies.base import Site
 from strategies.geometry import parameter_efficiency
 from trainables import checkpoint
@@ -204,12 +203,10 @@ class Learner:
         self.adapter.set_weights(weights)
 
     def _ties(self) -> Mapping[str, str]:
-        return {"base": identity(self.workload.model), "allocation": self.allocation_digest()}
-
-    def allocation_digest(self) -> str:
-        """Return a digest of what a checkpoint must have been made with."""
-        facts = self.facts
-        return RankAllocation(facts["ranks"], facts["trainable_parameters"]).digest
+        """Return what a checkpoint must have been made with; the allocation is the planned one, which was audited."""
+        workload = self.workload
+        allocation = self.spec.digest(self.sites, workload.budget, workload.evidence)
+        return {"base": identity(workload.model), "allocation": allocation}
 
 
 def peak_bytes(device: str) -> int:

@@ -1,5 +1,6 @@
 """What one trial does. The only reader of Ray's config dict."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -143,6 +144,14 @@ class TrialSpec:
         if isinstance(self.allocator, AdaLora):
             own = self.allocator.start_budget(sites, own)
         return allocate(self.allocator.scores(sites, evidence), sites, own)
+
+    def digest(self, sites: Sequence[Site], budget: RankBudget, evidence: Evidence) -> str:
+        """Return a digest of the ranks that the trial begins with, and of how they are pruned."""
+        begun = self.allocation(sites, budget, evidence)
+        if not isinstance(self.allocator, AdaLora):
+            return begun.digest
+        how = (sorted(begun.adapted.items()), self.allocator, budget.share(self.budget_share))
+        return hashlib.sha256(repr(how).encode()).hexdigest()
 
     @property
     def begins_as_components(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import filelock
 from pydantic import ValidationError
 
-from tuning.facts import versions
+from tuning.facts import FILE, versions
 from tuning.plan import SearchPlan
 from tuning.record import EVENTS, ROWS, Record
 
@@ -94,16 +94,48 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
     return wanted.model_copy(update={"num_samples": wanted.num_samples + extend}), changes
 
 
-def other_circumstances(record: Record, base_sha256: str, corpus_sha256: str) -> list[str]:
-    """Return how libraries, base model and texts differ from those that the search began with, in words."""
-    known = record.plans[-1] if record.plans else {}
-    before, now = known.get("versions", {}), versions()
-    found = [f"{name} was {before[name]}, is {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+def origin(record: Record, plan: SearchPlan) -> dict[str, Any]:
+    """Return ``search_id``, ``base_sha256``, ``corpus_sha256`` and ``versions`` of a search; what is not known is None.
+
+    Where the record has, or may have, lost its plan, ``facts.json`` says more.
+
+    Args:
+        record: The search's.
+        plan: The plan in force.
+    """
+    lost = record.may_lack_a_plan or not record.plans
+    sources = ([_facts_file(record.run_dir / FILE)] if lost else []) + record.plans[-1:]
+
+    def said(name: str, kind: type) -> Any:
+        return next((found for source in sources if isinstance(found := source.get(name), kind) and found), None)
+
+    known = {"search_id": said("search_id", str), "base_sha256": said("base_sha256", str)}
+    return {**known, "versions": said("versions", dict), "corpus_sha256": plan.corpus_sha256}
+
+
+def other_circumstances(origin: Mapping[str, Any], base_sha256: str, corpus_sha256: str) -> list[str]:
+    """Return how libraries, base model and texts differ from those that the search began with, in words.
+
+    What nobody knows any more may differ.
+
+    Args:
+        origin: What the search began with.
+        base_sha256: Of the base model now.
+        corpus_sha256: Of the texts now.
+    """
+    before, now = origin["versions"], versions()
+    if before is None:
+        found = ["no file says any more which versions of libraries it had"]
+    else:
+        differ = [name for name in now if before.get(name, now[name]) != now[name]]
+        found = [f"{name} was {before[name]}, is {now[name]}" for name in differ]
     for what, old, new in (
-        ("base model", known.get("base_sha256"), base_sha256),
-        ("texts", known.get("plan", {}).get("corpus_sha256"), corpus_sha256),
+        ("base model", origin["base_sha256"], base_sha256),
+        ("texts", origin["corpus_sha256"], corpus_sha256),
     ):
-        if old is not None and old != new:
+        if old is None:
+            found.append(f"no file says any more which {what} it had")
+        elif old != new:
             found.append(f"the {what} had SHA-256 {old[:12]}, now {new[:12]}")
     return found
 
@@ -113,6 +145,14 @@ def save_plan(plan: SearchPlan, run_dir: Path) -> None:
     aside = run_dir / f"{PLAN}.partial"
     aside.write_text(json.dumps(plan.model_dump(mode="json"), indent=2) + "\n")
     aside.replace(run_dir / PLAN)
+
+
+def _facts_file(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _plan_file(path: Path) -> tuple[dict[str, Any] | None, str]:

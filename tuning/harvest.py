@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,10 +14,9 @@ from analysis.rows import ResultRow
 from tuning.record import Record
 from tuning.secrets import masked
 from tuning.space import budget_share
-from tuning.stop import FULL, Stop
+from tuning.stop import Stop, is_want_of_room
 
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")
-NO_ROOM = tuple(map(os.strerror, FULL))
 DIED = "ActorDiedError: "
 STATUSES = {"finished": "finished", "diverged": "diverged", "running": "stopped"}
 
@@ -95,15 +93,20 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         """Make a row of a trial that failed, even one that failed before it started."""
         self.on_trial_start(iteration, trials, trial)
         error = _cause(trial)
-        if error is not None and any(full in error for full in NO_ROOM):
+        if error is not None and is_want_of_room(error):
             self.stop.for_want_of_room(f"trial {trial.config['trial_id']}: {error}")
         self._end(trial, {**(trial.last_result or {}), "status": "failed", "error": error})
 
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Have Ray forget where it has pickled what went wrong: it would load that now, and nobody reads it."""
+        for trial in trials:
+            trial.run_metadata.pickled_error_filename = None
+
     def _end(self, trial: Any, last: dict[str, Any]) -> None:
         self.stop.watch_disk()
-        if self.stop.shortage is not None:
-            return
         trial_id = trial.config["trial_id"]
+        if self.stop.is_broken or trial_id in self.record.rows:  # of a trial that has ended Ray's own files may fail
+            return
         reports = self.record.reports.get(trial_id, {})
         row = row_from(trial.config, last, reports.values(), self.record.restarts[trial_id])
         self._tell("ended", row)  # first, so that no listener lacks what the record has
@@ -117,7 +120,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         try:
             write(*facts)
         except OSError as error:
-            self.stop.for_want_of_room(f"{self.record.run_dir}: {error.strerror or error}")
+            self.stop.because_of(error)
 
     def _tell(self, event: str, *facts: Any) -> None:
         for listener in self.listeners:
@@ -192,7 +195,10 @@ def _cause(trial: Any) -> str | None:
     """
     if not trial.error_file or not Path(trial.error_file).is_file():
         return None
-    told = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    try:
+        told = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"not known: {error.filename}: {error.strerror}"
     lines = [line for line in f"\n{told}".rpartition("\nFailure # ")[2].splitlines()[1:] if line.strip()]
     frames = [number for number, line in enumerate(lines) if re.match(r'  File ".*", line \d', line)]
     after = [line for line in lines[frames[-1] if frames else 0 :] if not line.startswith((" ", "\t"))]

@@ -38,6 +38,7 @@ class Run:
 def train(run: Run) -> optuna.Study | None:
     """Search, and confirm what was found; what the record has already is not done again."""
     plan, record = run.plan, run.record
+    tuner.drop_misfits(plan, run.known, record)
     events, gauges = tracking.Tracking(run.sink), Metrics(plan.run_dir.name)
     for row in record.rows.values():
         gauges.ended(row)

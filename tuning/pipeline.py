@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 import optuna
+from ray.exceptions import RayError
+from ray.tune.error import TuneError
 
 from analysis import ranking
 from trainables.hosts import Hosts
@@ -37,7 +39,8 @@ from tuning.phases import Run, train
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 from tuning.record import Record
-from tuning.stop import FULL, Stop, Stopped
+from tuning.secrets import masked
+from tuning.stop import Stop, Stopped
 
 RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
 OK, NO_USABLE_TRIAL, SOME_FAILED, NO_ROOM = 0, 1, 3, 4
@@ -103,6 +106,9 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             stack.enter_context(continuation.locked(run_dir))
             record = Record(run_dir)
             before = continuation.saved_plan(record)
+            if extend and record.exit_status is None:
+                ahead = f"end it first with {_again(before)}"
+                raise ValueError(f"--extend {extend}: only a finished search is extended, and {name} is not; {ahead}")
             for line in record.damage:
                 click.echo(f"{line}; going on with what is whole", err=True)
             plan, changes = continuation.changed_plan(before, given, extend)
@@ -113,10 +119,11 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
                 return record.exit_status
             process.leave_with(f"Stopped. To go on: {_again(plan)}")
             known = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
-            others = continuation.other_circumstances(record, str(known.workload.base), known.corpus_sha256)
+            origin = continuation.origin(record, before)
+            others = continuation.other_circumstances(origin, str(known.workload.base), known.corpus_sha256)
             _refuse(name, others, allow_changes)
             room.check(plan, known, len(record.rows))
-            search_id = record.plans[0]["search_id"] if record.plans else uuid.uuid4().hex
+            search_id = origin["search_id"] or uuid.uuid4().hex
             dashboard = stack.enter_context(_ray(plan, known, search_id))
             hosts = stack.enter_context(hosting.hosts_for(plan, known.workload))
             plan, known = measuring.measured(plan, known, hosts)
@@ -212,10 +219,10 @@ def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, hosts
     with stop.on_signals():
         try:
             return _to_its_end(run, dashboard)
-        except OSError as error:
-            if error.errno not in FULL:
+        except (OSError, RayError, TuneError) as error:
+            stop.watch_disk()
+            if not stop.is_broken and not stop.because_of(error):
                 raise
-            stop.for_want_of_room(f"{error.filename or plan.run_dir}: {error.strerror}")
             return _cut_off(run, None)
 
 
@@ -259,6 +266,9 @@ def _cut_off(run: Run, study: optuna.Study | None) -> int:
     if run.stop.shortage is not None:
         print(f"Error: {run.stop.shortage}; free some, then: {again}", file=sys.stderr)
         return NO_ROOM
+    if run.stop.failure is not None:
+        print(f"Error: {masked(run.stop.failure)}; to go on: {again}", file=sys.stderr)
+        return process.CUT_OFF
     tracking.Tracking(run.sink).interrupted()
     if run.record.rows:
         outcome.leave(run, study, in_time=False)

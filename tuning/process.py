@@ -9,8 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CUT_OFF = 5
+"""Exit status of a search that cannot go on, since a disk or Ray fails, and can be taken up again."""
 M_ARENA_MAX, ARENAS = -8, 2
 _last_words = "Stopped before any trial began"
 
@@ -28,6 +31,12 @@ def leave_with(line: str) -> None:
     """Have this process, if a signal ends it at once, say something else than that nothing has begun."""
     global _last_words
     _last_words = line
+
+
+def leave_because(why: str) -> NoReturn:
+    """End this process at once, since it cannot go on, and say why."""
+    os.write(sys.stderr.fileno(), os.fsencode(f"Error: {why}. {_last_words}\n"))
+    os._exit(CUT_OFF)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

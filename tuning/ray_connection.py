@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
+import psutil
 import ray
 from ray._private import utils as ray_utils
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from tuning import access
 from tuning.plan import SearchPlan
-from tuning.process import sparing_children
+from tuning.process import leave_because, sparing_children
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -30,7 +32,7 @@ QUIET = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls whose answer nobody waits for: a traceback each
     "TOKENIZERS_PARALLELISM": "false",
 }
-PATIENCE_SECONDS, LOOK_SECONDS = 600.0, 1.0
+PATIENCE_SECONDS, LOOK_SECONDS, WATCH_SECONDS = 600.0, 1.0, 0.2
 
 
 @contextmanager
@@ -53,8 +55,9 @@ def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
     try:
         if ours:
             end_what_is_left()
-        await_resources(plan)
-        yield context.dashboard_url or ""
+        with _watching_the_raylet():
+            await_resources(plan)
+            yield context.dashboard_url or ""
     finally:
         if ours:
             ray.shutdown()
@@ -65,6 +68,43 @@ def end_what_is_left() -> None:
     for left in ray.util.list_named_actors():
         with contextlib.suppress(ValueError):  # it has just died
             ray.kill(ray.get_actor(left))
+
+
+@contextmanager
+def _watching_the_raylet() -> Iterator[None]:
+    """End this process if the raylet of its node does: Ray would at its next request to it, without a word."""
+    raylet, over = _raylet(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            if raylet is not None and not _runs(raylet):
+                leave_because("Ray has ended: its raylet was killed, or crashed")
+
+    thread = threading.Thread(target=watch, name="raylet-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _raylet() -> psutil.Process | None:
+    """Return the raylet of this node; None if its processes are hidden from this one."""
+    here = ray.get_runtime_context().get_node_id()
+    sockets = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]
+    for process in psutil.process_iter(["name", "cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if process.info["name"] == "raylet" and any(socket in command for socket in sockets):
+            return process
+    return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _connect(plan: SearchPlan, namespace: str) -> Any:

@@ -90,6 +90,10 @@ class Record:
         """Note a report; a kill may lose the last ones, since they are not waited for."""
         self._note("reported", sync=False, trial_id=trial_id, report=dict(report))
 
+    def began_anew(self, trial_id: str) -> None:
+        """Note that what a trial reported so far counts no more."""
+        self._note("anew", trial_id=trial_id)
+
     def restarted(self, trial_id: str) -> None:
         """Note that a trial is started again."""
         self._note("restarted", trial_id=trial_id)
@@ -143,6 +147,8 @@ class Record:
         match event:
             case "planned":
                 self.plans.append(facts)
+                if facts.get("changes"):  # other choices may leave a strategy something that differs
+                    self.exhausted.clear()
             case "began":
                 self.suggestions.append(facts)
                 self.configs[facts["trial_id"]] = facts["config"]
@@ -153,6 +159,8 @@ class Record:
             case "reported":
                 report = facts["report"]
                 self.reports.setdefault(facts["trial_id"], {})[report["step"]] = report
+            case "anew":
+                self.reports.pop(facts["trial_id"], None)
             case "restarted":
                 self.restarts[facts["trial_id"]] += 1
             case "resource":

@@ -3,6 +3,8 @@
 import functools
 import itertools
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,7 @@ def run(
             storage_path=str(plan.run_dir / RAY),
             verbose=0,
             stop=harvest.stop,
-            callbacks=[JsonLoggerCallback(), CSVLoggerCallback(), harvest],
+            callbacks=[harvest, JsonLoggerCallback(), CSVLoggerCallback()],  # ours first: Ray's may find the disk full
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True, num_to_keep=2),
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
@@ -80,10 +82,6 @@ def run(
     harvest.stop.farewell = functools.partial(_keep_all, plan, harvest)
     try:
         tuner.fit()
-    except (OSError, ray.exceptions.RayError):
-        harvest.stop.watch_disk()
-        if harvest.stop.shortage is None:
-            raise
     finally:
         harvest.stop.farewell = None
 
@@ -118,9 +116,34 @@ def _kept_steps(plan: SearchPlan, record: Record) -> dict[str, int]:
 
 def newest_checkpoint(plan: SearchPlan, experiment: str) -> Path | None:
     """Return a trial's furthest whole checkpoint, over all runs of the search; None if there is none."""
-    folders = (plan.run_dir / RAY).glob(f"*/{experiment}/checkpoint_*/{FOLDER}")
-    session = checkpoint.newest(folders)
+    session = checkpoint.newest(_sessions(plan, experiment))
     return None if session is None else session.parent
+
+
+def drop_misfits(plan: SearchPlan, preflight: Preflight, record: Record) -> None:
+    """Remove what unfinished trials have kept on another base or at other ranks than those that the plan has for them.
+
+    So it is once a plan was changed. A trial that has nothing else begins anew.
+    """
+    workload = preflight.workload
+    for trial_id, config in record.configs.items():
+        if trial_id in record.rows or not (kept := [*_sessions(plan, experiment_name(config))]):
+            continue
+        digest = TrialSpec.from_config(config).digest(preflight.shape.sites, workload.budget, workload.evidence)
+        stands = {folder: checkpoint.progress_of(folder) for folder in kept}
+        fits = {
+            folder: (progress.base, progress.allocation) == (workload.base, digest)
+            for folder, progress in stands.items()
+            if progress is not None
+        }
+        for folder in (folder for folder in fits if not fits[folder]):
+            shutil.rmtree(folder.parent)
+        if fits and not any(fits.values()):
+            record.began_anew(trial_id)
+
+
+def _sessions(plan: SearchPlan, experiment: str) -> Iterator[Path]:
+    return (plan.run_dir / RAY).glob(f"*/{experiment}/checkpoint_*/{FOLDER}")
 
 
 def searcher(plan: SearchPlan, preflight: Preflight, record: Record) -> StudySearch | FixedSearch:

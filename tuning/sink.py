@@ -3,7 +3,8 @@
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,10 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 LAST_WAIT_SECONDS, LAST_ATTEMPTS = 0.5, 2
 PATIENCE, LEAST_PATIENCE_SECONDS = 0.04, 2.0
 FLOWING_SECONDS, MOST_SECONDS = 0.5, 60.0
+
+
+class Unreachable(Exception):
+    """MLflow did not answer as it should, or not at all, and may do so later; what it raised is the cause."""
 
 
 class Carrier(Protocol):
@@ -48,7 +53,7 @@ class Sink:
         self.lives = Lives(spool.events())
         self.wake, self.closing, self.abandoned = threading.Event(), threading.Event(), threading.Event()
         self.began = self.moved = time.monotonic()
-        self.reported = False
+        self.reported = set[str]()
         self.thread = threading.Thread(target=self._run, name="mlflow-sink", daemon=True)
         self.thread.start()
 
@@ -120,15 +125,17 @@ class Sink:
             try:
                 if not held.is_locked:
                     held.acquire()
-                carrier = carrier or self.connect()
+                with reaching():
+                    carrier = carrier or self.connect()
                 for event, end in self.spool.waiting():
                     deliver(self.spool, carrier, event, end)
                     self.moved, failures = time.monotonic(), 0
                     if self.abandoned.is_set():
                         return
                 if closing and ever_failed:
-                    carrier.reconcile()
-            except Exception as error:  # MLflow may do anything; the search never notices
+                    with reaching():
+                        carrier.reconcile()
+            except Exception as error:  # MLflow and the disk may do anything; the search never notices
                 carrier, failures, ever_failed = None, failures + 1, True
                 if failures >= LAST_ATTEMPTS:  # one failure may be a connection that the server closed meanwhile
                     self._report_once(error)
@@ -147,17 +154,23 @@ class Sink:
         self.closing.wait(min(FIRST_WAIT_SECONDS * 2 ** min(failures - 1, 9), LONGEST_WAIT_SECONDS))
 
     def _report_once(self, error: Exception) -> None:
-        if not self.reported:
-            self.reported = True
-            uri = masked(self.spool.target.uri)
-            print(f"MLflow at {uri} cannot be reached ({brief(error)}); the search goes on", file=sys.stderr)
+        if isinstance(error, Unreachable):
+            culprit = f"MLflow at {masked(self.spool.target.uri)}"
+            line = f"{culprit} cannot be reached ({brief(error)})"
+        else:
+            culprit = str(getattr(error, "filename", None) or self.spool.path)
+            line = f"{culprit}: {brief(error)}"
+        if culprit not in self.reported:
+            self.reported.add(culprit)
+            print(f"{line}; the search goes on", file=sys.stderr)
 
 
 def deliver(spool: Spool, carrier: Carrier, event: Event, end: int) -> bool:
     """Carry one event, or put it aside; say whether it was carried.
 
     Raises:
-        Exception: It did not arrive, and may do so later.
+        Unreachable: It did not arrive, and may do so later.
+        OSError: What became of it cannot be noted.
     """
     reason = attempt(carrier, event)
     if reason is not None:
@@ -170,20 +183,35 @@ def attempt(carrier: Carrier, event: Event) -> str | None:
     """Apply an event and return why it was refused for good.
 
     Raises:
-        Exception: It did not arrive, and may do so later.
+        Unreachable: It did not arrive, and may do so later.
     """
     try:
         carrier.apply(event)
     except Exception as error:
         reason = carrier.refusal(error)
         if reason is None:
-            raise
+            raise Unreachable from error
         return reason
     return None
 
 
-def brief(error: Exception) -> str:
-    """Return an error's type and first line, without secrets."""
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Have whatever is raised within be MLflow's.
+
+    Raises:
+        Unreachable: Something was.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise Unreachable from error
+
+
+def brief(error: BaseException) -> str:
+    """Return an error's type and first line, without secrets; of an ``Unreachable``, those of what MLflow raised."""
+    if isinstance(error, Unreachable) and error.__cause__ is not None:
+        return brief(error.__cause__)
     if isinstance(error, Timeout):
         return "another process is carrying these events"
     first = (str(error).splitlines() or [""])[0]

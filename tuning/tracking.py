@@ -18,7 +18,7 @@ from trainables.spec import BUDGET_SHARE
 from tuning.carrier import PARENT, MlflowCarrier, now_ms
 from tuning.lives import Lives
 from tuning.sink import Sink as Sink
-from tuning.sink import attempt, brief, deliver
+from tuning.sink import Unreachable, attempt, brief, deliver, reaching
 from tuning.spool import SPOOL, Spool, Target, UnknownTarget, lock
 
 METRICS = (  # the first is what MLflow's comparison draws unless told otherwise
@@ -52,16 +52,20 @@ def replay(run_dir: Path) -> tuple[int, int]:
     Raises:
         filelock.Timeout: A search or another replay is carrying them.
         UnknownTarget: The folder does not say where MLflow is.
-        Exception: What MLflow raised at the first event that did not arrive; what arrived before it is remembered.
+        Unreachable: An event did not arrive; what arrived before it is remembered.
+        OSError: A file of the folder cannot be read or written.
     """
     with lock(run_dir):
         spool = Spool(run_dir)
-        carrier, lives = MlflowCarrier(spool.target), Lives(spool.events())
+        with reaching():
+            carrier = MlflowCarrier(spool.target)
+        lives = Lives(spool.events())
         again = [event for event in spool.refused() if not lives.is_past(event)]
         reasons = [attempt(carrier, event) for event in again]
         spool.keep_refused([(event, reason) for event, reason in zip(again, reasons, strict=True) if reason])
         arrived = [deliver(spool, carrier, event, end) for event, end in spool.waiting()]
-        carrier.reconcile()
+        with reaching():
+            carrier.reconcile()
         return reasons.count(None) + sum(arrived), len(spool.refused())
 
 
@@ -131,8 +135,13 @@ def replay_command(run_dir: Path) -> None:
         raise click.UsageError(message) from error
     except UnknownTarget as error:
         raise click.UsageError(str(error)) from error
-    except Exception as error:
+    except Unreachable as error:
         message = f"MLflow cannot be reached ({brief(error)}); nothing is lost, replay again once it is back"
+        raise click.ClickException(message) from error
+    except OSError as error:
+        message = (
+            f"{error.filename or run_dir / SPOOL}: {error.strerror}; nothing is lost, replay again once it is mended"
+        )
         raise click.ClickException(message) from error
     click.echo(f"{carried} events carried" + (f", {refused} refused" if refused else ""))
 

@@ -1,15 +1,18 @@
 """A disk that fills up: a small file system of its own stands for it."""
 
 import contextlib
+import errno
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from ray.tune.logger import JsonLoggerCallback
 
 from analysis.rows import read_rows
-from tuning import room
+from tuning import room, search
 from tuning.cli import main
 
 pytestmark = pytest.mark.slow
@@ -85,6 +88,31 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_no_row(tree, disk, monkeypat
     assert rows[: len(kept)] == kept
     assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
     assert {row.status for row in rows} <= {"finished", "stopped"}
+
+
+def test_a_disk_that_rays_own_files_find_full_stops_the_search_as_well(small, tmp_path, monkeypatch, capfd):
+    class Full(JsonLoggerCallback):
+        def log_trial_result(self, iteration, trial, result):
+            if trial.config["trial_id"] == "t003":
+                self._trial_files[trial].close()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().log_trial_result(iteration, trial, result)
+
+    monkeypatch.setattr(search, "JsonLoggerCallback", Full)
+    runs = ["--runs-dir", str(tmp_path)]
+    assert main([*small, *map(str, FLAGS), *runs, "--name", "rays"]) == 4
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(
+        f"Error: {tmp_path}/rays, or Ray's temporary folder: No space left on device: no room left, "
+    )
+    assert line.endswith(f"free some, then: python tune.py --resume rays --runs-dir {tmp_path}")
+    kept = read_rows(tmp_path / "rays" / "rows.jsonl")
+    assert [row.trial_id for row in kept] == ["t001", "t002"]
+    monkeypatch.undo()
+    assert main(["--resume", "rays", *runs]) == 0, capfd.readouterr().err
+    rows = read_rows(tmp_path / "rays" / "rows.jsonl")
+    assert rows[:2] == kept
+    assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
 
 
 def test_the_estimate_covers_what_a_search_writes(finished):

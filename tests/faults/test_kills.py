@@ -19,10 +19,11 @@ from tuning.harvest import experiment_name
 from tuning.record import Record
 
 pytestmark = pytest.mark.slow
-KILLS, TRIALS, INTERVAL = 20, 30, 2
+KILLS, TRIALS, STEPS, INTERVAL = 20, 30, 12, 3
 FLAGS = (
     "--num-samples", TRIALS, "--strategies", "baseline", "--strategies", "linear_decay",
     "--strategies", "attention_heavy", "--max-concurrent-trials", 1, "--confirm-seeds", 1, "--seed", 5,
+    "--batch-size", 4, "--reports", STEPS // INTERVAL,
 )  # fmt: skip
 TIMED = {"training_time_seconds", "restarts"}
 
@@ -34,7 +35,7 @@ def test_a_search_killed_at_twenty_random_moments_ends_as_an_unbroken_one(tree, 
     process, kills, kept = tree.new("cut", *FLAGS), 0, []
     while kills < KILLS:
         before = _lines(tree, "rows.jsonl")
-        _run_a_while(tree, process, random_)
+        _run_a_while(tree, process, random_, far=kills % 10 == 0)
         assert process.poll() is None, "the search ended before it was killed often enough"
         tree.kill(process)
         kills += 1
@@ -53,8 +54,14 @@ def test_a_search_killed_at_twenty_random_moments_ends_as_an_unbroken_one(tree, 
     assert left == {path: path.stat().st_mtime_ns for path in (tree.runs / "cut").rglob("*") if path.is_file()}
 
 
-def _run_a_while(tree, process, random_):
-    """Wait for some progress and a little, or, every fourth time, for some seconds whatever happens."""
+def _run_a_while(tree, process, random_, far):
+    """Wait for some progress and a little, or, every fourth time, for some seconds whatever happens.
+
+    If it is to be ``far``, then until a trial has made its last report but one.
+    """
+    if far:
+        tree.wait_for(lambda: _last_step(tree) == STEPS - INTERVAL or process.poll() is not None)
+        return
     if random_.random() < 0.25:
         time.sleep(random_.uniform(0, 7.5))
         return
@@ -66,6 +73,12 @@ def _run_a_while(tree, process, random_):
 def _lines(tree, name):
     path = tree.runs / "cut" / name
     return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+
+def _last_step(tree):
+    """Return the step of the report that was noted last; None if something else was."""
+    lines = _lines(tree, "record.jsonl")
+    return json.loads(lines[-1]).get("report", {}).get("step") if lines else None
 
 
 def _checkpoints(tree):
@@ -80,10 +93,13 @@ def _checkpoints(tree):
 
 def _assert_each_checkpoint_was_used(reported, kept):
     """After a kill, the first report of a trial that goes on is not from before its checkpoint."""
+    used = [0]
     for before, checkpoints in kept:
         for trial_id, step in checkpoints.items():
-            later = reported[trial_id][len(before[trial_id]) :]
-            assert not later or later[0] >= step, (trial_id, step, later)
+            if later := reported[trial_id][len(before[trial_id]) :]:
+                assert later[0] >= step, (trial_id, step, later)
+                used.append(step)
+    assert max(used) >= 2 * INTERVAL, "a trial that began from the start would report INTERVAL, and nobody would see it"
 
 
 def _assert_as_unbroken(tree):

@@ -173,6 +173,25 @@ def test_a_search_that_runs_is_not_run_twice_and_a_killed_one_holds_no_lock(tree
     assert len(read_rows(tree.runs / "one" / "rows.jsonl")) == 4
 
 
+def test_an_unfinished_trial_begins_anew_where_changes_give_it_other_ranks(tree, reported):
+    flags = ("--num-samples", 2, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
+    process = tree.new("other", *flags, "--max-concurrent-trials", 1, "--scheduler", "fifo", "--epochs", 150)
+    folder = tree.runs / "other"
+    tree.wait_for(lambda: process.poll() is not None or [*folder.glob("ray/*/*/checkpoint_*/session/session.json")])
+    tree.kill(process)
+    ended = {row.trial_id for row in read_rows(folder / "rows.jsonl")} if (folder / "rows.jsonl").exists() else set()
+    before = reported(folder)
+    status, _, errors = tree.done(tree.start("--resume", "other", "--budget-rank", 4, "--allow-changes"))
+    assert (status, errors) == (0, "")
+    rows = read_rows(folder / "rows.jsonl")
+    assert [row.status for row in rows] == ["finished"] * 2
+    assert not any(row.restarts for row in rows)
+    (again,) = [row for row in rows if row.trial_id in before and row.trial_id not in ended]
+    assert again.trainable_parameters == 2048
+    steps = [report["step"] for report in again.history]
+    assert reported(folder)[again.trial_id] == before[again.trial_id] + steps
+
+
 def test_changes_that_are_allowed_are_recorded_also_where_no_room_is_left_for_the_report(copied, capsys, monkeypatch):
     """A device that is always full stands for the disk."""
     (copied / "rows.csv").unlink()
@@ -187,5 +206,18 @@ def test_changes_that_are_allowed_are_recorded_also_where_no_room_is_left_for_th
     assert json.loads((copied / "plan.json").read_text())["margin"] == 0.5
     assert (copied / "best_adapter" / "adapter_model.safetensors").is_file()
     (copied / "rows.csv").unlink()
+    assert main(flags) == 0, capsys.readouterr().err
+    assert read_rows(copied / "rows.csv") == read_rows(copied / "rows.jsonl")
+
+
+def test_a_file_that_cannot_be_written_is_named_and_is_no_full_disk(copied, capsys):
+    (copied / "rows.csv").unlink()
+    (copied / "rows.csv").mkdir()
+    flags = ["--resume", "first", "--runs-dir", str(copied.parent)]
+    assert main([*flags, "--margin", "0.5", "--allow-changes"]) == 5
+    (line,) = capsys.readouterr().err.splitlines()
+    again = f"python tune.py --resume first --runs-dir {copied.parent}"
+    assert line == f"Error: {copied / 'rows.csv'}: Is a directory; to go on: {again}"
+    (copied / "rows.csv").rmdir()
     assert main(flags) == 0, capsys.readouterr().err
     assert read_rows(copied / "rows.csv") == read_rows(copied / "rows.jsonl")

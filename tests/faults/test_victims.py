@@ -61,8 +61,11 @@ def test_a_search_whose_raylet_dies_can_be_taken_up(tree):
     for child in process.children(recursive=True):
         if child.name() == "raylet":
             child.kill()
-    status, _, _ = tree.done(process)
-    assert status != 0
+    status, _, errors = tree.done(process)
+    (line,) = errors.splitlines()
+    assert status == 5
+    assert line.startswith("Error: Ray has ended: ")
+    assert line.endswith(f"To go on: python tune.py --resume raylet --runs-dir {tree.runs}")
     status, _, errors = tree.done(tree.start("--resume", "raylet"))
     assert (status, errors) == (0, "")
     rows = read_rows(tree.runs / "raylet" / "rows.jsonl")

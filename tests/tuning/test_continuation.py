@@ -1,12 +1,20 @@
 """What may be changed about a search that is taken up again, before anything is trained."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from tuning.continuation import changed_plan, save_plan, saved_plan
+from analysis.rows import ResultRow
+from trainables.session import SoloSession
+from trainables.spec import TrialSpec
+from tuning import preflight
+from tuning.continuation import changed_plan, origin, other_circumstances, save_plan, saved_plan
+from tuning.facts import FILE, versions
+from tuning.harvest import experiment_name
 from tuning.plan import SearchPlan
 from tuning.record import EVENTS, Record
+from tuning.search import checkpoints, drop_misfits, newest_checkpoint
 
 PLAN = SearchPlan(name="x", strategies=("baseline", "linear_decay"))
 
@@ -43,6 +51,17 @@ def test_choices_are_held_against_the_search_and_not_against_defaults(flags, sai
     assert said in refused("--resume", "x", "--runs-dir", tmp_path, *flags)
 
 
+def test_only_a_finished_search_is_extended(refused, tmp_path):
+    (tmp_path / "x").mkdir()
+    save_plan(PLAN, tmp_path / "x")
+    Record(tmp_path / "x").planned(plan=PLAN.model_dump(mode="json"), versions={}, changes=[], command="")
+    before = (tmp_path / "x" / EVENTS).read_bytes()
+    line = refused("--resume", "x", "--runs-dir", tmp_path, "--extend", 5)
+    assert "--extend 5: only a finished search is extended, and x is not" in line
+    assert f"python tune.py --resume x --runs-dir {tmp_path}" in line
+    assert (tmp_path / "x" / EVENTS).read_bytes() == before
+
+
 @pytest.fixture
 def extended(tmp_path):
     """The folder of a search that was extended from 8 trials to 12."""
@@ -69,6 +88,79 @@ def test_a_damaged_line_of_the_record_undoes_no_extension(extended):
         (line,) = record.damage
         assert f"{path}, line 3: " in line
         assert record.exit_status is None
+
+
+@pytest.fixture
+def known(extended):
+    """The folder of a search of which base, texts and versions are known, twice: in the record, and in files."""
+    record = Record(extended)
+    plan = PLAN.model_copy(update={"num_samples": 12, "corpus_sha256": "c" * 64})
+    save_plan(plan, extended)
+    facts = {"search_id": "abc", "base_sha256": "b" * 64, "versions": {**versions(), "torch": "1.0"}}
+    (extended / FILE).write_text(json.dumps(facts))
+    (extended / EVENTS).write_bytes(b"")
+    record.planned(plan=plan.model_dump(mode="json"), command="", changes=[], **facts)
+    return extended
+
+
+CONFIG = {"strategy": "linear_decay", "linear_decay": {"slope": 0.5, "learning_rate": 0.01}, "seed": 0}
+
+
+def test_a_trial_begins_anew_whose_checkpoint_is_of_another_base_or_other_ranks(tmp_path, tiny_gpt2, tiny_text):
+    plan = SearchPlan(
+        model=str(tiny_gpt2), dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8,
+        max_length=32, budget_rank=2, runs_dir=str(tmp_path), name="x", strategies=("baseline", "linear_decay"),
+    )  # fmt: skip
+    known, more = preflight.check(plan), preflight.check(plan.model_copy(update={"budget_rank": 4}))
+    plan.run_dir.mkdir()
+    record = Record(plan.run_dir)
+    for number, workload in enumerate((known.workload, known.workload, more.workload)):
+        config = {**CONFIG, "trial_id": f"t{number}"}
+        record.began(config["trial_id"], config)
+        record.reported(config["trial_id"], {"step": 0, "eval_loss": 1.0})
+        folder = plan.run_dir / "ray" / "search-1" / experiment_name(config) / "checkpoint_000000"
+        session = SoloSession(workload, TrialSpec.from_config(config))
+        session.save(folder / "session")
+        session.close()
+    record.ended(ResultRow("t1", "linear_decay_t1", "linear_decay", "finished"))
+    assert checkpoints(plan, record).keys() == {"t0", "t2"}
+    drop_misfits(plan, known, record)
+    assert checkpoints(plan, record).keys() == record.reports.keys() == Record(plan.run_dir).reports.keys() == {"t0"}
+    drop_misfits(plan, replace(known, workload=replace(known.workload, base="another")), record)
+    assert checkpoints(plan, record) == record.reports == {}
+    assert newest_checkpoint(plan, experiment_name({**CONFIG, "trial_id": "t1"})), "a trial that ended keeps its own"
+
+
+def circumstances(folder, base, corpus):
+    record = Record(folder)
+    return other_circumstances(origin(record, saved_plan(record)), base, corpus)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_damaged_plan_in_the_record_hides_no_other_base_texts_or_versions(known, lost):
+    if lost:
+        (known / EVENTS).write_bytes((known / EVENTS).read_bytes().replace(b"torch", b"torsh"))
+    torch = f"torch was 1.0, is {versions()['torch']}"
+    assert circumstances(known, "b" * 64, "c" * 64) == [torch]
+    assert circumstances(known, "0" * 64, "1" * 64) == [
+        torch,
+        "the base model had SHA-256 bbbbbbbbbbbb, now 000000000000",
+        "the texts had SHA-256 cccccccccccc, now 111111111111",
+    ]
+    record = Record(known)
+    assert origin(record, saved_plan(record))["search_id"] == "abc"
+
+
+@pytest.mark.parametrize("facts", [b"", b"[]", b"{}", b'{"versions": "torch", "base_sha256": 3}'])
+def test_what_nobody_knows_any_more_may_differ(known, facts):
+    (known / EVENTS).write_bytes(b"{")
+    (known / FILE).write_bytes(facts)
+    save_plan(PLAN, known)
+    assert circumstances(known, "b" * 64, "c" * 64) == [
+        "no file says any more which versions of libraries it had",
+        "no file says any more which base model it had",
+        "no file says any more which texts it had",
+    ]
 
 
 def test_a_plan_that_was_changed_does_not_win_over_the_record(extended):

@@ -1,12 +1,17 @@
+import errno
 import io
 import json
 import math
 import os
+import pickle
 import traceback
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from pyarrow.fs import LocalFileSystem
+from ray.exceptions import ActorDiedError, RaySystemError, RayTaskError
+from ray.tune import ResultGrid
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.trainable.metadata import _TrainingRunMetadata
@@ -155,12 +160,100 @@ def test_a_search_stops_before_its_disk_is_full(tmp_path):
     assert harvest.record.rows == {}, "what is not on disk has not happened"
 
 
-def test_a_record_that_cannot_be_written_stops_the_search(harvest, tmp_path):
+def test_a_record_that_cannot_be_written_stops_the_search_and_is_no_full_disk(harvest, tmp_path):
     (tmp_path / "rows.jsonl").mkdir()
     one = trial(REPORT)
     harvest.on_trial_start(0, [], one)
     harvest.on_trial_complete(0, [], one)
-    assert "Is a directory" in harvest.stop.shortage
+    assert harvest.stop.stop_all()
+    assert (harvest.stop.shortage, harvest.stop.failure) == (None, f"{tmp_path / 'rows.jsonl'}: Is a directory")
+
+
+def test_a_record_that_has_no_room_stops_the_search_for_want_of_it(harvest, tmp_path):
+    """A device that is always full stands for the disk."""
+    (tmp_path / "record.jsonl").symlink_to("/dev/full")
+    harvest.on_trial_result(0, [], trial(REPORT), REPORT)
+    assert harvest.stop.failure is None
+    assert harvest.stop.shortage.startswith(f"{tmp_path / 'record.jsonl'}: No space left on device: no room left, ")
+
+
+def test_a_folder_that_is_gone_stops_the_search_in_one_line(tmp_path):
+    (tmp_path / "run").mkdir()
+    harvest = Harvest(Record(tmp_path / "run"), Stop(tmp_path / "run", 0))
+    (tmp_path / "run").rmdir()
+    harvest.on_trial_result(0, [], trial(REPORT), REPORT)
+    harvest.on_trial_complete(0, [], trial(REPORT))
+    assert harvest.stop.failure == f"{tmp_path / 'run'}: No such file or directory"
+    assert harvest.record.rows == {}
+
+
+def test_what_fails_after_a_trial_has_ended_does_not_undo_its_end(harvest, tmp_path):
+    """Ray's own files, say, which are written after ours."""
+    row = run(harvest, REPORT)
+    harvest.on_trial_error(0, [], trial(REPORT, told(tmp_path, TuneError("result.json"))))
+    assert Record(tmp_path).rows == {"t1": row}
+
+
+def as_ray_tune_does(error):
+    """Return what Ray Tune makes of what its loop meets."""
+    try:
+        try:
+            raise error
+        except Exception:
+            raise TuneError(traceback.format_exc())  # noqa: B904 (so does Ray)
+    except TuneError as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    ("error", "shortage", "failure"),
+    [
+        (OSError(FULL[0], "No space left on device", "/a/b"), "/a/b: No space left on device: no room left", None),
+        (OSError(FULL[1], os.strerror(FULL[1])), f": {os.strerror(FULL[1])}: no room left", None),
+        (OSError(errno.EIO, "Input/output error", "/a/b"), None, "/a/b: Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), None, ": Stale file handle"),
+        (RaySystemError("no\nmore"), None, "Ray cannot go on (RaySystemError: System error: no)"),
+        (raised(OSError(FULL[0], "No space left on device")), ": no room left", None),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [as_ray_tune_does, lambda error: error])
+def test_what_ends_rays_loop_is_a_full_disk_or_named(tmp_path, error, shortage, failure, wrapped):
+    stop = Stop(tmp_path, 0)
+    assert stop.because_of(wrapped(error))
+    for expected, found in ((shortage, stop.shortage), (failure, stop.failure)):
+        assert (expected is None) == (found is None)
+        assert expected is None or expected in found
+
+
+def test_a_mistake_of_ours_is_not_blamed_on_ray(tmp_path):
+    stop = Stop(tmp_path, 0)
+    assert not stop.because_of(as_ray_tune_does(KeyError("ours")))
+    assert not stop.stop_all()
+    assert stop.because_of(TuneError("Ray's own"))
+
+
+class Trace:
+    """A pickle that leaves a trace where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_of_a_failed_trial_ray_loads_no_pickle_once_the_search_ends(harvest, tmp_path):
+    folder = {"trial_driver_staging_path": str(tmp_path), "trial_fs_path": str(tmp_path)}
+    storage = SimpleNamespace(**folder, storage_filesystem=LocalFileSystem())
+    one = Trial("train", stub=True, storage=storage, _setup_default_resource=False)
+    one.handle_error(raised(RuntimeError("no luck")))
+    Path(one.pickled_error_file).write_bytes(pickle.dumps(Trace(tmp_path / "trace")))
+    ResultGrid._populate_exception(one)
+    assert (tmp_path / "trace").exists(), "Ray loads it no more: on_experiment_end can go"
+    (tmp_path / "trace").unlink()
+    harvest.on_experiment_end([one])
+    assert "RuntimeError: no luck" in ResultGrid._populate_exception(one)
+    assert not (tmp_path / "trace").exists()
 
 
 def test_rays_statistics_of_a_trial_end_with_it(harvest):

@@ -65,6 +65,19 @@ def test_a_search_is_complete_until_something_is_noted_again(record, tmp_path):
     assert Record(tmp_path).exit_status is None
 
 
+def test_a_strategy_that_ran_out_may_have_something_new_once_the_plan_was_changed(record, tmp_path):
+    facts = {"plan": {}, "search_id": "abc", "command": "", "versions": {}}
+    record.planned(**facts, changes=[])
+    assert record.exhausted == Record(tmp_path).exhausted == {"baseline"}
+    record.planned(**facts, changes=["--budget-rank is 2, not 4"])
+    assert record.exhausted == Record(tmp_path).exhausted == set()
+
+
+def test_a_trial_that_begins_anew_has_reported_nothing(record, tmp_path):
+    record.began_anew("t002")
+    assert record.reports == Record(tmp_path).reports == {}
+
+
 def test_what_was_judged_is_counted_once_for_each_plan(record, tmp_path):
     for trials in (20, 20, 25):
         record.judged(f"{trials} trials")

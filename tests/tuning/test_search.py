@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import json
 import math
+import pickle
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import ray
 from optuna.trial import TrialState
+from ray.tune.logger import JsonLoggerCallback
 
 from analysis.rows import FIELDS, read_rows
 from strategies.official import OFFICIAL
@@ -180,13 +182,36 @@ def _raising_trainable():
     return Raising
 
 
-def test_trials_that_all_fail_leave_a_report_and_status_1(small, four, runs, monkeypatch, capfd):
+class Trace:
+    """A pickle that leaves a trace where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_trials_that_all_fail_leave_a_report_and_status_1_and_none_of_their_pickles_is_loaded(
+    small, four, runs, tmp_path, monkeypatch, capfd
+):
+    planted = []
+
+    class Planting(JsonLoggerCallback):
+        def on_experiment_end(self, trials, **info):  # what Ray has written is in the run folder by now
+            planted.extend((runs / "failed" / "ray").glob("*/*/error.pkl"))
+            for path in planted:
+                path.write_bytes(pickle.dumps(Trace(tmp_path / "trace")))
+
+    monkeypatch.setattr(search, "JsonLoggerCallback", Planting)
     monkeypatch.setattr(search, "LoraTrainable", _raising_trainable())
     flags = ["--num-samples", "4", "--isolation", "process", "--max-failures", "0", "--name", "failed"]
     assert main([*small, *four, *flags, "--runs-dir", str(runs)]) == 1, capfd.readouterr().err
     rows = read_rows(runs / "failed" / "rows.jsonl")
     assert [row.status for row in rows] == ["failed"] * 4
     assert {row.error for row in rows} == {"RuntimeError: no trial gets past this"}
+    assert len(planted) == 4
+    assert not (tmp_path / "trace").exists()
     assert Record(runs / "failed").exit_status == 1
     report = (runs / "failed" / "report.md").read_text()
     assert "no trial finished with a loss, so none is best" in report

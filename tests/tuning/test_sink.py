@@ -1,0 +1,83 @@
+"""Whose fault it is that MLflow lacks something: its own, or the disk's."""
+
+import sys
+
+import pytest
+
+from tuning import tracking
+from tuning.sink import Sink
+from tuning.spool import LOCK, REFUSED, STATE, Spool, Target
+
+EVENT = {"kind": "start", "run": "t1", "name": "t1"}
+
+
+class Willing:
+    """A carrier that takes what it is given, or refuses it for good."""
+
+    def __init__(self, reason=None, error=None):
+        self.reason, self.error = reason, error
+
+    def apply(self, event):
+        if self.reason or self.error:
+            raise self.error or ValueError
+
+    def refusal(self, error):
+        return self.reason
+
+    def reconcile(self):
+        pass
+
+
+def _spooled(folder):
+    spool = Spool(folder, Target("sqlite:////there/mlflow.db", None, "abc"))
+    spool.append(EVENT)
+    return spool
+
+
+def _harm(folder, name):
+    """Make a file of the spool one that cannot be written."""
+    path = folder / name
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(("name", "reason"), [(f"{STATE}.partial", None), (REFUSED, "too long"), (LOCK, None)])
+def test_what_the_disk_does_is_not_blamed_on_mlflow(tmp_path, capsys, name, reason):
+    spool = _spooled(tmp_path)
+    path = _harm(tmp_path, name)
+    sink = Sink(spool, lambda: Willing(reason))
+    sink.close(most_seconds=5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: ")
+    assert "Is a directory" in line
+    assert "MLflow" not in line
+
+
+@pytest.mark.parametrize("where", ["connect", "apply"])
+def test_what_mlflow_does_is_not_blamed_on_the_disk(tmp_path, capsys, where):
+    """Also where it raises what a disk would."""
+    refused = ConnectionRefusedError(111, "Connection refused")
+
+    def connect():
+        if where == "connect":
+            raise refused
+        return Willing(error=refused)
+
+    assert not Sink(_spooled(tmp_path), connect).close(most_seconds=5)
+    (line,) = capsys.readouterr().err.splitlines()
+    told = "cannot be reached (ConnectionRefusedError: [Errno 111] Connection refused)"
+    assert line == f"MLflow at sqlite:////there/mlflow.db {told}; the search goes on"
+
+
+def test_a_replay_that_fails_says_of_whom(tmp_path, monkeypatch, capsys):
+    _spooled(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tracking", "replay", str(tmp_path)])
+    monkeypatch.setattr(tracking, "MlflowCarrier", lambda target: Willing(error=ConnectionRefusedError(111, "no")))
+    assert tracking.command() == 1
+    _harm(tmp_path, f"{STATE}.partial")
+    monkeypatch.setattr(tracking, "MlflowCarrier", lambda target: Willing())
+    assert tracking.command() == 1
+    of_mlflow, of_the_disk = capsys.readouterr().err.splitlines()
+    assert "Error: MLflow cannot be reached (ConnectionRefusedError: [Errno 111] no); nothing is lost" in of_mlflow
+    assert f"Error: {tmp_path / STATE}.partial: Is a directory; nothing is lost" in of_the_disk
