@@ -1,4 +1,4 @@
-"""What an error says about the device: that it has too little memory."""
+"""What an error says about the device: that it has too little memory, or that this process cannot use it any more."""
 
 import torch
 
@@ -11,3 +11,10 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(shortage in str(error) for shortage in SHORTAGES)
     )
+
+
+def broken(error: BaseException) -> bool:
+    """Say whether the device fails whatever is asked of it next: a context does not heal, a new process has another."""
+    accelerator: tuple[type[Exception], ...] | type[Exception] = getattr(torch, "AcceleratorError", ())  # torch 2.8
+    failed = isinstance(error, accelerator) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+    return failed and not out_of_memory(error)

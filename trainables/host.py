@@ -1,16 +1,18 @@
 """The process that owns a frozen base: it measures before the trials, trains those of a device, and measures after."""
 
+import functools
 import gc
 import importlib
 import json
 import os
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import psutil
 import ray
@@ -24,6 +26,8 @@ if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load 
 FOLDER, CHECKPOINT = "session", "checkpoint_last"
 WORK = ("packed", "evidence", "eva", "footprint", "shrink")
 LEASE_SECONDS = 10.0
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,25 @@ class Use:
 
     key: str
     pid: int
+
+
+def _ending_if_broken(method: Callable[P, R]) -> Callable[P, R]:
+    """Have the process end once the device is found broken: Ray sees that, and trials go on in a new host."""
+
+    @functools.wraps(method)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except RuntimeError as error:
+            from trainables.device_errors import broken
+
+            if broken(error):
+                reason = str(error).partition("\n")[0]
+                print(f"This host ends, for its device is broken: {reason}", file=sys.stderr, flush=True)
+                os._exit(1)
+            raise
+
+    return guarded
 
 
 class Host:
@@ -118,6 +141,7 @@ class Host:
         with self.lock:
             self.guests.pop(key, None)
 
+    @_ending_if_broken
     def admit(self, use: Use, workload: list[Any], name: str, config: dict[str, Any], checkpoint: str | None) -> None:
         """Let a trial in.
 
@@ -137,6 +161,7 @@ class Host:
             session.load(Path(checkpoint) / FOLDER)
         self.sessions[use.key] = (name, session, process)
 
+    @_ending_if_broken
     def step(self, key: str, again: bool = False) -> dict[str, Any]:
         """Train a trial to its next report; the report tells, as JSON, of memory that did not suffice.
 
@@ -151,10 +176,12 @@ class Host:
         report = next_report(session, again)
         return {**report, "resource_events": json.dumps(session.pack.resource_events)}
 
+    @_ending_if_broken
     def save(self, key: str, checkpoint: str) -> None:
         """Write a trial's state."""
         self.sessions[key][1].save(Path(checkpoint) / FOLDER)
 
+    @_ending_if_broken
     def save_all(self, folder: str) -> None:
         """Write the state of every trial that is here, at its last optimizer step, into ``folder/NAME``."""
         if self.conductor is None:

@@ -113,6 +113,33 @@ def test_a_packed_trial_that_is_killed_goes_on_in_the_same_host_which_keeps_noth
     assert all(len(names) == len(set(names)) for names in after_the_kill)
 
 
+def _breaking_the_device_once(mark):
+    class Breaking(PackedTrainable):
+        def step(self):
+            if self.config["trial_id"] == "t001" and self.iteration == 2 and not mark.exists():
+                mark.touch()
+                ray.get(self.host.__ray_call__.remote(break_device))
+            return super().step()
+
+    def break_device(host):
+        import torch  # in the host alone
+
+        def step(slots):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+        host.conductor.pack.step = step
+
+    return Breaking
+
+
+def test_a_host_whose_device_breaks_ends_and_its_trials_go_on_in_another(together, tmp_path, around_restarts):
+    rows = together(_breaking_the_device_once(tmp_path / "broken"))
+    assert 1 <= sum(row.restarts for row in rows) <= 4
+    assert all(row.restarts <= 1 for row in rows)
+    for before, after in around_restarts(tmp_path / "together"):
+        assert after >= before
+
+
 def test_a_search_whose_raylet_dies_can_be_taken_up(tree):
     process = tree.new("raylet", *FLAGS)
     _after_a_report(tree, process, "raylet")

@@ -1,4 +1,4 @@
-"""What a host does about processes that end: its trials', and its search's."""
+"""What a host does about processes that end: its trials', its search's, and its own once its device is broken."""
 
 import os
 import subprocess
@@ -103,6 +103,9 @@ def test_a_trial_that_was_not_let_in_can_be_forgotten(host):
     host.free("nobody")
 
 
+ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
+
+
 @pytest.fixture
 def left(monkeypatch):
     """With which status the process ended."""
@@ -111,6 +114,49 @@ def left(monkeypatch):
         raise SystemExit(status)
 
     monkeypatch.setattr(os, "_exit", leave)
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError("HIP error: unknown\nmore"), RuntimeError(ILLEGAL)])
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda host, workload: host.admit(Use("b", os.getpid()), workload, "b", CONFIG, None),
+        lambda host, workload: host.step("a"),
+        lambda host, workload: host.save("a", "anywhere"),
+        lambda host, workload: host.save_all("anywhere"),
+    ],
+)
+def test_it_ends_and_says_why_once_its_device_is_broken(host, workload, left, monkeypatch, capsys, error, what):
+    def broken(*arguments, **named):
+        raise error
+
+    host.admit(Use("a", os.getpid()), workload, "a", CONFIG, None)
+    session = host.sessions["a"][1]
+    session.learner.step = 1
+    for owner, name in ((session.pack, "admit"), (session.pack, "step"), (session.learner, "save")):
+        monkeypatch.setattr(owner, name, broken)
+    with pytest.raises(SystemExit):
+        what(host, workload)
+    assert capsys.readouterr().err == f"This host ends, for its device is broken: {str(error).splitlines()[0]}\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("the size of tensor a must match the size of tensor b"),
+    ],
+)
+def test_it_stays_where_memory_does_not_suffice_or_a_trial_is_wrong(host, workload, left, monkeypatch, error):
+    def failing(loss, tokens):
+        raise error
+
+    host.admit(Use("a", os.getpid()), workload, "a", CONFIG, None)
+    monkeypatch.setattr(host.sessions["a"][1].learner, "advance", failing)
+    with pytest.raises(type(error)):
+        host.step("a")
 
 
 def test_what_a_failed_trial_has_is_not_kept(host, workload, monkeypatch, tmp_path):
