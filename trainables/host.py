@@ -1,16 +1,22 @@
 """The process that owns a frozen base: it measures before the trials, trains those of a device, and measures after."""
 
+import contextlib
+import ctypes
+import functools
 import gc
 import importlib
 import json
 import os
+import sys
 import threading
 import time
-import uuid
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import psutil
 import ray
 
 if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load torch
@@ -22,6 +28,40 @@ if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load 
 FOLDER, CHECKPOINT = "session", "checkpoint_last"
 WORK = ("packed", "evidence", "eva", "footprint", "shrink")
 LEASE_SECONDS = 10.0
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A trial in the hands of a process. Ray may put a trial into several hands, and several into one's, in turn.
+
+    Args:
+        key: No other use has it.
+        pid: Of the process, which is on the host's node.
+    """
+
+    key: str
+    pid: int
+
+
+def _ending_if_broken(method: Callable[P, R]) -> Callable[P, R]:
+    """Have the process end once the device is found broken: Ray sees that, and trials go on in a new host."""
+
+    @functools.wraps(method)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except RuntimeError as error:
+            from trainables.device_errors import broken
+
+            if broken(error):
+                reason = str(error).partition("\n")[0]
+                print(f"This host ends, for its device is broken: {reason}", file=sys.stderr, flush=True)
+                os._exit(1)
+            raise
+
+    return guarded
 
 
 class Host:
@@ -42,8 +82,8 @@ class Host:
         gc.enable()
         self.unpacked: tuple[list[Any], Workload] | None = None
         self.conductor: Conductor | None = None
-        self.sessions: dict[str, tuple[str, PackedSession]] = {}
-        self.guests: dict[int, int] = {}
+        self.sessions: dict[str, tuple[str, PackedSession, psutil.Process]] = {}
+        self.guests: dict[str, tuple[int, psutil.Process]] = {}
         self.lock = threading.Lock()
         if lease:
             threading.Thread(target=_end_with, args=(lease,), daemon=True).start()
@@ -88,22 +128,27 @@ class Host:
         with self._conducting(known).between_rounds():
             return shrink_curve(known, ranks, alphas, folder)
 
-    def assign(self, hosts: int) -> int:
-        """Return the number of the node's host with the fewest trials, and count one more there."""
+    def assign(self, use: Use, hosts: int) -> int:
+        """Return the number of the node's host with the fewest trials that live, and count this one there."""
+        process = psutil.Process(use.pid)
         with self.lock:
-            number = min(range(hosts), key=lambda number: self.guests.get(number, 0))
-            self.guests[number] = self.guests.get(number, 0) + 1
+            self.guests = {key: guest for key, guest in self.guests.items() if _lives(guest[1])}
+            trials = Counter(number for number, _ in self.guests.values())
+            number = min(range(hosts), key=trials.__getitem__)
+            self.guests[use.key] = (number, process)
             return number
 
-    def leave(self, number: int) -> None:
-        """Count one trial less at a host."""
+    def leave(self, key: str) -> None:
+        """Count a trial no more."""
         with self.lock:
-            self.guests[number] -= 1
+            self.guests.pop(key, None)
 
-    def admit(self, workload: list[Any], name: str, config: dict[str, Any], checkpoint: str | None) -> str:
-        """Let a trial in and return its key, which no other use of the same trial shares.
+    @_ending_if_broken
+    def admit(self, use: Use, workload: list[Any], name: str, config: dict[str, Any], checkpoint: str | None) -> None:
+        """Let a trial in.
 
         Args:
+            use: Of the trial.
             workload: The same for all trials.
             name: Of the trial, as its folder's.
             config: Ray's.
@@ -111,14 +156,14 @@ class Host:
         """
         from trainables.spec import TrialSpec
 
-        known = self._known(workload)
+        process, known = psutil.Process(use.pid), self._known(workload)
+        self._let_go_of_the_dead()
         session = self._conducting(known).admit(known, TrialSpec.from_config(config))
         if checkpoint is not None:
             session.load(Path(checkpoint) / FOLDER)
-        key = uuid.uuid4().hex
-        self.sessions[key] = (name, session)
-        return key
+        self.sessions[use.key] = (name, session, process)
 
+    @_ending_if_broken
     def step(self, key: str, again: bool = False) -> dict[str, Any]:
         """Train a trial to its next report; the report tells, as JSON, of memory that did not suffice.
 
@@ -128,26 +173,37 @@ class Host:
         """
         from trainables.session import next_report
 
+        self._let_go_of_the_dead()
         session = self.sessions[key][1]
         report = next_report(session, again)
         return {**report, "resource_events": json.dumps(session.pack.resource_events)}
 
+    @_ending_if_broken
     def save(self, key: str, checkpoint: str) -> None:
         """Write a trial's state."""
         self.sessions[key][1].save(Path(checkpoint) / FOLDER)
 
+    @_ending_if_broken
     def save_all(self, folder: str) -> None:
         """Write the state of every trial that is here, at its last optimizer step, into ``folder/NAME``."""
         if self.conductor is None:
             return
         with self.conductor.between_rounds():
-            for name, session in list(self.sessions.values()):
-                if session.learner.step:
+            for name, session, _ in list(self.sessions.values()):
+                if session.learner.step and not session.failed:
                     session.save(Path(folder) / name / CHECKPOINT / FOLDER)
 
     def free(self, key: str) -> None:
-        """Forget a trial."""
-        self.sessions.pop(key)[1].close()
+        """Forget a trial, if it was let in."""
+        if (known := self.sessions.pop(key, None)) is not None:
+            known[1].close()
+        _give_memory_back()
+
+    def _let_go_of_the_dead(self) -> None:
+        """Forget the trials of processes that were killed; these cannot do it, and Ray begins such a trial again."""
+        for key, (_, _, process) in list(self.sessions.items()):
+            if not _lives(process):
+                self.free(key)
 
     def _known(self, reference: list[Any]) -> "Workload":
         """Unpack a workload, and load its base."""
@@ -179,6 +235,20 @@ class Host:
 
 class Lease:
     """An actor's class; it does nothing but live as long as the search that made it."""
+
+
+def _give_memory_back() -> None:
+    """Have the C library return what it has freed: on CPU it would keep a GB of it, in pieces between what is in use."""
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Say whether a process is there; one that has taken its number is another, and a zombie is none."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _end_with(lease: str) -> None:

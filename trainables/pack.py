@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from trainables import adapters
 from trainables.base_model import BaseModel, load
 from trainables.data import DataSource, Example, Splits, load_splits
+from trainables.device_errors import out_of_memory
 from trainables.finetune import autocast, by_length, token_losses
 from trainables.inputs import base_of, splits_of
 from trainables.lanes import Lanes, arrange
@@ -119,7 +120,7 @@ class Pack:
         """Do one micro-batch of each slot; those whose batch is full take their optimizer step.
 
         A slot whose loss or gradient is not finite, or for which memory does not suffice, gets a ``failure`` and is
-        otherwise left as it was.
+        otherwise left as it was; only if memory ends within its optimizer step may it have changed by a part of that.
         """
         for group in self._by_prefix(slots):
             self._together(group, self._step)
@@ -132,7 +133,7 @@ class Pack:
             try:
                 work(part)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 part = self._relieve(part, error)
             left = left[len(part) :]
@@ -206,9 +207,8 @@ class Pack:
         try:
             slot.learner.advance(slot.loss, tokens)
         except Exception as error:
-            if isinstance(error, RuntimeError) and _out_of_memory(error):
-                raise
-            slot.failure = error  # its neighbours have nothing to do with it
+            # its neighbours have nothing to do with it; the pass has given its memory back, so smaller ones help nobody
+            slot.failure = error.with_traceback(None) if out_of_memory(error) else error
         slot.micro, slot.loss = 0, 0.0
 
     def _losses(self, slots: Sequence[Slot], rows: Sequence[Sequence[Example]], training: bool = False) -> torch.Tensor:
@@ -274,7 +274,3 @@ def _dropout(slots: tuple[Slot, ...], lanes: Lanes, name: str, x: torch.Tensor) 
             own = x.new_empty(len(lengths) * max(lengths), x.shape[-1])  # alone, its rows are padded to its longest
             torch.index_select(own.bernoulli_(keep, generator=slot.generator).div_(keep), 0, sources, out=mask)
     return masks
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # the latter on CPU

@@ -69,6 +69,7 @@ class Conductor:
 
         Raises:
             Diverged: The trial's loss or gradient is not finite.
+            RuntimeError: The trial has left.
         """
         with self._turn:
             self._demands[slot] = demand
@@ -101,7 +102,7 @@ class Conductor:
             del self._demands[slot]
 
     def _work(self, demands: dict[Slot, Demand]) -> list[Slot]:
-        training = [slot for slot, demand in demands.items() if slot.learner.step < demand.until]
+        training = [s for s, demand in demands.items() if not s.failure and s.learner.step < demand.until]
         if training:
             self.pack.step(training)
             self.rounds, self.slot_rounds = self.rounds + 1, self.slot_rounds + len(training)
@@ -138,6 +139,11 @@ class PackedSession:
         return self.pack.splits
 
     @property
+    def failed(self) -> bool:
+        """Whether it may not go on; what it has then is not to be kept."""
+        return self._slot.failure is not None
+
+    @property
     def pack(self) -> Pack:
         """In whose company it trains."""
         return self._conductor.pack
@@ -161,6 +167,7 @@ class PackedSession:
         self.learner.load(folder)
 
     def close(self) -> None:
-        """Leave the pack between two rounds."""
+        """Leave the pack between two rounds; whoever waits for a report of the trial hears it."""
         with self._conductor.between_rounds():
-            self._conductor.pack.forget(self._slot)
+            self._slot.failure = self._slot.failure or RuntimeError("the trial has left the pack")
+            self.pack.forget(self._slot)

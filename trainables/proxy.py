@@ -1,11 +1,14 @@
 """A trial as Ray sees it when trials are packed: a small process that asks its device's host. Imports no torch."""
 
+import os
+import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import ray
 
+from trainables.host import Use
 from trainables.hosts import Hosts
 from trainables.restoring import Unpickled
 
@@ -28,7 +31,8 @@ class PackedTrainable(Unpickled):
         """
         if hosts is None:
             raise ValueError("PackedTrainable needs hosts; wrap it with ray.tune.with_parameters")
-        self.hosts, self.checkpoints, self.key, self.number = hosts, checkpoints, None, None
+        self.hosts, self.checkpoints = hosts, checkpoints
+        self.key: str | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take over the next trial in the same process."""
@@ -61,17 +65,16 @@ class PackedTrainable(Unpickled):
         self._free()
 
     def _admit(self, checkpoint: str | None) -> None:
-        self.host = self.hosts.here()
+        use = Use(uuid.uuid4().hex, os.getpid())
+        self.host = self.usher = self.hosts.here()
+        self.key = use.key
         if not ray.get_gpu_ids():
-            self.usher = self.host
-            self.number = ray.get(self.usher.assign.remote(self.hosts.per_node))
-            self.host = self.hosts.at(ray.get_runtime_context().get_node_id(), f"cpu{self.number}")
-        self.key = ray.get(self.host.admit.remote(self.hosts.workload, self.trial_name, self.config, checkpoint))
+            number = ray.get(self.usher.assign.remote(use, self.hosts.per_node))
+            self.host = self.hosts.at(ray.get_runtime_context().get_node_id(), f"cpu{number}")
+        ray.get(self.host.admit.remote(use, self.hosts.workload, self.trial_name, self.config, checkpoint))
 
     def _free(self) -> None:
         if self.key is not None:
             self.host.free.remote(self.key)
+            self.usher.leave.remote(self.key)
             self.key = None
-        if self.number is not None:
-            self.usher.leave.remote(self.number)
-            self.number = None

@@ -1,9 +1,16 @@
 """Other processes than the driver die: trials go on from their checkpoints, and a dead Ray is no lost search."""
 
+import json
+import os
+import signal
+import time
+
 import psutil
 import pytest
+import ray
 
 from analysis.rows import read_rows
+from trainables.proxy import PackedTrainable
 from tuning import search
 from tuning.cli import main
 
@@ -53,6 +60,84 @@ def test_a_trial_that_raises_goes_on_from_its_checkpoint(
     assert sorted(row.restarts for row in rows) == [0, 0, 0, 1]
     assert all([report["step"] for report in row.history] == [50, 100, 150, 200] for row in rows)
     assert around_restarts(tmp_path / "raised-once") == [(100, 150)]
+
+
+@pytest.fixture
+def together(small, tmp_path, monkeypatch, capfd):
+    """Search with trials of a class, all in one host, and return the rows."""
+
+    def run(trainable):
+        monkeypatch.setattr(search, "PackedTrainable", trainable)
+        flags = [*small, *FLAGS, "--pack-size", 4, "--runs-dir", tmp_path, "--name", "together"]
+        assert main([str(flag) for flag in flags]) == 0, capfd.readouterr().err
+        rows = read_rows(tmp_path / "together" / "rows.jsonl")
+        assert [row.status for row in rows] == ["finished"] * 4
+        assert all([report["step"] for report in row.history] == [50, 100, 150, 200] for row in rows)
+        return rows
+
+    return run
+
+
+def _killed_once(mark, seen):
+    class Killed(PackedTrainable):
+        def step(self):
+            if self.config["trial_id"] == "t001" and self.iteration == 2 and not mark.exists():
+                mark.touch()
+                self.host.step.remote(self.key)  # which the host goes on with
+                time.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGKILL)
+            report = super().step()
+            found = ray.get(
+                self.host.__ray_call__.remote(
+                    lambda host: [os.getpid(), mark.exists(), *(name for name, *_ in host.sessions.values())]
+                )
+            )
+            with seen.open("a") as file:
+                print(json.dumps(found), file=file)
+            return report
+
+    return Killed
+
+
+def test_a_packed_trial_that_is_killed_goes_on_in_the_same_host_which_keeps_nothing_of_the_dead_one(
+    together, tmp_path, around_restarts
+):
+    rows = sorted(together(_killed_once(tmp_path / "killed", tmp_path / "seen")), key=lambda row: row.trial_id)
+    assert [row.restarts for row in rows] == [1, 0, 0, 0]
+    ((before, after),) = around_restarts(tmp_path / "together")
+    assert after >= before >= 100, "a report later than the one before its checkpoint"
+    seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
+    assert len({pid for pid, *_ in seen}) == 1
+    after_the_kill = [names for _, killed, *names in seen if killed]
+    assert any(rows[0].experiment_name in names for names in after_the_kill)
+    assert all(len(names) == len(set(names)) for names in after_the_kill)
+
+
+def _breaking_the_device_once(mark):
+    class Breaking(PackedTrainable):
+        def step(self):
+            if self.config["trial_id"] == "t001" and self.iteration == 2 and not mark.exists():
+                mark.touch()
+                ray.get(self.host.__ray_call__.remote(break_device))
+            return super().step()
+
+    def break_device(host):
+        import torch  # in the host alone
+
+        def step(slots):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+        host.conductor.pack.step = step
+
+    return Breaking
+
+
+def test_a_host_whose_device_breaks_ends_and_its_trials_go_on_in_another(together, tmp_path, around_restarts):
+    rows = together(_breaking_the_device_once(tmp_path / "broken"))
+    assert 1 <= sum(row.restarts for row in rows) <= 4
+    assert all(row.restarts <= 1 for row in rows)
+    for before, after in around_restarts(tmp_path / "together"):
+        assert after >= before
 
 
 def test_a_search_whose_raylet_dies_can_be_taken_up(tree):

@@ -1,14 +1,177 @@
-"""The thread by which a host ends once its search is gone."""
+"""What a host does about processes that end: its trials', its search's, and its own once its device is broken."""
 
 import os
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import ray
+import torch
 
-from trainables import host
+from strategies import RankBudget
+from trainables import host as hosting
+from trainables.base_model import load
+from trainables.data import DataSource
+from trainables.host import Host, Use
+from trainables.spec import Workload
+
+CONFIG = {"strategy": "baseline", "learning_rate": 0.01}
 
 
-def test_a_host_outlives_what_ray_cannot_tell_and_ends_when_the_search_is_gone(monkeypatch):
+@pytest.fixture
+def host(monkeypatch):
+    """A host in this process; a reference to a workload is the workload."""
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    return Host()
+
+
+@pytest.fixture
+def workload(tiny_gpt2, tiny_text):
+    """A trial's only report is after a hundred steps."""
+    data = DataSource(str(tiny_text), train_examples=16, validation_examples=8, test_examples=8, max_length=32)
+    budget = RankBudget.like_uniform(2, load(str(tiny_gpt2)).sites)
+    return [Workload(str(tiny_gpt2), data, budget, epochs=25, batch_size=4, reports=1, scale=2.0)]
+
+
+@pytest.fixture
+def process():
+    """A function that starts a process, which stands for a trial's."""
+    started = []
+
+    def start():
+        started.append(subprocess.Popen(["sleep", "600"]))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.wait()
+
+
+def kill(process):
+    """Kill a process that nobody waits for yet: it becomes a zombie."""
+    process.kill()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.001)
+
+
+def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_other_is(host, workload, process):
+    killed, other, later = (process() for _ in range(3))
+    host.admit(Use("killed", killed.pid), workload, "trial", CONFIG, None)
+    host.admit(Use("other", other.pid), workload, "trial", CONFIG, None)  # of the same name, as Ray may do it
+    session = host.sessions["killed"][1]
+    with ThreadPoolExecutor(2) as pool:
+        report, own = (pool.submit(host.step, key) for key in ("killed", "other"))
+        while session.learner.step < 3:
+            time.sleep(0.001)
+        kill(killed)
+        host.admit(Use("later", later.pid), workload, "trial", CONFIG, None)
+        left_at = session.learner.step
+        assert [*host.sessions] == ["other", "later"]
+        with pytest.raises(RuntimeError, match="the trial has left the pack"):
+            report.result(timeout=60)
+        assert own.result()["step"] == 100
+    with pytest.raises(RuntimeError, match="the trial has left the pack"):
+        session.train(1)
+    assert session.learner.step == left_at < 100
+    assert not any(session._slot in slots for slots in host.conductor.pack._stacks)
+
+
+def test_it_is_let_go_when_another_trains_on_too(host, workload, process):
+    killed, other = process(), process()
+    for key, one in (("killed", killed), ("other", other)):
+        host.admit(Use(key, one.pid), workload, key, CONFIG, None)
+    kill(killed)
+    host.step("other")
+    assert [*host.sessions] == ["other"]
+
+
+def test_a_trial_goes_where_the_fewest_live(host, process):
+    first, second, third = (process() for _ in range(3))
+    assert [host.assign(Use(f"{n}", p.pid), 2) for n, p in enumerate((first, second, third))] == [0, 1, 0]
+    second.kill()
+    second.wait()
+    assert [host.assign(Use(key, first.pid), 2) for key in "abc"] == [1, 1, 0]
+    for key in ("0", "2", "c", "c", "nobody"):
+        host.leave(key)
+    assert host.assign(Use("d", third.pid), 2) == 0
+
+
+def test_a_trial_that_was_not_let_in_can_be_forgotten(host):
+    host.free("nobody")
+
+
+ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """With which status the process ended."""
+
+    def leave(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError("HIP error: unknown\nmore"), RuntimeError(ILLEGAL)])
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda host, workload: host.admit(Use("b", os.getpid()), workload, "b", CONFIG, None),
+        lambda host, workload: host.step("a"),
+        lambda host, workload: host.save("a", "anywhere"),
+        lambda host, workload: host.save_all("anywhere"),
+    ],
+)
+def test_it_ends_and_says_why_once_its_device_is_broken(host, workload, left, monkeypatch, capsys, error, what):
+    def broken(*arguments, **named):
+        raise error
+
+    host.admit(Use("a", os.getpid()), workload, "a", CONFIG, None)
+    session = host.sessions["a"][1]
+    session.learner.step = 1
+    for owner, name in ((session.pack, "admit"), (session.pack, "step"), (session.learner, "save")):
+        monkeypatch.setattr(owner, name, broken)
+    with pytest.raises(SystemExit):
+        what(host, workload)
+    assert capsys.readouterr().err == f"This host ends, for its device is broken: {str(error).splitlines()[0]}\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("the size of tensor a must match the size of tensor b"),
+    ],
+)
+def test_it_stays_where_memory_does_not_suffice_or_a_trial_is_wrong(host, workload, left, monkeypatch, error):
+    def failing(loss, tokens):
+        raise error
+
+    host.admit(Use("a", os.getpid()), workload, "a", CONFIG, None)
+    monkeypatch.setattr(host.sessions["a"][1].learner, "advance", failing)
+    with pytest.raises(type(error)):
+        host.step("a")
+
+
+def test_what_a_failed_trial_has_is_not_kept(host, workload, monkeypatch, tmp_path):
+    for key in ("well", "failed"):
+        host.admit(Use(key, os.getpid()), workload, key, CONFIG, None)
+        host.sessions[key][1].train(1)
+    learner = host.sessions["failed"][1].learner
+    monkeypatch.setattr(learner.optimizer, "step", lambda: torch.empty(2**60))
+    with pytest.raises(RuntimeError, match="memory"):
+        host.step("failed")
+    host.save_all(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["well"]
+
+
+def test_a_host_outlives_what_ray_cannot_tell_and_ends_when_the_search_is_gone(left, monkeypatch):
     answers = iter([object(), ray.exceptions.RpcError("no answer"), RuntimeError("not now"), object(), ValueError()])
 
     def get_actor(name):
@@ -16,12 +179,8 @@ def test_a_host_outlives_what_ray_cannot_tell_and_ends_when_the_search_is_gone(m
         if isinstance(answer := next(answers), Exception):
             raise answer
 
-    def leave(status):
-        raise SystemExit(status)
-
-    monkeypatch.setattr(host, "LEASE_SECONDS", 0)
+    monkeypatch.setattr(hosting, "LEASE_SECONDS", 0)
     monkeypatch.setattr(ray, "get_actor", get_actor)
-    monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(SystemExit):
-        host._end_with("lease")
+        hosting._end_with("lease")
     assert next(answers, None) is None

@@ -286,38 +286,3 @@ def test_a_skipped_prefix_changes_no_loss(pack, upper, limit_bytes, joined):
         solo.learner.adapter.set_weights(slot.learner.adapter.weights)
         assert losses == pytest.approx(solo._evaluate(solo.splits.validation), abs=1e-4)
         solo.close()
-
-
-def out_of_memory(pack, rows):
-    """Let memory end while gradients are being computed, if a pass has more rows."""
-
-    def end(gradient):
-        raise torch.OutOfMemoryError("there is no more")
-
-    def watch(block, args, kwargs):
-        if args[0].shape[0] > rows and args[0].requires_grad:
-            args[0].register_hook(end)
-
-    pack.prefix.blocks[1].register_forward_pre_hook(watch, with_kwargs=True)
-
-
-def test_trials_that_do_not_fit_into_one_pass_are_trained_in_several(pack, model_folder, source):
-    chosen = [trial for trial in trials(model_folder, source, dropout=0.3) if trial[1].label != "linear_decay"]
-    out_of_memory(pack, 2 * MICRO)
-    recorded = packed(pack, chosen, steps=12)
-    assert pack.resource_events == ["out of memory with 3 trials in a pass; at most 1 since"]
-    assert pack.room == 1
-    for one, trial in zip(recorded, chosen, strict=True):
-        check_agreement(one, alone(*trial, steps=12))
-
-
-def test_a_trial_that_does_not_fit_by_itself_fails_alone_and_not_as_diverged(pack, model_folder, source):
-    chosen = trials(model_folder, source)[:1]
-    slot = pack.admit(*chosen[0])
-    before = [tensor.clone() for tensor in slot.learner.parameters]
-    out_of_memory(pack, 0)
-    pack.step([slot])
-    assert isinstance(slot.failure, torch.OutOfMemoryError)
-    assert slot.learner.step == 0
-    assert all(torch.equal(a, b) for a, b in zip(slot.learner.parameters, before, strict=True))
-    assert not any(tensor.grad.any() for tensor in slot.learner.parameters)

@@ -207,14 +207,20 @@ def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload):
     expected = []
     for trial in trials:
         solo = SoloSession(workload, trial)
-        expected.append([solo.train(4).eval_loss, solo.train(4).eval_loss, sum(solo.test_losses())])
+        expected.append(
+            [solo.train(4).eval_loss, solo.train(4).eval_loss, mean_loss(solo.splits.test, solo.test_losses())]
+        )
         solo.close()
     pack = Pack(workload.model, workload.data, "cpu", 2)
     conductor = Conductor(pack)
 
     def life(trial):
         session = conductor.admit(workload, trial)
-        return [session.train(4).eval_loss, session.train(4).eval_loss, sum(session.test_losses())]
+        return [
+            session.train(4).eval_loss,
+            session.train(4).eval_loss,
+            mean_loss(session.splits.test, session.test_losses()),
+        ]
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(life, trials))

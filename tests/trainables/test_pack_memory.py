@@ -1,0 +1,121 @@
+"""Memory ends while a pack trains: in a pass, which is repeated in smaller ones, or in one trial's optimizer step."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from strategies import RankBudget
+from trainables.base_model import load
+from trainables.data import DataSource
+from trainables.pack import Pack
+from trainables.session import SoloSession
+from trainables.spec import TrialSpec, Workload
+
+MICRO = 4
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+ENDED = [torch.OutOfMemoryError("there is no more"), CUBLAS]
+
+
+@pytest.fixture
+def workload(model_folder, tiny_text):
+    """A dozen steps on lines that are about as long as each other, so that each has a lane of its own."""
+    data = DataSource(str(tiny_text), train_examples=20, validation_examples=6, test_examples=6, max_length=24)
+    budget = RankBudget.like_uniform(2, load(str(model_folder)).sites)
+    return Workload(str(model_folder), data, budget, epochs=2.4, batch_size=MICRO, reports=2, scale=2.0, dropout=0.3)
+
+
+@pytest.fixture
+def pack(workload):
+    return Pack(workload.model, workload.data, "cpu", MICRO)
+
+
+def spec(seed, log_ratio=-3.0):
+    own = {"log_ratio": log_ratio}
+    return TrialSpec.from_config(
+        {"strategy": "attention_heavy", "attention_heavy": own, "learning_rate": 5e-3, "seed": seed}
+    )
+
+
+def check_trained_as_alone(slot):
+    """Compare with PEFT and ``torch.optim.AdamW`` on a model of its own."""
+    solo = SoloSession(slot.learner.workload, slot.learner.spec)
+    solo.train(slot.learner.step)
+    for name, tensor in solo.learner.adapter.weights.items():
+        assert torch.allclose(slot.learner.adapter.weights[name], tensor, rtol=0, atol=1e-4), name
+    solo.close()
+
+
+def end_passes_of_more_than(rows, pack, error):
+    """Let memory end while gradients are being computed, if a pass has more rows."""
+
+    def end(gradient):
+        raise error
+
+    def watch(block, args, kwargs):
+        if args[0].shape[0] > rows and args[0].requires_grad:
+            args[0].register_hook(end)
+
+    pack.prefix.blocks[1].register_forward_pre_hook(watch, with_kwargs=True)
+
+
+@pytest.mark.parametrize("error", ENDED)
+def test_trials_that_do_not_fit_into_one_pass_are_trained_in_several(pack, workload, error):
+    large = dataclasses.replace(workload, batch_size=2 * MICRO, epochs=4.8, weight_decay=0.1, dropout=0.0)
+    trials = [(large, spec(2)), (workload, spec(0)), (workload, spec(1, 3.0))]
+    slots = [pack.admit(*trial) for trial in trials]
+    pack.step(slots[:1])  # half of its batch, which it begins again
+    end_passes_of_more_than(2 * MICRO, pack, error)
+    while running := [slot for slot in slots if not slot.learner.done]:
+        pack.step(running)
+        assert not any(slot.failure for slot in slots)
+    assert pack.resource_events == ["out of memory with 3 trials in a pass; at most 1 since"]
+    assert pack.room == 1
+    for slot in slots:
+        check_trained_as_alone(slot)
+
+
+@pytest.mark.parametrize("error", ENDED)
+def test_a_trial_that_does_not_fit_by_itself_fails_alone_and_not_as_diverged(pack, workload, error):
+    slot = pack.admit(workload, spec(0))
+    before = [tensor.clone() for tensor in slot.learner.parameters]
+    end_passes_of_more_than(0, pack, error)
+    pack.step([slot])
+    assert slot.failure is error
+    assert slot.learner.step == 0
+    assert all(torch.equal(a, b) for a, b in zip(slot.learner.parameters, before, strict=True))
+    assert not any(tensor.grad.any() for tensor in slot.learner.parameters)
+
+
+def no_moments_for(slot, monkeypatch):
+    """Let memory end when AdamW makes the moments of a trial, which it does within the first step."""
+    zeros_like, own = torch.zeros_like, {id(tensor) for tensor in slot.learner.parameters}
+
+    def making(tensor, *arguments, **named):
+        if id(tensor) in own and slot.learner.optimizer.state:
+            raise torch.OutOfMemoryError("there is no more")
+        return zeros_like(tensor, *arguments, **named)
+
+    monkeypatch.setattr(torch, "zeros_like", making)
+
+
+@pytest.mark.parametrize("before", [0, 11])
+def test_a_trial_without_room_for_its_moments_fails_and_no_other_steps_twice(pack, workload, monkeypatch, before):
+    """Its neighbours are at their first step, or at their last, after which there is none to repeat."""
+    first, last = (pack.admit(workload, spec(seed)) for seed in range(2))
+    for _ in range(before):
+        pack.step([first, last])
+    late = pack.admit(workload, spec(2))
+    weights = [tensor.clone() for tensor in late.learner.parameters]
+    no_moments_for(late, monkeypatch)
+    pack.step([first, late, last])
+    assert isinstance(late.failure, torch.OutOfMemoryError)
+    assert late.failure.__traceback__ is None, "its frames would keep memory"
+    assert late.learner.step == 0
+    assert all(torch.equal(a, b) for a, b in zip(late.learner.parameters, weights, strict=True))
+    assert [slot.learner.step for slot in (first, last)] == [before + 1] * 2
+    while not first.learner.done:
+        pack.step([first, last])
+    for slot in (first, last):
+        assert slot.failure is None
+        check_trained_as_alone(slot)

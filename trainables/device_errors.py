@@ -1,0 +1,20 @@
+"""What an error says about the device: that it has too little memory, or that this process cannot use it any more."""
+
+import torch
+
+# the first on CPU; the others are no OutOfMemoryError, since no allocation of PyTorch's own has failed
+SHORTAGES = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether memory did not suffice; with less to do it may."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(shortage in str(error) for shortage in SHORTAGES)
+    )
+
+
+def broken(error: BaseException) -> bool:
+    """Say whether the device fails whatever is asked of it next: a context does not heal, a new process has another."""
+    accelerator: tuple[type[Exception], ...] | type[Exception] = getattr(torch, "AcceleratorError", ())  # torch 2.8
+    failed = isinstance(error, accelerator) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+    return failed and not out_of_memory(error)
