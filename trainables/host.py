@@ -238,7 +238,7 @@ class Lease:
 
 
 def _give_memory_back() -> None:
-    """Have the C library return what it has freed: on CPU it would keep a GB of it, in pieces between what is in use."""
+    """Have the C library return what is free: on CPU it would keep a GB, in pieces between what is in use."""
     with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
