@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tune test quick-trainables quick-others test-faults check bench soak
+.PHONY: tune test quick-trainables quick-others slow-faults slow-others test-faults check bench soak
 
 .venv: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,13 +14,20 @@ tune: .venv
 
 test: .venv
 	$(MAKE) --jobs=2 --output-sync quick-trainables quick-others
-	$(BIN)/python -m pytest -m slow
+	$(MAKE) --jobs=2 --output-sync slow-faults slow-others
+	$(BIN)/python -m pytest -m slow tests/faults/mlflow  # it takes times: nothing runs beside it
 
 quick-trainables: .venv
 	$(BIN)/python -m pytest -m "not slow" tests/trainables
 
 quick-others: .venv
 	$(BIN)/python -m pytest -m "not slow" --ignore=tests/trainables
+
+slow-faults: .venv
+	$(BIN)/python -m pytest -m slow tests/faults --ignore=tests/faults/mlflow
+
+slow-others: .venv
+	$(BIN)/python -m pytest -m slow --ignore=tests/faults
 
 test-faults: .venv
 	$(BIN)/python -m pytest tests/faults
