@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -252,11 +253,14 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _end_with(lease: str) -> None:
-    while True:
-        time.sleep(LEASE_SECONDS)
-        try:
-            ray.get_actor(lease)
-        except ValueError:
-            os._exit(0)
-        except Exception:  # Ray cannot tell now; if it has ended, so will this process
-            continue
+    """End this process once an actor is gone; as long as Ray cannot tell, it goes on."""
+    try:
+        while True:
+            time.sleep(LEASE_SECONDS)
+            with contextlib.suppress(ray.exceptions.RayError, RuntimeError, OSError):
+                ray.get_actor(lease)
+    except ValueError:
+        os._exit(0)
+    except Exception:  # with nobody to watch, this process would outlive its search
+        traceback.print_exc()
+        os._exit(1)

@@ -1,6 +1,7 @@
 """What a host does about processes that end: its trials', its search's, and its own once its device is broken."""
 
 import ctypes
+import dataclasses
 import os
 import subprocess
 import time
@@ -11,12 +12,8 @@ import pytest
 import ray
 import torch
 
-from strategies import RankBudget
 from trainables import host as hosting
-from trainables.base_model import load
-from trainables.data import DataSource
 from trainables.host import Host, Use
-from trainables.spec import Workload
 
 CONFIG = {"strategy": "baseline", "learning_rate": 0.01}
 
@@ -29,11 +26,9 @@ def host(monkeypatch):
 
 
 @pytest.fixture
-def workload(tiny_gpt2, tiny_text):
+def workload(workload):
     """A trial's only report is after a hundred steps."""
-    data = DataSource(str(tiny_text), train_examples=16, validation_examples=8, test_examples=8, max_length=32)
-    budget = RankBudget.like_uniform(2, load(str(tiny_gpt2)).sites)
-    return [Workload(str(tiny_gpt2), data, budget, epochs=25, batch_size=4, reports=1, scale=2.0)]
+    return [dataclasses.replace(workload, epochs=25, reports=1)]
 
 
 @pytest.fixture
@@ -100,8 +95,11 @@ def test_a_trial_goes_where_the_fewest_live(host, process):
     assert host.assign(Use("d", third.pid), 2) == 0
 
 
-def test_a_trial_that_was_not_let_in_can_be_forgotten(host):
+def test_a_trial_that_was_not_let_in_can_be_forgotten_and_no_other_is(host, workload):
+    host.admit(Use("a", os.getpid()), workload, "a", CONFIG, None)
     host.free("nobody")
+    assert [*host.sessions] == ["a"]
+    assert host.step("a")["step"] == 100
 
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
@@ -172,8 +170,12 @@ def test_what_a_failed_trial_has_is_not_kept(host, workload, monkeypatch, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["well"]
 
 
-def test_a_host_outlives_what_ray_cannot_tell_and_ends_when_the_search_is_gone(left, monkeypatch):
-    answers = iter([object(), ray.exceptions.RpcError("no answer"), RuntimeError("not now"), object(), ValueError()])
+UNSURE = [ray.exceptions.RpcError("no answer"), RuntimeError("not now"), ConnectionError("not there")]
+
+
+@pytest.mark.parametrize(("last", "status"), [(ValueError("no such actor"), 0), (KeyError("nobody expects this"), 1)])
+def test_a_host_outlives_what_ray_cannot_tell_and_ends_when_the_search_is_gone(left, monkeypatch, last, status):
+    answers = iter([object(), *UNSURE, object(), last])
 
     def get_actor(name):
         assert name == "lease"
@@ -182,8 +184,9 @@ def test_a_host_outlives_what_ray_cannot_tell_and_ends_when_the_search_is_gone(l
 
     monkeypatch.setattr(hosting, "LEASE_SECONDS", 0)
     monkeypatch.setattr(ray, "get_actor", get_actor)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as end:
         hosting._end_with("lease")
+    assert end.value.code == status
     assert next(answers, None) is None
 
 
