@@ -1,6 +1,7 @@
 """A real Ray cluster of two nodes on this machine, and a real MLflow server on a real PostgreSQL."""
 
 import contextlib
+import json
 import os
 import pwd
 import secrets
@@ -84,6 +85,9 @@ class Cluster:
     # Ray replaces 127.0.0.1 by the machine's address on a network, so the nodes take other loopback addresses
     wait_for = staticmethod(wait_for)
     HEAD, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+    LONG = (
+        "--num-samples", "6", "--confirm-seeds", "0", "--epochs", "200", "--max-concurrent-trials", "6",
+    )  # fmt: skip
 
     def __init__(self, processes, folder):
         self.processes, self.folder = processes, folder
@@ -133,6 +137,20 @@ class Cluster:
                 found += [child for child in process.children(recursive=True) if child.name().startswith("ray::")]
         return found
 
+    def begin(self, plan, runs, name, *flags):
+        """Start a search of long trials, and return it and where its trials' results are."""
+        command = [
+            sys.executable, "tune.py", "--ray-address", self.address, "--runs-dir", runs, *plan, *self.LONG, *flags,
+        ]  # fmt: skip
+        process = self.processes.start(name, [*map(str, command)], cwd=ROOT, env=self.environment)
+        return process, runs / "search" / "ray"
+
+    @staticmethod
+    def nodes_of(results, reports=1):
+        """Return the nodes on which a trial has reported that often."""
+        found = (path.read_text().split("\n")[:-1] for path in results.glob("*/*/result.json"))
+        return {json.loads(lines[0])["node_ip"] for lines in found if len(lines) >= reports}
+
     def submit(self, *command, flags=()):
         """Submit a job, and wait for its end unless the flags say otherwise."""
         return self.job("submit", "--working-dir", ROOT, *flags, "--", *command)
@@ -152,6 +170,18 @@ def processes(tmp_path_factory):
     found = Processes(tmp_path_factory.mktemp("logs"))
     yield found
     found.end()
+
+
+@pytest.fixture(scope="package")
+def plan(tiny_gpt2, tiny_text):
+    """Four trials whose configurations do not depend on each other's results, and their confirmation."""
+    names = ("baseline", "linear_decay", "attention_heavy", "empirical")
+    return [
+        "--model", str(tiny_gpt2), "--dataset", str(tiny_text), "--train-examples", "16", "--validation-examples", "8",
+        "--test-examples", "8", "--max-length", "32", "--learning-rate", "0.01", "--scheduler", "fifo",
+        "--num-samples", "4", "--confirm-seeds", "1", "--max-concurrent-trials", "4", "--name", "search",
+        *[word for name in names for word in ("--strategies", name)],
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="package")

@@ -1,5 +1,6 @@
 """Other processes than the driver die: trials go on from their checkpoints, and a dead Ray is no lost search."""
 
+import contextlib
 import json
 import os
 import signal
@@ -41,6 +42,41 @@ def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_and_its_neighbour_ne
     ((before, after),) = around_restarts(tree.runs / "trial")
     assert after >= before >= 100, "a report later than the one before its checkpoint"
     assert "1 restart" in (tree.runs / "trial" / "report.md").read_text()
+
+
+def test_a_trial_that_is_killed_too_often_is_a_failed_row_and_status_3(tree):
+    process = tree.new("failed", *FLAGS, "--isolation", "process", "--max-failures", 0)
+    tree.wait_for(lambda: process.poll() is not None or _kill_in_the_middle(tree.runs / "failed"))
+    status, _, errors = tree.done(process)
+    assert status == 3, errors
+    rows = read_rows(tree.runs / "failed" / "rows.jsonl")
+    assert sorted(row.status for row in rows) == ["failed", "finished", "finished", "finished"]
+    (failed,) = [row for row in rows if row.status == "failed"]
+    assert failed.error
+    assert failed.final_eval_loss is None
+
+
+def test_packed_trials_survive_the_death_of_their_host(tree, around_restarts):
+    flags = ("--epochs", 200, "--max-concurrent-trials", 1, "--cpus-per-trial", 2)
+    process = tree.new("host", *FLAGS, *flags)
+    hosts = {}  # while a host trains, Ray gives it the trial's name
+
+    def in_the_middle():
+        hosts.update({child.pid: child for child in _workers(process, "Host")})
+        told = (path.read_bytes().count(b"\n") for path in (tree.runs / "host").glob("ray/*/*/result.json"))
+        return hosts and any(2 <= reports < 4 for reports in told)
+
+    tree.wait_for(lambda: process.poll() is not None or in_the_middle())
+    for host in hosts.values():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            host.kill()
+    status, _, errors = tree.done(process)
+    assert status == 0, errors
+    rows = read_rows(tree.runs / "host" / "rows.jsonl")
+    assert [row.status for row in rows] == ["finished"] * 4
+    assert all([report["step"] for report in row.history] == [100, 200, 300, 400] for row in rows)
+    ((before, after),) = around_restarts(tree.runs / "host")
+    assert after >= before >= 200, "it went on from a checkpoint"
 
 
 def _raising_once(trainable, mark):

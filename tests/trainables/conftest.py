@@ -1,4 +1,4 @@
-"""Small random models of every architecture that is promised."""
+"""Small random models of every architecture that is promised, and small trials."""
 
 import pytest
 import torch
@@ -11,6 +11,11 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from strategies import RankBudget
+from trainables.base_model import load
+from trainables.data import DataSource
+from trainables.spec import TrialSpec, Workload
 
 SMALL = {
     "vocab_size": 300,
@@ -44,3 +49,30 @@ def model_folder(model, tmp_path, tiny_tokenizer):
     model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
+
+
+@pytest.fixture
+def workload(tiny_gpt2, tiny_text):
+    """Four steps to a report, of which there are two."""
+    data = DataSource(str(tiny_text), train_examples=16, validation_examples=8, test_examples=8, max_length=32)
+    budget = RankBudget.like_uniform(2, load(str(tiny_gpt2)).sites)
+    return Workload(str(tiny_gpt2), data, budget, epochs=2, batch_size=4, reports=2, scale=2.0)
+
+
+OWN = {"linear_decay": {"slope": 1.0}, "adalora": {"initial": 2.0, "start": 0.0, "final": 0.3}}
+
+
+@pytest.fixture(params=OWN)
+def strategy(request):
+    """Whose ranks stay what they are, and whose change."""
+    return request.param
+
+
+@pytest.fixture
+def spec():
+    """A function that says what a trial of one of these strategies is."""
+
+    def make(strategy="linear_decay", **config):
+        return TrialSpec.from_config({"strategy": strategy, strategy: OWN[strategy], **config})
+
+    return make

@@ -1,29 +1,24 @@
 """Trials in processes of their own, told by a file that the search stops."""
 
+import dataclasses
 import threading
 import time
 
 import pytest
 
-from strategies import RankBudget
 from trainables import checkpoint
-from trainables.base_model import load
-from trainables.data import DataSource
 from trainables.farewell import NOW, Listener, keep_all
 from trainables.host import CHECKPOINT, FOLDER
 from trainables.session import SoloSession, next_report
-from trainables.spec import TrialSpec, Workload
+from trainables.spec import TrialSpec
 
 PLACE = f"one/{CHECKPOINT}/{FOLDER}"
 
 
-@pytest.fixture(scope="module")
-def workload(tiny_gpt2, tiny_text):
-    source = DataSource(str(tiny_text), train_examples=16, validation_examples=8, test_examples=8, max_length=32)
-    budget = RankBudget.like_uniform(2, load(str(tiny_gpt2)).sites)
-    return Workload(
-        str(tiny_gpt2), source, budget, epochs=4, batch_size=4, reports=2, scale=2.0, dropout=0.3
-    )  # dropout draws random numbers at each step, which a checkpoint must know
+@pytest.fixture
+def workload(workload):
+    """Dropout draws random numbers at each step, which a checkpoint must know."""
+    return dataclasses.replace(workload, epochs=4, dropout=0.3)
 
 
 @pytest.fixture

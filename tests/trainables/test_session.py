@@ -1,50 +1,20 @@
 import dataclasses
-import gc
 import json
 import math
 import re
 import shutil
-import time
-import weakref
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from strategies import RankBudget
 from trainables.base_model import load
-from trainables.data import DataSource, mean_loss
+from trainables.data import mean_loss
 from trainables.finetune import Diverged, batch_order, learning_rate_factor
 from trainables.pack import Pack
 from trainables.packed import Conductor
 from trainables.session import SoloSession, next_report
-from trainables.spec import TrialSpec, Workload
-
-
-@pytest.fixture(scope="module")
-def workload(tiny_gpt2, tiny_text):
-    source = DataSource(
-        dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8, max_length=32
-    )
-    sites = load(str(tiny_gpt2)).sites
-    return Workload(
-        model=str(tiny_gpt2), data=source, budget=RankBudget.like_uniform(2, sites), epochs=2, batch_size=4,
-        reports=2, scale=2.0,
-    )  # fmt: skip
-
-
-OWN = {"linear_decay": {"slope": 1.0}, "adalora": {"initial": 2.0, "start": 0.0, "final": 0.3}}
-
-
-def spec(strategy="linear_decay", **config):
-    return TrialSpec.from_config({"strategy": strategy, strategy: OWN[strategy], **config})
-
-
-@pytest.fixture(params=OWN)
-def strategy(request):
-    """Whose ranks stay what they are, and whose change."""
-    return request.param
+from trainables.spec import TrialSpec
 
 
 @pytest.fixture(params=["solo", "packed"])
@@ -58,7 +28,7 @@ def start(request):
 
 
 @pytest.fixture
-def session(workload, start, strategy):
+def session(workload, start, strategy, spec):
     session = start(workload, spec(strategy, learning_rate=0.01))
     yield session
     session.close()
@@ -83,7 +53,7 @@ def test_what_is_reported_as_applied_is_what_was_planned(session, workload):
     assert learner.facts["trainable_parameters"] <= workload.budget.params
 
 
-def test_a_closed_session_leaves_the_base_as_it_was(workload, start, strategy):
+def test_a_closed_session_leaves_the_base_as_it_was(workload, start, strategy, spec):
     base = load(workload.model).model
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     session = start(workload, spec(strategy, learning_rate=0.1))
@@ -95,7 +65,7 @@ def test_a_closed_session_leaves_the_base_as_it_was(workload, start, strategy):
     assert not any("forward" in vars(module) for module in base.modules())
 
 
-def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_path, start, strategy):
+def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_path, start, strategy, spec):
     unbroken = start(workload, spec(strategy, learning_rate=0.01))
     unbroken.train(4)
     unbroken.save(tmp_path / "saved")
@@ -118,7 +88,7 @@ def test_a_checkpoint_of_another_allocation_is_refused(workload, session, tmp_pa
     other.close()
 
 
-def test_a_checkpoint_of_another_base_is_refused(workload, session, tmp_path, start, strategy):
+def test_a_checkpoint_of_another_base_is_refused(workload, session, tmp_path, start, strategy, spec):
     """Its base has the same shapes, and so the trial the same allocation."""
     session.save(tmp_path / "saved")
     session.close()
@@ -131,7 +101,7 @@ def test_a_checkpoint_of_another_base_is_refused(workload, session, tmp_path, st
     other.close()
 
 
-def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(workload, start, strategy):
+def test_the_same_seed_gives_the_same_losses_and_another_seed_does_not(workload, start, strategy, spec):
     losses = []
     for seed in (0, 0, 1):
         session = start(workload, spec(strategy, learning_rate=0.01, seed=seed))
@@ -193,7 +163,7 @@ def test_each_epoch_shows_every_example_once():
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("constant", 2.0), ("alpha/r", 1.0), ("alpha/sqrt(r)", math.sqrt(2))])
-def test_scaling_policies_agree_at_the_mean_rank_and_differ_elsewhere(policy, expected, workload):
+def test_scaling_policies_agree_at_the_mean_rank_and_differ_elsewhere(policy, expected, workload, spec):
     sites = load(workload.model).sites
     trial = spec(learning_rate=0.01, scaling=policy)
     allocation = trial.allocation(sites, workload.budget, {})
@@ -202,105 +172,5 @@ def test_scaling_policies_agree_at_the_mean_rank_and_differ_elsewhere(policy, ex
     assert alphas[double] / 4 == pytest.approx(expected, rel=0.02)
 
 
-def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload):
-    trials = [spec(learning_rate=0.01, seed=seed) for seed in range(4)]
-    expected = []
-    for trial in trials:
-        solo = SoloSession(workload, trial)
-        expected.append(
-            [solo.train(4).eval_loss, solo.train(4).eval_loss, mean_loss(solo.splits.test, solo.test_losses())]
-        )
-        solo.close()
-    pack = Pack(workload.model, workload.data, "cpu", 2)
-    conductor = Conductor(pack)
-
-    def life(trial):
-        session = conductor.admit(workload, trial)
-        return [
-            session.train(4).eval_loss,
-            session.train(4).eval_loss,
-            mean_loss(session.splits.test, session.test_losses()),
-        ]
-
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(life, trials))
-    for own, alone in zip(found, expected, strict=True):
-        assert own == pytest.approx(alone, abs=1e-5)
-    assert conductor.slot_rounds == 4 * 8 * 2
-    assert conductor.rounds < conductor.slot_rounds
-
-
-@pytest.fixture
-def long(workload):
-    """A workload with forty steps to a report."""
-    return dataclasses.replace(workload, epochs=20)
-
-
-def test_a_trial_is_let_in_at_the_next_step_of_its_neighbours(long):
-    conductor = Conductor(Pack(long.model, long.data, "cpu", 2))
-    first = conductor.admit(long, spec(learning_rate=0.01))
-    with ThreadPoolExecutor(1) as pool:
-        report = pool.submit(next_report, first)
-        while first.learner.step < 1:
-            time.sleep(0.001)
-        conductor.admit(long, spec(learning_rate=0.02))
-        assert first.learner.step < 10
-        assert report.result()["step"] == 40
-
-
-@pytest.mark.parametrize("strategy", OWN)
-def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, strategy, tmp_path):
-    def session():
-        return Conductor(Pack(long.model, long.data, "cpu", 2)).admit(long, spec(strategy, learning_rate=0.01))
-
-    unbroken = session()
-    with ThreadPoolExecutor(1) as pool:
-        report = pool.submit(next_report, unbroken)
-        while unbroken.learner.step < 3:
-            time.sleep(0.001)
-        with unbroken._conductor.between_rounds():
-            unbroken.save(tmp_path / "saved")
-        expected = report.result()
-    taken_up = session()
-    taken_up.load(tmp_path / "saved")
-    assert 0 < taken_up.learner.step < 40
-    found = next_report(taken_up, again=True)
-    for name in ("step", "tokens", "report", "train_loss", "eval_loss", "allocation"):
-        assert found[name] == expected[name], name
-    assert next_report(taken_up)["eval_loss"] == next_report(unbroken)["eval_loss"]
-
-
-def test_a_pack_keeps_nothing_of_a_trial_that_has_left(workload):
-    conductor = Conductor(Pack(workload.model, workload.data, "cpu", 2))
-    session = conductor.admit(workload, spec(learning_rate=0.01))
-    session.train(1)
-    weights = weakref.ref(session.learner.parameters[0])
-    session.close()
-    del session
-    gc.collect()
-    assert weights() is None
-
-
-def test_a_trial_that_raises_leaves_its_neighbours_alone(workload, monkeypatch):
-    conductor = Conductor(Pack(workload.model, workload.data, "cpu", 2))
-    good, bad = (conductor.admit(workload, spec(learning_rate=0.01)) for _ in range(2))
-    monkeypatch.setattr(bad.learner, "gather", lambda: {}["nothing"])
-    with ThreadPoolExecutor(2) as pool:
-        reports = [pool.submit(session.train, 2) for session in (good, bad)]
-        assert reports[0].result().step == 2
-        assert isinstance(reports[1].exception(), KeyError)
-
-
 def test_a_trial_taken_up_before_its_first_step_trains_to_its_first_report(session):
     assert next_report(session, again=True)["step"] == 4
-
-
-def test_an_error_in_a_round_reaches_every_trial_in_it_and_leaves_the_pack_usable(workload, monkeypatch):
-    pack = Pack(workload.model, workload.data, "cpu", 2)
-    conductor = Conductor(pack)
-    session = conductor.admit(workload, spec(learning_rate=0.01))
-    with monkeypatch.context() as patched:
-        patched.setattr(pack, "step", lambda slots: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            session.train(1)
-    assert session.train(1).step == 1

@@ -1,6 +1,8 @@
-"""Files that are wrong, for the tests of what is refused."""
+"""Files that are wrong, for the tests of what is refused, and of what is never loaded."""
 
 import json
+import pickle
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +69,19 @@ def wrong(given, tmp_path, refused):
         return line
 
     return run
+
+
+class Trace:
+    """It leaves a trace where its pickle is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture(scope="session")
+def tracing_pickle():
+    """A function that returns a pickle which makes a file where it is loaded."""
+    return lambda path: pickle.dumps(Trace(path))

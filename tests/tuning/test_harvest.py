@@ -1,26 +1,21 @@
-import errno
-import io
 import json
 import math
 import os
-import pickle
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from pyarrow.fs import LocalFileSystem
-from ray.exceptions import ActorDiedError, RaySystemError, RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune import ResultGrid
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.trainable.metadata import _TrainingRunMetadata
-from rich.console import Console
 
-from analysis.rows import ResultRow, read_rows
+from analysis.rows import read_rows
 from trainables.finetune import Diverged
 from tuning.harvest import Harvest, experiment_name, row_from
-from tuning.progress import Progress
 from tuning.record import Record
 from tuning.stop import FULL, Stop
 
@@ -194,60 +189,12 @@ def test_what_fails_after_a_trial_has_ended_does_not_undo_its_end(harvest, tmp_p
     assert Record(tmp_path).rows == {"t1": row}
 
 
-def as_ray_tune_does(error):
-    """Return what Ray Tune makes of what its loop meets."""
-    try:
-        try:
-            raise error
-        except Exception:
-            raise TuneError(traceback.format_exc())  # noqa: B904 (so does Ray)
-    except TuneError as caught:
-        return caught
-
-
-@pytest.mark.parametrize(
-    ("error", "shortage", "failure"),
-    [
-        (OSError(FULL[0], "No space left on device", "/a/b"), "/a/b: No space left on device: no room left", None),
-        (OSError(FULL[1], os.strerror(FULL[1])), f": {os.strerror(FULL[1])}: no room left", None),
-        (OSError(errno.EIO, "Input/output error", "/a/b"), None, "/a/b: Input/output error"),
-        (OSError(errno.ESTALE, "Stale file handle"), None, ": Stale file handle"),
-        (RaySystemError("no\nmore"), None, "Ray cannot go on (RaySystemError: System error: no)"),
-        (raised(OSError(FULL[0], "No space left on device")), ": no room left", None),
-    ],
-)
-@pytest.mark.parametrize("wrapped", [as_ray_tune_does, lambda error: error])
-def test_what_ends_rays_loop_is_a_full_disk_or_named(tmp_path, error, shortage, failure, wrapped):
-    stop = Stop(tmp_path, 0)
-    assert stop.because_of(wrapped(error))
-    for expected, found in ((shortage, stop.shortage), (failure, stop.failure)):
-        assert (expected is None) == (found is None)
-        assert expected is None or expected in found
-
-
-def test_a_mistake_of_ours_is_not_blamed_on_ray(tmp_path):
-    stop = Stop(tmp_path, 0)
-    assert not stop.because_of(as_ray_tune_does(KeyError("ours")))
-    assert not stop.stop_all()
-    assert stop.because_of(TuneError("Ray's own"))
-
-
-class Trace:
-    """A pickle that leaves a trace where it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_of_a_failed_trial_ray_loads_no_pickle_once_the_search_ends(harvest, tmp_path):
+def test_of_a_failed_trial_ray_loads_no_pickle_once_the_search_ends(harvest, tmp_path, tracing_pickle):
     folder = {"trial_driver_staging_path": str(tmp_path), "trial_fs_path": str(tmp_path)}
     storage = SimpleNamespace(**folder, storage_filesystem=LocalFileSystem())
     one = Trial("train", stub=True, storage=storage, _setup_default_resource=False)
     one.handle_error(raised(RuntimeError("no luck")))
-    Path(one.pickled_error_file).write_bytes(pickle.dumps(Trace(tmp_path / "trace")))
+    Path(one.pickled_error_file).write_bytes(tracing_pickle(tmp_path / "trace"))
     ResultGrid._populate_exception(one)
     assert (tmp_path / "trace").exists(), "Ray loads it no more: on_experiment_end can go"
     (tmp_path / "trace").unlink()
@@ -290,46 +237,6 @@ def test_a_listener_that_raises_harms_nobody(tmp_path, capsys):
     run(Harvest(Record(tmp_path), Stop(tmp_path, 0), [Broken(), Good()]), REPORT)
     assert heard == ["started", "reported", "finished"]
     assert "Broken failed: OSError: no space" in capsys.readouterr().err
-
-
-def follow(console):
-    """Show three trials of four: finished, diverged, running."""
-    with Progress(4, console=console) as progress:
-        for trial_id in ("a", "b", "c"):
-            progress.started(trial_id, f"baseline_{trial_id}", CONFIG)
-            progress.reported(trial_id, REPORT)
-        progress.ended(ResultRow("a", "baseline_a", "baseline", "finished", final_eval_loss=1.25))
-        progress.ended(ResultRow("b", "baseline_b", "baseline", "diverged", error="at step [4]"))
-    return console.file.getvalue()
-
-
-def test_where_there_is_no_terminal_an_ended_trial_is_one_plain_line():
-    lines = follow(Console(file=io.StringIO(), force_terminal=False)).splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith("1/4  baseline_a  10  8  1.2500  finished")
-    assert "diverged: at step [4]" in lines[1]
-    assert "best 1.2500 (baseline_a)" in lines[1]
-    assert "left" in lines[1]
-
-
-def test_a_terminal_shows_one_table_with_every_trial():
-    text = follow(Console(file=io.StringIO(), force_terminal=True, width=120))
-    last = text.split("of 4 trials ended")[-1]
-    for cell in ("baseline_a", "1.2500", "finished", "diverged", "baseline_c", "running"):
-        assert cell in last
-
-
-@pytest.mark.parametrize(("reports", "left"), [(0, "not known yet"), (1, "about 0:00:30 left in this phase")])
-def test_time_left_follows_the_reports_of_ended_trials(reports, left, monkeypatch):
-    clock = iter([0.0, 10.0, 10.0, 10.0])
-    monkeypatch.setattr("tuning.progress.time.monotonic", lambda: next(clock))
-    console = Console(file=io.StringIO(), force_terminal=False)
-    progress = Progress(4, console=console)
-    for trial_id in list("a")[:reports]:
-        progress.started(trial_id, trial_id, CONFIG)
-        progress.reported(trial_id, REPORT)
-        progress.ended(ResultRow(trial_id, trial_id, "baseline", "finished", final_eval_loss=1.0))
-    assert left in (console.file.getvalue() or progress._time_left())
 
 
 @pytest.mark.parametrize(

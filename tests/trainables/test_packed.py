@@ -1,0 +1,114 @@
+"""What the threads of several trials do with one pack, and the pack with them."""
+
+import dataclasses
+import gc
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from trainables.data import mean_loss
+from trainables.pack import Pack
+from trainables.packed import Conductor
+from trainables.session import SoloSession, next_report
+
+
+def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload, spec):
+    trials = [spec(learning_rate=0.01, seed=seed) for seed in range(4)]
+    expected = []
+    for trial in trials:
+        solo = SoloSession(workload, trial)
+        expected.append(
+            [solo.train(4).eval_loss, solo.train(4).eval_loss, mean_loss(solo.splits.test, solo.test_losses())]
+        )
+        solo.close()
+    pack = Pack(workload.model, workload.data, "cpu", 2)
+    conductor = Conductor(pack)
+
+    def life(trial):
+        session = conductor.admit(workload, trial)
+        return [
+            session.train(4).eval_loss,
+            session.train(4).eval_loss,
+            mean_loss(session.splits.test, session.test_losses()),
+        ]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(life, trials))
+    for own, alone in zip(found, expected, strict=True):
+        assert own == pytest.approx(alone, abs=1e-5)
+    assert conductor.slot_rounds == 4 * 8 * 2
+    assert conductor.rounds < conductor.slot_rounds
+
+
+@pytest.fixture
+def long(workload):
+    """A workload with forty steps to a report."""
+    return dataclasses.replace(workload, epochs=20)
+
+
+def test_a_trial_is_let_in_at_the_next_step_of_its_neighbours(long, spec):
+    conductor = Conductor(Pack(long.model, long.data, "cpu", 2))
+    first = conductor.admit(long, spec(learning_rate=0.01))
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(next_report, first)
+        while first.learner.step < 1:
+            time.sleep(0.001)
+        asked_at = first.learner.step
+        conductor.admit(long, spec(learning_rate=0.02))
+        assert first.learner.step < asked_at + 10
+        assert report.result()["step"] == 40
+
+
+def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, strategy, tmp_path, spec):
+    def session():
+        return Conductor(Pack(long.model, long.data, "cpu", 2)).admit(long, spec(strategy, learning_rate=0.01))
+
+    unbroken = session()
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(next_report, unbroken)
+        while unbroken.learner.step < 3:
+            time.sleep(0.001)
+        with unbroken._conductor.between_rounds():
+            unbroken.save(tmp_path / "saved")
+        expected = report.result()
+    taken_up = session()
+    taken_up.load(tmp_path / "saved")
+    assert 0 < taken_up.learner.step < 40
+    found = next_report(taken_up, again=True)
+    for name in ("step", "tokens", "report", "train_loss", "eval_loss", "allocation"):
+        assert found[name] == expected[name], name
+    assert next_report(taken_up)["eval_loss"] == next_report(unbroken)["eval_loss"]
+
+
+def test_a_pack_keeps_nothing_of_a_trial_that_has_left(workload, spec):
+    conductor = Conductor(Pack(workload.model, workload.data, "cpu", 2))
+    session = conductor.admit(workload, spec(learning_rate=0.01))
+    session.train(1)
+    weights = weakref.ref(session.learner.parameters[0])
+    session.close()
+    del session
+    gc.collect()
+    assert weights() is None
+
+
+def test_a_trial_that_raises_leaves_its_neighbours_alone(workload, monkeypatch, spec):
+    conductor = Conductor(Pack(workload.model, workload.data, "cpu", 2))
+    good, bad = (conductor.admit(workload, spec(learning_rate=0.01)) for _ in range(2))
+    monkeypatch.setattr(bad.learner, "gather", lambda: {}["nothing"])
+    with ThreadPoolExecutor(2) as pool:
+        reports = [pool.submit(session.train, 2) for session in (good, bad)]
+        assert reports[0].result().step == 2
+        assert isinstance(reports[1].exception(), KeyError)
+
+
+def test_an_error_in_a_round_reaches_every_trial_in_it_and_leaves_the_pack_usable(workload, monkeypatch, spec):
+    pack = Pack(workload.model, workload.data, "cpu", 2)
+    conductor = Conductor(pack)
+    session = conductor.admit(workload, spec(learning_rate=0.01))
+    with monkeypatch.context() as patched:
+        patched.setattr(pack, "step", lambda slots: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.train(1)
+    assert session.train(1).step == 1

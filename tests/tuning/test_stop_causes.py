@@ -1,0 +1,52 @@
+"""Why a search stops by itself: what ends Ray's loop is told apart."""
+
+import errno
+import os
+import traceback
+
+import pytest
+from ray.exceptions import RaySystemError, RayTaskError
+from ray.tune.error import TuneError
+
+from tuning.stop import FULL, Stop
+
+ERROR = OSError(FULL[0], "No space left on device")
+IN_A_TRIAL = RayTaskError("Trainable.train", f"Traceback\nOSError: {ERROR}", ERROR)
+
+
+def as_ray_tune_does(error):
+    """Return what Ray Tune makes of what its loop meets."""
+    try:
+        try:
+            raise error
+        except Exception:
+            raise TuneError(traceback.format_exc())  # noqa: B904 (so does Ray)
+    except TuneError as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    ("error", "shortage", "failure"),
+    [
+        (OSError(FULL[0], "No space left on device", "/a/b"), "/a/b: No space left on device: no room left", None),
+        (OSError(FULL[1], os.strerror(FULL[1])), f": {os.strerror(FULL[1])}: no room left", None),
+        (OSError(errno.EIO, "Input/output error", "/a/b"), None, "/a/b: Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), None, ": Stale file handle"),
+        (RaySystemError("no\nmore"), None, "Ray cannot go on (RaySystemError: System error: no)"),
+        (IN_A_TRIAL, ": no room left", None),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [as_ray_tune_does, lambda error: error])
+def test_what_ends_rays_loop_is_a_full_disk_or_named(tmp_path, error, shortage, failure, wrapped):
+    stop = Stop(tmp_path, 0)
+    assert stop.because_of(wrapped(error))
+    for expected, found in ((shortage, stop.shortage), (failure, stop.failure)):
+        assert (expected is None) == (found is None)
+        assert expected is None or expected in found
+
+
+def test_a_mistake_of_ours_is_not_blamed_on_ray(tmp_path):
+    stop = Stop(tmp_path, 0)
+    assert not stop.because_of(as_ray_tune_does(KeyError("ours")))
+    assert not stop.stop_all()
+    assert stop.because_of(TuneError("Ray's own"))
