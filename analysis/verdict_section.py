@@ -21,7 +21,7 @@ def section(rows: Sequence[ResultRow], margin: float, looks: int = 1) -> list[st
     Args:
         rows: Of a search, all phases.
         margin: As for ``verdicts``.
-        looks: How often the search has been judged, this time included.
+        looks: How many plans of the search were judged on its test split, this one included.
     """
     lines = ["## Verdict", ""]
     if not any(row.phase == "confirm" for row in rows):
@@ -74,7 +74,7 @@ def _because(item: Verdict) -> str:
         return f"{text} That is less than the {item.margin:g} that was said to matter."
     if item.answer != "cannot tell":
         return text
-    if item.needed is None and replace(item.pairs, documents=()).seeds_needed(item.margin) is not None:
+    if item.needed is None and replace(item.pairs, documents=()).seeds_needed(item.margin, item.fewer) is not None:
         return f"{text} No number of seeds would tell: texts differ too much, and more of them are needed."
     if item.needed is None:
         return f"{text} Not even 1,000 seeds would tell, if their spread stays as it is."

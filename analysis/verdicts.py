@@ -21,6 +21,7 @@ class Verdict:
         pairs: Its test loss minus plain LoRA's, a value per seed that both finished.
         losses: Its test losses.
         params: Its trainable parameters, if they are known.
+        fewer: Whether these are known to be at least 5 % fewer than plain LoRA's.
         diverged: Runs that diverged, its own and plain LoRA's.
         failed: Runs that failed, its own and plain LoRA's; their seeds are left out.
         needed: Seeds that would be enough to tell, if that is known.
@@ -32,6 +33,7 @@ class Verdict:
     pairs: Paired
     losses: tuple[float, ...]
     params: int | None
+    fewer: bool
     diverged: int
     failed: int
     needed: int | None
@@ -69,9 +71,14 @@ def recommended(rows: Sequence[ResultRow], margin: float) -> ResultRow | None:
 
 def beside_plain(run: ResultRow, rows: Sequence[ResultRow]) -> float | None:
     """Return a confirmation run's test loss minus plain LoRA's of the same seed; None where that is not known."""
-    if run.phase != "confirm" or run.strategy == PLAIN:
+    if run.phase != "confirm" or is_plain(run):
         return None
     return paired([run], confirmed_runs(rows).get(PLAIN, []), 1).mean
+
+
+def is_plain(run: ResultRow) -> bool:
+    """Say whether a run is of what strategies are judged against: plain LoRA with the whole budget."""
+    return label(run, run.strategy) == PLAIN
 
 
 def control_of(row: ResultRow) -> str | None:
@@ -124,7 +131,7 @@ def _judged(name: str, runs: Sequence[ResultRow], plain: Sequence[ResultRow], ri
     answer: Answer = "cannot tell" if diverged else judge(pairs, margin, fewer)
     needed = pairs.seeds_needed(margin, fewer) if answer == "cannot tell" and not diverged else None
     losses = tuple(row.test_loss for row in runs if row.test_loss is not None)
-    return Verdict(name, answer, pairs, losses, params, diverged, failed, needed, margin)
+    return Verdict(name, answer, pairs, losses, params, fewer, diverged, failed, needed, margin)
 
 
 def _documents(

@@ -33,7 +33,7 @@ def section(best: ResultRow | None, rows: Sequence[ResultRow]) -> list[str]:
     """
     if best is None or not best.ranks:
         return []
-    why = PLAIN_WINS if (best.phase, best.strategy) == ("confirm", verdicts.PLAIN) else WHY[best.phase]
+    why = PLAIN_WINS if best.phase == "confirm" and verdicts.is_plain(best) else WHY[best.phase]
     lines = ["## Winner", "", f"`{best.experiment_name}` {why}.", ""]
     lines += [f"- **Strategy:** {best.strategy}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:

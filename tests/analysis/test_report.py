@@ -10,7 +10,7 @@ import yaml
 from analysis.card import card
 from analysis.findings import key_findings
 from analysis.header import ReportHeader
-from analysis.pictures import drawn
+from analysis.pictures import Picture, drawn
 from analysis.plots import heatmaps, save
 from analysis.report import render
 from analysis.rows import ResultRow, read_rows, write_rows
@@ -263,3 +263,8 @@ def test_after_the_seeds_sections_come_verdict_cost_and_the_rest_in_order():
         "Ranks by Layer and Matrix", "Learning Curves", "Learning-Rate Sensitivity", "Winner", "Shrinking the Winner",
         "Shrink Curve", "Agreement of Evidence", "Diverged and Failed", "How to Reproduce",
     ]  # fmt: skip
+
+
+def test_a_picture_that_the_report_has_no_place_for_is_shown_all_the_same():
+    other = Picture("other", "Another Picture", "What it shows", heatmaps({"ranks": RANKS}))
+    assert "## Another Picture" in render([row("a")], ReportHeader("now"), [other])

@@ -171,6 +171,16 @@ def test_an_interval_takes_texts_in_where_all_runs_know_theirs():
     assert "No number of seeds would tell" in legend
 
 
+def test_plain_lora_that_wins_with_a_share_of_the_budget_is_not_said_to_be_what_is_left_without_a_win():
+    small = {"baseline": {"budget_share": 0.4}}
+    rows = [*PLAIN, *runs("baseline", 3.9, 4.001, 4.099, config=small, trainable_parameters=400)]
+    text = render(rows, ReportHeader("now"))
+    assert "**baseline at 0.4 of the budget: win.**" in text
+    assert "no strategy wins" not in text
+    assert "of the strategies that win against plain LoRA" in text
+    assert "**This run alone:** -0.1000 nats per token" in text
+
+
 def test_a_smaller_one_that_is_as_good_is_judged_beside_the_whole_one():
     whole, small = ({"empirical": {"budget_share": share}} for share in (1.0, 0.4))
     rows = [*PLAIN, *runs("empirical", 4.001, 4.1, 4.199, config=whole)]
