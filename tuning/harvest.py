@@ -143,7 +143,10 @@ def row_from(
     """
     status = STATUSES.get(last.get("status", ""), "failed")
     allocation = json.loads(last.get("allocation") or "{}")
-    confirmed = config.get("phase") == "confirm" and _finite(last.get("test_loss")) is not None
+    confirmed, test_loss = config.get("phase") == "confirm", _finite(last.get("test_loss"))
+    if confirmed and status == "finished" and test_loss is None:  # leaving it out would flatter its strategy
+        status = "diverged"
+    documents = last.get("test_documents") if confirmed and test_loss is not None else None
     loss = _finite(last.get("eval_loss")) if status in {"finished", "stopped"} else None
     return ResultRow(
         trial_id=config["trial_id"],
@@ -160,8 +163,8 @@ def row_from(
         parameter_efficiency=last.get("parameter_efficiency"),
         final_eval_loss=loss,
         final_perplexity=math.exp(loss) if loss is not None and loss < 700 else None,
-        test_loss=_finite(last.get("test_loss")) if status == "finished" else None,
-        test_documents=json.loads(last["test_documents"]) if confirmed and "test_documents" in last else None,
+        test_loss=test_loss if status == "finished" else None,
+        test_documents=None if documents is None else json.loads(documents),
         training_time_seconds=_finite(last.get("seconds")),
         tokens=last.get("tokens"),
         restarts=restarts,

@@ -72,6 +72,14 @@ def test_a_diverged_trial_keeps_its_cause_and_has_no_loss(harvest):
     assert row.history[-1]["eval_loss"] is None
 
 
+@pytest.mark.parametrize(("phase", "status", "loss"), [("search", "finished", 2.0), ("confirm", "diverged", None)])
+def test_no_search_decides_by_a_test_loss_and_no_comparison_leaves_out_one_that_is_not_finite(phase, status, loss):
+    report = {**REPORT, "test_loss": math.nan, "test_documents": "[[NaN, 3]]", "error": "test loss nan at step 8"}
+    row = row_from({**CONFIG, "phase": phase}, report, ())
+    assert (row.status, row.final_eval_loss, row.test_loss, row.test_documents) == (status, loss, None, None)
+    assert row.error == "test loss nan at step 8"
+
+
 def raised(error):
     """Return what a driver hears of an error in a trial."""
     try:
