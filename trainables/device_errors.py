@@ -3,7 +3,12 @@
 import torch
 
 # the first on CPU; the others are no OutOfMemoryError, since no allocation of PyTorch's own has failed
-SHORTAGES = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+SHORTAGES = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # so it is told if there is no room for a thread's handle
+)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import psutil
 import ray
 
+from trainables.processes import lives
+
 if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load torch
     from strategies.base import Evidence
     from trainables.components import Components
@@ -133,7 +135,7 @@ class Host:
         """Return the number of the node's host with the fewest trials that live, and count this one there."""
         process = psutil.Process(use.pid)
         with self.lock:
-            self.guests = {key: guest for key, guest in self.guests.items() if _lives(guest[1])}
+            self.guests = {key: guest for key, guest in self.guests.items() if lives(guest[1])}
             trials = Counter(number for number, _ in self.guests.values())
             number = min(range(hosts), key=trials.__getitem__)
             self.guests[use.key] = (number, process)
@@ -186,9 +188,10 @@ class Host:
 
     @_ending_if_broken
     def save_all(self, folder: str) -> None:
-        """Write the state of every trial that is here, at its last optimizer step, into ``folder/NAME``."""
+        """Write the state of every trial that trains here, at its last optimizer step, into ``folder/NAME``."""
         if self.conductor is None:
             return
+        self._let_go_of_the_dead()  # which may train elsewhere by now
         with self.conductor.between_rounds():
             for name, session, _ in list(self.sessions.values()):
                 if session.learner.step and not session.failed:
@@ -203,7 +206,7 @@ class Host:
     def _let_go_of_the_dead(self) -> None:
         """Forget the trials of processes that were killed; these cannot do it, and Ray begins such a trial again."""
         for key, (_, _, process) in list(self.sessions.items()):
-            if not _lives(process):
+            if not lives(process):
                 self.free(key)
 
     def _known(self, reference: list[Any]) -> "Workload":
@@ -242,14 +245,6 @@ def _give_memory_back() -> None:
     """Have the C library return what is free: on CPU it would keep a GB, in pieces between what is in use."""
     with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _lives(process: psutil.Process) -> bool:
-    """Say whether a process is there; one that has taken its number is another, and a zombie is none."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _end_with(lease: str) -> None:

@@ -84,6 +84,16 @@ def test_it_is_let_go_when_another_trains_on_too(host, workload, process):
     assert [*host.sessions] == ["other"]
 
 
+def test_what_a_killed_trial_had_is_not_kept_when_the_search_stops(host, workload, process, tmp_path):
+    killed, other = process(), process()
+    for key, one in (("killed", killed), ("other", other)):
+        host.admit(Use(key, one.pid), workload, key, CONFIG, None)
+        host.sessions[key][1].train(1)
+    kill(killed)
+    host.save_all(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
 def test_a_trial_goes_where_the_fewest_live(host, process):
     first, second, third = (process() for _ in range(3))
     assert [host.assign(Use(f"{n}", p.pid), 2) for n, p in enumerate((first, second, third))] == [0, 1, 0]
@@ -145,6 +155,7 @@ def test_it_ends_and_says_why_once_its_device_is_broken(host, workload, left, mo
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         torch.AcceleratorError("CUDA error: out of memory"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
         RuntimeError("the size of tensor a must match the size of tensor b"),
     ],
 )
