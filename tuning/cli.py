@@ -11,10 +11,9 @@ from pydantic.fields import FieldInfo
 
 from tuning.config_file import read_config
 from tuning.plan import NAME_PATTERN, SearchPlan
-from tuning.process import collect_garbage_again
+from tuning.process import CUT_OFF, INTERRUPTED, NO_ROOM, USAGE_ERROR, collect_garbage_again, last_words
 from tuning.secrets import masked
 
-USAGE_ERROR, NO_ROOM, INTERRUPTED = 2, 4, 130
 BRIEF = 120
 
 
@@ -129,12 +128,15 @@ def command(
         if isinstance(error, pipeline.Unusable):
             raise _usage(str(error)) from error
         raise
-    except OSError as error:
-        if error.errno not in stop.FULL:
+    except stop.OUTSIDE as error:
+        cause = stop.cause_of(error, given["runs_dir"] or pipeline.RUNS_DIR)
+        if cause is None:
             raise
-        where = error.filename or given["runs_dir"] or pipeline.RUNS_DIR
-        print(f"Error: {where}: {error.strerror}; free some room, then use --resume NAME", file=sys.stderr)
-        return NO_ROOM
+        if cause.want_of_room:
+            print(f"Error: {one_line(cause.text)}; free some room, then use --resume NAME", file=sys.stderr)
+            return NO_ROOM
+        print(f"Error: {one_line(cause.text)}. {last_words()}", file=sys.stderr)
+        return CUT_OFF
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -41,7 +41,8 @@ def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
     finally:
         end(plan)
         if lease is not None:
-            ray.kill(lease)
+            with contextlib.suppress(ray.exceptions.RayError):  # it has ended with Ray
+                ray.kill(lease)
 
 
 def ask(plan: SearchPlan, hosts: Hosts, what: str, *arguments: Any, stop: Stop | None = None) -> Any:

@@ -21,9 +21,9 @@ from trainables.checkpoint import ADAPTER, BEST
 from trainables.host import FOLDER as SESSION
 from trainables.spec import Workload
 from tuning import artifacts, summary, tracking
-from tuning import search as tuner
 from tuning.carrier import PARENT, now_ms
 from tuning.hosting import ask
+from tuning.kept import newest_checkpoint
 from tuning.phases import Run
 from tuning.plan import SearchPlan
 from tuning.record import Record
@@ -84,7 +84,7 @@ def known_curve(plan: SearchPlan, record: Record) -> list[dict[str, float]]:
 
 def adapter_of(plan: SearchPlan, row: ResultRow) -> Path | None:
     """Return the folder of the adapter that a row's losses are of; None if there is none that is whole."""
-    found = tuner.newest_checkpoint(plan, row.experiment_name)
+    found = newest_checkpoint(plan, row.experiment_name)
     progress = None if found is None else checkpoint.progress_of(found / SESSION)
     if found is None or progress is None or not row.history or progress.step != row.history[-1]["step"]:
         return None

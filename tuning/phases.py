@@ -7,8 +7,8 @@ import click
 import optuna
 
 from trainables.hosts import Hosts
+from tuning import kept, tracking
 from tuning import search as tuner
-from tuning import tracking
 from tuning.confirm import ALL_CONTROLS, PHASE, confirmations, controls, regrouped
 from tuning.facts import Facts
 from tuning.fixed import FixedSearch
@@ -38,7 +38,7 @@ class Run:
 def train(run: Run) -> optuna.Study | None:
     """Search, and confirm what was found; what the record has already is not done again."""
     plan, record = run.plan, run.record
-    tuner.drop_misfits(plan, run.known, record)
+    kept.drop_misfits(plan, run.known, record)
     events, gauges = tracking.Tracking(run.sink), Metrics(plan.run_dir.name)
     for row in record.rows.values():
         gauges.ended(row)

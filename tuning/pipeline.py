@@ -7,15 +7,13 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import optuna
-from ray.exceptions import RayError
-from ray.tune.error import TuneError
 
 from analysis import ranking
 from trainables.hosts import Hosts
@@ -38,12 +36,12 @@ from tuning.facts import Facts, revision, versions
 from tuning.phases import Run, train
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
+from tuning.process import CUT_OFF, NO_ROOM, NO_USABLE_TRIAL, OK, SOME_FAILED
 from tuning.record import Record
 from tuning.secrets import masked
-from tuning.stop import Stop, Stopped
+from tuning.stop import OUTSIDE, Stop, Stopped
 
 RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
-OK, NO_USABLE_TRIAL, SOME_FAILED, NO_ROOM = 0, 1, 3, 4
 
 
 class Unusable(ValueError):
@@ -106,11 +104,11 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             stack.enter_context(continuation.locked(run_dir))
             record = Record(run_dir)
             before = continuation.saved_plan(record)
+            for line in record.damage:
+                click.echo(f"{line}; going on with what is whole", err=True)
             if extend and record.exit_status is None:
                 ahead = f"end it first with {_again(before)}"
                 raise ValueError(f"--extend {extend}: only a finished search is extended, and {name} is not; {ahead}")
-            for line in record.damage:
-                click.echo(f"{line}; going on with what is whole", err=True)
             plan, changes = continuation.changed_plan(before, given, extend)
             _refuse(name, changes, allow_changes)
             if record.exit_status is not None and not extend and not changes:
@@ -177,6 +175,8 @@ def _facts(plan: SearchPlan, known: Preflight, search_id: str, record: Record | 
         engine=plan.engine,
         continued=tuple(commands[1:]),
         changes=tuple(change for earlier in plans for change in earlier["changes"]),
+        resource_events=tuple(record.resource_events) if record else (),
+        looks=len(record.looks) if record else 0,
     )
 
 
@@ -219,7 +219,7 @@ def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, hosts
     with stop.on_signals():
         try:
             return _to_its_end(run, dashboard)
-        except (OSError, RayError, TuneError) as error:
+        except OUTSIDE as error:
             stop.watch_disk()
             if not stop.is_broken and not stop.because_of(error):
                 raise
@@ -267,16 +267,23 @@ def _cut_off(run: Run, study: optuna.Study | None) -> int:
         print(f"Error: {run.stop.shortage}; free some, then: {again}", file=sys.stderr)
         return NO_ROOM
     if run.stop.failure is not None:
+        with suppress(OSError):  # as far as the disk allows
+            _leave_so_far(run, study)
         print(f"Error: {masked(run.stop.failure)}; to go on: {again}", file=sys.stderr)
-        return process.CUT_OFF
+        return CUT_OFF
+    _leave_so_far(run, study)
+    done, total = len(run.record.of_phase("search")), run.plan.trials
+    click.echo(f"Stopped with {done} of {total} trials ended; nothing of them is lost. To go on: {again}")
+    return run.stop.status
+
+
+def _leave_so_far(run: Run, study: optuna.Study | None) -> None:
+    """Leave a report of what there is, and MLflow without a run that seems to go on."""
     tracking.Tracking(run.sink).interrupted()
     if run.record.rows:
         outcome.leave(run, study, in_time=False)
         click.echo(f"\nReport so far    {summary.typed(run.plan.run_dir)}/report.md")
     outcome.close_tracking(run, in_time=False)
-    done, total = len(run.record.of_phase("search")), run.plan.trials
-    click.echo(f"Stopped with {done} of {total} trials ended; nothing of them is lost. To go on: {again}")
-    return run.stop.status
 
 
 def _again(plan: SearchPlan) -> str:

@@ -1,4 +1,4 @@
-"""What a search's process is told before anything is imported, and once all is."""
+"""What a search's process is told before anything is imported, and once all is; and how it ends."""
 
 import contextlib
 import ctypes
@@ -12,8 +12,8 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-CUT_OFF = 5
-"""Exit status of a search that cannot go on, since a disk or Ray fails, and can be taken up again."""
+OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, NO_ROOM, CUT_OFF, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+"""Exit statuses; ``tuning.cli.main`` says what they mean."""
 M_ARENA_MAX, ARENAS = -8, 2
 _last_words = "Stopped before any trial began"
 
@@ -31,6 +31,11 @@ def leave_with(line: str) -> None:
     """Have this process, if a signal ends it at once, say something else than that nothing has begun."""
     global _last_words
     _last_words = line
+
+
+def last_words() -> str:
+    """Return how to go on, or that there is nothing to go on with."""
+    return _last_words
 
 
 def leave_because(why: str) -> NoReturn:

@@ -18,6 +18,7 @@ import ray
 from ray._private import utils as ray_utils
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from trainables.processes import lives
 from tuning import access
 from tuning.plan import SearchPlan
 from tuning.process import leave_because, sparing_children
@@ -77,7 +78,7 @@ def _watching_the_raylet() -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(WATCH_SECONDS):
-            if raylet is not None and not _runs(raylet):
+            if raylet is not None and not lives(raylet):
                 leave_because("Ray has ended: its raylet was killed, or crashed")
 
     thread = threading.Thread(target=watch, name="raylet-watch", daemon=True)
@@ -100,13 +101,6 @@ def _raylet() -> psutil.Process | None:
     return None
 
 
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _connect(plan: SearchPlan, namespace: str) -> Any:
     common = {
         "namespace": namespace, "log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True,
@@ -115,9 +109,15 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         access.check_dashboard(plan.dashboard_host)
         access.provide_token()
         access.tighten_token()
-        own = {"dashboard_host": plan.dashboard_host, "_temp_dir": str(access.private_folder() / "ray")}
-        with access.on_loopback(), sparing_children(), _keeping_handlers():
-            return ray.init(address="local", **own, **common)
+        folder = access.private_folder() / "ray"
+        own = {"dashboard_host": plan.dashboard_host, "_temp_dir": str(folder)}
+        try:
+            with access.on_loopback(), sparing_children(), _keeping_handlers():
+                return ray.init(address="local", **own, **common)
+        except OSError as error:
+            if "AF_UNIX" not in str(error):
+                raise
+            raise ValueError(f"{folder}: too long for Ray's sockets; set RAY_TMPDIR to a shorter folder") from error
     if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
         raise ValueError(
             f"--dashboard-host {plan.dashboard_host}: the Ray at --ray-address {plan.ray_address} has its dashboard "

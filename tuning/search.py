@@ -3,8 +3,6 @@
 import functools
 import itertools
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,7 @@ from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
 
-from trainables import checkpoint, farewell
-from trainables.host import FOLDER
+from trainables import farewell
 from trainables.hosts import Hosts
 from trainables.proxy import PackedTrainable
 from trainables.spec import TrialSpec, Workload
@@ -23,6 +20,7 @@ from trainables.trainable import LoraTrainable
 from tuning.fixed import FixedSearch
 from tuning.harvest import Harvest, experiment_name
 from tuning.hosting import save_all
+from tuning.kept import RAY, STOPPED, checkpoints, steps
 from tuning.plan import SearchPlan
 from tuning.preflight import Preflight
 from tuning.ray_connection import slots_of
@@ -31,7 +29,6 @@ from tuning.scheduler import make_scheduler
 from tuning.space import official_configs
 from tuning.study import StudySearch, effective_key
 
-RAY, STOPPED = "ray", "stopped"
 FAREWELL_SECONDS = 10.0
 
 
@@ -57,7 +54,7 @@ def run(
     ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
     scheduler = FIFOScheduler()
     if isinstance(search, StudySearch):
-        scheduler = make_scheduler(plan, harvest.record, _kept_steps(plan, harvest.record))
+        scheduler = make_scheduler(plan, harvest.record, steps(plan, harvest.record))
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, plan.trial_resources),
         tune_config=ray_tune.TuneConfig(
@@ -98,52 +95,6 @@ def _keep_all(plan: SearchPlan, harvest: Harvest) -> None:
 def _attempt(folder: Path, phase: str) -> str:
     """Return a name for Ray's files that no earlier run of the search has used."""
     return next(name for number in itertools.count(1) if not (folder / (name := f"{phase}-{number}")).exists())
-
-
-def checkpoints(plan: SearchPlan, record: Record) -> dict[str, str]:
-    """Return trial id -> its furthest whole checkpoint, of trials that an earlier run of the search left unfinished."""
-    left = [record.configs[trial_id] for trial_id in record.configs if trial_id not in record.rows]
-    found = {config["trial_id"]: newest_checkpoint(plan, experiment_name(config)) for config in left}
-    return {trial_id: str(folder) for trial_id, folder in found.items() if folder is not None}
-
-
-def _kept_steps(plan: SearchPlan, record: Record) -> dict[str, int]:
-    found = {
-        trial_id: checkpoint.progress_of(Path(path) / FOLDER) for trial_id, path in checkpoints(plan, record).items()
-    }
-    return {trial_id: progress.step for trial_id, progress in found.items() if progress is not None}
-
-
-def newest_checkpoint(plan: SearchPlan, experiment: str) -> Path | None:
-    """Return a trial's furthest whole checkpoint, over all runs of the search; None if there is none."""
-    session = checkpoint.newest(_sessions(plan, experiment))
-    return None if session is None else session.parent
-
-
-def drop_misfits(plan: SearchPlan, preflight: Preflight, record: Record) -> None:
-    """Remove what unfinished trials have kept on another base or at other ranks than those that the plan has for them.
-
-    So it is once a plan was changed. A trial that has nothing else begins anew.
-    """
-    workload = preflight.workload
-    for trial_id, config in record.configs.items():
-        if trial_id in record.rows or not (kept := [*_sessions(plan, experiment_name(config))]):
-            continue
-        digest = TrialSpec.from_config(config).digest(preflight.shape.sites, workload.budget, workload.evidence)
-        stands = {folder: checkpoint.progress_of(folder) for folder in kept}
-        fits = {
-            folder: (progress.base, progress.allocation) == (workload.base, digest)
-            for folder, progress in stands.items()
-            if progress is not None
-        }
-        for folder in (folder for folder in fits if not fits[folder]):
-            shutil.rmtree(folder.parent)
-        if fits and not any(fits.values()):
-            record.began_anew(trial_id)
-
-
-def _sessions(plan: SearchPlan, experiment: str) -> Iterator[Path]:
-    return (plan.run_dir / RAY).glob(f"*/{experiment}/checkpoint_*/{FOLDER}")
 
 
 def searcher(plan: SearchPlan, preflight: Preflight, record: Record) -> StudySearch | FixedSearch:

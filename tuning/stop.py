@@ -7,12 +7,13 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ray import tune as ray_tune
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 
 from tuning.process import SIGNALS
@@ -20,6 +21,23 @@ from tuning.process import SIGNALS
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk, or of somebody's share of it."""
 FULL_IN_WORDS = tuple(map(os.strerror, FULL))
+
+
+OUTSIDE = (OSError, RayError, TuneError)
+"""What a disk or Ray raises, and Ray whatever its loop meets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a search cannot go on, for a reason that is not its own.
+
+    Args:
+        text: In one line, without what to do about it.
+        want_of_room: Whether a disk is full.
+    """
+
+    text: str
+    want_of_room: bool
 
 
 class Stopped(Exception):
@@ -97,19 +115,12 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
             self.because_of(error)
 
     def because_of(self, error: Exception) -> bool:
-        """Stop if an error is a disk's or Ray's, and say whether it is.
-
-        Ray Tune raises whatever its loop meets as a ``TuneError``, from which only the context leads to what it was.
-        """
-        chain: list[BaseException] = [error]
-        where = str(self.folder)
-        if isinstance(error, TuneError):
-            chain, where = [*_chain(error)], f"{where}, or Ray's temporary folder"
-        origin = next((found for found in reversed(chain) if isinstance(found, OSError | RayError)), None)
-        if any(_is_full(found) for found in chain):
-            self.for_want_of_room(_told(origin or error, where))
-        elif origin is not None or len(chain) == 1:
-            self.failure = self.failure or _told(origin or error, where)
+        """Stop if an error is a disk's or Ray's, and say whether the search is to stop."""
+        if (cause := cause_of(error, str(self.folder))) is not None:
+            if cause.want_of_room:
+                self.for_want_of_room(cause.text)
+            else:
+                self.failure = self.failure or cause.text
         return self.is_broken
 
     def for_want_of_room(self, why: str = "") -> None:
@@ -134,22 +145,47 @@ def is_want_of_room(text: str) -> bool:
     return any(words in text for words in FULL_IN_WORDS)
 
 
+def cause_of(error: Exception, where: str) -> Cause | None:
+    """Return what of a disk's or of Ray's has led to an error; None if nothing has.
+
+    Ray Tune raises whatever its loop meets as a ``TuneError``, from which only the context leads to what it was.
+
+    Args:
+        error: One of ``OUTSIDE``.
+        where: What is said if the error names no file.
+    """
+    chain: list[BaseException] = [error]
+    if isinstance(error, TuneError):
+        chain, where = [*_chain(error)], f"{where}, or Ray's temporary folder"
+    origin = next(filter(_is_of_disk_or_ray, reversed(chain)), None)
+    want_of_room = any(_is_full(found) for found in chain)
+    if origin is None and not want_of_room and not (isinstance(error, TuneError) and len(chain) == 1):
+        return None
+    return Cause(_told(origin or error, where), want_of_room)
+
+
+def _is_of_disk_or_ray(error: BaseException) -> bool:
+    if isinstance(error, RayTaskError):  # what a process of ours has raised
+        return isinstance(error.cause, OSError | RayError)
+    return isinstance(error, OSError | RayError)
+
+
 def _is_full(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno in FULL) or is_want_of_room(str(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it came from, the origin last."""
+    """Yield an error and what it came from, the origin last; what a mistake of ours came upon is not its origin."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (error.__context__ if isinstance(error, OUTSIDE) else None)
 
 
 def _told(error: BaseException, where: str) -> str:
     """Return what happened to which file, or to Ray, in one line."""
-    if isinstance(error, OSError) and not isinstance(error, RayError) and error.strerror:
-        return f"{error.filename or where}: {error.strerror}"
     first = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, OSError) and not isinstance(error, RayError):
+        return f"{error.filename or where}: {error.strerror or first}"
     return f"Ray cannot go on ({type(error).__name__}: {first})"
 
 

@@ -9,8 +9,8 @@ from analysis.rows import read_rows
 from trainables import checkpoint
 from tuning.cli import main
 from tuning.continuation import saved_plan
+from tuning.kept import newest_checkpoint
 from tuning.record import Record
-from tuning.search import newest_checkpoint
 from tuning.spool import REFUSED, Spool, Target
 
 pytestmark = pytest.mark.slow

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.exceptions import RaySystemError, RayTaskError
 
 from strategies import RankBudget
 from tuning.cli import extra_options, main, options, resolve_plan
@@ -118,3 +120,30 @@ def test_a_disk_that_is_full_before_the_search_has_begun_is_one_line_and_status_
     assert main([*flags, "--runs-dir", "there"]) == 4
     said = f"Error: there: {os.strerror(error)}; free some room, then use --resume NAME\n"
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "/a/.lock"), "/a/.lock: Read-only file system"),
+        (RaySystemError("gone"), "Ray cannot go on (RaySystemError: System error: gone)"),
+    ],
+)
+def test_a_disk_or_a_ray_that_fails_before_the_search_has_begun_is_one_line_and_status_5(
+    error, said, monkeypatch, capsys
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("tuning.pipeline.search", fail)
+    assert main(["--runs-dir", "there"]) == 5
+    assert capsys.readouterr().err == f"Error: {said}. Stopped before any trial began\n"
+
+
+def test_a_mistake_of_ours_is_not_blamed_on_ray(monkeypatch):
+    def fail(*_):
+        raise RayTaskError("Host.evidence", "Traceback", KeyError("ours"))
+
+    monkeypatch.setattr("tuning.pipeline.search", fail)
+    with pytest.raises(RayTaskError):
+        main(["--runs-dir", "there"])

@@ -9,12 +9,13 @@ from analysis.rows import ResultRow
 from trainables.session import SoloSession
 from trainables.spec import TrialSpec
 from tuning import preflight
+from tuning.cli import main
 from tuning.continuation import changed_plan, origin, other_circumstances, save_plan, saved_plan
 from tuning.facts import FILE, versions
 from tuning.harvest import experiment_name
+from tuning.kept import checkpoints, drop_misfits, newest_checkpoint
 from tuning.plan import SearchPlan
 from tuning.record import EVENTS, Record
-from tuning.search import checkpoints, drop_misfits, newest_checkpoint
 
 PLAN = SearchPlan(name="x", strategies=("baseline", "linear_decay"))
 
@@ -62,6 +63,15 @@ def test_only_a_finished_search_is_extended(refused, tmp_path):
     assert (tmp_path / "x" / EVENTS).read_bytes() == before
 
 
+def test_a_search_that_is_not_finished_for_its_record_is_damaged_says_so(extended, capsys):
+    path = extended / EVENTS
+    path.write_bytes(path.read_bytes().replace(b'"completed"', b'"kompleted"', 1))
+    assert main(["--resume", "x", "--runs-dir", str(extended.parent), "--extend", "5"]) == 2
+    damage, refusal = capsys.readouterr().err.splitlines()
+    assert damage.startswith(f"{path}, line 2: ")
+    assert "--extend 5: only a finished search is extended" in refusal
+
+
 @pytest.fixture
 def extended(tmp_path):
     """The folder of a search that was extended from 8 trials to 12."""
@@ -106,7 +116,8 @@ def known(extended):
 CONFIG = {"strategy": "linear_decay", "linear_decay": {"slope": 0.5, "learning_rate": 0.01}, "seed": 0}
 
 
-def test_a_trial_begins_anew_whose_checkpoint_is_of_another_base_or_other_ranks(tmp_path, tiny_gpt2, tiny_text):
+def kept_by_three(tmp_path, tiny_gpt2, tiny_text):
+    """Return plan, what is known of it, and its record; of three trials the second ended, the last has other ranks."""
     plan = SearchPlan(
         model=str(tiny_gpt2), dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8,
         max_length=32, budget_rank=2, runs_dir=str(tmp_path), name="x", strategies=("baseline", "linear_decay"),
@@ -123,12 +134,34 @@ def test_a_trial_begins_anew_whose_checkpoint_is_of_another_base_or_other_ranks(
         session.save(folder / "session")
         session.close()
     record.ended(ResultRow("t1", "linear_decay_t1", "linear_decay", "finished"))
+    return plan, known, record
+
+
+def test_a_trial_begins_anew_whose_checkpoint_is_of_another_base_or_other_ranks(tmp_path, tiny_gpt2, tiny_text):
+    plan, known, record = kept_by_three(tmp_path, tiny_gpt2, tiny_text)
     assert checkpoints(plan, record).keys() == {"t0", "t2"}
     drop_misfits(plan, known, record)
     assert checkpoints(plan, record).keys() == record.reports.keys() == Record(plan.run_dir).reports.keys() == {"t0"}
     drop_misfits(plan, replace(known, workload=replace(known.workload, base="another")), record)
     assert checkpoints(plan, record) == record.reports == {}
     assert newest_checkpoint(plan, experiment_name({**CONFIG, "trial_id": "t1"})), "a trial that ended keeps its own"
+
+
+def test_a_trial_whose_misfits_are_only_begun_to_be_removed_begins_anew_all_the_same(
+    tmp_path, tiny_gpt2, tiny_text, monkeypatch, capsys
+):
+    plan, known, record = kept_by_three(tmp_path, tiny_gpt2, tiny_text)
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tuning.kept.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        drop_misfits(plan, known, record)
+    assert Record(plan.run_dir).reports.keys() == {"t0"}
+    assert capsys.readouterr().out == (
+        "linear_decay_lr0.01_t2 begins anew: what it has kept is of another base or other ranks\n"
+    )
 
 
 def circumstances(folder, base, corpus):

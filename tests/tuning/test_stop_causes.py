@@ -5,7 +5,7 @@ import os
 import traceback
 
 import pytest
-from ray.exceptions import RaySystemError, RayTaskError
+from ray.exceptions import ActorDiedError, RaySystemError, RayTaskError
 from ray.tune.error import TuneError
 
 from tuning.stop import FULL, Stop
@@ -25,6 +25,17 @@ def as_ray_tune_does(error):
         return caught
 
 
+def come_upon(first, then):
+    """Return an error that was raised while another was handled."""
+    try:
+        try:
+            raise first
+        except OSError:
+            raise then  # noqa: B904
+    except KeyError as caught:
+        return caught
+
+
 @pytest.mark.parametrize(
     ("error", "shortage", "failure"),
     [
@@ -34,6 +45,8 @@ def as_ray_tune_does(error):
         (OSError(errno.ESTALE, "Stale file handle"), None, ": Stale file handle"),
         (RaySystemError("no\nmore"), None, "Ray cannot go on (RaySystemError: System error: no)"),
         (IN_A_TRIAL, ": no room left", None),
+        (OSError("AF_UNIX path too long"), None, ": AF_UNIX path too long"),
+        (RayTaskError("Host.evidence", "Traceback", ActorDiedError()), None, "Ray cannot go on (RayTaskError: "),
     ],
 )
 @pytest.mark.parametrize("wrapped", [as_ray_tune_does, lambda error: error])
@@ -48,5 +61,7 @@ def test_what_ends_rays_loop_is_a_full_disk_or_named(tmp_path, error, shortage, 
 def test_a_mistake_of_ours_is_not_blamed_on_ray(tmp_path):
     stop = Stop(tmp_path, 0)
     assert not stop.because_of(as_ray_tune_does(KeyError("ours")))
+    assert not stop.because_of(as_ray_tune_does(come_upon(FileNotFoundError("no such file"), KeyError("ours"))))
+    assert not stop.because_of(RayTaskError("Host.evidence", "Traceback", KeyError("ours")))
     assert not stop.stop_all()
     assert stop.because_of(TuneError("Ray's own"))
