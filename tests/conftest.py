@@ -34,6 +34,20 @@ def lacking():
     return lack
 
 
+@pytest.fixture(scope="session")
+def wait_for():
+    """A function that waits until something is so, and raises ``TimeoutError`` if it never is."""
+
+    def wait(condition, seconds=120, what="what was waited for did not happen"):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what} within {seconds} s")
+            time.sleep(0.02)
+
+    return wait
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium."""

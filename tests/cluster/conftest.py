@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -27,14 +26,6 @@ def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
-
-
-def wait_for(condition, seconds, what):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} within {seconds} s")
-        time.sleep(0.2)
 
 
 def answers(url, **headers):
@@ -80,17 +71,17 @@ class Cluster:
     Args:
         processes: Starts them.
         folder: Short, since sockets lie in it.
+        wait_for: Waits until something is so.
     """
 
     # Ray replaces 127.0.0.1 by the machine's address on a network, so the nodes take other loopback addresses
-    wait_for = staticmethod(wait_for)
     HEAD, SECOND, THIRD = "127.0.0.2", "127.0.0.3", "127.0.0.4"
     LONG = (
         "--num-samples", "6", "--confirm-seeds", "0", "--epochs", "200", "--max-concurrent-trials", "6",
     )  # fmt: skip
 
-    def __init__(self, processes, folder):
-        self.processes, self.folder = processes, folder
+    def __init__(self, processes, folder, wait_for):
+        self.processes, self.folder, self.wait_for = processes, folder, wait_for
         self.port, self.dashboard = free_port(), f"http://127.0.0.1:{(dashboard := free_port())}"
         token = folder / "token"
         token.touch(mode=0o600)
@@ -103,12 +94,12 @@ class Cluster:
             self.HEAD, "--head", "--port", self.port, "--dashboard-port", dashboard,
             "--ray-client-server-port", free_port(),
         )  # fmt: skip
-        wait_for(lambda: answers(f"{self.dashboard}/api/version") == 401, 120, "no dashboard")
+        self.wait_for(lambda: answers(f"{self.dashboard}/api/version") == 401, 120, "no dashboard")
 
     def join(self, address, *flags, before=()):
         """Add a node; ``before`` comes in front of its command."""
         node = self.start(address, "--address", self.address, *flags, before=before)
-        wait_for(lambda: address in self.alive(), 120, f"{address} did not join")
+        self.wait_for(lambda: address in self.alive(), 120, f"{address} did not join")
         return node
 
     def start(self, address, *flags, before=()):
@@ -126,8 +117,9 @@ class Cluster:
             "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR');"
             "print(*[node['NodeManagerAddress'] for node in ray.nodes() if node['Alive']])"
         )
-        done = self.run(sys.executable, "-c", code, self.address, timeout=60)
-        return done.stdout.split()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.run(sys.executable, "-c", code, self.address, timeout=60).stdout.split()
+        return []
 
     def workers(self):
         """Return the nodes' processes that work for searches; Ray puts its name into their titles."""
@@ -185,9 +177,9 @@ def plan(tiny_gpt2, tiny_text):
 
 
 @pytest.fixture(scope="package")
-def cluster(processes):
+def cluster(processes, wait_for):
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        found = Cluster(processes, Path(folder))
+        found = Cluster(processes, Path(folder), wait_for)
         found.join(found.SECOND)
         yield found
         processes.end()
@@ -210,7 +202,7 @@ def _without_root():
 
 
 @pytest.fixture(scope="package")
-def postgres(processes, lacking):
+def postgres(processes, lacking, wait_for):
     """The URI of an empty database, password included."""
     import psycopg2
 
@@ -240,7 +232,7 @@ def postgres(processes, lacking):
 
 
 @pytest.fixture(scope="package")
-def mlflow_server(processes, postgres, tmp_path_factory):
+def mlflow_address(processes, postgres, tmp_path_factory):
     """The address of an MLflow server that has been started, and is slow to answer."""
     port = free_port()
     command = [
@@ -261,7 +253,7 @@ def mlflow_server(processes, postgres, tmp_path_factory):
 
 
 @pytest.fixture(scope="package")
-def mlflow(mlflow_server, cluster):
+def mlflow(mlflow_address, cluster, wait_for):
     """The address of an MLflow server that answers."""
-    wait_for(lambda: answers(f"{mlflow_server}/health") == 200, 240, "no MLflow server")
-    return mlflow_server
+    wait_for(lambda: answers(f"{mlflow_address}/health") == 200, 240, "no MLflow server")
+    return mlflow_address

@@ -129,6 +129,12 @@ def test_gpu_workers_come_and_go_and_the_head_trains_nothing():
     assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
 
 
+def test_ray_waits_for_a_job_that_it_stops_to_leave_its_report():
+    head = accepted(TEXT)["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]
+    (container,) = head["template"]["spec"]["containers"]
+    assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "60"} in container["env"]
+
+
 def test_the_image_has_the_ray_that_is_tested():
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     assert f"FROM rayproject/ray:{version('ray')}-py311-gpu" in dockerfile

@@ -1,11 +1,13 @@
 """Nodes of a cluster that leave in the middle, come late, or lack what a search needs."""
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from analysis.rows import read_rows
@@ -23,7 +25,8 @@ def test_a_node_that_goes_away_in_the_middle_takes_no_trial_with_it(cluster, pla
 
     cluster.wait_for(in_the_middle, 200, "no trial on the third node")
     for child in [*third.children(recursive=True), third]:
-        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # once the raylet has ended, so do its workers
+            child.kill()
     assert process.wait(400) == 0
     rows = read_rows(tmp_path / "search" / "rows.jsonl")
     assert [row.status for row in rows] == ["finished"] * 6
@@ -72,9 +75,9 @@ def test_a_search_that_fits_no_node_yet_says_so_asks_for_one_and_begins_once_it_
     command = [sys.executable, "tune.py", "--ray-address", cluster.address, "--runs-dir", tmp_path, *plan, *flags]
     process = cluster.processes.start("waiting", [*map(str, command)], cwd=ROOT, env=cluster.environment)
     said = cluster.processes.logs / "waiting.log"
-    cluster.wait_for(lambda: process.poll() is not None or said.read_text(), 60, "nothing said")
+    cluster.wait_for(lambda: process.poll() is not None or said.read_text(), 200, "nothing said")
     assert pending(cluster) == "[{0: {'CPU': 3.0}}]"
-    assert said.read_text() == (
+    assert said.read_text().endswith(
         "Waiting for a node, for 10 minutes at most. --cpus-per-trial 3: no node has more than 2 CPUs; lower it, or "
         "add a node that has them\n"
     )
@@ -83,7 +86,7 @@ def test_a_search_that_fits_no_node_yet_says_so_asks_for_one_and_begins_once_it_
         assert process.wait(400) == 0
     finally:
         third.terminate()
-        third.wait(30)
+        third.wait(120)
     assert [row.status for row in read_rows(tmp_path / "search" / "rows.jsonl")] == ["finished"] * 4
 
 
@@ -123,4 +126,4 @@ def test_a_node_that_lacks_the_shared_folder_or_the_base_is_named_and_nothing_st
         assert list(seen_by_all.iterdir()) == []
     finally:
         third.terminate()
-        third.wait(30)
+        third.wait(120)

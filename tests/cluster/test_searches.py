@@ -103,11 +103,14 @@ def test_a_jobs_trials_run_on_both_nodes_and_a_stopped_one_keeps_them_and_says_h
     assert f"To go on: python tune.py --resume search --runs-dir {tmp_path}" in said
     told = {path.parent.name: path.read_text() for path in results.glob("*/*/result.json")}
     half_done = {name for name, lines in told.items() if lines and '"done": true' not in lines}
-    kept = {path.parents[1].name for path in results.glob("stopped/*/checkpoint_last/session")}
-    assert half_done <= kept
+    assert len(half_done) >= 2
+    for name in half_done:
+        last = json.loads(told[name].splitlines()[-1])["step"]
+        kept = results / "stopped" / name / "checkpoint_last" / "session" / "session.json"
+        assert json.loads(kept.read_text())["step"] >= last
 
 
-def test_whoever_has_no_token_is_refused_in_one_line(cluster, plan, tmp_path):
+def test_whoever_has_no_token_is_refused(cluster, plan, tmp_path):
     environment = {**cluster.environment, "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "tune.py", "--ray-address", cluster.address, "--runs-dir", tmp_path, *plan]
     done = cluster.run(*command, env=environment)

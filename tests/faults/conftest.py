@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,10 +20,11 @@ class Tree:
     Args:
         folder: Home, temporary files and runs are in it.
         small: Flags that make a trial take a second.
+        wait_for: Waits until something is so.
     """
 
-    def __init__(self, folder: Path, small: list[str]) -> None:
-        self.folder, self.small = folder, small
+    def __init__(self, folder: Path, small: list[str], wait_for: Callable[..., None]) -> None:
+        self.folder, self.small, self.wait_for = folder, small, wait_for
         self.runs = folder / "runs"
         self.begun: list[psutil.Popen] = []
         self.left: list[psutil.Process] = []
@@ -61,34 +61,27 @@ class Tree:
 
     def kill(self, process: psutil.Popen) -> None:
         """Kill a search's driver, as the kernel or a preempted machine would; what trains must end by itself."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()  # it is killed where it is now, however long it takes to look at what it has started
         tree = _descendants(process)
         self.left += tree
-        training = [child for child in tree if not self.is_agent(child)]
+        training = [child for child in tree if not self.is_rays_own(child)]
         process.kill()
         process.wait(timeout=TIMEOUT_SECONDS)
         _, alive = psutil.wait_procs(training, timeout=60)
         assert not alive, [child.name() for child in alive]
 
     @staticmethod
-    def is_agent(process: psutil.Process) -> bool:
-        """Say whether this is one of Ray's helpers, which notice a minute or two later that their node is gone."""
+    def is_rays_own(process: psutil.Process) -> bool:
+        """Say whether this is one of Ray's helpers, or a worker without work.
+
+        Those notice a minute or two later that their node is gone.
+        """
         try:
-            return "agent" in "".join(process.cmdline()).lower() or process.status() == psutil.STATUS_ZOMBIE
+            title = "".join(process.cmdline()).lower()
+            return "agent" in title or title.startswith("ray::idle") or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
-
-    @staticmethod
-    def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-        """Wait until something is so.
-
-        Raises:
-            TimeoutError: It never was.
-        """
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError("what was waited for did not happen")
-            time.sleep(0.02)
 
     def end(self) -> None:
         """Kill whatever is left."""
@@ -110,7 +103,7 @@ def _descendants(process: psutil.Popen) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def tree(tmp_path, small):
-    tree = Tree(tmp_path, small)
+def tree(tmp_path, small, wait_for):
+    tree = Tree(tmp_path, small, wait_for)
     yield tree
     tree.end()

@@ -73,7 +73,7 @@ def test_a_disk_that_fills_up_stops_the_search_which_goes_on_once_there_is_room(
     assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
 
 
-def test_a_disk_that_is_full_to_the_last_byte_loses_no_row(tree, disk, monkeypatch):
+def test_a_disk_that_is_full_to_the_last_byte_loses_no_row(tree, disk):
     process = tree.new("brim", *FLAGS)
     _after_a_row(tree, process, disk / "brim" / "rows.jsonl")
     filler = _fill(disk, 0)

@@ -163,6 +163,7 @@ def test_a_search_that_runs_is_not_run_twice_and_a_killed_one_holds_no_lock(tree
     flags = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
     process = tree.new("one", *flags, "--epochs", 500)
     tree.wait_for(lambda: process.poll() is not None or (tree.runs / "one" / "record.jsonl").exists())
+    process.suspend()  # so that it still runs once the others ask
     for second in (tree.start("--resume", "one"), tree.new("one", *flags)):
         status, out, errors = tree.done(second)
         assert (status, out, len(errors.splitlines())) == (2, "", 1), errors

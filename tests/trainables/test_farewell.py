@@ -67,6 +67,7 @@ def test_a_trial_that_nobody_wants_saved_is_not(session, tmp_path):
 
 def test_the_search_waits_until_all_have_kept_how_they_stand(session, tmp_path):
     (tmp_path / PLACE).mkdir(parents=True)  # of an earlier stop
+    (tmp_path / PLACE.replace("one", "two")).mkdir(parents=True)
     time.sleep(0.01)
     listener, heard = Listener(str(tmp_path)), threading.Event()
     session.train(1)
@@ -75,12 +76,13 @@ def test_the_search_waits_until_all_have_kept_how_they_stand(session, tmp_path):
         while not (tmp_path / NOW).exists():
             time.sleep(0.001)
         heard.set()
+        listener.listen("two", session, at_once=True)
         time.sleep(0.2)
         listener.listen("one", session, at_once=True)
 
     threading.Thread(target=trial).start()
     began = time.monotonic()
-    keep_all(tmp_path, ["one"], 30)
+    keep_all(tmp_path, ["one", "two"], 30)
     assert heard.is_set()
     assert 0.2 <= time.monotonic() - began < 20
     assert checkpoint.progress_of(tmp_path / PLACE).step == 1

@@ -26,8 +26,8 @@ def host(monkeypatch):
 
 
 @pytest.fixture
-def workload(workload):
-    """A trial's only report is after a hundred steps."""
+def reference(workload):
+    """Of a workload; a trial's only report is after a hundred steps."""
     return [dataclasses.replace(workload, epochs=25, reports=1)]
 
 
@@ -53,17 +53,18 @@ def kill(process):
         time.sleep(0.001)
 
 
-def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_other_is(host, workload, process):
+def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_other_is(
+    host, reference, process, wait_for
+):
     killed, other, later = (process() for _ in range(3))
-    host.admit(Use("killed", killed.pid), workload, "trial", CONFIG, None)
-    host.admit(Use("other", other.pid), workload, "trial", CONFIG, None)  # of the same name, as Ray may do it
+    host.admit(Use("killed", killed.pid), reference, "trial", CONFIG, None)
+    host.admit(Use("other", other.pid), reference, "trial", CONFIG, None)  # of the same name, as Ray may do it
     session = host.sessions["killed"][1]
     with ThreadPoolExecutor(2) as pool:
         report, own = (pool.submit(host.step, key) for key in ("killed", "other"))
-        while session.learner.step < 3:
-            time.sleep(0.001)
+        wait_for(lambda: session.learner.step >= 3)
         kill(killed)
-        host.admit(Use("later", later.pid), workload, "trial", CONFIG, None)
+        host.admit(Use("later", later.pid), reference, "trial", CONFIG, None)
         left_at = session.learner.step
         assert [*host.sessions] == ["other", "later"]
         with pytest.raises(RuntimeError, match="the trial has left the pack"):
@@ -72,22 +73,21 @@ def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_o
     with pytest.raises(RuntimeError, match="the trial has left the pack"):
         session.train(1)
     assert session.learner.step == left_at < 100
-    assert not any(session._slot in slots for slots in host.conductor.pack._stacks)
 
 
-def test_it_is_let_go_when_another_trains_on_too(host, workload, process):
+def test_it_is_let_go_when_another_trains_on_too(host, reference, process):
     killed, other = process(), process()
     for key, one in (("killed", killed), ("other", other)):
-        host.admit(Use(key, one.pid), workload, key, CONFIG, None)
+        host.admit(Use(key, one.pid), reference, key, CONFIG, None)
     kill(killed)
     host.step("other")
     assert [*host.sessions] == ["other"]
 
 
-def test_what_a_killed_trial_had_is_not_kept_when_the_search_stops(host, workload, process, tmp_path):
+def test_what_a_killed_trial_had_is_not_kept_when_the_search_stops(host, reference, process, tmp_path):
     killed, other = process(), process()
     for key, one in (("killed", killed), ("other", other)):
-        host.admit(Use(key, one.pid), workload, key, CONFIG, None)
+        host.admit(Use(key, one.pid), reference, key, CONFIG, None)
         host.sessions[key][1].train(1)
     kill(killed)
     host.save_all(str(tmp_path))
@@ -105,8 +105,8 @@ def test_a_trial_goes_where_the_fewest_live(host, process):
     assert host.assign(Use("d", third.pid), 2) == 0
 
 
-def test_a_trial_that_was_not_let_in_can_be_forgotten_and_no_other_is(host, workload):
-    host.admit(Use("a", os.getpid()), workload, "a", CONFIG, None)
+def test_a_trial_that_was_not_let_in_can_be_forgotten_and_no_other_is(host, reference):
+    host.admit(Use("a", os.getpid()), reference, "a", CONFIG, None)
     host.free("nobody")
     assert [*host.sessions] == ["a"]
     assert host.step("a")["step"] == 100
@@ -117,7 +117,7 @@ ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel err
 
 @pytest.fixture
 def left(monkeypatch):
-    """With which status the process ended."""
+    """Have the process end by an exception that tells its status."""
 
     def leave(status):
         raise SystemExit(status)
@@ -129,23 +129,24 @@ def left(monkeypatch):
 @pytest.mark.parametrize(
     "what",
     [
-        lambda host, workload: host.admit(Use("b", os.getpid()), workload, "b", CONFIG, None),
-        lambda host, workload: host.step("a"),
-        lambda host, workload: host.save("a", "anywhere"),
-        lambda host, workload: host.save_all("anywhere"),
+        lambda host, reference: host.admit(Use("b", os.getpid()), reference, "b", CONFIG, None),
+        lambda host, reference: host.step("a"),
+        lambda host, reference: host.save("a", "anywhere"),
+        lambda host, reference: host.save_all("anywhere"),
     ],
 )
-def test_it_ends_and_says_why_once_its_device_is_broken(host, workload, left, monkeypatch, capsys, error, what):
+def test_it_ends_and_says_why_once_its_device_is_broken(host, reference, left, monkeypatch, capsys, error, what):
     def broken(*arguments, **named):
         raise error
 
-    host.admit(Use("a", os.getpid()), workload, "a", CONFIG, None)
+    host.admit(Use("a", os.getpid()), reference, "a", CONFIG, None)
     session = host.sessions["a"][1]
     session.learner.step = 1
     for owner, name in ((session.pack, "admit"), (session.pack, "step"), (session.learner, "save")):
         monkeypatch.setattr(owner, name, broken)
-    with pytest.raises(SystemExit):
-        what(host, workload)
+    with pytest.raises(SystemExit) as end:
+        what(host, reference)
+    assert end.value.code == 1
     assert capsys.readouterr().err == f"This host ends, for its device is broken: {str(error).splitlines()[0]}\n"
 
 
@@ -159,19 +160,19 @@ def test_it_ends_and_says_why_once_its_device_is_broken(host, workload, left, mo
         RuntimeError("the size of tensor a must match the size of tensor b"),
     ],
 )
-def test_it_stays_where_memory_does_not_suffice_or_a_trial_is_wrong(host, workload, left, monkeypatch, error):
+def test_it_stays_where_memory_does_not_suffice_or_a_trial_is_wrong(host, reference, left, monkeypatch, error):
     def failing(loss, tokens):
         raise error
 
-    host.admit(Use("a", os.getpid()), workload, "a", CONFIG, None)
+    host.admit(Use("a", os.getpid()), reference, "a", CONFIG, None)
     monkeypatch.setattr(host.sessions["a"][1].learner, "advance", failing)
     with pytest.raises(type(error)):
         host.step("a")
 
 
-def test_what_a_failed_trial_has_is_not_kept(host, workload, monkeypatch, tmp_path):
+def test_what_a_failed_trial_has_is_not_kept(host, reference, monkeypatch, tmp_path):
     for key in ("well", "failed"):
-        host.admit(Use(key, os.getpid()), workload, key, CONFIG, None)
+        host.admit(Use(key, os.getpid()), reference, key, CONFIG, None)
         host.sessions[key][1].train(1)
     learner = host.sessions["failed"][1].learner
     monkeypatch.setattr(learner.optimizer, "step", lambda: torch.empty(2**60))

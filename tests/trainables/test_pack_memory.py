@@ -30,7 +30,7 @@ def pack(workload):
     return Pack(workload.model, workload.data, "cpu", MICRO)
 
 
-def spec(seed, log_ratio=-3.0):
+def trial(seed, log_ratio=-3.0):
     own = {"log_ratio": log_ratio}
     return TrialSpec.from_config(
         {"strategy": "attention_heavy", "attention_heavy": own, "learning_rate": 5e-3, "seed": seed}
@@ -62,7 +62,7 @@ def end_passes_of_more_than(rows, pack, error):
 @pytest.mark.parametrize("error", ENDED)
 def test_trials_that_do_not_fit_into_one_pass_are_trained_in_several(pack, workload, error):
     large = dataclasses.replace(workload, batch_size=2 * MICRO, epochs=4.8, weight_decay=0.1, dropout=0.0)
-    trials = [(large, spec(2)), (workload, spec(0)), (workload, spec(1, 3.0))]
+    trials = [(large, trial(2)), (workload, trial(0)), (workload, trial(1, 3.0))]
     slots = [pack.admit(*trial) for trial in trials]
     pack.step(slots[:1])  # half of its batch, which it begins again
     end_passes_of_more_than(2 * MICRO, pack, error)
@@ -77,7 +77,7 @@ def test_trials_that_do_not_fit_into_one_pass_are_trained_in_several(pack, workl
 
 @pytest.mark.parametrize("error", ENDED)
 def test_a_trial_that_does_not_fit_by_itself_fails_alone_and_not_as_diverged(pack, workload, error):
-    slot = pack.admit(workload, spec(0))
+    slot = pack.admit(workload, trial(0))
     before = [tensor.clone() for tensor in slot.learner.parameters]
     end_passes_of_more_than(0, pack, error)
     pack.step([slot])
@@ -102,10 +102,10 @@ def no_moments_for(slot, monkeypatch):
 @pytest.mark.parametrize("before", [0, 11])
 def test_a_trial_without_room_for_its_moments_fails_and_no_other_steps_twice(pack, workload, monkeypatch, before):
     """Its neighbours are at their first step, or at their last, after which there is none to repeat."""
-    first, last = (pack.admit(workload, spec(seed)) for seed in range(2))
+    first, last = (pack.admit(workload, trial(seed)) for seed in range(2))
     for _ in range(before):
         pack.step([first, last])
-    late = pack.admit(workload, spec(2))
+    late = pack.admit(workload, trial(2))
     weights = [tensor.clone() for tensor in late.learner.parameters]
     no_moments_for(late, monkeypatch)
     pack.step([first, late, last])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -48,28 +47,26 @@ def long(workload):
     return dataclasses.replace(workload, epochs=20)
 
 
-def test_a_trial_is_let_in_at_the_next_step_of_its_neighbours(long, spec):
+def test_a_trial_is_let_in_at_the_next_step_of_its_neighbours(long, spec, wait_for):
     conductor = Conductor(Pack(long.model, long.data, "cpu", 2))
     first = conductor.admit(long, spec(learning_rate=0.01))
     with ThreadPoolExecutor(1) as pool:
         report = pool.submit(next_report, first)
-        while first.learner.step < 1:
-            time.sleep(0.001)
+        wait_for(lambda: first.learner.step)
         asked_at = first.learner.step
         conductor.admit(long, spec(learning_rate=0.02))
         assert first.learner.step < asked_at + 10
         assert report.result()["step"] == 40
 
 
-def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, strategy, tmp_path, spec):
+def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, strategy, tmp_path, spec, wait_for):
     def session():
         return Conductor(Pack(long.model, long.data, "cpu", 2)).admit(long, spec(strategy, learning_rate=0.01))
 
     unbroken = session()
     with ThreadPoolExecutor(1) as pool:
         report = pool.submit(next_report, unbroken)
-        while unbroken.learner.step < 3:
-            time.sleep(0.001)
+        wait_for(lambda: unbroken.learner.step >= 3)
         with unbroken._conductor.between_rounds():
             unbroken.save(tmp_path / "saved")
         expected = report.result()
@@ -106,9 +103,19 @@ def test_a_trial_that_raises_leaves_its_neighbours_alone(workload, monkeypatch, 
 def test_an_error_in_a_round_reaches_every_trial_in_it_and_leaves_the_pack_usable(workload, monkeypatch, spec):
     pack = Pack(workload.model, workload.data, "cpu", 2)
     conductor = Conductor(pack)
-    session = conductor.admit(workload, spec(learning_rate=0.01))
-    with monkeypatch.context() as patched:
-        patched.setattr(pack, "step", lambda slots: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            session.train(1)
-    assert session.train(1).step == 1
+    sessions = [conductor.admit(workload, spec(learning_rate=0.01, seed=seed)) for seed in range(2)]
+
+    step, failed = pack.step, []
+
+    def failing_once(slots):  # nothing is done until both are in a round
+        if failed:
+            step(slots)
+        elif len(slots) == 2:
+            failed.append(True)
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(pack, "step", failing_once)
+    with ThreadPoolExecutor(2) as pool:
+        for report in [pool.submit(session.train, 1) for session in sessions]:
+            assert isinstance(report.exception(timeout=60), ZeroDivisionError)
+    assert [session.train(1).step for session in sessions] == [1, 1]

@@ -71,11 +71,21 @@ def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered
         assert names() == []
 
 
-def test_one_that_dies_while_it_measures_is_replaced(plan, known):
+def test_one_that_dies_while_it_measures_is_replaced(plan, known, tmp_path, wait_for):
+    mark = tmp_path / "asked"
+
+    def hang(host):
+        def known(reference):
+            mark.touch()
+            time.sleep(600)
+
+        host._known = known
+
     with hosting.hosts_for(plan, known.workload) as hosts:
         (first,) = processes("cpu0")
+        ray.get(first.__ray_call__.remote(hang))
         asked = ray.remote(num_cpus=0.5)(lambda: hosting.ask(plan, hosts, "slots_that_fit")).remote()
-        time.sleep(3)  # it has been asked, and is not ready yet
+        wait_for(mark.exists)
         ray.kill(first)
         assert ray.get(asked) >= 1
 
@@ -109,7 +119,9 @@ def test_a_base_that_does_not_load_is_refused_with_its_reason_alone(plan, known,
     shutil.rmtree(plan.runs_dir)
     wrong = dataclasses.replace(known, workload=dataclasses.replace(known.workload, model=str(other)))
     with hosting.hosts_for(plan, wrong.workload) as hosts:
-        time.sleep(8)  # they have tried to load it by themselves
+        for host in processes(""):
+            with pytest.raises(ValueError, match="this node has"):  # as when they tried by themselves
+                ray.get(host.load.remote(hosts.workload))
         with pytest.raises(ValueError, match=r"this node has \w{12} there, the search was planned with \w{12}"):
             measured(plan, wrong, hosts)
     assert said == []

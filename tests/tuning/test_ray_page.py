@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -70,8 +69,5 @@ def test_the_dashboard_names_the_trials_that_train_by_strategy_budget_and_learni
     page.close()
 
 
-def test_the_metrics_port_exports_how_the_search_stands(dashboard):
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and exported(dashboard) != GAUGES:
-        time.sleep(1)
-    assert exported(dashboard) == GAUGES
+def test_the_metrics_port_exports_how_the_search_stands(dashboard, wait_for):
+    wait_for(lambda: exported(dashboard) >= GAUGES, PATIENCE_SECONDS)

@@ -81,7 +81,7 @@ def test_a_trial_is_a_run_with_its_parameters_metrics_and_end(local, run_dir):
     assert _losses(local, child) == [(5, 2.0), (10, 1.0)]
 
 
-def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left_running(local, run_dir):
+def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left_running(local, run_dir, wait_for):
     sink = open_sink(run_dir, *local)
     tracking = Tracking(sink)
     _begin(sink)
@@ -109,8 +109,7 @@ def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left
     tracking.reported("t2", {"step": 10, "eval_loss": 1.0})
     tracking.open_group("confirm")
     tracking.started("c1", "c1", {**CONFIG, "phase": "confirm"})
-    while sink.spool.remaining():
-        pass
+    wait_for(lambda: not sink.spool.remaining())
     going = _stored(local, run_dir)
     assert {name for name, run in going.items() if run.info.status == "RUNNING"} == {PARENT, "t2", "confirm", "c1"}
     assert going["t2"].data.tags["status"] == "running"
