@@ -22,8 +22,9 @@ class Paired:
     """What seeds and texts say about the difference between two ways to train.
 
     Two things are left to chance: the seed, and which texts are in the test split. Each has an error of its own, and
-    the interval holds for other seeds and other test texts. What both share is counted twice, and neither error is
-    taken for better known than it is: the interval is rather too wide.
+    the interval holds for other seeds and other test texts. What both share is counted twice, so it is rather too wide,
+    but for one thing: the error of a few long texts among many short ones is taken for a little better known than it
+    is. With four of them and ten seeds, 94 of 100 intervals of 95 % hold.
 
     Args:
         differences: Test loss of one minus that of the other, a value per seed, in nats per token; negative is better.

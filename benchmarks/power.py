@@ -12,6 +12,7 @@ EFFECTS = {"none": 0.0, "small": -0.01, "large": -0.05}
 MARGIN = 0.01  # in nats per token, as everything here
 RUN, TEXT, BOTH = 0.004, 0.02, 0.01  # standard deviation by run, by strategy and text, and by run and text
 ALIKE = (100,) * 100
+FEW_LONG = (2000,) * 4 + (100,) * 60
 UNLIKE = tuple(100 * windows for windows in (39, 12, 9, 8, 7, 6, 5, 4, 3, 2, 2, 1, 1, 1))  # as the bundled test split
 
 
@@ -23,7 +24,7 @@ def main(searches: int, strategies: int) -> None:
     print("| effect | texts | seeds | covers | over seeds alone | win | tie | loss | cannot tell | any win |")
     print("| --- " * 10 + "|")
     for name, effect in EFFECTS.items():
-        for texts in (ALIKE, UNLIKE):
+        for texts in (ALIKE, FEW_LONG, UNLIKE):
             for seeds in (3, 5, 10):
                 found = list(simulated(effect, seeds, texts, strategies, searches))
                 cells = " | ".join(f"{cell:.1%}" for cell in _shares(found, effect))

@@ -5,10 +5,11 @@ import functools
 import numpy as np
 import pytest
 
-from benchmarks.power import ALIKE, UNLIKE, covers, simulated
+from benchmarks.power import ALIKE, FEW_LONG, UNLIKE, covers, simulated
 
 SEARCHES = 200
 SEEDS = (3, 5, 10)
+TEXTS = {"alike": ALIKE, "few long": FEW_LONG, "unlike": UNLIKE}
 
 
 @functools.cache
@@ -16,7 +17,7 @@ def found(effect, seeds, texts, strategies=3, **chance):
     return list(simulated(effect, seeds, texts, strategies, SEARCHES, **chance))
 
 
-@pytest.mark.parametrize("texts", [ALIKE, UNLIKE], ids=["alike", "unlike"])
+@pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("effect", [0.0, -0.05])
 def test_intervals_hold_for_other_seeds_and_texts_as_often_as_they_promise(effect, seeds, texts):
@@ -37,7 +38,7 @@ def covered(searches, effect):
     return np.mean([covers(item.pairs.interval, effect) for search in searches for item in search])
 
 
-@pytest.mark.parametrize("texts", [ALIKE, UNLIKE], ids=["alike", "unlike"])
+@pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_without_an_effect_hardly_any_search_says_win(seeds, texts):
     wins = [any(item.answer == "win" for item in search) for search in found(0.0, seeds, texts)]

@@ -7,7 +7,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,12 +19,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def answers(url, **headers):
@@ -72,6 +65,7 @@ class Cluster:
         processes: Starts them.
         folder: Short, since sockets lie in it.
         wait_for: Waits until something is so.
+        free_port: Finds a port nobody listens at.
     """
 
     # Ray replaces 127.0.0.1 by the machine's address on a network, so the nodes take other loopback addresses
@@ -80,8 +74,8 @@ class Cluster:
         "--num-samples", "6", "--confirm-seeds", "0", "--epochs", "200", "--max-concurrent-trials", "6",
     )  # fmt: skip
 
-    def __init__(self, processes, folder, wait_for):
-        self.processes, self.folder, self.wait_for = processes, folder, wait_for
+    def __init__(self, processes, folder, wait_for, free_port):
+        self.processes, self.folder, self.wait_for, self.free_port = processes, folder, wait_for, free_port
         self.port, self.dashboard = free_port(), f"http://127.0.0.1:{(dashboard := free_port())}"
         token = folder / "token"
         token.touch(mode=0o600)
@@ -92,7 +86,7 @@ class Cluster:
         self.address = f"{self.HEAD}:{self.port}"
         self.start(
             self.HEAD, "--head", "--port", self.port, "--dashboard-port", dashboard,
-            "--ray-client-server-port", free_port(),
+            "--ray-client-server-port", self.free_port(),
         )  # fmt: skip
         self.wait_for(lambda: answers(f"{self.dashboard}/api/version") == 401, 120, "no dashboard")
 
@@ -106,7 +100,7 @@ class Cluster:
         command = [
             *before, RAY, "start", "--block", "--node-ip-address", address,
             "--num-cpus", "2", "--num-gpus", "0", "--min-worker-port", "0", "--max-worker-port", "0",
-            "--dashboard-agent-listen-port", free_port(), "--disable-usage-stats",
+            "--dashboard-agent-listen-port", self.free_port(), "--disable-usage-stats",
             "--temp-dir", self.folder / address.rpartition(".")[2], *flags,
         ]  # fmt: skip
         return self.processes.start(address, [*map(str, command)], env=self.environment, cwd=self.folder)
@@ -177,9 +171,9 @@ def plan(tiny_gpt2, tiny_text):
 
 
 @pytest.fixture(scope="package")
-def cluster(processes, wait_for):
+def cluster(processes, wait_for, free_port):
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        found = Cluster(processes, Path(folder), wait_for)
+        found = Cluster(processes, Path(folder), wait_for, free_port)
         found.join(found.SECOND)
         yield found
         processes.end()
@@ -202,7 +196,7 @@ def _without_root():
 
 
 @pytest.fixture(scope="package")
-def postgres(processes, lacking, wait_for):
+def postgres(processes, lacking, wait_for, free_port):
     """The URI of an empty database, password included."""
     import psycopg2
 
@@ -232,7 +226,7 @@ def postgres(processes, lacking, wait_for):
 
 
 @pytest.fixture(scope="package")
-def mlflow_address(processes, postgres, tmp_path_factory):
+def mlflow_address(processes, postgres, tmp_path_factory, free_port):
     """The address of an MLflow server that has been started, and is slow to answer."""
     port = free_port()
     command = [

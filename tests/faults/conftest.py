@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -107,3 +108,9 @@ def tree(tmp_path, small, wait_for):
     tree = Tree(tmp_path, small, wait_for)
     yield tree
     tree.end()
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished search in a runs folder of its own."""
+    return shutil.copytree(finished[1], tmp_path / "runs" / "first")

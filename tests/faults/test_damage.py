@@ -1,7 +1,5 @@
 """Every file of a run's state is cut off, or has a byte changed; what is damaged is named, and the search goes on."""
 
-import shutil
-
 import pytest
 
 from analysis.header import ReportHeader
@@ -26,12 +24,6 @@ def changed(content: bytes, how: int) -> bytes:
         middle = len(content) // 2
         return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
     return content[: len(content) * how // 8]
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A finished search in a runs folder of its own."""
-    return shutil.copytree(finished[1], tmp_path / "runs" / "first")
 
 
 @pytest.mark.parametrize("how", range(9))

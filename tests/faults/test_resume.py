@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import sys
 
@@ -17,13 +16,6 @@ from tuning.cli import main
 from tuning.record import Record
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A finished search in a runs folder of its own."""
-    shutil.copytree(finished[1], tmp_path / "runs" / "first")
-    return tmp_path / "runs" / "first"
 
 
 def refused(capsys, folder, *flags):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -24,11 +23,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def exported():
+def exported(free_port):
     """Metric name -> {status or "": value} on the metrics port of a Ray whose driver heard of three trials."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ray.init(
         address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
         _metrics_export_port=port, _system_config={"metrics_report_interval_ms": 500},

@@ -25,10 +25,6 @@ def store(finished):
     return client, parent, [run for run in mine if run is not parent]
 
 
-def search_id(finished):
-    return json.loads((finished[1] / "facts.json").read_text())["search_id"]
-
-
 def test_a_search_is_one_parent_with_a_child_per_trial(store, finished):
     _, parent, children = store
     rows = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}
