@@ -262,19 +262,21 @@ def _start_tracking(run: Run) -> None:
 def _cut_off(run: Run, study: optuna.Study | None) -> int:
     """Leave a search that stops before its end as it can be taken up again, and say how."""
     hosting.end(run.plan)
-    again = _again(run.plan)
-    if run.stop.shortage is not None:
-        print(f"Error: {run.stop.shortage}; free some, then: {again}", file=sys.stderr)
-        return NO_ROOM
-    if run.stop.failure is not None:
-        with suppress(OSError):  # as far as the disk allows
-            _leave_so_far(run, study)
-        print(f"Error: {masked(run.stop.failure)}; to go on: {again}", file=sys.stderr)
+    stop, again = run.stop, _again(run.plan)
+    if stop.is_broken:
+        if stop.shortage is None:
+            with suppress(OSError):  # as far as the disk allows
+                _leave_so_far(run, study)
+        run.sink.close(most_seconds=0)  # it says nothing from now on; what MLflow lacks is spooled
+        if stop.shortage is not None:
+            print(f"Error: {stop.shortage}; free some, then: {again}", file=sys.stderr)
+            return NO_ROOM
+        print(f"Error: {masked(str(stop.failure))}; to go on: {again}", file=sys.stderr)
         return CUT_OFF
     _leave_so_far(run, study)
     done, total = len(run.record.of_phase("search")), run.plan.trials
     click.echo(f"Stopped with {done} of {total} trials ended; nothing of them is lost. To go on: {again}")
-    return run.stop.status
+    return stop.status
 
 
 def _leave_so_far(run: Run, study: optuna.Study | None) -> None:

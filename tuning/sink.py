@@ -154,6 +154,8 @@ class Sink:
         self.closing.wait(min(FIRST_WAIT_SECONDS * 2 ** min(failures - 1, 9), LONGEST_WAIT_SECONDS))
 
     def _report_once(self, error: Exception) -> None:
+        if self.abandoned.is_set():  # nobody waits for it any more, and the search may have said its last
+            return
         if isinstance(error, Unreachable):
             culprit = f"MLflow at {masked(self.spool.target.uri)}"
             line = f"{culprit} cannot be reached ({brief(error)})"

@@ -1,6 +1,7 @@
 """Whose fault it is that MLflow lacks something: its own, or the disk's."""
 
 import sys
+import threading
 
 import pytest
 
@@ -81,3 +82,22 @@ def test_a_replay_that_fails_says_of_whom(tmp_path, monkeypatch, capsys):
     of_mlflow, of_the_disk = capsys.readouterr().err.splitlines()
     assert "Error: MLflow cannot be reached (ConnectionRefusedError: [Errno 111] no); nothing is lost" in of_mlflow
     assert f"Error: {tmp_path / STATE}.partial: Is a directory; nothing is lost" in of_the_disk
+
+
+def test_a_search_that_has_said_its_last_hears_no_more_of_mlflow(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tuning.sink.LAST_ATTEMPTS", 1)
+    asked, over = threading.Event(), threading.Event()
+
+    class Late(Willing):
+        def apply(self, event):
+            asked.set()
+            over.wait(60)
+            raise ConnectionRefusedError
+
+    sink = Sink(_spooled(tmp_path), Late)
+    sink.wake.set()
+    assert asked.wait(60)
+    assert not sink.close(most_seconds=0)
+    over.set()
+    sink.thread.join(60)
+    assert capsys.readouterr().err == ""
