@@ -261,17 +261,18 @@ def _start_tracking(run: Run) -> None:
 
 def _cut_off(run: Run, study: optuna.Study | None) -> int:
     """Leave a search that stops before its end as it can be taken up again, and say how."""
-    hosting.end(run.plan)
     stop, again = run.stop, _again(run.plan)
-    if stop.is_broken:
-        if stop.shortage is None:
-            with suppress(OSError):  # as far as the disk allows
-                _leave_so_far(run, study)
+    if stop.shortage is not None:
         run.sink.close(most_seconds=0)  # it says nothing from now on; what MLflow lacks is spooled
-        if stop.shortage is not None:
-            print(f"Error: {stop.shortage}; free some, then: {again}", file=sys.stderr)
-            return NO_ROOM
-        print(f"Error: {masked(str(stop.failure))}; to go on: {again}", file=sys.stderr)
+    hosting.end(run.plan)
+    if stop.shortage is not None:
+        print(f"Error: {stop.shortage}; free some, then: {again}", file=sys.stderr)
+        return NO_ROOM
+    if stop.failure is not None:
+        with suppress(OSError):  # as far as the disk allows
+            _leave_so_far(run, study)
+        run.sink.close(most_seconds=0)
+        print(f"Error: {masked(stop.failure)}; to go on: {again}", file=sys.stderr)
         return CUT_OFF
     _leave_so_far(run, study)
     done, total = len(run.record.of_phase("search")), run.plan.trials

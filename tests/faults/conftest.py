@@ -66,23 +66,21 @@ class Tree:
             process.suspend()  # it is killed where it is now, however long it takes to look at what it has started
         tree = _descendants(process)
         self.left += tree
-        training = [child for child in tree if not self.is_rays_own(child)]
         process.kill()
         process.wait(timeout=TIMEOUT_SECONDS)
-        _, alive = psutil.wait_procs(training, timeout=60)
-        assert not alive, [child.name() for child in alive]
+        self.assert_ended(tree)
 
     @staticmethod
-    def is_rays_own(process: psutil.Process) -> bool:
-        """Say whether this is one of Ray's helpers, or a worker without work.
+    def assert_ended(processes: list[psutil.Process]) -> None:
+        """Wait for what trains to end within a minute, and for workers without work, who notice it later, within three.
 
-        Those notice a minute or two later that their node is gone.
+        Ray's agents are left aside: they notice a minute or two later that their node is gone.
         """
-        try:
-            title = "".join(process.cmdline()).lower()
-            return "agent" in title or title.startswith("ray::idle") or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
+        workers = [process for process in processes if not _is_agent(process)]
+        idle = [process for process in workers if _title(process).startswith("ray::IDLE")]
+        for those, seconds in (([process for process in workers if process not in idle], 60), (idle, 180)):
+            _, alive = psutil.wait_procs(those, timeout=seconds)
+            assert not alive, [_title(process) for process in alive]
 
     def end(self) -> None:
         """Kill whatever is left."""
@@ -94,6 +92,19 @@ class Tree:
         for child in self.left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "".join(process.cmdline())
+    return ""
+
+
+def _is_agent(process: psutil.Process) -> bool:
+    try:
+        return "agent" in _title(process).lower() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _descendants(process: psutil.Popen) -> list[psutil.Process]:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import time
 
-import psutil
 import pytest
 
 from analysis.rows import read_rows
@@ -76,9 +75,7 @@ def test_a_second_sigint_ends_a_search_at_once(tree):
         time.sleep(0.3)
     assert process.poll() == 130
     assert "Stopped with" not in tree.printed(process)[0], "it did not end in order"
-    training = [child for child in children if not tree.is_rays_own(child)]
-    _, alive = psutil.wait_procs(training, timeout=60)
-    assert not alive
+    tree.assert_ended(children)
 
 
 MEASURED = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "empirical", "--confirm-seeds", 0)
@@ -98,8 +95,7 @@ def test_sigterm_while_a_base_is_loaded_ends_at_once_and_leaves_nothing(tree):
     assert tree.done(process)[::2] == (143, "Stopped before any trial began\n")
     assert time.monotonic() - began < 5
     assert not (tree.runs / "loading").exists()
-    _, alive = psutil.wait_procs([child for child in children if not tree.is_rays_own(child)], timeout=60)
-    assert not alive
+    tree.assert_ended(children)
 
 
 def test_sigterm_after_the_last_trial_leaves_a_report_and_a_search_that_can_be_ended(tree):

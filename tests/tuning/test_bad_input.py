@@ -141,9 +141,9 @@ def test_a_bomb_of_aliases_is_refused_before_it_goes_off(key, tmp_path, wrong):
     levels = ["x0: &x0 [l, l, l, l, l, l, l, l, l]"]
     levels += [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 12)]
     config.write_text("\n".join([*levels, f"{key}: *x11"]))
-    began = time.process_time()
+    began = time.monotonic()
     assert "aliases" in wrong("--config", config)
-    assert time.process_time() - began < 5
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nothing", "/dev/full", "long"])

@@ -70,4 +70,12 @@ def test_the_dashboard_names_the_trials_that_train_by_strategy_budget_and_learni
 
 
 def test_the_metrics_port_exports_how_the_search_stands(dashboard, wait_for):
-    wait_for(lambda: exported(dashboard) >= GAUGES, PATIENCE_SECONDS)
+    found = set()
+
+    def whole():
+        found.clear()
+        found.update(exported(dashboard))
+        return found >= GAUGES
+
+    wait_for(whole, PATIENCE_SECONDS)
+    assert found == GAUGES
