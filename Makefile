@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+TWO_WORKERS := -n 2 --dist loadgroup
 
-.PHONY: tune test quick-trainables quick-others slow-faults slow-others test-faults check bench soak
+.PHONY: tune test smoke share test-all mutants check bench soak
 
 .venv: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -13,24 +15,25 @@ tune: .venv
 	$(BIN)/python tune.py --num-samples 20
 
 test: .venv
-	$(MAKE) --jobs=2 --output-sync quick-trainables quick-others
-	$(MAKE) --jobs=2 --output-sync slow-faults slow-others
-	$(BIN)/python -m pytest -m slow tests/faults/mlflow  # it takes times: nothing runs beside it
+	$(PYTEST) $(TWO_WORKERS) -m "not thorough"
 
-quick-trainables: .venv
-	$(BIN)/python -m pytest -m "not slow" tests/trainables
+smoke: .venv
+	$(PYTEST) $(TWO_WORKERS) -m smoke
 
-quick-others: .venv
-	$(BIN)/python -m pytest -m "not slow" --ignore=tests/trainables
+# make share SHARE=2/6: the second of six shares of the thorough tests. Status 5 means that no test was chosen.
+share: .venv
+	$(PYTEST) $(TWO_WORKERS) -m "not alone" --share $(SHARE) || [ $$? -eq 5 ]
+	$(PYTEST) -m alone --share $(SHARE) || [ $$? -eq 5 ]
 
-slow-faults: .venv
-	$(BIN)/python -m pytest -m slow tests/faults --ignore=tests/faults/mlflow
+# make test-all MINUTES=--write-minutes: also note what each file takes, by which the shares are balanced.
+# Coverage slows tests down.
+test-all: export TIME_CLASS_SLACK ?= 2
+test-all: .venv
+	$(PYTEST) $(TWO_WORKERS) -m "not alone" --cov --cov-report= $(MINUTES)
+	$(PYTEST) -m alone --cov --cov-append --cov-report=term $(MINUTES) || [ $$? -eq 5 ]
 
-slow-others: .venv
-	$(BIN)/python -m pytest -m slow --ignore=tests/faults
-
-test-faults: .venv
-	$(BIN)/python -m pytest tests/faults
+mutants: .venv
+	$(BIN)/python -m tests.mutants $(WORD)
 
 check: .venv
 	$(BIN)/ruff check .

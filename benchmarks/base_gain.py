@@ -9,7 +9,7 @@ import torch
 from strategies import RankBudget
 from trainables.base_model import load
 from trainables.data import DataSource, mean_loss
-from trainables.session import SoloSession
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec, Workload
 
 

@@ -1,6 +1,8 @@
 """Small real models, data and searches that tests share."""
 
+import concurrent.futures
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -9,11 +11,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import pytest
+
+pytest_plugins = ["tests.time_classes"]
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads cost more than they give
@@ -22,6 +31,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(autouse=True)
+def last_words():
+    """Have a test begin as a process does, of which no search has begun, whatever ran in this one before."""
+    from tuning import process
+
+    before = process.last_words()
+    yield
+    process.leave_with(before)
 
 
 @pytest.fixture(scope="session")
@@ -175,11 +194,69 @@ def four():
 
 
 @pytest.fixture(scope="session")
-def finished(tune, runs, four):
-    """A search of eight trials, one at a time: (completed process, run folder)."""
-    done = tune("--num-samples", 8, "--max-concurrent-trials", 1, "--runs-dir", runs, "--name", "first", *four)
-    assert done.returncode == 0, done.stderr
-    return done, runs / "first"
+def six(four):
+    """Flags that name six strategies, and how a search of them can be repeated."""
+    return [*four, "--strategies", "eva", "--strategies", "adalora", "--num-samples", "12", "--confirm-seeds", "2",
+            "--max-concurrent-trials", "1"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """Name of a variable of the environment -> a secret that stands in it while a search runs."""
+    names = (
+        "HF_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD",
+        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY",
+    )  # fmt: skip
+    return {name: f"planted-{name.lower().replace('_', '')}-5f0e" for name in names} | {
+        "HTTPS_PROXY": "planted-proxy-5f0e"
+    }
+
+
+class Finished(NamedTuple):
+    """A search of six strategies with confirmation runs, as a user starts it. Tests read it, and change nothing.
+
+    Attributes:
+        done: Its process.
+        folder: Its run folder.
+        rays: The folder that its Ray had for its own files; nothing else is in it.
+        listeners: (name of a process, address) of what its processes listened at for connections.
+    """
+
+    done: subprocess.CompletedProcess
+    folder: Path
+    rays: Path
+    listeners: set[tuple[str, str]]
+
+
+@pytest.fixture(scope="session")
+def finished(small, six, planted, tmp_path_factory):
+    """A ``Finished``, made once."""
+    runs = tmp_path_factory.mktemp("finished")
+    own = planted | {"HTTPS_PROXY": f"http://me:{planted['HTTPS_PROXY']}@127.0.0.1:9"}
+    command = [sys.executable, "tune.py", *small, *six, "--runs-dir", str(runs), "--name", "first"]
+    # Ray's sockets lie in it, and their paths must be short; its agents may still write there when all is over
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as rays, ThreadPoolExecutor() as pool:
+        search = psutil.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **own, "RAY_TMPDIR": rays},
+        )  # fmt: skip
+        printed, listeners = pool.submit(search.communicate), set()
+        while not printed.done():
+            listeners |= _listeners(search)
+            concurrent.futures.wait([printed], 1)
+        done = subprocess.CompletedProcess(command, search.returncode, *printed.result())
+        assert done.returncode == 0, done.stderr
+        yield Finished(done, runs / "first", Path(rays), listeners)
+
+
+def _listeners(process):
+    found = set()
+    for each in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            name = "dashboard" if "dashboard/dashboard.py" in " ".join(each.cmdline()) else each.name()
+            sockets = each.net_connections("inet")
+            found |= {(name, socket.laddr.ip) for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -191,6 +268,77 @@ def front(tune, runs):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done, runs / "front"
+
+
+@pytest.fixture(scope="session")
+def shared_ray():
+    """A Ray that all searches of this process share; a search that finds one does not start its own."""
+    import ray
+
+    from tuning import access
+    from tuning.ray_connection import QUIET
+
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    with access.on_loopback():
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            namespace="shared",
+        )  # fmt: skip
+    yield
+    ray.shutdown()
+    with warnings.catch_warnings():  # on a busy machine Ray does not wait until all that it has started has ended
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    """Have searches of this process train nothing, use no Ray and draw nothing; return what their MLflow stores."""
+    from tests.fakes import mlflow, ray_tune
+
+    ray_tune.install(monkeypatch)
+    ray_tune.draw_nothing(monkeypatch)
+    return mlflow.install(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def drawn():
+    """The function that draws a report's pictures."""
+    from analysis import pictures
+
+    return pictures.drawn
+
+
+@pytest.fixture
+def drawing(drawn, simulated, monkeypatch):
+    """Have the pictures of simulated searches' reports drawn after all: a second or two each."""
+    monkeypatch.setattr("analysis.pictures.drawn", drawn)
+
+
+@pytest.fixture
+def fake_hosts(shared_ray, monkeypatch):
+    """Have searches of this process run on a real Ray whose trials train nothing, and draw nothing.
+
+    Return what their MLflow stores.
+    """
+    from tests.fakes import mlflow, ray_tune
+    from tests.fakes.hosts import FakeHosts
+    from tuning import hosting
+
+    monkeypatch.setattr(hosting, "Hosts", FakeHosts)
+    ray_tune.draw_nothing(monkeypatch)
+    return mlflow.install(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory):
+    """A database of MLflow's in which nothing is; making one takes as long as ten small searches."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments(max_results=1)
+    return path
 
 
 @pytest.fixture(scope="session")

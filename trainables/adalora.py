@@ -8,7 +8,8 @@ from peft import AdaLoraConfig
 from strategies import AdaLora
 from trainables.adapters import Adapter, AllocationMismatch
 from trainables.base_model import BaseModel
-from trainables.learner import Learner, StepReport
+from trainables.learner import Learner
+from trainables.session import StepReport
 from trainables.spec import TrialSpec, Workload
 from trainables.triplets import CostAllocator, Triplets
 

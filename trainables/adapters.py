@@ -16,10 +16,10 @@ from transformers.pytorch_utils import Conv1D
 from strategies import RankAllocation
 from strategies.base import Site
 from trainables.base_model import BaseModel
+from trainables.checkpoint import WEIGHTS
 from trainables.spec import TrialSpec, Workload
 
 ADAPTER = "default"
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 class AllocationMismatch(RuntimeError):

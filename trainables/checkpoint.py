@@ -1,23 +1,18 @@
-"""A trial on disk: adapter, optimizer, random state and step. Written aside and renamed; tensors are safetensors."""
+"""A trial on disk: adapter, tensors, and where it stands. Written aside and renamed; imports no torch."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-
-from trainables.adapters import CONFIG, WEIGHTS, Adapter, load_weights
-
 ADAPTER = "adapter"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 BEST = "best_adapter"  # of a whole search, beside its report
 STATE = "state.safetensors"
 META = "session.json"
-RNG, OWN = "rng", "own/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,46 +36,30 @@ class Progress:
     recent: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write(
-    folder: Path,
-    adapter: Adapter,
-    optimizer: torch.optim.Optimizer,
-    rng: torch.Tensor,
-    progress: Progress,
-    own: Mapping[str, torch.Tensor],
-) -> None:
+def write(folder: Path, progress: Progress, write_tensors: Callable[[Path], None]) -> None:
     """Write a checkpoint into ``folder``; a reader sees all of it or nothing.
 
     Args:
         folder: Replaced if it is there.
-        adapter: As it would be used now.
-        optimizer: Its moments are kept.
-        rng: State of the random numbers.
         progress: Where the session stands.
-        own: Tensors that a kind of trial has besides; empty for most.
+        write_tensors: Writes ``STATE`` and the folder ``ADAPTER`` into the folder that it is given.
     """
     aside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    adapter.save(aside / ADAPTER)
-    kept = {OWN + name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}
-    save_file(_flat(optimizer) | kept | {RNG: rng.contiguous()}, aside / STATE)
+    write_tensors(aside)
     values = {name: getattr(progress, name) for name in Progress.__slots__}
     (aside / META).write_text(json.dumps({**values, "sha256": _digest(aside, values)}))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 
 
-def read(folder: Path, expected: Mapping[str, str]) -> tuple[Progress, dict[str, Any]]:
-    """Read a checkpoint.
+def fitting(folder: Path, expected: Mapping[str, str]) -> Progress:
+    """Return where a checkpoint stands that a session may continue from.
 
     Args:
         folder: Where ``write`` put it.
         expected: ``base`` and ``allocation`` of the session that continues.
-
-    Returns:
-        Where it stands; ``weights`` under PEFT's names, ``optimizer`` as parameter number -> its state, ``own`` and
-        ``rng``.
 
     Raises:
         ValueError: It belongs to another base or to another allocation, or is not as it was written.
@@ -91,14 +70,7 @@ def read(folder: Path, expected: Mapping[str, str]) -> tuple[Progress, dict[str,
     for name, value in expected.items():
         if getattr(progress, name) != value:
             raise ValueError(f"checkpoint {folder}: {name} is {getattr(progress, name)}, this session has {value}")
-    tensors = load_file(folder / STATE)
-    rng = tensors.pop(RNG)
-    own = {key.removeprefix(OWN): tensors.pop(key) for key in [*tensors] if key.startswith(OWN)}
-    optimizer: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        number, name = key.split(".")
-        optimizer.setdefault(int(number), {})[name] = tensor
-    return progress, {"optimizer": optimizer, "own": own, "rng": rng, "weights": load_weights(folder / ADAPTER)}
+    return progress
 
 
 def progress_of(folder: Path) -> Progress | None:
@@ -115,15 +87,6 @@ def newest(folders: Iterable[Path]) -> Path | None:
     """Return the checkpoint that is furthest, of those that are whole."""
     steps = {folder: progress.step for folder in folders if (progress := progress_of(folder)) is not None}
     return max(steps, key=lambda folder: (steps[folder], str(folder)), default=None)
-
-
-def _flat(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{number}.{name}": tensor.detach().cpu().contiguous()
-        for number, values in state.items()
-        for name, tensor in values.items()
-    }
 
 
 def _digest(folder: Path, values: Mapping[str, Any]) -> str:

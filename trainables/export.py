@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from trainables import adapters, hub
-from trainables.adapters import CONFIG, WEIGHTS, load_weights
+from trainables.adapters import load_weights
 from trainables.base_model import load, load_tokenizer, read_weights
-from trainables.checkpoint import BEST
+from trainables.checkpoint import BEST, CONFIG, WEIGHTS
 
 
 def uniform(model: str, adapter: Path, output: Path) -> None:

@@ -14,10 +14,6 @@ from trainables.data import IGNORED, Example
 from trainables.head import frozen_head_losses
 
 
-class Diverged(RuntimeError):
-    """A loss or gradient is not finite. The message names step, learning rate and dtype."""
-
-
 def autocast(device: str) -> Any:
     """bfloat16 autocast on a GPU, float32 on CPU, never float16."""
     return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else contextlib.nullcontext()

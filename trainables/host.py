@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import psutil
 import ray
@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load 
     from trainables.spec import Workload
 
 FOLDER, CHECKPOINT = "session", "checkpoint_last"
-WORK = ("packed", "evidence", "eva", "footprint", "shrink")
 LEASE_SECONDS = 10.0
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,9 +76,12 @@ class Host:
             the search were killed.
     """
 
+    work: ClassVar[tuple[str, ...]] = ("packed", "evidence", "eva", "footprint", "shrink")
+    """Modules that it works with."""
+
     def __init__(self, lease: str = "") -> None:
         gc.disable()
-        for name in WORK:  # in one thread, and at a time that is nobody's yet
+        for name in self.work:  # in one thread, and at a time that is nobody's yet
             importlib.import_module(f"trainables.{name}")
         gc.freeze()  # what libraries made stays, and need not be looked through again and again
         gc.enable()

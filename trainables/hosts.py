@@ -1,7 +1,7 @@
 """How the host of a device is found, by whoever needs its base. Imports no torch."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -26,6 +26,8 @@ class Hosts:
     workload: list[Any]
     per_node: int
     lease: str = ""
+    actor: ClassVar[type] = Host
+    """Whose actors they are."""
 
     def sharing(self, workload: Any) -> "Hosts":
         """Return the same hosts for another workload over the same base."""
@@ -50,7 +52,7 @@ class Hosts:
         if device.startswith("gpu"):
             variables["CUDA_VISIBLE_DEVICES"] = device.removeprefix("gpu")
         return (
-            ray.remote(Host)
+            ray.remote(self.actor)
             .options(
                 name=f"{self.search}-{node}-{device}",
                 get_if_exists=True,

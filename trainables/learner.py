@@ -7,37 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from strategies.base import Site
 from strategies.geometry import parameter_efficiency
 from trainables import checkpoint
-from trainables.adapters import Adapter
+from trainables.adapters import Adapter, load_weights
 from trainables.base_model import BaseModel, identity
-from trainables.finetune import Diverged, batch_order, learning_rate_factor, rng_state
+from trainables.finetune import batch_order, learning_rate_factor, rng_state
+from trainables.session import Diverged, StepReport
 from trainables.spec import TrialSpec, Workload
 
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What Ray and MLflow see after some steps.
-
-    Args:
-        step: Optimizer steps done.
-        tokens: Learned tokens seen, repeats counted.
-        train_loss: Mean loss per token since the last report, in nats; None before any step.
-        eval_loss: Mean loss per token on the validation split.
-        seconds: Time spent training and evaluating.
-        tokens_per_second: Learned tokens a second of training, since the last report; None before any step.
-        peak_bytes: Largest GPU memory, or the process's largest resident set on CPU.
-    """
-
-    step: int
-    tokens: int
-    train_loss: float | None
-    eval_loss: float
-    seconds: float
-    tokens_per_second: float | None
-    peak_bytes: int
+RNG, OWN = "rng", "own/"
+"""Names in a checkpoint's tensors: the state of the random numbers, and what a kind of trial has besides."""
 
 
 @dataclass(slots=True)
@@ -179,7 +161,12 @@ class Learner:
         progress = checkpoint.Progress(
             step=self.step, tokens=self.tokens, seconds=self.seconds, recent=asdict(self.recent), **self._ties()
         )
-        checkpoint.write(folder, self.outcome, self.optimizer, self.rng, progress, self.own_state())
+        checkpoint.write(folder, progress, self._write_tensors)
+
+    def _write_tensors(self, folder: Path) -> None:
+        self.outcome.save(folder / checkpoint.ADAPTER)
+        own = {OWN + name: tensor.detach().cpu().contiguous() for name, tensor in self.own_state().items()}
+        save_file(_flat(self.optimizer) | own | {RNG: self.rng.contiguous()}, folder / checkpoint.STATE)
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint.
@@ -187,10 +174,12 @@ class Learner:
         Raises:
             ValueError: It belongs to another base or allocation.
         """
-        progress, state = checkpoint.read(folder, self._ties())
-        self.restore(state["weights"], state["own"])
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
-        self.rng = state["rng"]
+        progress = checkpoint.fitting(folder, self._ties())
+        tensors = load_file(folder / checkpoint.STATE)
+        self.rng = tensors.pop(RNG)
+        own = {key.removeprefix(OWN): tensors.pop(key) for key in [*tensors] if key.startswith(OWN)}
+        self.restore(load_weights(folder / checkpoint.ADAPTER), own)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": _unflat(tensors)})
         self.step, self.tokens, self.seconds = progress.step, progress.tokens, progress.seconds
         self.recent = Recent(**progress.recent)
 
@@ -207,6 +196,24 @@ class Learner:
         workload = self.workload
         allocation = self.spec.digest(self.sites, workload.budget, workload.evidence)
         return {"base": identity(workload.model), "allocation": allocation}
+
+
+def _flat(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": tensor.detach().cpu().contiguous()
+        for number, values in state.items()
+        for name, tensor in values.items()
+    }
+
+
+def _unflat(tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    """Return parameter number -> its optimizer state, from what ``_flat`` made of it."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = tensor
+    return state
 
 
 def peak_bytes(device: str) -> int:

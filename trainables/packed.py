@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.data import Splits, mean_loss
-from trainables.learner import Learner, StepReport
+from trainables.learner import Learner
 from trainables.pack import Pack, Slot
+from trainables.session import StepReport
 from trainables.spec import TrialSpec, Workload
 
 

@@ -1,29 +1,49 @@
-"""A trial while it trains. The Ray trainable knows only the ``Session`` protocol."""
+"""A trial while it trains, as its Ray trainable knows it, and what it reports. Imports no torch."""
 
 import json
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from trainables import adapters
-from trainables.base_model import BaseModel
-from trainables.batch import collate
-from trainables.data import Example, Splits, by_document, mean_loss
-from trainables.finetune import Diverged, autocast, evaluate, rng_state, set_rng_state, token_losses
-from trainables.inputs import base_of, splits_of
-from trainables.learner import Learner, StepReport
-from trainables.learners import learner_of
-from trainables.spec import TrialSpec, Workload
+from trainables.data import Splits, by_document, mean_loss
+
+if TYPE_CHECKING:  # whoever only asks for a report, as proxies and hosts do, must not load torch
+    from trainables.learner import Learner
+
+
+class Diverged(RuntimeError):
+    """A loss or gradient is not finite. The message names step, learning rate and dtype."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What Ray and MLflow see after some steps.
+
+    Args:
+        step: Optimizer steps done.
+        tokens: Learned tokens seen, repeats counted.
+        train_loss: Mean loss per token since the last report, in nats; None before any step.
+        eval_loss: Mean loss per token on the validation split.
+        seconds: Time spent training and evaluating.
+        tokens_per_second: Learned tokens a second of training, since the last report; None before any step.
+        peak_bytes: Largest GPU memory, or the process's largest resident set on CPU.
+    """
+
+    step: int
+    tokens: int
+    train_loss: float | None
+    eval_loss: float
+    seconds: float
+    tokens_per_second: float | None
+    peak_bytes: int
 
 
 class Session(Protocol):
     """A trial that trains, is measured, and can be put away and taken up again."""
 
     @property
-    def learner(self) -> Learner:
+    def learner(self) -> "Learner":
         """What belongs to the trial alone."""
         ...
 
@@ -98,65 +118,3 @@ def next_report(session: Session, again: bool = False) -> dict[str, Any]:
     allocation = {"ranks": facts.pop("ranks"), "alphas": facts.pop("alphas")}
     report_number = math.ceil(learner.step / interval)
     return {**facts, "allocation": json.dumps(allocation), "report": report_number, **found}
-
-
-class SoloSession:
-    """One trial on a model of its own process: PEFT, ``torch.optim.AdamW`` and a plain loop."""
-
-    def __init__(self, workload: Workload, spec: TrialSpec) -> None:
-        """Attach the planned adapter.
-
-        Raises:
-            AllocationMismatch: What PEFT built is not what was planned.
-        """
-        self.base: BaseModel = base_of(workload)
-        self.splits = splits_of(workload)
-        self.model: Any = adapters.attach_planned(self.base, workload, spec)
-        self.learner = learner_of(workload, spec, self.base, adapters.read(self.model), len(self.splits.train))
-        self.after_step: Callable[[], None] = lambda: None  # may save
-
-    def train(self, steps: int) -> StepReport:
-        """Train up to ``steps`` more steps and evaluate."""
-        learner = self.learner
-        set_rng_state(learner.device, learner.rng)
-        adapters.set_dropout(self.model, True)
-        for _ in range(min(steps, learner.workload.steps - learner.step)):
-            began = time.perf_counter()
-            self._step()
-            learner.rng = rng_state(learner.device)
-            learner.spent(time.perf_counter() - began)
-            self.after_step()
-        adapters.set_dropout(self.model, False)
-        trained = time.perf_counter()
-        eval_loss = mean_loss(self.splits.validation, self._evaluate(self.splits.validation))
-        learner.seconds += time.perf_counter() - trained
-        return learner.report(eval_loss)
-
-    def test_losses(self) -> list[float]:
-        """Return the summed loss of each example of the test split."""
-        return self._evaluate(self.splits.test)
-
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint; its ``adapter`` folder is an ordinary PEFT adapter."""
-        self.learner.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """Continue from a checkpoint."""
-        self.learner.load(folder)
-
-    def close(self) -> None:
-        """Take the adapter off the base."""
-        adapters.detach(self.model)
-
-    def _step(self) -> None:
-        """Do one optimizer step."""
-        learner = self.learner
-        examples = [self.splits.train[index] for index in learner.order[learner.step]]
-        batch = collate(examples, self.base.pad_id, self.base.device)
-        with autocast(self.base.device):
-            loss = token_losses(self.base.model, batch.inputs, batch.labels, self.base.separable_head)[0].sum()
-        (loss / batch.learned_tokens).backward()  # type: ignore[no-untyped-call]
-        learner.advance(loss.item(), batch.learned_tokens)
-
-    def _evaluate(self, examples: Sequence[Example]) -> list[float]:
-        return evaluate(self.base, examples, self.learner.workload.batch_size)

@@ -11,7 +11,8 @@ import torch
 from trainables.farewell import Listener
 from trainables.host import FOLDER
 from trainables.restoring import Unpickled
-from trainables.session import SoloSession, next_report
+from trainables.session import next_report
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec, Workload
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -3,11 +3,13 @@
 Runs are found again by tag, and every event leaves the same if it comes twice.
 """
 
+import errno
 import json
 import logging
 import os
 import re
 import time
+import uuid
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ COLUMNS = (
     "metrics.`eval_loss`", "metrics.`test_loss`", "metrics.`trainable_parameters`", "metrics.`seconds`",
     "params.`learning_rate`", f"params.`{BUDGET_SHARE}`", "tags.`strategy`", "tags.`status`",
 )  # fmt: skip
+LOCAL = "sqlite:///"
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+"""Errors of a file system that has no hard links: there MLflow makes its tables in place."""
 MAY_PASS = (401, 403, 408, 409, 429)  # of 4xx: who asks, or when, may change
 
 
@@ -39,6 +44,7 @@ class MlflowCarrier:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what fails is raised, too, and repeated
         from mlflow import MlflowClient
 
+        _make_database(target.uri)
         self.client, self.search = MlflowClient(tracking_uri=target.uri), target.search
         found = self.client.get_experiment_by_name(EXPERIMENT)
         # without the tag the UI opens on its pages for generative AI
@@ -174,6 +180,28 @@ class MlflowCarrier:
 
 _experiments: dict[str, str] = {}
 """Search -> MLflow's id of the experiment that it is in, of searches that this process has reached MLflow for."""
+
+
+def _make_database(uri: str) -> None:
+    """Make a local store's database aside, and put it into place whole.
+
+    MLflow takes seconds to make its tables; were the process killed meanwhile, it would refuse what is there for good.
+    """
+    path = Path(uri.removeprefix(LOCAL))
+    if not uri.startswith(LOCAL) or path.exists():
+        return
+    from mlflow import MlflowClient
+
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        MlflowClient(tracking_uri=f"{LOCAL}{aside}").search_experiments(max_results=1)
+        os.link(aside, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS and not isinstance(error, FileExistsError):  # another search was faster
+            raise
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def page(search: str) -> str | None:

@@ -16,7 +16,6 @@ from trainables import farewell
 from trainables.hosts import Hosts
 from trainables.proxy import PackedTrainable
 from trainables.spec import TrialSpec, Workload
-from trainables.trainable import LoraTrainable
 from tuning.fixed import FixedSearch
 from tuning.harvest import Harvest, experiment_name
 from tuning.hosting import save_all
@@ -115,6 +114,8 @@ def trainable(plan: SearchPlan, hosts: Hosts, workload: Workload, record: Record
     """
     known = checkpoints(plan, record)
     if plan.isolation == "process":
+        from trainables.trainable import LoraTrainable  # it loads PEFT, which takes four seconds
+
         stopped = str(plan.run_dir / RAY / STOPPED)
         return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=known, stopped=stopped)
     return ray_tune.with_parameters(PackedTrainable, hosts=hosts, checkpoints=known)

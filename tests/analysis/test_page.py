@@ -1,8 +1,6 @@
 """The page in a real browser: nothing leaves it, tables sort, it fits a phone."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -13,6 +11,7 @@ from analysis.rows import ResultRow
 
 SITES = [f"transformer.h.{layer}.{matrix}" for layer in range(4) for matrix in ("attn.c_attn", "mlp.c_fc")]
 SHRINK = [{"fraction": f, "params": int(1000 * f), "test_loss": 4.05 - 0.05 * f} for f in (1.0, 0.5, 0.25)]
+BROWSER = pytest.mark.browser
 STRATEGIES = ("baseline", "linear_decay", "empirical")
 
 
@@ -57,6 +56,7 @@ def page(browser, folder):
     page.close()
 
 
+@BROWSER
 def test_the_page_has_every_section_of_the_report_and_its_pictures(page, folder):
     report = (folder / "report.md").read_text()
     assert page.locator("h2").all_text_contents() == re.findall(r"^## (.+)$", report, re.MULTILINE)
@@ -65,11 +65,13 @@ def test_the_page_has_every_section_of_the_report_and_its_pictures(page, folder)
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 100 && image.alt.length > 40)")
 
 
+@BROWSER
 def test_a_name_with_markup_in_it_stays_text(page):
     assert page.locator("main b").count() == 0
     assert "<script>" in page.locator("pre").last.inner_text()
 
 
+@BROWSER
 def test_a_table_sorts_by_number_both_ways_and_unknowns_come_last(page):
     table = page.locator("table", has=page.locator("th", has_text="learned tokens"))
     head = table.locator("th", has_text="learned tokens")
@@ -86,6 +88,7 @@ def test_a_table_sorts_by_number_both_ways_and_unknowns_come_last(page):
     assert column() == sorted(column(), key=int, reverse=True)
 
 
+@BROWSER
 def test_whichever_way_a_table_is_sorted_unknowns_and_totals_come_last(page):
     table = page.locator("table", has=page.locator("th", has_text="final_eval_loss"))
     head = table.locator("th", has_text="final_eval_loss")
@@ -101,16 +104,26 @@ def test_whichever_way_a_table_is_sorted_unknowns_and_totals_come_last(page):
         assert table.locator("td:nth-child(1)").all_text_contents()[-1] == "all"
 
 
+@BROWSER
 def test_the_page_fits_a_phone_and_tables_scroll_by_themselves(page):
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("[...document.querySelectorAll('.scroll')].some(box => box.scrollWidth > box.clientWidth)")
 
 
+@BROWSER
 def test_the_page_prints(page):
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
     assert page.pdf().startswith(b"%PDF")
+
+
+def test_the_page_has_every_section_of_the_report_and_its_pictures_in_it(folder):
+    """As text; how a browser shows it is seen above."""
+    report, page = ((folder / name).read_text() for name in ("report.md", "report.html"))
+    assert re.findall(r"<h2[^>]*>(.+?)</h2>", page) == re.findall(r"^## (.+)$", report, re.MULTILINE)
+    assert page.count("data:image/svg+xml") == report.count("](figures/") == 6
+    assert "<script>" not in page.partition("<main")[2].partition("</main>")[0]
 
 
 def test_the_page_is_small(folder):
@@ -126,9 +139,10 @@ def test_the_same_rows_give_the_same_pictures(folder, tmp_path):
         assert picture.read_bytes() == (tmp_path / "b" / pictures.FOLDER / picture.name).read_bytes()
 
 
-def test_the_seeds_rows_make_a_page_with_its_statistics_as_a_table_that_keeps_its_shape(browser, tmp_path):
+@BROWSER
+def test_the_seeds_rows_make_a_page_with_its_statistics_as_a_table_that_keeps_its_shape(browser, command, tmp_path):
     seed = __file__.replace("test_page.py", "seed/rows.csv")
-    subprocess.run([sys.executable, "-m", "analysis", "--rows", seed, "--output", str(tmp_path / "r.md")], check=True)
+    assert command("--rows", seed, "--output", tmp_path / "r.md").returncode == 0
     page = browser.new_page()
     page.goto((tmp_path / "r.html").as_uri())
     assert "final_eval_loss" in page.locator("pre").first.inner_text()

@@ -26,13 +26,7 @@ def row(name, strategy="baseline", loss=4.0, **values):
     return ResultRow(trial_id=name, experiment_name=name, strategy=strategy, final_eval_loss=loss, **values)
 
 
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "analysis", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
-def test_the_seed_rows_give_the_seed_report_byte_for_byte_up_to_key_findings(tmp_path):
+def test_the_seed_rows_give_the_seed_report_byte_for_byte_up_to_key_findings(tmp_path, command):
     done = command("--rows", SEED / "rows.csv", "--output", tmp_path / "r.md", "--dataset-size", 200, "--epochs", 3)
     assert done.returncode == 0, done.stderr
     ours, theirs = (path.read_text() for path in (tmp_path / "r.md", SEED / "report.md"))
@@ -130,14 +124,18 @@ def test_a_number_that_is_not_finite_is_no_row():
         row("a", loss=float("nan"))
 
 
+@pytest.mark.process
 def test_the_report_is_rebuilt_from_files_without_ray_torch_or_mlflow(tmp_path):
+    """By the command as a user starts it."""
     write_rows([row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10)], tmp_path / "rows.jsonl")
     (tmp_path / "plan.json").write_text(json.dumps({"train_examples": 7, "epochs": 2.0}))
     code = (
-        f"import sys, analysis.__main__ as m; sys.argv = ['analysis', {str(tmp_path)!r}]; assert m.main() == 0; "
+        "import contextlib, runpy, sys\n"
+        "with contextlib.suppress(SystemExit): runpy.run_module('analysis', run_name='__main__', alter_sys=True)\n"
         "assert not {'ray', 'torch', 'mlflow'} & sys.modules.keys()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"{tmp_path}/report.md\n", "")
     assert "**Dataset Size:** 7 examples" in (tmp_path / "report.md").read_text()
 
 
@@ -151,7 +149,7 @@ def test_the_report_is_rebuilt_from_files_without_ray_torch_or_mlflow(tmp_path):
         (["--rows", SEED / "report.md", "--output", "x.md"], "report.md"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(arguments, culprit):
+def test_wrong_usage_is_one_line_and_status_2(arguments, culprit, command):
     done = command(*arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
@@ -183,7 +181,7 @@ def test_a_broken_line_is_named_by_number(tmp_path):
         read_rows(path)
 
 
-def test_a_run_with_a_broken_line_has_a_report_of_the_others_and_a_warning(tmp_path):
+def test_a_run_with_a_broken_line_has_a_report_of_the_others_and_a_warning(tmp_path, command):
     write_rows([row("a"), row("b"), row("c")], tmp_path / "rows.jsonl")
     (tmp_path / "plan.json").write_text("{}")
     first, second, third = (tmp_path / "rows.jsonl").read_text().splitlines()
@@ -199,7 +197,7 @@ def test_the_heatmap_is_a_picture(tmp_path):
     assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_report_of_a_run_says_which_engine_trained_and_what_did_not_fit(tmp_path):
+def test_the_report_of_a_run_says_which_engine_trained_and_what_did_not_fit(tmp_path, command):
     write_rows([row("a")], tmp_path / "rows.jsonl")
     (tmp_path / "plan.json").write_text(json.dumps({"train_examples": 8}))
     (tmp_path / "facts.json").write_text(json.dumps({"engine": "packed, 4 at once", "resource_events": ["4 was much"]}))

@@ -1,8 +1,6 @@
 """From confirmation rows to a verdict, a recommendation and the report's words."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -255,7 +253,7 @@ def test_seeds_that_would_be_enough_are_told_when_it_cannot_tell():
     assert "seeds would tell" in lines[0]
 
 
-def test_several_searches_are_compared_by_their_verdicts(tmp_path):
+def test_several_searches_are_compared_by_their_verdicts(tmp_path, command):
     better, same = runs("empirical", 3.95, 4.051, 4.149), runs("empirical", 4.001, 4.1, 4.199)
     unconfirmed = [run("empirical", 0, 3.0, phase="search")]
     for name, rows in (("a", [*PLAIN, *better]), ("b", [*PLAIN, *same]), ("c", unconfirmed)):
@@ -263,10 +261,9 @@ def test_several_searches_are_compared_by_their_verdicts(tmp_path):
         write_rows(rows, tmp_path / name / "rows.jsonl")
         (tmp_path / name / "plan.json").write_text(json.dumps({"model": f"model-{name}", "dataset": "texts"}))
     folders = [str(tmp_path / name) for name in "abc"]
-    command = [sys.executable, "-m", "analysis", *folders]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    refused = command(*folders)
     assert (refused.returncode, "--output" in refused.stderr) == (2, True)
-    subprocess.run([*command, "--output", str(tmp_path / "all.md")], check=True)
+    assert command(*folders, "--output", tmp_path / "all.md").returncode == 0
     text = (tmp_path / "all.md").read_text()
     assert "| a        | model-a | texts  | 1,000        | empirical  | win" in text
     assert "| b        | model-b | texts  | 1,000        | empirical  | tie" in text

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as command
 from benchmarks.__main__ import RATIOS
 from benchmarks.pairs import Ratio, interleaved
 
@@ -42,9 +44,23 @@ def test_peers_take_turns_so_that_drift_hits_both():
     assert taken == [(1, 2), (4, 3), (5, 6)]
 
 
+def test_the_command_writes_what_was_asked(tmp_path, monkeypatch, capsys):
+    asked = []
+    for name in RATIOS:
+        monkeypatch.setitem(RATIOS, name, lambda pairs, device, name=name: asked.append(name) or ratio(*[1.0] * pairs))
+    monkeypatch.setattr(command, "ray_for", lambda plan: contextlib.nullcontext())
+    arguments = ["--only", "prefix", "--only", "floor", "--pairs", "3", "--json", str(tmp_path / "found.json")]
+    command.main(arguments, standalone_mode=False)
+    assert asked == ["prefix", "floor"]
+    assert json.loads((tmp_path / "found.json").read_text()) == [ratio(1.0, 1.0, 1.0).row()] * 2
+    assert capsys.readouterr().out.splitlines()[1:] == [ratio(1.0, 1.0, 1.0).line()] * 2
+
+
+@pytest.mark.process
+@pytest.mark.thorough
 def test_the_command_measures_and_writes_what_was_asked(tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "--only", "floor", "--pairs", "1", "--json", "found.json"]
-    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    arguments = [sys.executable, "-m", "benchmarks", "--only", "floor", "--pairs", "1", "--json", "found.json"]
+    subprocess.run(arguments, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     (row,) = json.loads((tmp_path / "found.json").read_text())
     assert set(row) == {"name", "device", "median", "min", "max", "pairs", "target"}
     assert (row["name"], row["pairs"]) == ("floor", 1)

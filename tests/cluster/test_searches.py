@@ -15,7 +15,7 @@ from analysis.rows import read_rows
 from tuning.carrier import EXPERIMENT
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,7 @@ def mlflow_runs(address, run_dir):
     ]
 
 
+@pytest.mark.smoke
 def test_a_jobs_artifacts_reach_the_shared_folder(job):
     for name in ("report.html", "report.md", "rows.csv", "plan.json", "best_adapter/adapter_model.safetensors"):
         assert (job[1] / name).is_file()
@@ -83,6 +84,7 @@ def test_the_report_is_that_of_a_local_run(job, plan, tmp_path):
     assert told(job[1]) == told(local)
 
 
+@pytest.mark.smoke
 def test_mlflow_on_postgresql_has_the_search_with_its_trials(mlflow, job):
     rows = read_rows(job[1] / "rows.jsonl")
     (parent,), below = mlflow_runs(mlflow, job[1])

@@ -1,4 +1,4 @@
-"""A real search in a process tree of its own, with a home and a temporary folder of its own, that tests kill."""
+"""Searches that tests kill: in a process tree of their own, or in this process; and one that was left in order."""
 
 import contextlib
 import os
@@ -11,18 +11,28 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.fakes import mlflow, ray_tune
+from tests.fakes.trial import STEP_SECONDS
+from tuning.cli import main
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 240
 
 
 class Tree:
-    """Starts ``python tune.py`` as a session of its own, and ends all of it.
+    """Starts ``python tune.py``, whose trials train nothing, as a session of its own, and ends all of it.
 
     Args:
         folder: Home, temporary files and runs are in it.
-        small: Flags that make a trial take a second.
+        small: Flags of a small search.
         wait_for: Waits until something is so.
+
+    Attributes:
+        script: What is started; ``tune.py`` has trials train.
+        step_seconds: How long an optimizer step of a trial that trains nothing takes.
     """
+
+    script, step_seconds = "tests/fakes/tune.py", 0.0
 
     def __init__(self, folder: Path, small: list[str], wait_for: Callable[..., None]) -> None:
         self.folder, self.small, self.wait_for = folder, small, wait_for
@@ -34,12 +44,13 @@ class Tree:
 
     def start(self, *flags: object, **environment: str) -> psutil.Popen:
         """Start a search."""
-        own = {"HOME": str(self.folder / "home"), "TMPDIR": str(self.folder / "tmp"), "RAY_TMPDIR": "/tmp"}
+        own = {"HOME": str(self.folder / "home"), "TMPDIR": str(self.folder / "tmp"), "RAY_TMPDIR": "/tmp",
+               STEP_SECONDS: str(self.step_seconds)}  # fmt: skip
         number = len(self.begun)
         # files: Ray's agents keep what they inherit for a minute after a kill, and a pipe would end only then
         with (self.folder / f"{number}.out").open("w") as out, (self.folder / f"{number}.err").open("w") as errors:
             process = psutil.Popen(
-                [sys.executable, "tune.py", *map(str, flags), "--runs-dir", str(self.runs)], cwd=ROOT,
+                [sys.executable, self.script, *map(str, flags), "--runs-dir", str(self.runs)], cwd=ROOT,
                 stdout=out, stderr=errors, start_new_session=True, env={**os.environ, **own, **environment},
             )  # fmt: skip
         self.begun.append(process)
@@ -115,13 +126,57 @@ def _descendants(process: psutil.Popen) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def tree(tmp_path, small, wait_for):
+def tree(tmp_path, small, wait_for, empty_mlflow):
     tree = Tree(tmp_path, small, wait_for)
+    tree.runs.mkdir(exist_ok=True)
+    shutil.copy(empty_mlflow, tree.runs / "mlflow.db")
     yield tree
     tree.end()
 
 
+FLAGS = ("--num-samples", "8", "--strategies", "baseline", "--strategies", "linear_decay", "--strategies", "empirical",
+         "--strategies", "attention_heavy", "--max-concurrent-trials", "1", "--confirm-seeds", "0")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def left(small, tmp_path_factory):
+    """The folder of a search of eight trials that trained nothing."""
+    runs = tmp_path_factory.mktemp("left")
+    with pytest.MonkeyPatch.context() as patch:
+        ray_tune.install(patch)
+        mlflow.install(patch)
+        assert main([*small, *FLAGS, "--runs-dir", str(runs), "--name", "first"]) == 0
+    return runs / "first"
+
+
 @pytest.fixture
-def copied(finished, tmp_path):
+def copied(left, tmp_path):
     """A finished search in a runs folder of its own."""
-    return shutil.copytree(finished[1], tmp_path / "runs" / "first")
+    return shutil.copytree(left, tmp_path / "runs" / "first")
+
+
+@pytest.fixture
+def killed(simulated, small, monkeypatch):
+    """A function that begins a search, or takes one up, and kills it once something is so of what has been noted."""
+
+    def begin(moment, *flags):
+        new = [] if "--resume" in flags else small
+        with monkeypatch.context() as patch:
+            ray_tune.kill_at(patch, moment)
+            with pytest.raises(ray_tune.Killed):
+                main([*map(str, (*new, *flags))])
+        mlflow.cut_off()
+
+    return begin
+
+
+@pytest.fixture
+def told(capsys):
+    """A function that runs the command in this process and returns its status and what it printed."""
+
+    def run(*flags):
+        capsys.readouterr()
+        status = main([*map(str, flags)])
+        return status, *capsys.readouterr()
+
+    return run

@@ -11,7 +11,6 @@ from tuning.kept import newest_checkpoint
 from tuning.record import Record
 from tuning.spool import REFUSED, Spool, Target
 
-pytestmark = pytest.mark.slow
 STATE = ("plan.json", "facts.json", "record.jsonl", "rows.jsonl", "optuna.journal", "mlflow-spool.jsonl",
          "mlflow-state.json", "rows.csv")  # fmt: skip
 MADE_ANEW = ("facts.json", "evidence.json", "optuna.journal", "rows.csv", "mlflow-state.json", "report.md")
@@ -95,37 +94,39 @@ def test_of_what_mlflow_refused_the_lines_that_are_whole_are_kept(tmp_path, how,
     assert (f"{path}: line {3 if how == 8 else len(kept) + 1}: " in capsys.readouterr().err) is torn
 
 
-def test_a_search_goes_on_with_all_of_its_state_damaged(tree):
+def test_a_search_goes_on_with_all_of_its_state_damaged(simulated, killed, told, tmp_path):
     """Killed half-way; then the last eighth of every file is cut off, and Ray's own files are gone to pieces."""
     flags = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
-    process = tree.new("torn", *flags, "--max-concurrent-trials", 1)
-    rows = tree.runs / "torn" / "rows.jsonl"
-    tree.wait_for(lambda: process.poll() is not None or (rows.exists() and rows.read_bytes().count(b"\n") >= 3))
-    tree.kill(process)
+    folder, again = tmp_path / "torn", ("--resume", "torn", "--runs-dir", tmp_path)
+    killed(
+        lambda harvest: len(harvest.record.rows) == 3,
+        *flags, "--max-concurrent-trials", 1, "--runs-dir", tmp_path, "--name", "torn",
+    )  # fmt: skip
+    rows = folder / "rows.jsonl"
     kept = rows.read_bytes().split(b"\n")[:2]
-    for path in (tree.runs / "torn").iterdir():
+    for path in folder.iterdir():
         if path.name in STATE:
             path.write_bytes(changed(path.read_bytes(), 7))
-    rays = [path for path in (tree.runs / "torn" / "ray").glob("*/*") if path.is_file()]
-    assert rays
-    for path in rays:
-        path.write_bytes(changed(path.read_bytes(), 4))
-    status, _, errors = tree.done(tree.start("--resume", "torn"))
+    for name in ("experiment_state-1.json", "searcher-state-1.pkl"):
+        (folder / "ray" / "search-1" / name).write_bytes(b"{")
+    status, _, errors = told(*again)
     assert status == 0, errors
     for name in ("plan.json", "record.jsonl", "rows.jsonl"):
         assert f"torn/{name}" in errors
     assert "Traceback" not in errors
     assert rows.read_bytes().split(b"\n")[:2] == kept
-    found = [row for row in Record(tree.runs / "torn").rows.values() if row.phase == "search"]
+    found = [row for row in Record(folder).rows.values() if row.phase == "search"]
     assert sorted(row.trial_id for row in found) == [f"t00{number}" for number in range(1, 7)]
-    assert "**Total Experiments:** 6" in (tree.runs / "torn" / "report.md").read_text()
-    assert {row.trial_id for row in read_rows(tree.runs / "torn" / "rows.csv")} == {row.trial_id for row in found}
-    assert len(ReportHeader.of_run(tree.runs / "torn", "now").continued) == 1
-    left = _files(tree.runs / "torn")
-    status, out, errors = tree.done(tree.start("--resume", "torn"))
+    assert "**Total Experiments:** 6" in (folder / "report.md").read_text()
+    assert {row.trial_id for row in read_rows(folder / "rows.csv")} == {row.trial_id for row in found}
+    assert len(ReportHeader.of_run(folder, "now").continued) == 1
+    (stored,) = simulated.values()
+    assert not [name for name, run in stored.items() if run.status == "RUNNING"]
+    before = _files(folder)
+    status, out, errors = told(*again)
     assert (status, errors) == (0, "")
     assert "is complete" in out
-    assert _files(tree.runs / "torn") == left
+    assert _files(folder) == before
 
 
 def _files(folder):

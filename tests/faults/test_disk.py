@@ -13,9 +13,8 @@ from ray.tune.logger import JsonLoggerCallback
 
 from analysis.rows import read_rows
 from tuning import room, search
-from tuning.cli import main
+from tuning.record import Record
 
-pytestmark = pytest.mark.slow
 FLAGS = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0,
          "--max-concurrent-trials", 1)  # fmt: skip
 DISK_BYTES = 40_000_000
@@ -41,56 +40,72 @@ def _fill(disk: Path, left_bytes: int) -> Path:
     return filler
 
 
-def _after_a_row(tree, process, rows):
-    tree.wait_for(lambda: process.poll() is not None or (rows.exists() and rows.read_bytes().endswith(b"\n")))
-
-
-def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(disk, small, capsys):
+@pytest.mark.process
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(disk, small, told):
     _fill(disk, 2_000_000)
-    status = main([*small, *map(str, FLAGS), "--runs-dir", str(disk), "--name", "small"])
-    line = capsys.readouterr().err
+    status, _, line = told(*small, *FLAGS, "--runs-dir", disk, "--name", "small")
     assert (status, len(line.splitlines())) == (2, 1)
     assert f"--runs-dir {disk}: 2 MB free, about " in line
     assert [path.name for path in disk.iterdir()] == ["filler"]
 
 
-def test_a_disk_that_fills_up_stops_the_search_which_goes_on_once_there_is_room(tree, disk):
-    process = tree.new("full", *FLAGS)
-    _after_a_row(tree, process, disk / "full" / "rows.jsonl")
-    filler = _fill(disk, 100_000)
-    status, _, errors = tree.done(process)
+@pytest.mark.process
+@pytest.mark.parametrize("left_bytes", [100_000, 0])
+def test_a_disk_that_fills_up_stops_the_search_which_goes_on_once_there_is_room(
+    simulated, told, disk, small, monkeypatch, left_bytes
+):
+    """To the last byte, or nearly, while the row after the first is about to be written."""
+    ended = Record.ended
+
+    def filling(record, row):
+        if len(record.rows) == 1:
+            _fill(disk, left_bytes)
+        ended(record, row)
+
+    monkeypatch.setattr(Record, "ended", filling)
+    status, _, errors = told(*small, *FLAGS, "--runs-dir", disk, "--name", "full")
     assert status == 4, errors
     (line,) = errors.splitlines()
-    assert re.search(rf"{disk}/full: no room left, [0-4] MB free, at least 5 MB needed to go on", line)
+    assert re.search(rf"{disk}/full.*: no room left, [0-4] MB free, at least 5 MB needed to go on", line)
     assert "python tune.py --resume full --runs-dir" in line
     kept = read_rows(disk / "full" / "rows.jsonl")
     assert {row.status for row in kept} <= {"finished", "stopped"}
-    filler.unlink()
-    status, _, errors = tree.done(tree.start("--resume", "full"))
-    assert (status, errors) == (0, "")
-    rows = read_rows(disk / "full" / "rows.jsonl")
-    assert rows[: len(kept)] == kept
-    assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
+    assert 1 <= len(kept) <= 2
+    (disk / "filler").unlink()
+    monkeypatch.setattr(Record, "ended", ended)
+    _assert_it_goes_on(told, disk, "full", kept)
 
 
-def test_a_disk_that_is_full_to_the_last_byte_loses_no_row(tree, disk):
-    process = tree.new("brim", *FLAGS)
-    _after_a_row(tree, process, disk / "brim" / "rows.jsonl")
-    filler = _fill(disk, 0)
-    status, _, errors = tree.done(process)
-    assert status == 4, errors
-    kept = read_rows(disk / "brim" / "rows.jsonl")
-    assert kept
-    filler.unlink()
-    status, _, errors = tree.done(tree.start("--resume", "brim"))
+def _assert_it_goes_on(told, runs, name, kept):
+    status, _, errors = told("--resume", name, "--runs-dir", runs)
     assert (status, errors) == (0, "")
-    rows = read_rows(disk / "brim" / "rows.jsonl")
+    rows = read_rows(runs / name / "rows.jsonl")
     assert rows[: len(kept)] == kept
     assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
     assert {row.status for row in rows} <= {"finished", "stopped"}
 
 
-def test_a_disk_that_rays_own_files_find_full_stops_the_search_as_well(small, tmp_path, monkeypatch, capfd):
+@pytest.mark.process
+@pytest.mark.thorough
+def test_a_real_search_stops_and_goes_on_in_the_same_way(tree, told, disk):
+    tree.script = "tune.py"
+    process, rows = tree.new("full", *FLAGS), disk / "full" / "rows.jsonl"
+    tree.wait_for(lambda: process.poll() is not None or (rows.exists() and rows.read_bytes().endswith(b"\n")))
+    filler = _fill(disk, 100_000)
+    status, _, errors = tree.done(process)
+    assert status == 4, errors
+    (line,) = errors.splitlines()
+    assert re.search(rf"{disk}/full: no room left, [0-4] MB free, at least 5 MB needed to go on", line)
+    kept = read_rows(rows)
+    filler.unlink()
+    status, _, errors = tree.done(tree.start("--resume", "full"))
+    assert (status, errors) == (0, "")
+    assert read_rows(rows)[: len(kept)] == kept
+    assert sorted(row.trial_id for row in read_rows(rows)) == [f"t00{number}" for number in range(1, 7)]
+
+
+@pytest.mark.search
+def test_a_disk_that_rays_own_files_find_full_stops_the_search_as_well(fake_hosts, told, small, tmp_path, monkeypatch):
     class Full(JsonLoggerCallback):
         def log_trial_result(self, iteration, trial, result):
             if trial.config["trial_id"] == "t003":
@@ -98,25 +113,23 @@ def test_a_disk_that_rays_own_files_find_full_stops_the_search_as_well(small, tm
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             super().log_trial_result(iteration, trial, result)
 
-    monkeypatch.setattr(search, "JsonLoggerCallback", Full)
-    runs = ["--runs-dir", str(tmp_path)]
-    assert main([*small, *map(str, FLAGS), *runs, "--name", "rays"]) == 4
-    (line,) = capfd.readouterr().err.splitlines()
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "JsonLoggerCallback", Full)
+        status, _, errors = told(*small, *FLAGS, "--runs-dir", tmp_path, "--name", "rays")
+    assert status == 4
+    (line,) = errors.splitlines()
     assert line.startswith(
         f"Error: {tmp_path}/rays, or Ray's temporary folder: No space left on device: no room left, "
     )
     assert line.endswith(f"free some, then: python tune.py --resume rays --runs-dir {tmp_path}")
     kept = read_rows(tmp_path / "rays" / "rows.jsonl")
     assert [row.trial_id for row in kept] == ["t001", "t002"]
-    monkeypatch.undo()
-    assert main(["--resume", "rays", *runs]) == 0, capfd.readouterr().err
-    rows = read_rows(tmp_path / "rays" / "rows.jsonl")
-    assert rows[:2] == kept
-    assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
+    _assert_it_goes_on(told, tmp_path, "rays", kept)
 
 
+@pytest.mark.process
 def test_the_estimate_covers_what_a_search_writes(finished):
-    """Of eight trials of 1,024 parameters, MLflow's store included."""
+    """Of trials of 1,024 parameters, MLflow's store included."""
     from tuning import preflight
     from tuning.cli import resolve_plan
 

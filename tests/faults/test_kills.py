@@ -13,39 +13,65 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from analysis.rows import read_rows
+from tests.fakes import mlflow, ray_tune
 from trainables import checkpoint
-from tuning.carrier import EXPERIMENT
+from tuning.carrier import EXPERIMENT, TRIAL_TAG
+from tuning.cli import main
 from tuning.harvest import experiment_name
 from tuning.record import Record
 
-pytestmark = pytest.mark.slow
-KILLS, TRIALS, STEPS, INTERVAL = 20, 30, 12, 3
+STEPS, INTERVAL = 12, 3
 FLAGS = (
-    "--num-samples", TRIALS, "--strategies", "baseline", "--strategies", "linear_decay",
-    "--strategies", "attention_heavy", "--max-concurrent-trials", 1, "--confirm-seeds", 1, "--seed", 5,
-    "--batch-size", 4, "--reports", STEPS // INTERVAL,
+    "--strategies", "baseline", "--strategies", "linear_decay", "--strategies", "attention_heavy",
+    "--max-concurrent-trials", 1, "--seed", 5, "--batch-size", 4, "--reports", STEPS // INTERVAL,
 )  # fmt: skip
 TIMED = {"training_time_seconds", "restarts"}
 
 
-def test_a_search_killed_at_twenty_random_moments_ends_as_an_unbroken_one(tree, reported):
-    status, _, errors = tree.done(tree.new("whole", *FLAGS))
-    assert status == 0, errors
-    random_ = random.Random(20)
-    process, kills, kept = tree.new("cut", *FLAGS), 0, []
-    while kills < KILLS:
+@pytest.fixture(scope="module")
+def unbroken(small, tmp_path_factory):
+    """A function that returns the rows of a search that nobody kills, as one without Ray has them."""
+
+    def run(flags):
+        runs = tmp_path_factory.mktemp("unbroken")
+        with pytest.MonkeyPatch.context() as patch:
+            ray_tune.install(patch)
+            ray_tune.draw_nothing(patch)
+            mlflow.install(patch)
+            every = (*small, *flags, "--runs-dir", runs, "--name", "whole")
+            assert main([str(flag) for flag in every]) == 0
+        return _known(read_rows(runs / "whole" / "rows.jsonl"))
+
+    return run
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("kills", "trials", "seeds"),
+    [
+        pytest.param(3, 6, 0, marks=pytest.mark.timeout(900)),
+        pytest.param(20, 30, 1, marks=[pytest.mark.thorough, pytest.mark.timeout(2400)]),
+    ],
+)
+def test_a_search_that_is_killed_at_random_moments_ends_as_an_unbroken_one(
+    tree, unbroken, reported, kills, trials, seeds
+):
+    flags, random_, done, kept = (*FLAGS, "--num-samples", trials, "--confirm-seeds", seeds), random.Random(20), 0, []
+    tree.step_seconds = 0.05
+    process = tree.new("cut", *flags)
+    while done < kills:
         before = _lines(tree, "rows.jsonl")
-        _run_a_while(tree, process, random_, far=kills % 10 == 0)
+        _run_a_while(tree, process, random_, far=done % 10 == 0)
         assert process.poll() is None, "the search ended before it was killed often enough"
         tree.kill(process)
-        kills += 1
+        done += 1
         kept.append((reported(tree.runs / "cut"), _checkpoints(tree)))
         assert _lines(tree, "rows.jsonl")[: len(before)] == before
         begun = (tree.runs / "cut").exists()
-        process = tree.start("--resume", "cut") if begun else tree.new("cut", *FLAGS)
+        process = tree.start("--resume", "cut") if begun else tree.new("cut", *flags)
     status, out, errors = tree.done(process)
     assert status == 0, errors
-    _assert_as_unbroken(tree)
+    _assert_as_unbroken(tree, unbroken(flags), trials)
     _assert_each_checkpoint_was_used(reported(tree.runs / "cut"), kept)
     left = {path: path.stat().st_mtime_ns for path in (tree.runs / "cut").rglob("*") if path.is_file()}
     status, out, errors = tree.done(tree.start("--resume", "cut"))
@@ -102,12 +128,12 @@ def _assert_each_checkpoint_was_used(reported, kept):
     assert max(used) >= 2 * INTERVAL, "a trial that began from the start would report INTERVAL, and nobody would see it"
 
 
-def _assert_as_unbroken(tree):
-    rows, whole = (_known(read_rows(tree.runs / name / "rows.jsonl")) for name in ("cut", "whole"))
+def _assert_as_unbroken(tree, whole, trials):
+    rows = _known(read_rows(tree.runs / "cut" / "rows.jsonl"))
     assert rows == whole
     raw = [json.loads(line) for line in _lines(tree, "rows.jsonl")]
     assert max(Counter((row["trial_id"], row["phase"]) for row in raw).values()) == 1, "a trial ended twice"
-    assert sum(row["phase"] == "search" for row in raw) == TRIALS
+    assert sum(row["phase"] == "search" for row in raw) == trials
     _assert_no_more_than_an_interval_was_lost(tree)
     _assert_optuna_is_true(tree, rows)
     _assert_mlflow_is_true(tree, rows)
@@ -143,17 +169,10 @@ def _assert_optuna_is_true(tree, rows):
 
 def _assert_mlflow_is_true(tree, rows):
     client = MlflowClient(tracking_uri=f"sqlite:///{tree.runs}/mlflow.db")
-    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    runs = [run for run in client.search_runs([experiment]) if run.info.run_name in _names(rows)]
-    assert not [run for run in client.search_runs([experiment]) if run.info.status == "RUNNING"]
-    for name in ("cut", "whole"):
-        mine = [run for run in runs if run.data.tags["rank_search.trial_id"].split("/")[0] == _search_id(tree, name)]
-        assert Counter(run.info.run_name for run in mine) == Counter(_names(rows))
-
-
-def _names(rows):
-    return [row["experiment_name"] for row in rows]
-
-
-def _search_id(tree, name):
-    return json.loads((tree.runs / name / "facts.json").read_text())["search_id"]
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert not [run for run in runs if run.info.status == "RUNNING"]
+    search_id = json.loads((tree.runs / "cut" / "facts.json").read_text())["search_id"]
+    mine = [run for run in runs if run.data.tags[TRIAL_TAG].split("/")[0] == search_id]
+    names = [row["experiment_name"] for row in rows]
+    groups = {row["phase"] for row in rows} - {"search"}
+    assert Counter(run.info.run_name for run in mine) == Counter([*names, *groups, "cut"])

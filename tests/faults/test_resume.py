@@ -3,19 +3,20 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import optuna
 import pytest
-from mlflow import MlflowClient
 
 from analysis.header import ReportHeader
 from analysis.rows import read_rows
-from tuning.carrier import EXPERIMENT, PARENT_TAG, TRIAL_TAG
+from tests.fakes import ray_tune
 from tuning.cli import main
 from tuning.record import Record
 
-pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
 
 
 def refused(capsys, folder, *flags):
@@ -74,24 +75,23 @@ def test_a_search_that_is_not_there_is_refused_with_those_that_are(copied, capsy
     assert "--resume NAME" in capsys.readouterr().err
 
 
-def test_a_search_is_extended_in_two_goes_and_then_complete(tree):
+def test_a_search_is_extended_in_two_goes_and_then_complete(simulated, told, small, tmp_path, monkeypatch):
     """The first go is cut off; what the search left when it was complete stays until there is something better."""
     flags = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 2)
-    status, _, errors = tree.done(tree.new("some", *flags))
+    status, _, errors = told(*small, *flags, "--runs-dir", tmp_path, "--name", "some")
     assert status == 0, errors
-    folder = tree.runs / "some"
+    folder, again = tmp_path / "some", ("--resume", "some", "--runs-dir", tmp_path)
     first, adapter, curve = read_rows(folder / "rows.jsonl"), _contents(folder / "best_adapter"), _curve(folder)
     assert len(curve) > 1
-    trials, runs = _in_optuna(folder), _in_mlflow(folder)
-    ended = len(_lines(folder))
-    process = tree.start("--resume", "some", "--extend", 4)
-    tree.wait_for(lambda: process.poll() is not None or len(_lines(folder)) > ended)
-    os.kill(process.pid, signal.SIGTERM)
-    status, _, errors = tree.done(process)
+    trials, runs = _in_optuna(folder), _parents(simulated, folder)
+    monkeypatch.setattr(sys, "argv", ["tune.py", "--resume", "some", "--extend", "4"])
+    with monkeypatch.context() as patch:
+        ray_tune.at(patch, lambda harvest: len(harvest.record.of_phase("search")) == 5, _terminate)
+        status, _, errors = told(*again, "--extend", 4)
     assert (status, errors) == (143, "")
     assert _contents(folder / "best_adapter") == adapter
     assert _curve(folder) == curve
-    status, _, errors = tree.done(tree.start("--resume", "some"))
+    status, _, errors = told(*again)
     assert (status, errors) == (0, "")
     assert (folder / "best_adapter" / "adapter_model.safetensors").is_file()
     rows = read_rows(folder / "rows.jsonl")
@@ -108,17 +108,17 @@ def test_a_search_is_extended_in_two_goes_and_then_complete(tree):
     assert facts["looks"] == 2
     assert "judged 2 times on the same test split" in (folder / "report.md").read_text()
     assert "**Total Experiments:** 8" in (folder / "report.md").read_text()
-    told = _in_optuna(folder)
-    assert told[: len(trials)] == trials
-    assert sorted(own["trial_id"] for *_, own in told if "trial_id" in own) == sorted(row.trial_id for row in searched)
-    logged = _in_mlflow(folder)
+    heard = _in_optuna(folder)
+    assert heard[: len(trials)] == trials
+    assert sorted(own["trial_id"] for *_, own in heard if "trial_id" in own) == sorted(r.trial_id for r in searched)
+    logged = _parents(simulated, folder)
     assert logged | runs == logged
     assert [*logged.values()].count(None) == 1
     assert {row.trial_id for row in rows} <= logged.keys()
 
 
-def _lines(folder):
-    return (folder / "rows.jsonl").read_bytes().split(b"\n")
+def _terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _contents(folder):
@@ -136,23 +136,38 @@ def _in_optuna(folder):
     return [(trial.params, trial.state, trial.values, trial.user_attrs) for trial in study.trials]
 
 
-def _in_mlflow(folder):
-    """Return what each run of a search is called there -> its parent; each is there once."""
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder.parent}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    search_id = json.loads((folder / "facts.json").read_text())["search_id"]
-    names = [run.data.tags[TRIAL_TAG].split("/") for run in runs]
-    assert {own for own, _ in names} == {search_id}
-    assert len({name for _, name in names}) == len(runs)
-    return {name: run.data.tags.get(PARENT_TAG) for (_, name), run in zip(names, runs, strict=True)}
+def _parents(stores, folder):
+    """Return what each run of a search is called in MLflow -> its parent."""
+    stored = stores[json.loads((folder / "facts.json").read_text())["search_id"]]
+    return {name: run.parent for name, run in stored.items()}
 
 
 def _full(rows, strategy):
     return [row for row in rows if row.strategy == strategy and row.status == "finished"]
 
 
+@pytest.mark.process
+def test_a_search_that_another_process_runs_is_not_taken_up(copied, capsys):
+    holding = "import sys, time, pathlib; from tuning.continuation import locked\n"
+    holding += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", holding, str(copied)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert "another process runs this search now" in refused(capsys, copied)
+        process.kill()
+    assert main(["--resume", "first", "--runs-dir", str(copied.parent)]) == 0, "a killed one holds no lock"
+
+
+def test_a_search_of_a_name_that_is_taken_is_refused(copied, small, capsys):
+    assert main([*small, "--name", "first", "--runs-dir", str(copied.parent)]) == 2
+    assert f"--name first: {copied} exists; choose another name, or --resume first" in capsys.readouterr().err
+
+
+@pytest.mark.process
+@pytest.mark.thorough
 def test_a_search_that_runs_is_not_run_twice_and_a_killed_one_holds_no_lock(tree):
     flags = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
+    tree.step_seconds = 0.01
     process = tree.new("one", *flags, "--epochs", 500)
     tree.wait_for(lambda: process.poll() is not None or (tree.runs / "one" / "record.jsonl").exists())
     process.suspend()  # so that it still runs once the others ask
@@ -161,31 +176,38 @@ def test_a_search_that_runs_is_not_run_twice_and_a_killed_one_holds_no_lock(tree
         assert (status, out, len(errors.splitlines())) == (2, "", 1), errors
         assert "another process runs this search now" in errors or "exists" in errors
     tree.kill(process)
+    tree.step_seconds = 0.0
     status, _, errors = tree.done(tree.start("--resume", "one"))
     assert (status, errors) == (0, "")
     assert len(read_rows(tree.runs / "one" / "rows.jsonl")) == 4
 
 
-def test_an_unfinished_trial_begins_anew_where_changes_give_it_other_ranks(tree, reported):
+def test_an_unfinished_trial_begins_anew_where_changes_give_it_other_ranks(killed, told, tmp_path, reported):
     flags = ("--num-samples", 2, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
-    process = tree.new("other", *flags, "--max-concurrent-trials", 1, "--scheduler", "fifo", "--epochs", 150)
-    folder = tree.runs / "other"
-    tree.wait_for(lambda: process.poll() is not None or [*folder.glob("ray/*/*/checkpoint_*/session/session.json")])
-    tree.kill(process)
-    ended = {row.trial_id for row in read_rows(folder / "rows.jsonl")} if (folder / "rows.jsonl").exists() else set()
+    named = ("--runs-dir", tmp_path, "--name", "other")
+    killed(
+        lambda harvest: len(harvest.record.reports.get("t002", {})) == 2,
+        *flags, *named, "--max-concurrent-trials", 1, "--scheduler", "fifo",
+    )  # fmt: skip
+    folder = tmp_path / "other"
     before = reported(folder)
-    status, _, errors = tree.done(tree.start("--resume", "other", "--budget-rank", 4, "--allow-changes"))
+    resumed = ("--resume", "other", "--runs-dir", tmp_path, "--budget-rank", 4, "--allow-changes")
+    status, out, errors = told(*resumed)
     assert (status, errors) == (0, "")
+    assert "begins anew: what it has kept is of another base or other ranks" in out
     rows = read_rows(folder / "rows.jsonl")
     assert [row.status for row in rows] == ["finished"] * 2
     assert not any(row.restarts for row in rows)
-    (again,) = [row for row in rows if row.trial_id in before and row.trial_id not in ended]
+    again = next(row for row in rows if row.trial_id == "t002")
     assert again.trainable_parameters == 2048
     steps = [report["step"] for report in again.history]
-    assert reported(folder)[again.trial_id] == before[again.trial_id] + steps
+    assert len(before["t002"]) == 2
+    assert reported(folder)["t002"] == before["t002"] + steps
 
 
-def test_changes_that_are_allowed_are_recorded_also_where_no_room_is_left_for_the_report(copied, capsys, monkeypatch):
+def test_changes_that_are_allowed_are_recorded_also_where_no_room_is_left_for_the_report(
+    simulated, copied, capsys, monkeypatch
+):
     """A device that is always full stands for the disk."""
     (copied / "rows.csv").unlink()
     (copied / "rows.csv").symlink_to("/dev/full")
@@ -203,7 +225,7 @@ def test_changes_that_are_allowed_are_recorded_also_where_no_room_is_left_for_th
     assert read_rows(copied / "rows.csv") == read_rows(copied / "rows.jsonl")
 
 
-def test_a_file_that_cannot_be_written_is_named_and_is_no_full_disk(copied, capsys):
+def test_a_file_that_cannot_be_written_is_named_and_is_no_full_disk(simulated, copied, capsys):
     (copied / "rows.csv").unlink()
     (copied / "rows.csv").mkdir()
     flags = ["--resume", "first", "--runs-dir", str(copied.parent)]

@@ -9,17 +9,131 @@ import time
 import pytest
 
 from analysis.rows import read_rows
+from tests.fakes import mlflow, ray_tune
+from tests.fakes.trial import FakeSession
+from tuning import outcome
 
-pytestmark = pytest.mark.slow
 FLAGS = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
 PATIENCE_SECONDS = 30
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_search_that_is_told_to_stop_leaves_a_report_and_the_command_that_goes_on(
+    simulated, small, told, tmp_path, monkeypatch, number
+):
+    with monkeypatch.context() as patch:
+        ray_tune.at(patch, lambda harvest: harvest.record.rows, lambda: os.kill(os.getpid(), number))
+        status, out, errors = told(*small, *FLAGS, "--runs-dir", tmp_path, "--name", "stopped")
+    assert (status, errors) == (128 + number, "")
+    again = f"To go on: python tune.py --resume stopped --runs-dir {tmp_path}\n"
+    ended = read_rows(tmp_path / "stopped" / "rows.jsonl")
+    assert out.endswith(f"Stopped with {len(ended)} of 6 trials ended; nothing of them is lost. {again}")
+    report = (tmp_path / "stopped" / "report.md").read_text()
+    assert all(f"| {row.experiment_name} " in report for row in ended)
+    (stored,) = simulated.values()
+    assert {run.status for run in stored.values()} == {"FINISHED", "KILLED"}
+    status, _, errors = told("--resume", "stopped", "--runs-dir", tmp_path)
+    assert (status, errors) == (0, "")
+    rows = read_rows(tmp_path / "stopped" / "rows.jsonl")
+    assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
+    assert 1 <= len(ended) < 6
+    assert (tmp_path / "stopped" / "best_adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_what_a_trial_has_trained_since_its_last_report_is_where_it_goes_on(
+    simulated, small, told, tmp_path, monkeypatch, reported
+):
+    """Two reports of six steps; the signal comes three steps after the first."""
+    flags = ("--strategies", "baseline", "--num-samples", 1, "--reports", 2, "--epochs", 6, "--batch-size", 8)
+    train = FakeSession.train
+
+    def cut_short(session, steps):
+        if session.learner.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+            train(session, 3)
+            ray_tune.running[0].run.stop.stop_all()
+            raise ray_tune.Killed
+        return train(session, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeSession, "train", cut_short)
+        with pytest.raises(ray_tune.Killed):
+            told(*small, *flags, "--runs-dir", tmp_path, "--name", "between")
+    mlflow.cut_off()
+    saved = (tmp_path / "between" / "ray").glob("*/*/checkpoint_*/session/session.json")
+    assert sorted(json.loads(path.read_text())["step"] for path in saved) == [6, 9]
+    status, _, errors = told("--resume", "between", "--runs-dir", tmp_path)
+    assert (status, errors) == (0, "")
+    (row,) = read_rows(tmp_path / "between" / "rows.jsonl")
+    assert reported(tmp_path / "between") == {row.trial_id: [6, 12]}, "from the first checkpoint it would repeat 6"
+
+
+def test_a_second_signal_ends_the_process_at_once(simulated, small, told, tmp_path, monkeypatch):
+    class Ended(BaseException):
+        pass
+
+    def end(status):
+        raise Ended(status)
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(os, "_exit", end)
+    ray_tune.at(monkeypatch, lambda harvest: harvest.record.reports, twice)
+    with pytest.raises(Ended, match="130"):
+        told(*small, *FLAGS, "--runs-dir", tmp_path, "--name", "twice")
+    mlflow.cut_off()
+
+
+def test_a_signal_after_the_last_trial_leaves_a_report_and_a_search_that_can_be_ended(
+    simulated, small, told, tmp_path, monkeypatch
+):
+    folder = tmp_path / "ending"
+    again = f"To go on: python tune.py --resume ending --runs-dir {tmp_path}\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(outcome.artifacts, "write", lambda run_dir, rows, check: (stopping_now(), check()))
+        status, out, errors = told(*small, *FLAGS, "--runs-dir", tmp_path, "--name", "ending")
+    assert (status, errors) == (143, "")
+    assert out.endswith(f"Stopped with 6 of 6 trials ended; nothing of them is lost. {again}")
+    rows = read_rows(folder / "rows.jsonl")
+    report = (folder / "report.md").read_text()
+    assert all(f"| {row.experiment_name} " in report for row in rows)
+    status, _, errors = told("--resume", "ending", "--runs-dir", tmp_path)
+    assert (status, errors) == (0, "")
+    assert read_rows(folder / "rows.jsonl") == rows
+    assert (folder / "best_adapter" / "adapter_model.safetensors").is_file()
+
+
+def stopping_now():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.process
+def test_a_signal_to_all_of_a_searchs_process_group_stops_it_in_order_and_leaves_no_process(tree):
+    tree.step_seconds = 0.05
+    process = _after_its_first_trial(tree, "stopped", *FLAGS)
+    children, began = process.children(recursive=True), time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)
+    status, out, errors = tree.done(process)
+    assert time.monotonic() - began < PATIENCE_SECONDS
+    assert (status, errors) == (143, "")
+    assert f"python tune.py --resume stopped --runs-dir {tree.runs}" in out
+    ended = read_rows(tree.runs / "stopped" / "rows.jsonl")
+    assert 1 <= len(ended) < 6
+    report = (tree.runs / "stopped" / "report.md").read_text()
+    assert all(f"| {row.experiment_name} " in report for row in ended)
+    tree.assert_ended(children)
+
+
+@pytest.mark.process
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kill", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.kill, signal.SIGINT)]
 )
-def test_a_signal_leaves_a_report_and_the_command_that_goes_on(tree, kill, number):
+def test_a_real_search_that_a_signal_stops_leaves_a_report_and_goes_on(tree, kill, number):
     """To the process alone, or to all of its group, Ray's processes among them."""
+    tree.script = "tune.py"
     process = _after_its_first_trial(tree, "stopped", *FLAGS)
     began = time.monotonic()
     kill(process.pid, number)
@@ -38,8 +152,11 @@ def test_a_signal_leaves_a_report_and_the_command_that_goes_on(tree, kill, numbe
     assert (tree.runs / "stopped" / "best_adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.process
+@pytest.mark.thorough
 @pytest.mark.parametrize("isolation", ["packed", "process"])
-def test_a_trial_that_is_stopped_between_two_reports_loses_no_step(tree, isolation, reported):
+def test_a_real_trial_that_is_stopped_between_two_reports_loses_no_step(tree, isolation, reported):
+    tree.script = "tune.py"
     flags = ("--strategies", "baseline", "--num-samples", 1, "--confirm-seeds", 0, "--reports", 2, "--epochs", 1000)
     process = tree.new("between", *flags, "--isolation", isolation)
     record = tree.runs / "between" / "record.jsonl"
@@ -61,7 +178,10 @@ def test_a_trial_that_is_stopped_between_two_reports_loses_no_step(tree, isolati
     assert [report["step"] for report in row.history] == [steps[0], 2 * steps[0]]
 
 
+@pytest.mark.process
+@pytest.mark.thorough
 def test_a_second_sigint_ends_a_search_at_once(tree):
+    tree.step_seconds = 0.01
     process = tree.new("interrupted", *FLAGS, "--epochs", 4000)
     record = tree.runs / "interrupted" / "record.jsonl"
     tree.wait_for(lambda: record.exists() and b'"began"' in record.read_bytes())
@@ -86,7 +206,10 @@ def _while_it_is_measured(tree, process):
     tree.wait_for(lambda: process.poll() is not None or "Ray dashboard" in tree.printed(process)[0])
 
 
+@pytest.mark.process
+@pytest.mark.thorough
 def test_sigterm_while_a_base_is_loaded_ends_at_once_and_leaves_nothing(tree):
+    tree.script = "tune.py"
     process = tree.new("loading", *MEASURED)
     _while_it_is_measured(tree, process)
     children = process.children(recursive=True)
@@ -98,7 +221,10 @@ def test_sigterm_while_a_base_is_loaded_ends_at_once_and_leaves_nothing(tree):
     tree.assert_ended(children)
 
 
+@pytest.mark.process
+@pytest.mark.thorough
 def test_sigterm_after_the_last_trial_leaves_a_report_and_a_search_that_can_be_ended(tree):
+    tree.script = "tune.py"
     process = tree.new("ending", *MEASURED)
     tree.wait_for(lambda: process.poll() is not None or (tree.runs / "ending" / "trials").exists())
     os.kill(process.pid, signal.SIGTERM)
@@ -122,6 +248,7 @@ def test_sigterm_after_the_last_trial_leaves_a_report_and_a_search_that_can_be_e
     assert (tree.runs / "ending" / "best_adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.process
 def test_sigint_before_a_search_has_begun_leaves_nothing(tree):
     process = tree.new("early", *FLAGS)
     tree.wait_for(lambda: any("libtorch" in part.path for part in process.memory_maps()))

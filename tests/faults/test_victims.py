@@ -11,13 +11,131 @@ import pytest
 import ray
 
 from analysis.rows import read_rows
+from trainables import trainable
 from trainables.proxy import PackedTrainable
 from tuning import search
 from tuning.cli import main
 
-pytestmark = pytest.mark.slow
 FLAGS = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0,
-         "--scheduler", "fifo", "--epochs", 100)  # fmt: skip
+         "--scheduler", "fifo")  # fmt: skip
+REPORTS = [2, 4, 6, 8]
+"""Steps of each trial of fakes; a real one has ``LONG`` and makes its reports at ``LATER``."""
+SHORT, LONG, LATER = ("--epochs", 4), ("--epochs", 100), [50, 100, 150, 200]
+
+
+class Meddled(PackedTrainable):
+    """A trial that meets something before its third report, once."""
+
+    met, first = None, "t001"
+
+    def meet(self):
+        raise NotImplementedError
+
+    def step(self):
+        if self.config["trial_id"] == self.first and self.iteration == 2 and not self.met.exists():
+            self.met.touch()
+            self.meet()
+        return super().step()
+
+
+@pytest.fixture
+def together(fake_hosts, small, tmp_path, monkeypatch, capfd):
+    """A function that searches with trials of a class, all in one host, and returns the rows."""
+
+    def run(kind, *flags, status=0):
+        monkeypatch.setattr(search, "PackedTrainable", kind)
+        every = [*small, *FLAGS, *SHORT, *flags, "--runs-dir", tmp_path, "--name", "together"]
+        assert main([str(flag) for flag in every]) == status, capfd.readouterr().err
+        return sorted(read_rows(tmp_path / "together" / "rows.jsonl"), key=lambda row: row.trial_id)
+
+    return run
+
+
+def _assert_whole(rows, reports=REPORTS):
+    assert {row.status for row in rows} == {"finished"}
+    assert all([report["step"] for report in row.history] == reports for row in rows)
+
+
+def _battered(tmp_path):
+    """Return a class whose first trial raises once, whose second is killed once, and whose third raises always."""
+
+    class Battered(PackedTrainable):  # local, so that it travels to the trial's process by value
+        def step(self):
+            trial, mark = self.config["trial_id"], tmp_path / self.config["trial_id"]
+            if trial in ("t001", "t002") and self.iteration == 2 and not mark.exists():
+                mark.touch()
+                if trial == "t001":
+                    raise RuntimeError("once")
+                key = self.key
+                self.host.step.remote(key)  # which the host goes on with
+                while ray.get(self.host.__ray_call__.remote(lambda host: host.sessions[key][1].learner.step)) == 4:
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if trial == "t003" and self.iteration == 1:
+                raise RuntimeError("always")
+            report = super().step()
+            found = ray.get(
+                self.host.__ray_call__.remote(
+                    lambda host: [os.getpid(), (tmp_path / "t002").exists(), *(n for n, *_ in host.sessions.values())]
+                )
+            )
+            with (tmp_path / "seen").open("a") as file:
+                print(json.dumps(found), file=file)
+            return report
+
+    return Battered
+
+
+@pytest.mark.search
+def test_trials_that_raise_or_are_killed_go_on_from_their_checkpoints_in_the_same_host_and_fail_if_it_is_too_often(
+    together, tmp_path, around_restarts
+):
+    flags = ("--max-failures", 1, "--pack-size", 4, "--max-concurrent-trials", 2)
+    raised, killed, failed, other = together(_battered(tmp_path), *flags, status=3)
+    _assert_whole([raised, killed, other])
+    assert [row.restarts for row in (raised, killed, other)] == [1, 1, 0]
+    assert around_restarts(tmp_path / "together") == [(4, 6)] * 2
+    assert (failed.status, failed.error, failed.final_eval_loss) == ("failed", "RuntimeError: always", None)
+    assert "3 restarts" in (tmp_path / "together" / "report.md").read_text()
+    seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
+    assert len({pid for pid, *_ in seen}) == 1
+    after_the_kill = [names for _, was_killed, *names in seen if was_killed]
+    assert any(killed.experiment_name in names for names in after_the_kill)
+    assert all(len(names) == len(set(names)) for names in after_the_kill), "nothing of the dead one is kept"
+
+
+def _kill_host(host):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _break_device(host):
+    import torch  # in the host alone
+
+    def step(slots):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    host.conductor.pack.step = step
+
+
+@pytest.mark.search
+@pytest.mark.parametrize("harm", [_kill_host, pytest.param(_break_device, marks=pytest.mark.thorough)])
+def test_packed_trials_go_on_in_another_host_if_theirs_dies_or_its_device_breaks(
+    together, tmp_path, around_restarts, harm
+):
+    class Harmful(Meddled):
+        met = tmp_path / "met"
+
+        def meet(self):
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                ray.get(self.host.__ray_call__.remote(harm))
+
+    rows = together(Harmful, "--num-samples", 2, "--pack-size", 2)
+    _assert_whole(rows)
+    assert rows[0].restarts == 1
+    assert rows[1].restarts <= 1
+    restarts = around_restarts(tmp_path / "together")
+    assert (4, 6) in restarts, "the trial in whose hands it died"
+    assert all(after >= before for before, after in restarts), "they go on from checkpoints"
 
 
 def _kill_in_the_middle(folder):
@@ -30,33 +148,48 @@ def _kill_in_the_middle(folder):
     return False
 
 
-def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_and_no_other_is_begun_again(tree, around_restarts):
-    process = tree.new("trial", *FLAGS, "--isolation", "process")
+@pytest.mark.process
+@pytest.mark.thorough
+def test_a_real_trial_alone_in_its_process_that_is_killed_goes_on_from_its_checkpoint(tree, around_restarts):
+    tree.script = "tune.py"
+    process = tree.new("trial", *FLAGS, *LONG, "--isolation", "process")
     tree.wait_for(lambda: process.poll() is not None or _kill_in_the_middle(tree.runs / "trial"))
     status, _, errors = tree.done(process)
     assert (status, errors) == (0, "")
     rows = read_rows(tree.runs / "trial" / "rows.jsonl")
-    assert [row.status for row in rows] == ["finished"] * 4
+    _assert_whole(rows, LATER)
     assert sorted(row.restarts for row in rows) == [0, 0, 0, 1]
-    assert all([report["step"] for report in row.history] == [50, 100, 150, 200] for row in rows)
     ((before, after),) = around_restarts(tree.runs / "trial")
     assert after >= before >= 100, "a report later than the one before its checkpoint"
-    assert "1 restart" in (tree.runs / "trial" / "report.md").read_text()
 
 
-def test_a_trial_that_is_killed_too_often_is_a_failed_row_and_status_3(tree):
-    process = tree.new("failed", *FLAGS, "--isolation", "process", "--max-failures", 0)
-    tree.wait_for(lambda: process.poll() is not None or _kill_in_the_middle(tree.runs / "failed"))
-    status, _, errors = tree.done(process)
-    assert status == 3, errors
-    rows = read_rows(tree.runs / "failed" / "rows.jsonl")
-    assert sorted(row.status for row in rows) == ["failed", "finished", "finished", "finished"]
-    (failed,) = [row for row in rows if row.status == "failed"]
-    assert failed.error
-    assert failed.final_eval_loss is None
+@pytest.mark.search
+@pytest.mark.thorough
+def test_a_real_trial_alone_in_its_process_that_raises_goes_on_from_its_checkpoint(
+    shared_ray, small, tmp_path, monkeypatch, capfd, around_restarts
+):
+    mark = tmp_path / "raised"
+
+    class Raising(trainable.LoraTrainable):  # local, so that it travels to the trial's process by value
+        def step(self):
+            if self.config["trial_id"] == "t001" and self.iteration == 2 and not mark.exists():
+                mark.touch()
+                raise RuntimeError("once")
+            return super().step()
+
+    monkeypatch.setattr(trainable, "LoraTrainable", Raising)
+    flags = [*small, *FLAGS, *LONG, "--isolation", "process", "--runs-dir", tmp_path, "--name", "raised-once"]
+    assert main([str(flag) for flag in flags]) == 0, capfd.readouterr().err
+    rows = read_rows(tmp_path / "raised-once" / "rows.jsonl")
+    _assert_whole(rows, LATER)
+    assert sorted(row.restarts for row in rows) == [0, 0, 0, 1]
+    assert around_restarts(tmp_path / "raised-once") == [(100, 150)]
 
 
-def test_packed_trials_survive_the_death_of_their_host(tree, around_restarts):
+@pytest.mark.process
+@pytest.mark.thorough
+def test_real_packed_trials_survive_the_death_of_their_host(tree, around_restarts):
+    tree.script = "tune.py"
     flags = ("--epochs", 200, "--max-concurrent-trials", 1, "--cpus-per-trial", 2)
     process = tree.new("host", *FLAGS, *flags)
     hosts = {}  # while a host trains, Ray gives it the trial's name
@@ -79,113 +212,11 @@ def test_packed_trials_survive_the_death_of_their_host(tree, around_restarts):
     assert after >= before >= 200, "it went on from a checkpoint"
 
 
-def _raising_once(trainable, mark):
-    class Raising(trainable):  # local, so that it travels to the trial's process by value
-        def step(self):
-            if self.config["trial_id"] == "t001" and self.iteration == 2 and not mark.exists():
-                mark.touch()
-                raise RuntimeError("once")
-            return super().step()
-
-    return Raising
-
-
-@pytest.mark.parametrize(("isolation", "trainable"), [("packed", "PackedTrainable"), ("process", "LoraTrainable")])
-def test_a_trial_that_raises_goes_on_from_its_checkpoint(
-    small, tmp_path, monkeypatch, capfd, around_restarts, isolation, trainable
-):
-    monkeypatch.setattr(search, trainable, _raising_once(getattr(search, trainable), tmp_path / "raised"))
-    flags = [*small, *FLAGS, "--isolation", isolation, "--runs-dir", tmp_path, "--name", "raised-once"]
-    assert main([str(flag) for flag in flags]) == 0, capfd.readouterr().err
-    rows = read_rows(tmp_path / "raised-once" / "rows.jsonl")
-    assert [row.status for row in rows] == ["finished"] * 4
-    assert sorted(row.restarts for row in rows) == [0, 0, 0, 1]
-    assert all([report["step"] for report in row.history] == [50, 100, 150, 200] for row in rows)
-    assert around_restarts(tmp_path / "raised-once") == [(100, 150)]
-
-
-@pytest.fixture
-def together(small, tmp_path, monkeypatch, capfd):
-    """Search with trials of a class, all in one host, and return the rows."""
-
-    def run(trainable):
-        monkeypatch.setattr(search, "PackedTrainable", trainable)
-        flags = [*small, *FLAGS, "--pack-size", 4, "--runs-dir", tmp_path, "--name", "together"]
-        assert main([str(flag) for flag in flags]) == 0, capfd.readouterr().err
-        rows = read_rows(tmp_path / "together" / "rows.jsonl")
-        assert [row.status for row in rows] == ["finished"] * 4
-        assert all([report["step"] for report in row.history] == [50, 100, 150, 200] for row in rows)
-        return rows
-
-    return run
-
-
-def _killed_once(mark, seen):
-    class Killed(PackedTrainable):
-        def step(self):
-            if self.config["trial_id"] == "t001" and self.iteration == 2 and not mark.exists():
-                mark.touch()
-                key = self.key
-                self.host.step.remote(key)  # which the host goes on with
-                while ray.get(self.host.__ray_call__.remote(lambda host: host.sessions[key][1].learner.step)) == 100:
-                    time.sleep(0.01)
-                os.kill(os.getpid(), signal.SIGKILL)
-            report = super().step()
-            found = ray.get(
-                self.host.__ray_call__.remote(
-                    lambda host: [os.getpid(), mark.exists(), *(name for name, *_ in host.sessions.values())]
-                )
-            )
-            with seen.open("a") as file:
-                print(json.dumps(found), file=file)
-            return report
-
-    return Killed
-
-
-def test_a_packed_trial_that_is_killed_goes_on_in_the_same_host_which_keeps_nothing_of_the_dead_one(
-    together, tmp_path, around_restarts
-):
-    rows = sorted(together(_killed_once(tmp_path / "killed", tmp_path / "seen")), key=lambda row: row.trial_id)
-    assert [row.restarts for row in rows] == [1, 0, 0, 0]
-    assert around_restarts(tmp_path / "together") == [(100, 150)]
-    seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
-    assert len({pid for pid, *_ in seen}) == 1
-    after_the_kill = [names for _, killed, *names in seen if killed]
-    assert any(rows[0].experiment_name in names for names in after_the_kill)
-    assert all(len(names) == len(set(names)) for names in after_the_kill)
-
-
-def _breaking_the_device_once(mark):
-    class Breaking(PackedTrainable):
-        def step(self):
-            if self.config["trial_id"] == "t001" and self.iteration == 2 and not mark.exists():
-                mark.touch()
-                ray.get(self.host.__ray_call__.remote(break_device))
-            return super().step()
-
-    def break_device(host):
-        import torch  # in the host alone
-
-        def step(slots):
-            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-
-        host.conductor.pack.step = step
-
-    return Breaking
-
-
-def test_a_host_whose_device_breaks_ends_and_its_trials_go_on_in_another(together, tmp_path, around_restarts):
-    rows = together(_breaking_the_device_once(tmp_path / "broken"))
-    assert 1 <= sum(row.restarts for row in rows) <= 4
-    assert all(row.restarts <= 1 for row in rows)
-    restarts = around_restarts(tmp_path / "together")
-    assert (100, 150) in restarts, "the trial in whose hands it broke"
-    assert all(after >= before for before, after in restarts)
-
-
+@pytest.mark.process
+@pytest.mark.thorough
 def test_a_search_whose_raylet_dies_can_be_taken_up(tree):
-    process = tree.new("raylet", *FLAGS)
+    tree.step_seconds = 0.02
+    process = tree.new("raylet", *FLAGS, *LONG)
     _after_a_report(tree, process, "raylet")
     for child in process.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # once the raylet has ended, so do its workers

@@ -14,12 +14,13 @@ from trainables.base_model import load
 from trainables.batch import collate
 from trainables.data import DataSource, load_splits, mean_loss
 from trainables.pack import Pack
-from trainables.session import SoloSession, next_report
+from trainables.session import next_report
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec, Workload
 from trainables.triplets import CostAllocator
 
 OWN = {"initial": 1.5, "orthogonal": 0.3, "start": 0.2, "final": 0.3}
-BOTH = pytest.mark.parametrize("model", ["gpt2", "llama-gqa"], indirect=True)
+BOTH = pytest.mark.parametrize("model", ["gpt2", pytest.param("llama-gqa", marks=pytest.mark.thorough)], indirect=True)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def square_llama(tmp_path, tiny_tokenizer):
     """A model whose matrices all cost the same, so that counting ranks and counting parameters are one thing."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4,
         bos_token_id=0, eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "square")
@@ -96,7 +97,7 @@ def test_where_all_ranks_cost_the_same_it_trains_as_pefts_own(square_llama, sour
         pruned.append(sum(int((t == 0).sum()) for n, t in learner.triplets.named_parameters() if "lora_E" in n))
     assert pruned[:4] == [0] * 4
     assert pruned[4:14] == sorted(pruned[4:14])
-    assert pruned[13:] == [2 * 14] * 7  # rank 3 at 14 matrices, 1 on average at the end
+    assert pruned[13:] == [2 * 7] * 7  # rank 3 at 7 matrices, 1 on average at the end
     session.close()
 
 

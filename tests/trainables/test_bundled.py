@@ -9,7 +9,7 @@ from strategies import RankBudget
 from trainables.base_model import load, load_tokenizer, shape_of
 from trainables.data import DataSource, mean_loss
 from trainables.model_files import BUNDLED
-from trainables.session import SoloSession
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec, Workload
 
 
@@ -35,7 +35,8 @@ def test_the_tokenizer_loses_nothing():
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.process
 def test_rank_8_lora_is_worth_it_and_an_untrained_base_is_far_worse(tmp_path):
     """Test perplexity at least 25 % below the frozen base's, or a search on it would compare noise."""
     untrained = tmp_path / "untrained"

@@ -17,7 +17,7 @@ from trainables.batch import Batch
 from trainables.data import IGNORED, DataSource
 from trainables.eva import Components, Decomposition, measure
 from trainables.pack import Pack
-from trainables.session import SoloSession
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec, Workload
 
 

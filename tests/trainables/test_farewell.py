@@ -9,7 +9,8 @@ import pytest
 from trainables import checkpoint
 from trainables.farewell import NOW, Listener, keep_all
 from trainables.host import CHECKPOINT, FOLDER
-from trainables.session import SoloSession, next_report
+from trainables.session import next_report
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec
 
 PLACE = f"one/{CHECKPOINT}/{FOLDER}"

@@ -53,6 +53,7 @@ def kill(process):
         time.sleep(0.001)
 
 
+@pytest.mark.process
 def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_other_is(
     host, reference, process, wait_for
 ):
@@ -75,6 +76,7 @@ def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_o
     assert session.learner.step == left_at < 100
 
 
+@pytest.mark.process
 def test_it_is_let_go_when_another_trains_on_too(host, reference, process):
     killed, other = process(), process()
     for key, one in (("killed", killed), ("other", other)):
@@ -84,6 +86,7 @@ def test_it_is_let_go_when_another_trains_on_too(host, reference, process):
     assert [*host.sessions] == ["other"]
 
 
+@pytest.mark.process
 def test_what_a_killed_trial_had_is_not_kept_when_the_search_stops(host, reference, process, tmp_path):
     killed, other = process(), process()
     for key, one in (("killed", killed), ("other", other)):
@@ -94,6 +97,7 @@ def test_what_a_killed_trial_had_is_not_kept_when_the_search_stops(host, referen
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
+@pytest.mark.process
 def test_a_trial_goes_where_the_fewest_live(host, process):
     first, second, third = (process() for _ in range(3))
     assert [host.assign(Use(f"{n}", p.pid), 2) for n, p in enumerate((first, second, third))] == [0, 1, 0]

@@ -9,7 +9,7 @@ from trainables.base_model import identity
 from trainables.data import DataSource, load_splits
 from trainables.inputs import base_of, splits_of
 from trainables.pack import Pack
-from trainables.session import SoloSession
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec, Workload
 
 

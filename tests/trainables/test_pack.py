@@ -16,11 +16,17 @@ from trainables.data import DataSource, load_splits, mean_loss
 from trainables.finetune import batch_order
 from trainables.lanes import arrange
 from trainables.pack import Pack
-from trainables.session import SoloSession
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec, Workload
 
 STEPS = 50
 MICRO = 4
+MODELS = ("gpt2", "llama-gqa", "llama-tied", "qwen2", "qwen3", "gpt-neox", "phi")
+
+
+def quick(cases, chosen):
+    """Have only the chosen ones of some cases run in `make test`."""
+    return [case if case in chosen else pytest.param(*case, marks=pytest.mark.thorough) for case in cases]
 
 
 @pytest.fixture
@@ -134,14 +140,18 @@ def joined(monkeypatch):
     return passes
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_five_different_trials_packed_train_as_each_does_alone(pack, model_folder, source, dropout, joined):
+WHOLE = [(model, dropout, STEPS) for model in MODELS for dropout in (0.0, 0.3)]
+SHORT = [(model, 0.3 if model in {"gpt2", "llama-gqa", "qwen3"} else 0.0, 7) for model in MODELS]
+
+
+@pytest.mark.parametrize(("model", "dropout", "steps"), quick([*SHORT, *WHOLE], SHORT), indirect=["model"])
+def test_five_different_trials_packed_train_as_each_does_alone(pack, model_folder, source, dropout, steps, joined):
     chosen = trials(model_folder, source, dropout)
-    together = packed(pack, chosen)
+    together = packed(pack, chosen, steps)
     assert any(joined)
     assert not all(joined)
     for recorded, trial in zip(together, chosen, strict=True):
-        check_agreement(recorded, alone(*trial))
+        check_agreement(recorded, alone(*trial, steps))
     check_pads(pack, together)
 
 
@@ -263,6 +273,9 @@ def upper(model_folder, source):
     return [(workload, dataclasses.replace(spec, seed=seed)) for seed in range(3)]
 
 
+@pytest.mark.parametrize(
+    "model", ["gpt2", *(pytest.param(model, marks=pytest.mark.thorough) for model in MODELS[1:])], indirect=True
+)
 def test_the_blocks_below_the_first_adapter_are_computed_once_per_example(pack, upper, monkeypatch):
     computed = []
     compute = pack.prefix._compute
@@ -274,7 +287,10 @@ def test_the_blocks_below_the_first_adapter_are_computed_once_per_example(pack, 
     assert len(computed) == len(set(computed)) == len(pack.splits.train)
 
 
-@pytest.mark.parametrize("limit_bytes", [0, 2**30])
+LIMITS = [(model, limit_bytes) for model in MODELS for limit_bytes in (0, 2**30)]
+
+
+@pytest.mark.parametrize(("model", "limit_bytes"), quick(LIMITS, [("gpt2", 0), *LIMITS[1::2]]), indirect=["model"])
 def test_a_skipped_prefix_changes_no_loss(pack, upper, limit_bytes, joined):
     pack.prefix.left_bytes = limit_bytes
     slots = [recorded.slot for recorded in packed(pack, upper, 10)]

@@ -9,12 +9,15 @@ from strategies import RankBudget
 from trainables.base_model import load
 from trainables.data import DataSource
 from trainables.pack import Pack
-from trainables.session import SoloSession
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec, Workload
 
 MICRO = 4
 CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 ENDED = [torch.OutOfMemoryError("there is no more"), CUBLAS]
+OTHERS = ("llama-tied", "qwen2", "qwen3", "gpt-neox", "phi")
+MODELS = ["gpt2", "llama-gqa", *(pytest.param(model, marks=pytest.mark.thorough) for model in OTHERS)]
+pytestmark = pytest.mark.parametrize("model", MODELS, indirect=True)
 
 
 @pytest.fixture

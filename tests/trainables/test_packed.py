@@ -10,7 +10,8 @@ import pytest
 from trainables.data import mean_loss
 from trainables.pack import Pack
 from trainables.packed import Conductor
-from trainables.session import SoloSession, next_report
+from trainables.session import next_report
+from trainables.solo import SoloSession
 
 
 def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload, spec):
@@ -43,8 +44,8 @@ def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload, sp
 
 @pytest.fixture
 def long(workload):
-    """A workload with forty steps to a report."""
-    return dataclasses.replace(workload, epochs=20)
+    """A workload with twenty steps to a report."""
+    return dataclasses.replace(workload, epochs=10)
 
 
 def test_a_trial_is_let_in_at_the_next_step_of_its_neighbours(long, spec, wait_for):
@@ -56,7 +57,7 @@ def test_a_trial_is_let_in_at_the_next_step_of_its_neighbours(long, spec, wait_f
         asked_at = first.learner.step
         conductor.admit(long, spec(learning_rate=0.02))
         assert first.learner.step < asked_at + 10
-        assert report.result()["step"] == 40
+        assert report.result()["step"] == 20
 
 
 def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, strategy, tmp_path, spec, wait_for):
@@ -72,7 +73,7 @@ def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, stra
         expected = report.result()
     taken_up = session()
     taken_up.load(tmp_path / "saved")
-    assert 0 < taken_up.learner.step < 40
+    assert 0 < taken_up.learner.step < 20
     found = next_report(taken_up, again=True)
     for name in ("step", "tokens", "report", "train_loss", "eval_loss", "allocation"):
         assert found[name] == expected[name], name

@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from trainables.base_model import load
 from trainables.data import mean_loss
-from trainables.finetune import Diverged, batch_order, learning_rate_factor
+from trainables.finetune import batch_order, learning_rate_factor
 from trainables.pack import Pack
 from trainables.packed import Conductor
-from trainables.session import SoloSession, next_report
+from trainables.session import Diverged, next_report
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec
 
 

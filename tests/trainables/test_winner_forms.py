@@ -94,6 +94,8 @@ def test_the_curve_starts_at_the_adapter_itself_and_falls_in_parameters(trained,
     assert load(model).model.state_dict().keys() == before
 
 
+@pytest.mark.process
+@pytest.mark.thorough
 def test_wrong_usage_of_export_is_one_line_and_status_2():
     done = subprocess.run(
         [sys.executable, "-m", "trainables.export", "missing", "--output", "x"],

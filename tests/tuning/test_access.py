@@ -45,7 +45,6 @@ def test_a_dashboard_on_this_machine_needs_none(host, home):
     access.check_dashboard(host)
 
 
-@pytest.mark.slow
 def test_an_open_dashboard_is_refused_before_anything_is_written(home, tmp_path, capsys):
     runs = tmp_path / "runs"
     assert main(["--dashboard-host", "0.0.0.0", "--runs-dir", str(runs)]) == 2
@@ -130,7 +129,7 @@ with ray_for(SearchPlan()):
                 sockets = process.net_connections("inet")
                 found |= {(name, socket.laddr.ip) for socket in sockets if socket.status == psutil.CONN_LISTEN}
     for name, address in found:
-        print(name, address.removeprefix("::ffff:"))
+        print(name, address)
 """
 
 
@@ -162,8 +161,26 @@ def test_a_folder_that_others_reach_is_refused_for_rays_files(wrong, tmp_path, m
         access.private_folder()
 
 
-@pytest.mark.slow
-def test_nothing_of_a_searchs_own_ray_listens_beyond_this_machine(home, monkeypatch):
+@pytest.mark.process
+def test_nothing_of_a_search_listens_beyond_this_machine_and_others_reach_no_file_of_its_ray(finished):
+    check_listeners(finished.listeners)
+    (folder,) = finished.rays.iterdir()
+    check_folder(folder)
+
+
+def check_listeners(found):
+    assert {name for name, _ in found} >= {"gcs_server", "raylet", "dashboard", "ray::DashboardAgent"}
+    assert {address.removeprefix("::ffff:") for _, address in found} <= {"127.0.0.1", "::1"}
+
+
+def check_folder(folder):
+    assert (folder.name, mode(folder)) == (f"ray-{os.getuid()}", 0o700)
+    assert any(folder.glob("ray/session_*/sockets"))
+
+
+@pytest.mark.process
+@pytest.mark.thorough
+def test_nothing_of_a_ray_of_our_own_listens_beyond_this_machine_and_its_token_is_for_its_owner(home, monkeypatch):
     # Ray's sockets lie below it, and their paths must be short; its agents may still write there when all is over
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as short:
         monkeypatch.setenv("RAY_TMPDIR", short)
@@ -171,11 +188,8 @@ def test_nothing_of_a_searchs_own_ray_listens_beyond_this_machine(home, monkeypa
             [sys.executable, "-c", LISTENERS], cwd=ROOT, capture_output=True, text=True, check=True, timeout=200
         )
         (folder,) = Path(short).iterdir()
-        assert (folder.name, mode(folder)) == (f"ray-{os.getuid()}", 0o700)
-        assert any(folder.glob("ray/session_*/sockets"))
-    found = [line.rsplit(maxsplit=1) for line in done.stdout.splitlines()]
-    assert {name for name, _ in found} >= {"gcs_server", "raylet", "dashboard", "ray::DashboardAgent"}
-    assert {address for _, address in found} <= {"127.0.0.1", "::1"}
+        check_folder(folder)
+    check_listeners([line.rsplit(maxsplit=1) for line in done.stdout.splitlines()])
     assert mode(home / ".ray" / "auth_token") == 0o600
 
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from trainables import data
 from trainables.data import DataSource, corpus_sha256, read_documents
 from tuning.cli import main
 
@@ -90,16 +91,36 @@ def test_a_row_with_a_null_is_left_out(tmp_path):
     assert [(document.prompt, document.text) for document in read_documents(source)] == [("0", "a")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+KINDS = pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+
+
+@KINDS
+@pytest.mark.search
+@pytest.mark.thorough
 def test_a_line_of_50_mb_takes_seconds_alone_or_among_others(kind, tmp_path, wrong, capsys):
-    line = "the quick brown fox " * 2_500_000
-    path = tmp_path / f"long.{kind}"
+    # 400 s for each, and 10 GB, if all of it is tokenised
+    assert seconds_of_a_long_line(2_500_000, kind, tmp_path, wrong, capsys) < 120
+
+
+@KINDS
+def test_of_a_long_line_the_beginning_is_tokenised(kind, tmp_path, wrong, capsys, monkeypatch):
+    tokenised, tokenise = [], data._tokenise
+    monkeypatch.setattr(data, "TEXT_CHARACTERS", 20_000)
+    monkeypatch.setattr(
+        data, "_tokenise", lambda document, *others: tokenised.append(document) or tokenise(document, *others)
+    )
+    seconds_of_a_long_line(100_000, kind, tmp_path, wrong, capsys)
+    assert max(len(document.text) for document in tokenised) == 20_000
+
+
+def seconds_of_a_long_line(times, kind, folder, wrong, capsys):
+    line = "the quick brown fox " * times
+    path = folder / f"long.{kind}"
     row = json.dumps({"text": line}) if kind == "jsonl" else line
     path.write_text({"txt": "", "jsonl": "", "csv": "text\n"}[kind] + row)
     began = time.monotonic()
     assert "1 texts, and none is in two splits" in wrong("--dataset", path, *SMALL)
     path.write_text({"txt": "\n".join(LINES) + "\n", "jsonl": JSONL, "csv": CSV}[kind] + row)
     assert main(["--dry-run", "--dataset", str(path), *SMALL]) == 0
-    assert time.monotonic() - began < 120  # 400 s for each, and 10 GB, if all of it is tokenised
     capsys.readouterr()
+    return time.monotonic() - began

@@ -73,7 +73,17 @@ def test_a_pack_on_a_whole_gpu_is_measured_unless_its_size_is_given():
     assert not any(SearchPlan(**plan).pack_size_is_open for plan in others)
 
 
-@pytest.mark.slow
+@pytest.mark.search
+def test_gpus_that_are_not_there_are_refused(shared_ray, small, tmp_path, monkeypatch, refused):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # a Ray that is not to be joined
+    assert refused(*small, "--gpus-per-trial", "0.25", "--runs-dir", tmp_path / "runs") == (
+        "Error: --gpus-per-trial 0.25: no node has more than 0 GPUs; lower it, or add a node that has them\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.process
+@pytest.mark.thorough
 def test_gpus_that_are_not_there_are_refused_by_a_real_process(tmp_path, tiny_gpt2, tiny_text):
     done = subprocess.run(
         [sys.executable, "tune.py", "--gpus-per-trial", "0.25", "--model", tiny_gpt2, "--dataset", tiny_text,

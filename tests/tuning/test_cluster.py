@@ -113,7 +113,9 @@ def test_mlflows_address_may_come_from_the_environment(monkeypatch):
     assert summary.tracking_uri(SearchPlan(runs_dir="/runs")) == "sqlite:////runs/mlflow.db"
 
 
-def test_a_folder_that_another_search_made_in_the_meantime_is_left_alone(tiny_gpt2, tiny_text, tmp_path):
+@pytest.mark.search
+def test_a_folder_that_another_search_made_in_the_meantime_is_left_alone(tiny_gpt2, tiny_text, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "revision", lambda: None)  # it asks git
     plan = SearchPlan(
         model=str(tiny_gpt2), dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8,
         max_length=32, runs_dir=str(tmp_path), name="same",

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from analysis.rows import ResultRow
-from trainables.session import SoloSession
+from trainables.solo import SoloSession
 from trainables.spec import TrialSpec
 from tuning import preflight
 from tuning.cli import main

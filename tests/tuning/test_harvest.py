@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from analysis.rows import read_rows
-from trainables.finetune import Diverged
+from trainables.session import Diverged
 from tuning.harvest import Harvest, experiment_name, row_from
 from tuning.record import Record
 from tuning.stop import FULL, Stop

@@ -10,13 +10,22 @@ from pathlib import Path
 import pytest
 import ray
 
+from tests.fakes.hosts import FakeHost, FakeHosts
 from trainables.host import Lease
 from tuning import hosting, preflight, ray_connection
 from tuning.cli import resolve_plan
 from tuning.measuring import measured
 from tuning.ray_connection import ray_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.search
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.thorough)])
+def kind(request, monkeypatch):
+    """Whether hosts measure, or say what they would."""
+    if request.param == "fake":
+        monkeypatch.setattr(hosting, "Hosts", FakeHosts)
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +37,8 @@ def plan(tiny_gpt2, tiny_text, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def known(plan):
-    """A Ray, and what a search is known to be before anything is measured."""
+def known(plan, shared_ray):
+    """What a search is known to be before anything is measured."""
     with ray_for(plan):
         yield preflight.check(plan)
 
@@ -42,7 +51,7 @@ def processes(name):
     return [ray.get_actor(found) for found in ray.util.list_named_actors() if found.endswith(name)]
 
 
-def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_the_end(plan, known):
+def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_the_end(plan, known, kind):
     with hosting.hosts_for(plan, known.workload) as hosts:
         before = names()
         assert before[0] == "cpu0"
@@ -52,7 +61,7 @@ def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_
         assert names() == before
         (cached,) = (Path(plan.runs_dir) / ".evidence").iterdir()
         whole = cached.read_bytes()
-        place = whole.index(b"0.") + 2
+        place = whole.index(b".") + 1
         changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
         for damaged in (whole[: len(whole) // 2], changed):
             cached.write_bytes(damaged)
@@ -63,7 +72,7 @@ def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_
     assert names() == []
 
 
-def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered(plan, known):
+def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered(plan, known, kind):
     plan = plan.model_copy(update={"isolation": "process"})
     with hosting.hosts_for(plan, known.workload) as hosts:
         assert names() == []
@@ -71,7 +80,7 @@ def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered
         assert names() == []
 
 
-def test_one_that_dies_while_it_measures_is_replaced(plan, known, tmp_path, wait_for):
+def test_one_that_dies_while_it_measures_is_replaced(plan, known, kind, tmp_path, wait_for):
     mark = tmp_path / "asked"
 
     def hang(host):
@@ -84,10 +93,10 @@ def test_one_that_dies_while_it_measures_is_replaced(plan, known, tmp_path, wait
     with hosting.hosts_for(plan, known.workload) as hosts:
         (first,) = processes("cpu0")
         ray.get(first.__ray_call__.remote(hang))
-        asked = ray.remote(num_cpus=0.5)(lambda: hosting.ask(plan, hosts, "slots_that_fit")).remote()
+        asked = ray.remote(num_cpus=0.5)(lambda: hosting.ask(plan, hosts, "evidence")).remote()
         wait_for(mark.exists)
         ray.kill(first)
-        assert ray.get(asked) >= 1
+        assert ray.get(asked)["gradient"].keys() == {site.name for site in known.shape.sites}
 
 
 @pytest.mark.parametrize("end", [hosting.end, lambda plan: ray_connection.end_what_is_left()])
@@ -110,13 +119,40 @@ def test_a_joined_ray_that_stays_too_small_is_refused_after_a_while(plan, known,
     assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
 
 
-def test_a_base_that_does_not_load_is_refused_with_its_reason_alone(plan, known, tiny_gpt2, tmp_path, monkeypatch):
+@pytest.fixture
+def said(monkeypatch):
+    """What Ray logs."""
     said = []
     monkeypatch.setattr(logging.getLogger("ray"), "handlers", [handler := logging.Handler()])
     handler.emit = lambda entry: said.append(entry.getMessage())
+    return said
+
+
+def refusing():
+    class Refusing(FakeHost):  # local, so that it travels to its process by value
+        def _known(self, reference):
+            raise ValueError("this node has another model there")
+
+    class Hosts(FakeHosts):
+        actor = Refusing
+
+    return Hosts
+
+
+def test_a_base_that_does_not_load_is_refused_with_its_reason_alone(plan, known, monkeypatch, said):
+    monkeypatch.setattr(hosting, "Hosts", refusing())
+    shutil.rmtree(plan.runs_dir, ignore_errors=True)
+    with hosting.hosts_for(plan, known.workload) as hosts, pytest.raises(ValueError, match="this node has") as refusal:
+        measured(plan, known, hosts)
+    assert str(refusal.value) == "this node has another model there"
+    assert said == []
+
+
+@pytest.mark.thorough
+def test_a_base_that_is_another_is_refused_with_its_reason_alone(plan, known, tiny_gpt2, tmp_path, said):
     other = shutil.copytree(tiny_gpt2, tmp_path / "other")
     (other / "config.json").write_text((other / "config.json").read_text().replace("{", '{"note": 1,', 1))
-    shutil.rmtree(plan.runs_dir)
+    shutil.rmtree(plan.runs_dir, ignore_errors=True)
     wrong = dataclasses.replace(known, workload=dataclasses.replace(known.workload, model=str(other)))
     with hosting.hosts_for(plan, wrong.workload) as hosts:
         for host in processes(""):

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from analysis.rows import read_rows
 from tuning.carrier import EXPERIMENT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 TEST_LOSS, EVAL_LOSS = "metrics.`test_loss`", "metrics.`eval_loss`"
 LINKS = ".ag-pinned-left-cols-container .ag-row"
 PICTURE = "[...document.images].some(image => image.src.startsWith('blob:') && image.naturalWidth > 300)"

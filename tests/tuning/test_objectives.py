@@ -239,10 +239,26 @@ def test_a_plan_that_two_objectives_cannot_have_is_refused_and_one_that_they_can
         assert "searched: each trial's budget, from 4,096\n" in captured.out
 
 
-@pytest.mark.slow
-def test_a_search_of_two_objectives_leaves_a_front_and_keeps_within_the_budget(front):
-    done, folder = front
-    assert done.stderr == ""
+FLAGS = (
+    "--objective", "loss,params", "--budget-rank", "8", "--num-samples", "12", "--strategies", "baseline",
+    "--strategies", "linear_decay", "--confirm-seeds", "1", "--name", "front",
+)  # fmt: skip
+
+
+@pytest.mark.search
+def test_a_search_of_two_objectives_leaves_a_front_and_keeps_within_the_budget(drawing, small, tmp_path, capsys):
+    assert main([*small, *FLAGS, "--runs-dir", str(tmp_path)]) == 0
+    check_front(capsys.readouterr().err, tmp_path / "front")
+
+
+@pytest.mark.process
+@pytest.mark.thorough
+def test_so_it_does_where_all_is_real(front):
+    check_front(front[0].stderr, front[1])
+
+
+def check_front(errors, folder):
+    assert errors == ""
     rows = [row for row in read_rows(folder / "rows.jsonl") if row.phase == "search"]
     assert len(rows) == 12
     for row in rows:

@@ -12,6 +12,7 @@ from trainables import export
 from trainables.data import DataSource
 from trainables.spec import Workload
 from tuning import preflight, search
+from tuning.cli import main
 
 PEERS = [word for name in ("baseline", "eva", "adalora") for word in ("--strategies", name)]
 
@@ -31,38 +32,42 @@ def test_a_configuration_is_new_if_it_begins_or_is_pruned_otherwise():
     assert len({key("adalora"), key("adalora", orthogonal=0.1), key("adalora", start=0.2), key("baseline")}) == 4
 
 
-@pytest.mark.slow
-def test_each_is_searched_confirmed_and_judged_like_any_other(tune, tmp_path):
-    done = tune(*PEERS, "--num-samples", 6, "--confirm-seeds", 2, "--runs-dir", tmp_path, "--name", "peers")
-    assert done.returncode == 0, done.stderr
-    rows = read_rows(tmp_path / "peers" / "rows.jsonl")
-    assert Counter(row.strategy for row in rows if row.phase == "search") == dict.fromkeys(PEERS[1::2], 2)
-    confirmed = Counter(row.strategy for row in rows if row.phase == "confirm")
-    assert {name: confirmed[name] for name in PEERS[1::2]} == dict.fromkeys(PEERS[1::2], 2)
+@pytest.mark.process
+def test_each_is_searched_confirmed_and_judged_like_any_other(finished):
+    names = PEERS[1::2]
+    rows = read_rows(finished.folder / "rows.jsonl")
+    for phase in ("search", "confirm"):
+        found = Counter(row.strategy for row in rows if row.phase == phase)
+        assert {name: found[name] for name in names} == dict.fromkeys(names, 2)
     for row in rows:
         assert row.status in {"finished", "stopped"}
         assert row.status == "stopped" or row.trainable_parameters <= 1024
-    (cached,) = (tmp_path / ".evidence").iterdir()
-    assert cached.suffix == ".safetensors"
-    report = (tmp_path / "peers" / "report.md").read_text()
+    cached = list((finished.folder.parent / ".evidence").iterdir())
+    assert sorted(path.suffix for path in cached) == [".json", ".safetensors"]  # gradients and the like, and components
+    report = (finished.folder / "report.md").read_text()
     for name in ("eva", "adalora"):
         assert f"- **{name}: " in report
-        assert f"{name}: " in done.stdout
+        assert f"{name}: " in finished.done.stdout
 
 
-@pytest.mark.slow
-def test_alone_in_its_process_each_trains_as_packed_and_the_best_is_an_ordinary_adapter(tune, tmp_path):
+@pytest.mark.search
+@pytest.mark.thorough
+def test_alone_in_its_process_each_trains_as_packed(shared_ray, small, tmp_path):
     rows = {}
     for isolation in ("packed", "process"):
-        named = ("--isolation", isolation, "--runs-dir", tmp_path, "--name", isolation)
-        done = tune(*PEERS[2:], "--num-samples", 2, *named)
-        assert done.returncode == 0, done.stderr
+        named = ["--isolation", isolation, "--runs-dir", str(tmp_path), "--name", isolation]
+        assert main([*small, *PEERS[2:], "--num-samples", "2", *named]) == 0
         rows[isolation] = sorted(read_rows(tmp_path / isolation / "rows.jsonl"), key=lambda row: row.trial_id)
     for packed, alone in zip(*rows.values(), strict=True):
         assert packed.ranks == alone.ranks
         assert packed.test_loss == pytest.approx(alone.test_loss, abs=1e-5)
-    done = tune("--strategies", "adalora", "--num-samples", 1, "--runs-dir", tmp_path, "--name", "alone")
-    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.search
+@pytest.mark.thorough
+def test_the_best_of_adalora_is_an_ordinary_adapter(shared_ray, small, tmp_path):
+    named = ["--runs-dir", str(tmp_path), "--name", "alone"]
+    assert main([*small, "--strategies", "adalora", "--num-samples", "1", *named]) == 0
     (row,) = read_rows(tmp_path / "alone" / "rows.jsonl")
     facts = json.loads((tmp_path / "alone" / "facts.json").read_text())
     # measured again from the saved folder, by plain LoRA of the reported ranks and alphas

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
 TOKEN = "0123456789abcdef" * 4
 GAUGES = {"ray_rank_search_slots_in_use", "ray_rank_search_trials", "ray_rank_search_tokens_per_second"}

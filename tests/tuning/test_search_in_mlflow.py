@@ -1,36 +1,64 @@
 """What MLflow has of a real search."""
 
 import json
+import shutil
 
 import pytest
 from mlflow import MlflowClient
 
 from analysis.rows import read_rows
-from tuning.carrier import EXPERIMENT, TRIAL_TAG
+from tuning.carrier import EXPERIMENT, PARENT, TRIAL_TAG
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def _prefix(finished):
-    return json.loads((finished[1] / "facts.json").read_text())["search_id"] + "/"
+    return json.loads((finished.folder / "facts.json").read_text())["search_id"] + "/"
 
 
 @pytest.fixture(scope="module")
-def store(finished):
-    """(client, parent, children) of the finished search."""
-    client = MlflowClient(tracking_uri=f"sqlite:///{finished[1].parent}/mlflow.db")
+def rows(finished):
+    """Trial id -> row, of all phases."""
+    return {row.trial_id: row for row in read_rows(finished.folder / "rows.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def stored(finished, tmp_path_factory):
+    """(client, what a run is in the search -> the run); no two are the same."""
+    # of a copy: whoever opens it may change the file
+    database = shutil.copy(finished.folder.parent / "mlflow.db", tmp_path_factory.mktemp("mlflow"))
+    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
     found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    mine = [run for run in found if run.data.tags[TRIAL_TAG].startswith(_prefix(finished))]
-    (parent,) = [run for run in mine if "mlflow.parentRunId" not in run.data.tags]
-    return client, parent, [run for run in mine if run is not parent]
+    assert all(run.data.tags[TRIAL_TAG].startswith(_prefix(finished)) for run in found)
+    runs = {run.data.tags[TRIAL_TAG].removeprefix(_prefix(finished)): run for run in found}
+    assert len(runs) == len(found)
+    return client, runs
 
 
-def test_a_search_is_one_parent_with_a_child_per_trial(store, finished):
-    _, parent, children = store
-    rows = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}
-    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
-    assert {child.data.tags[TRIAL_TAG] for child in children} == {_prefix(finished) + id_ for id_ in rows}
+@pytest.fixture(scope="module")
+def store(stored, rows):
+    """(client, parent, a child per trial)."""
+    client, runs = stored
+    return client, runs[PARENT], [runs[trial] for trial in rows]
+
+
+def test_a_search_is_one_parent_with_a_child_per_trial_and_those_that_confirm_in_a_group(stored, rows, finished):
+    _, runs = stored
+    parent, group = runs[PARENT], runs["confirm"]
+    assert runs.keys() == {PARENT, "confirm", *rows}
+    assert "mlflow.parentRunId" not in parent.data.tags
+    assert group.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    for trial, row in rows.items():
+        expected = group if row.phase == "confirm" else parent
+        assert runs[trial].data.tags["mlflow.parentRunId"] == expected.info.run_id
     assert parent.info.run_name == "first"
+    assert {run.info.status for run in runs.values() if run.data.tags.get("phase") == "confirm"} == {"FINISHED"}
+    told = parent.data.tags["verdict linear_decay"]
+    assert f"  linear_decay: {told}. " in finished.done.stdout
+
+
+def test_a_trials_run_says_of_it_what_its_row_says(store, rows, finished):
+    _, _, children = store
     for child in children:
         row = rows[child.data.tags[TRIAL_TAG].removeprefix(_prefix(finished))]
         assert child.info.run_name == row.experiment_name
@@ -38,13 +66,12 @@ def test_a_search_is_one_parent_with_a_child_per_trial(store, finished):
         assert child.data.tags["strategy"] == row.strategy
         assert child.info.status == {"finished": "FINISHED", "stopped": "KILLED"}[row.status]
         assert child.data.metrics["eval_loss"] == pytest.approx(row.final_eval_loss)
-        assert len(child.data.params) < 10
+        assert len(child.data.params) < (10 if row.phase == "search" else 12)
         assert float(child.data.params["learning_rate"]) > 0
 
 
-def test_metrics_have_their_steps(store, finished):
+def test_metrics_have_their_steps(store, rows, finished):
     client, _, children = store
-    rows = {row.trial_id: row for row in read_rows(finished[1] / "rows.jsonl")}
     for child in children:
         row = rows[child.data.tags[TRIAL_TAG].removeprefix(_prefix(finished))]
         for name in ("train_loss", "eval_loss"):
@@ -66,12 +93,12 @@ def test_artifacts_lie_where_they_are_looked_for(store):
         names = {item.path for item in client.list_artifacts(child.info.run_id)}
         assert names >= {"allocation.json", "ranks.png"}
         with_adapter += "adapter" in names
-    assert with_adapter == 4
+    assert with_adapter == 7  # one of each strategy, and the run to use
 
 
 def test_the_parent_knows_plan_and_data(store):
     _, parent, _ = store
     assert parent.info.status == "FINISHED"
-    assert parent.data.params["num_samples"] == "8"
+    assert parent.data.params["num_samples"] == "12"
     (given,) = parent.inputs.dataset_inputs
     assert parent.data.params["corpus_sha256"].startswith(given.dataset.digest)

@@ -1,42 +1,18 @@
-import shutil
-import tempfile
-from pathlib import Path
+"""Secrets of a user's environment stay there, and passwords in addresses are masked."""
 
 import pytest
 
 from tuning.secrets import has_secret, masked
 
-PLANTED = {
-    name: f"planted-{name.lower().replace('_', '')}-5f0e"
-    for name in (
-        "HF_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD",
-        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY",
-    )
-}  # fmt: skip
-PROXY = "planted-proxy-5f0e"
 
-
-@pytest.fixture
-def rays():
-    """A folder for Ray's own files, with a name that is short enough for its sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.mark.slow
-def test_no_secret_of_the_environment_is_in_anything_that_a_search_leaves(tune, tmp_path, rays):
+@pytest.mark.process
+def test_no_secret_of_the_environment_is_in_anything_that_a_search_leaves(finished, planted):
     """Nor in the logs of its Ray."""
-    environment = {"HTTPS_PROXY": f"http://me:{PROXY}@127.0.0.1:9", "RAY_TMPDIR": str(rays)} | PLANTED
-    done = tune("--num-samples", 2, "--strategies", "baseline", "--strategies", "empirical", "--confirm-seeds", 1,
-                "--runs-dir", tmp_path / "runs", "--name", "first", **environment)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    said = {"standard output": done.stdout.encode(), "standard error": done.stderr.encode()}
-    files = [path for folder in (tmp_path / "runs", rays) for path in folder.rglob("*") if path.is_file()]
-    left = {str(path): path.read_bytes() for path in files}
+    said = {"standard output": finished.done.stdout.encode(), "standard error": finished.done.stderr.encode()}
+    folders = (finished.folder.parent, finished.rays)
+    left = {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
     for name in ("mlflow.db", "plan.json", "raylet.out"):
         assert any(path.endswith(name) for path in left), name
-    planted = {**PLANTED, "HTTPS_PROXY": PROXY}
     found = [(name, key) for name, content in (said | left).items() for key, value in planted.items()
              if value.encode() in content]  # fmt: skip
     assert found == []

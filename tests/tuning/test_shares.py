@@ -1,21 +1,26 @@
 """How many trials a device has at a time."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import ray
 
-from trainables.trainable import LoraTrainable
-from tuning import preflight, search
+from tests.fakes.hosts import FakeHosts
+from trainables.proxy import PackedTrainable
+from tuning import hosting, preflight, search
 from tuning.cli import resolve_plan
 from tuning.harvest import Harvest
-from tuning.hosting import hosts_for
-from tuning.ray_connection import ray_for
+from tuning.plan import SearchPlan
+from tuning.ray_connection import ray_for, slots_of
 from tuning.record import Record
 from tuning.stop import Stop
 
-pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
 
 
 class Counting:
@@ -35,8 +40,8 @@ class Counting:
         self.running.discard(row.trial_id)
 
 
-def _meeting_trainable(folder):
-    class Meeting(LoraTrainable):  # local, so that it travels to the trial's process by value
+def meeting(trainable, folder):
+    class Meeting(trainable):  # local, so that it travels to the trial's process by value
         """It waits until four trials have begun, and then long enough for a fifth to begin if it may."""
 
         def step(self):
@@ -45,44 +50,84 @@ def _meeting_trainable(folder):
             while len(list(folder.iterdir())) < 4:
                 assert time.monotonic() < deadline, "no four trials at a time"
                 time.sleep(0.1)
-            time.sleep(1.5)
+            time.sleep(1.0)
             return super().step()
 
     return Meeting
 
 
-def _given(small):
-    """Return the fields of the plan that flags stand for."""
-    return {
+@pytest.mark.parametrize(
+    ("choices", "found", "slots"),
+    [
+        ({"gpus_per_trial": 0.25, "cpus_per_trial": 0.5}, {"CPU": 8.0, "GPU": 1.0}, 4),
+        ({"gpus_per_trial": 0.25, "cpus_per_trial": 0.5, "isolation": "process"}, {"CPU": 1.0, "GPU": 1.0}, 2),
+        ({"gpus_per_trial": 0.1}, {"CPU": 8.0, "GPU": 2.0}, 20),
+        ({"pack_size": 2}, {"CPU": 2.0}, 4),
+        ({"cpus_per_trial": 4}, {"CPU": 2.0}, 1),
+    ],
+)
+def test_a_search_has_as_many_trials_at_a_time_as_fit_onto_what_ray_has(choices, found, slots):
+    assert slots_of(SearchPlan(**choices), found) == slots
+
+
+@pytest.mark.search
+def test_four_trials_share_two_cores_in_halves_and_a_fifth_waits(fake_hosts, small, tmp_path, monkeypatch):
+    (met := tmp_path / "met").mkdir()
+    monkeypatch.setattr(search, "PackedTrainable", meeting(PackedTrainable, met))
+    assert trained(small, tmp_path, isolation="packed", pack_size=2) == (["finished"] * 8, 4)
+
+
+def trained(small, runs, **choices):
+    """Train eight trials; return how they ended and how many ran at a time."""
+    given = {
         flag[2:].replace("-", "_"): (int(value) if value.isdigit() else value)
         for flag, value in zip(small[::2], small[1::2], strict=True)
     }
-
-
-def test_four_trials_share_a_gpu_in_quarters_and_a_fifth_waits(small, tmp_path, monkeypatch):
-    (met := tmp_path / "met").mkdir()
-    monkeypatch.setattr(search, "LoraTrainable", _meeting_trainable(met))
-    counting = Counting()
     plan = resolve_plan(None, {
-        **_given(small), "num_samples": 8, "gpus_per_trial": 0.25, "scheduler": "fifo", "cpus_per_trial": 0.5,
-        "runs_dir": str(tmp_path), "name": "quarters", "strategies": ("baseline", "linear_decay"),
-        "isolation": "process",
+        **given, "num_samples": 8, "scheduler": "fifo", "reports": 1, "runs_dir": str(runs), "name": "shared",
+        "strategies": ("baseline", "linear_decay"), **choices,
     })  # fmt: skip
+    counting = Counting()
+    with ray_for(plan):
+        plan.run_dir.mkdir()
+        known = preflight.check(plan)
+        known = dataclasses.replace(known, workload=dataclasses.replace(known.workload, device="cpu"))
+        record = Record(plan.run_dir)
+        with hosting.hosts_for(plan, known.workload) as hosts:
+            trainable = search.trainable(plan, hosts, known.workload, record)
+            searcher = search.searcher(plan, known, record)
+            harvest = Harvest(record, Stop(plan.run_dir, 0), [counting])
+            search.run(plan, trainable, searcher, plan.trials, harvest, "search")
+    return [row.status for row in record.rows.values()], counting.most
+
+
+def with_a_gpu(folder, isolation, small):
+    """Do so on a Ray that has a GPU, and print what is returned."""
+    (met := folder / "met").mkdir()
+    if isolation == "packed":
+        hosting.Hosts = FakeHosts
+        search.PackedTrainable = meeting(PackedTrainable, met)
+    else:
+        from trainables import trainable
+
+        trainable.LoraTrainable = meeting(trainable.LoraTrainable, met)
     ray.init(
         address="local", num_gpus=1, num_cpus=8, log_to_driver=False, logging_level="ERROR", include_dashboard=False
     )
     try:
-        with ray_for(plan):
-            plan.run_dir.mkdir()
-            known = preflight.check(plan)
-            known = dataclasses.replace(known, workload=dataclasses.replace(known.workload, device="cpu"))
-            record = Record(plan.run_dir)
-            with hosts_for(plan, known.workload) as hosts:
-                trainable = search.trainable(plan, hosts, known.workload, record)
-                searcher = search.searcher(plan, known, record)
-                harvest = Harvest(record, Stop(plan.run_dir, 0), [counting])
-                search.run(plan, trainable, searcher, plan.trials, harvest, "search")
+        print(json.dumps(trained(small, folder, isolation=isolation, gpus_per_trial=0.25, cpus_per_trial=0.5)))
     finally:
         ray.shutdown()
-    assert [row.status for row in record.rows.values()] == ["finished"] * 8
-    assert counting.most == 4
+
+
+@pytest.mark.process
+@pytest.mark.thorough
+@pytest.mark.parametrize("isolation", ["packed", "process"])
+def test_four_trials_share_a_gpu_in_quarters_and_a_fifth_waits(isolation, small, tmp_path):
+    code = (
+        "import pathlib; from tests.tuning import test_shares\n"
+        f"test_shares.with_a_gpu(pathlib.Path({str(tmp_path)!r}), {isolation!r}, {small!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [["finished"] * 8, 4]

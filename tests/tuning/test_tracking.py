@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,18 +8,19 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis.rows import ResultRow
+from tests.fakes import mlflow
 from tuning.carrier import EXPERIMENT, PARENT, TRIAL_TAG, now_ms
 from tuning.spool import SPOOL, STATE, Spool, Target, UnknownTarget
-from tuning.tracking import Tracking, open_sink, remaining, replay
+from tuning.tracking import Tracking, command, open_sink, remaining, replay
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory):
+def local(tmp_path_factory, empty_mlflow):
     """Where a local MLflow keeps its database and its artifacts."""
     folder = tmp_path_factory.mktemp("local")
+    shutil.copy(empty_mlflow, folder)
     return f"sqlite:///{folder}/mlflow.db", (folder / "files").as_uri()
 
 
@@ -167,9 +169,38 @@ def _flip(path, line, byte):
     path.write_bytes(b"\n".join(lines))
 
 
-@pytest.mark.parametrize("line", range(1, 8))
-@pytest.mark.parametrize("byte", [2, 9, 30, -3])
-def test_a_flipped_byte_costs_its_line_and_is_named(line, byte, local, run_dir, capsys):
+FLIPS = pytest.mark.parametrize(("line", "byte"), [(line, byte) for line in range(1, 8) for byte in (2, 9, 30, -3)])
+
+
+@FLIPS
+def test_a_flipped_byte_costs_its_line_and_is_named(line, byte, local, run_dir, capsys, monkeypatch):
+    store = mlflow.install(monkeypatch)
+    check_flip(line, byte, local, run_dir, capsys)
+    runs = store[run_dir.name]
+    assert (set(runs), runs["t1"].parent) == ({PARENT, "t1"}, PARENT)
+    assert list(runs["t1"].metrics["eval_loss"].items()) == LEFT.get(line, REPORTED)
+    assert runs["t1"].status == ("RUNNING" if line == 6 else "FAILED")
+    assert replay(run_dir) == (0, 0)
+
+
+@pytest.mark.thorough
+@FLIPS
+def test_so_it_does_where_mlflow_is_real(line, byte, local, run_dir, capsys):
+    check_flip(line, byte, local, run_dir, capsys)
+    runs = _stored(local, run_dir)
+    assert set(runs) == {PARENT, "t1"}
+    assert runs["t1"].data.tags["mlflow.parentRunId"] == runs[PARENT].info.run_id
+    assert _losses(local, runs["t1"]) == LEFT.get(line, REPORTED)
+    assert runs["t1"].info.status == ("RUNNING" if line == 6 else "FAILED")
+    assert replay(run_dir) == (0, 0)
+
+
+REPORTED = [(5, 2.0), (10, 1.0)]
+LEFT = {4: [(10, 1.0)], 5: [(5, 2.0)]}
+"""Line that is lost -> the losses that are left."""
+
+
+def check_flip(line, byte, local, run_dir, capsys):
     path = _spooled_without_mlflow(run_dir, local)
     _flip(path, line, byte)
     carried, refused = replay(run_dir)
@@ -177,13 +208,6 @@ def test_a_flipped_byte_costs_its_line_and_is_named(line, byte, local, run_dir, 
     named = capsys.readouterr().err
     assert len(named.splitlines()) == 1
     assert f"{path}: line {line}: " in named
-    runs = _stored(local, run_dir)
-    assert set(runs) == {PARENT, "t1"}
-    assert runs["t1"].data.tags["mlflow.parentRunId"] == runs[PARENT].info.run_id
-    expected = {4: [(10, 1.0)], 5: [(5, 2.0)]}.get(line, [(5, 2.0), (10, 1.0)])
-    assert _losses(local, runs["t1"]) == expected
-    assert runs["t1"].info.status == ("RUNNING" if line == 6 else "FAILED")
-    assert replay(run_dir) == (0, 0)
 
 
 def test_a_spool_that_is_cut_off_gives_the_rest_and_can_go_on(local, run_dir, capsys):
@@ -244,10 +268,11 @@ def test_a_search_that_was_known_by_its_folder_stays_so(local, run_dir):
     assert sink.spool.target.search == run_dir.name
 
 
-def test_another_server_gets_everything(local, run_dir, tmp_path):
+def test_another_server_gets_everything(local, run_dir, tmp_path, empty_mlflow):
     sink = open_sink(run_dir, *local)
     _events(sink)
     assert sink.close()
+    shutil.copy(empty_mlflow, tmp_path / "other.db")
     other = (f"sqlite:///{tmp_path}/other.db", (tmp_path / "files").as_uri())
     sink = open_sink(run_dir, *other)
     _end(sink)
@@ -257,22 +282,37 @@ def test_another_server_gets_everything(local, run_dir, tmp_path):
     assert set(_stored(other, run_dir)) == {PARENT, "t1"}
 
 
-@pytest.mark.parametrize(
-    ("make", "culprit"),
-    [
-        (lambda folder: None, "no mlflow-spool.jsonl"),
-        (lambda folder: folder.mkdir(), "no mlflow-spool.jsonl"),
-        (lambda folder: (folder.mkdir(), (folder / SPOOL).write_text("{}\n")), "says where MLflow is"),
-    ],
-)
-def test_a_replay_of_a_wrong_folder_is_one_line(make, culprit, tmp_path):
-    make(tmp_path / "wrong")
+def in_this_process(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tracking", "replay", folder])
+    status = command()
+    return status, *capsys.readouterr()
+
+
+def in_its_own(folder, monkeypatch, capsys):
     done = subprocess.run(
-        [sys.executable, "-m", "tuning.tracking", "replay", str(tmp_path / "wrong")],
+        [sys.executable, "-m", "tuning.tracking", "replay", folder],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    last = done.stderr.splitlines()[-1]
+    return done.returncode, done.stdout, done.stderr
+
+
+OF_NO_TARGET = (lambda folder: (folder.mkdir(), (folder / SPOOL).write_text("{}\n")), "says where MLflow is")
+
+
+@pytest.mark.parametrize(
+    ("make", "culprit", "run"),
+    [
+        (lambda folder: None, "no mlflow-spool.jsonl", in_this_process),
+        (lambda folder: folder.mkdir(), "no mlflow-spool.jsonl", in_this_process),
+        (*OF_NO_TARGET, in_this_process),
+        pytest.param(*OF_NO_TARGET, in_its_own, marks=pytest.mark.process),
+    ],
+)
+def test_a_replay_of_a_wrong_folder_is_one_line(make, culprit, run, tmp_path, monkeypatch, capsys):
+    make(tmp_path / "wrong")
+    status, printed, errors = run(str(tmp_path / "wrong"), monkeypatch, capsys)
+    assert (status, printed) == (2, "")
+    last = errors.splitlines()[-1]
     assert str(tmp_path / "wrong") in last
     assert culprit in last
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from tuning.carrier import EXPERIMENT, PARENT, TRIAL_TAG, now_ms
 from tuning.spool import REFUSED
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 
 def test_a_run_whose_creation_was_not_answered_is_not_made_again(search, proxy, server, healthy, monkeypatch, stored):

@@ -8,7 +8,7 @@ import pytest
 
 from tuning.spool import lock
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.server
 
 
 def _slowly(path):

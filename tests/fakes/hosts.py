@@ -1,0 +1,42 @@
+"""Hosts on a real Ray whose trials train nothing: everything but the training is as in a real search."""
+
+from typing import Any, ClassVar
+
+import ray
+
+from tests.fakes.trial import Rounds, evidence_of, shrink_curve_of
+from trainables.host import Host
+from trainables.hosts import Hosts
+from trainables.spec import Workload
+
+
+class FakeHost(Host):
+    """A host that imports no torch and loads no base."""
+
+    work: ClassVar[tuple[str, ...]] = ()
+
+    def slots_that_fit(self, workload: list[Any]) -> int:
+        return 4
+
+    def evidence(self, workload: list[Any]) -> dict[str, dict[str, float]]:
+        return evidence_of(self._known(workload))
+
+    def shrink_curve(self, workload: list[Any], ranks: Any, alphas: Any, folder: Any) -> list[dict[str, float]]:
+        return shrink_curve_of(alphas, folder)
+
+    def _known(self, reference: list[Any]) -> Workload:
+        with self.lock:
+            if self.unpacked is None or self.unpacked[0] != reference:
+                self.unpacked = (reference, ray.get(reference[0]))
+            return self.unpacked[1]
+
+    def _conducting(self, workload: Workload) -> Any:
+        with self.lock:
+            self.conductor = self.conductor or Rounds()  # type: ignore[assignment]
+            return self.conductor
+
+
+class FakeHosts(Hosts):
+    """Hosts that are fakes; proxies get this class by value, and with it their host's."""
+
+    actor: ClassVar[type] = FakeHost
