@@ -45,7 +45,8 @@ def mirror(study: optuna.Study, path: Path, name: str) -> None:
     from optuna.storages.journal import JournalFileBackend
 
     aside = f"{path}.partial"
-    Path(aside).unlink(missing_ok=True)
+    for left in (aside, f"{aside}.lock"):  # by a search that was killed here; Optuna would wait 30 s for its lock
+        Path(left).unlink(missing_ok=True)
     storage = optuna.storages.JournalStorage(JournalFileBackend(aside))
     optuna.copy_study(
         from_study_name=study.study_name, from_storage=study._storage, to_storage=storage, to_study_name=name

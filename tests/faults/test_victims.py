@@ -11,7 +11,6 @@ import pytest
 import ray
 
 from analysis.rows import read_rows
-from trainables import trainable
 from trainables.proxy import PackedTrainable
 from tuning import search
 from tuning.cli import main
@@ -21,21 +20,6 @@ FLAGS = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear
 REPORTS = [2, 4, 6, 8]
 """Steps of each trial of fakes; a real one has ``LONG`` and makes its reports at ``LATER``."""
 SHORT, LONG, LATER = ("--epochs", 4), ("--epochs", 100), [50, 100, 150, 200]
-
-
-class Meddled(PackedTrainable):
-    """A trial that meets something before its third report, once."""
-
-    met, first = None, "t001"
-
-    def meet(self):
-        raise NotImplementedError
-
-    def step(self):
-        if self.config["trial_id"] == self.first and self.iteration == 2 and not self.met.exists():
-            self.met.touch()
-            self.meet()
-        return super().step()
 
 
 @pytest.fixture
@@ -104,32 +88,36 @@ def test_trials_that_raise_or_are_killed_go_on_from_their_checkpoints_in_the_sam
     assert all(len(names) == len(set(names)) for names in after_the_kill), "nothing of the dead one is kept"
 
 
-def _kill_host(host):
-    os.kill(os.getpid(), signal.SIGKILL)
+def _harmful(tmp_path, device_breaks):
+    """Return a class whose first trial harms its host before its third report, once."""
 
+    def harm(host):  # local, too: what is not, its host would import this file for, and with it torch
+        if not device_breaks:
+            os.kill(os.getpid(), signal.SIGKILL)
+        import torch
 
-def _break_device(host):
-    import torch  # in the host alone
+        def step(trials):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    def step(slots):
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        host.conductor.pack.step = step
 
-    host.conductor.pack.step = step
+    class Harmful(PackedTrainable):
+        def step(self):
+            if self.config["trial_id"] == "t001" and self.iteration == 2 and not (tmp_path / "met").exists():
+                (tmp_path / "met").touch()
+                with contextlib.suppress(ray.exceptions.RayActorError):
+                    ray.get(self.host.__ray_call__.remote(harm))
+            return super().step()
+
+    return Harmful
 
 
 @pytest.mark.search
-@pytest.mark.parametrize("harm", [_kill_host, pytest.param(_break_device, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("device_breaks", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_packed_trials_go_on_in_another_host_if_theirs_dies_or_its_device_breaks(
-    together, tmp_path, around_restarts, harm
+    together, tmp_path, around_restarts, device_breaks
 ):
-    class Harmful(Meddled):
-        met = tmp_path / "met"
-
-        def meet(self):
-            with contextlib.suppress(ray.exceptions.RayActorError):
-                ray.get(self.host.__ray_call__.remote(harm))
-
-    rows = together(Harmful, "--num-samples", 2, "--pack-size", 2)
+    rows = together(_harmful(tmp_path, device_breaks), "--num-samples", 2, "--pack-size", 2)
     _assert_whole(rows)
     assert rows[0].restarts == 1
     assert rows[1].restarts <= 1
@@ -168,6 +156,8 @@ def test_a_real_trial_alone_in_its_process_that_is_killed_goes_on_from_its_check
 def test_a_real_trial_alone_in_its_process_that_raises_goes_on_from_its_checkpoint(
     shared_ray, small, tmp_path, monkeypatch, capfd, around_restarts
 ):
+    from trainables import trainable  # not above: the trials' processes import this file, and need no torch
+
     mark = tmp_path / "raised"
 
     class Raising(trainable.LoraTrainable):  # local, so that it travels to the trial's process by value

@@ -1,6 +1,7 @@
 """What is made of a study once it is over."""
 
 import random
+import time
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -19,6 +20,16 @@ def test_a_study_is_mirrored_to_a_journal_that_optuna_opens(tmp_path):
     )
     found = optuna.load_study(study_name="mine", storage=storage)
     assert [(trial.state, trial.value) for trial in found.trials] == [(TrialState.COMPLETE, 1.25)]
+
+
+def test_what_a_search_left_that_was_killed_while_it_mirrored_holds_nobody_up(tmp_path):
+    aside = tmp_path / "optuna.journal.partial"
+    aside.write_text("{")
+    (tmp_path / "optuna.journal.partial.lock").symlink_to(aside)
+    began = time.monotonic()
+    mirror(optuna.create_study(), tmp_path / "optuna.journal", "mine")
+    assert time.monotonic() - began < 20, "Optuna waits for 30 s until it takes a lock"
+    assert [path.name for path in tmp_path.iterdir()] == ["optuna.journal"]
 
 
 def test_importance_is_that_of_the_parameter_that_decides_within_each_strategy():
