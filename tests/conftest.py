@@ -38,9 +38,7 @@ def last_words():
     """Have a test begin as a process does, of which no search has begun, whatever ran in this one before."""
     from tuning import process
 
-    before = process.last_words()
-    yield
-    process.leave_with(before)
+    process.leave_with("Stopped before any trial began")
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ def page(browser, folder):
 
 
 @BROWSER
+@pytest.mark.smoke
 def test_the_page_has_every_section_of_the_report_and_its_pictures(page, folder):
     report = (folder / "report.md").read_text()
     assert page.locator("h2").all_text_contents() == re.findall(r"^## (.+)$", report, re.MULTILINE)
