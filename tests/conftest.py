@@ -22,7 +22,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-pytest_plugins = ["tests.time_classes"]
+pytest_plugins = ["tests.time_classes", "tests.shares"]
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads cost more than they give
@@ -241,7 +241,7 @@ def finished(small, six, planted, tmp_path_factory):
         printed, listeners = pool.submit(search.communicate), set()
         while not printed.done():
             listeners |= _listeners(search)
-            concurrent.futures.wait([printed], 1)
+            concurrent.futures.wait([printed], 5)  # looking takes long
         done = subprocess.CompletedProcess(command, search.returncode, *printed.result())
         assert done.returncode == 0, done.stderr
         yield Finished(done, runs / "first", Path(rays), listeners)

@@ -1,12 +1,9 @@
-"""A pytest plugin: how long a test may take, what it may start, and in which runs and beside which others it runs.
+"""A pytest plugin: how long a test may take, what it may start, if it is thorough, and beside which others it runs.
 
-A test has exactly one class, which is a marker, and ``unit`` if it has none. ``thorough`` tests run in
-``make test-all`` only; of these, ``smoke`` tests run in every CI and the others as one share of several.
+A test has exactly one class, which is a marker, and ``unit`` if it has none.
 """
 
-import collections
 import contextlib
-import json
 import os
 import sys
 import time
@@ -31,7 +28,7 @@ LIMITS = {
     "browser": Limits(120, 300),
     "server": Limits(120, 300),
 }
-ALWAYS_THOROUGH = ("cluster", "browser", "server", "smoke", "alone")
+ALWAYS_THOROUGH = ("cluster", "browser", "server", "smoke")
 # Tests that use one of these fixtures run on one worker, which makes it once; the first line that fits decides.
 FIXTURE_GROUPS = {
     "cluster": "cluster",
@@ -42,27 +39,12 @@ FIXTURE_GROUPS = {
     "finished": "finished",
 }
 PROCESS_EVENTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.system"}
-SECONDS_TABLE = "tests/minutes.json"
-UNKNOWN_FILE_SECONDS = 30.0
 MANY_MODULES = 200  # a test that loads as many is the first to need a large library; its time is not judged
 processor_seconds = pytest.StashKey[float]()  # which other work on the machine does not lengthen
 modules_loaded = pytest.StashKey[int]()
 own_timeout = pytest.StashKey[bool]()  # whether a test has one, which is then its only limit
 
 _started: list[str] | None = None  # what the unit test that runs now tried to start; None while processes may start
-
-
-def pytest_addoption(parser):
-    group = parser.getgroup("time classes")
-    group.addoption("--share", metavar="K/N", help="run share K of N of the thorough tests that are not smoke tests")
-    group.addoption("--write-minutes", action="store_true", help=f"note what this run's files take in {SECONDS_TABLE}")
-
-
-def pytest_configure(config):
-    if config.getoption("share"):
-        _read_share(config.getoption("share"))  # a bad one is refused here, before workers start
-    if config.getoption("write_minutes") and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(FileSeconds(config.rootpath))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -77,12 +59,11 @@ def pytest_make_collect_report():
     return report
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses tests and before pytest-xdist reads their groups
+@pytest.hookimpl(tryfirst=True)  # before -m and --share choose tests and before pytest-xdist reads their groups
 def pytest_collection_modifyitems(config, items):
     for item in items:
         _add_markers(item)
-    if config.getoption("share"):
-        _keep_share(config, items)
+    items.sort(key=lambda item: -LIMITS[_class_of(item)].call_seconds)  # long ones first: no worker ends much later
 
 
 def _add_markers(item):
@@ -119,82 +100,6 @@ def _class_of(item):
 
 def _slack():
     return float(os.environ.get("TIME_CLASS_SLACK", 1))
-
-
-# Shares
-
-
-def _keep_share(config, items):
-    number, count = _read_share(config.getoption("share"))
-    chosen = [item for item in items if item.get_closest_marker("thorough") and not item.get_closest_marker("smoke")]
-    table = _read_seconds(config.rootpath)
-    files = partition({file: table.get(file, UNKNOWN_FILE_SECONDS) for file in map(_file_of, chosen)}, count)
-    kept = {item for item in chosen if _file_of(item) in files[number - 1]}
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = [item for item in items if item in kept]
-
-
-def _read_share(text):
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise pytest.UsageError(f"--share {text}: give K/N with K from 1 to N")
-    return int(number), int(count)
-
-
-def _read_seconds(root):
-    path = root / SECONDS_TABLE
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def partition(seconds, count):
-    """Deal files out into ``count`` lists: the longest file first, each to the list that takes least so far.
-
-    Args:
-        seconds: What the tests of each file take.
-        count: How many lists there are; some are empty if there are fewer files.
-    """
-    shares, totals = [[] for _ in range(count)], [0.0] * count
-    for file in sorted(seconds, key=lambda file: (-seconds[file], file)):
-        shortest = totals.index(min(totals))
-        shares[shortest].append(file)
-        totals[shortest] += seconds[file]
-    return shares
-
-
-def _file_of(test):
-    return test.nodeid.partition("::")[0]
-
-
-def _share_line(config, files):
-    number, count = _read_share(config.getoption("share"))
-    return f"Share {number} of {count} of the thorough tests: {', '.join(sorted(set(files))) or 'no test'}"
-
-
-def pytest_report_collectionfinish(config, items):
-    return _share_line(config, map(_file_of, items)) if config.getoption("share") else None
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_node_collection_finished(node, ids):
-    if node.config.getoption("share") and node.gateway.id == "gw0":
-        files = [name.partition("::")[0] for name in ids]
-        node.config.get_terminal_writer().line("\n" + _share_line(node.config, files))
-
-
-class FileSeconds:
-    """Adds up what each file's thorough tests take, and writes the table that balances the shares."""
-
-    def __init__(self, root):
-        self.root, self.seconds = root, collections.Counter()
-
-    def pytest_runtest_logreport(self, report):
-        if "thorough" in report.keywords and "smoke" not in report.keywords:
-            self.seconds[_file_of(report)] += report.duration
-
-    def pytest_sessionfinish(self):
-        merged = {**_read_seconds(self.root), **{file: round(taken) for file, taken in self.seconds.items()}}
-        present = {file: merged[file] for file in sorted(merged) if (self.root / file).is_file()}
-        (self.root / SECONDS_TABLE).write_text(json.dumps(present, indent=2) + "\n")
 
 
 # Time

@@ -160,12 +160,12 @@ def processes(tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def plan(tiny_gpt2, tiny_text):
-    """Four trials whose configurations do not depend on each other's results, and their confirmation."""
-    names = ("baseline", "linear_decay", "attention_heavy", "empirical")
+    """Two trials whose configurations do not depend on each other's results, and their confirmation."""
+    names = ("baseline", "linear_decay")
     return [
         "--model", str(tiny_gpt2), "--dataset", str(tiny_text), "--train-examples", "16", "--validation-examples", "8",
         "--test-examples", "8", "--max-length", "32", "--learning-rate", "0.01", "--scheduler", "fifo",
-        "--num-samples", "4", "--confirm-seeds", "1", "--max-concurrent-trials", "4", "--name", "search",
+        "--num-samples", "2", "--confirm-seeds", "1", "--max-concurrent-trials", "4", "--name", "search",
         *[word for name in names for word in ("--strategies", name)],
     ]  # fmt: skip
 

@@ -95,6 +95,11 @@ def test_whichever_event_is_lost_the_others_are_kept_the_same(carriers, lost):
     both_keep_the_same(carriers, [*RESUMED[:lost], *RESUMED[lost + 1 :]])
 
 
+def test_a_start_that_comes_again_when_all_is_over_is_kept_the_same(carriers):
+    runs = both_keep_the_same(carriers, [*RESUMED, *RESUMED[:3]])
+    assert (runs["t1"]["status"], runs["t1"]["tags"]["status"]) == ("FAILED", "diverged")
+
+
 @pytest.mark.search
 def test_all_that_a_search_says_is_kept_the_same(carriers, simulated, small, tmp_path):
     flags = ("--num-samples", "4", "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", "2")

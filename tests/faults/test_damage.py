@@ -131,3 +131,16 @@ def test_a_search_goes_on_with_all_of_its_state_damaged(simulated, killed, told,
 
 def _files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.search
+def test_no_snapshot_of_rays_is_read(fake_hosts, small, told, tmp_path):
+    flags = ("--num-samples", 2, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
+    assert told(*small, *flags, "--runs-dir", tmp_path, "--name", "snapshots")[0] == 0
+    snapshots = [path for path in (tmp_path / "snapshots" / "ray" / "search-1").iterdir() if path.is_file()]
+    assert any(path.name.startswith("experiment_state") for path in snapshots)
+    for path in snapshots:
+        path.write_bytes(changed(path.read_bytes(), 4))
+    status, _, errors = told("--resume", "snapshots", "--extend", 2, "--runs-dir", tmp_path)
+    assert (status, errors) == (0, "")
+    assert len(read_rows(tmp_path / "snapshots" / "rows.jsonl")) == 4

@@ -69,15 +69,10 @@ def test_a_search_that_is_killed_at_random_moments_ends_as_an_unbroken_one(
         assert _lines(tree, "rows.jsonl")[: len(before)] == before
         begun = (tree.runs / "cut").exists()
         process = tree.start("--resume", "cut") if begun else tree.new("cut", *flags)
-    status, out, errors = tree.done(process)
+    status, _, errors = tree.done(process)
     assert status == 0, errors
     _assert_as_unbroken(tree, unbroken(flags), trials)
     _assert_each_checkpoint_was_used(reported(tree.runs / "cut"), kept)
-    left = {path: path.stat().st_mtime_ns for path in (tree.runs / "cut").rglob("*") if path.is_file()}
-    status, out, errors = tree.done(tree.start("--resume", "cut"))
-    assert (status, errors) == (0, "")
-    assert "is complete" in out
-    assert left == {path: path.stat().st_mtime_ns for path in (tree.runs / "cut").rglob("*") if path.is_file()}
 
 
 def _run_a_while(tree, process, random_, far):

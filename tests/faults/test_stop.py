@@ -1,5 +1,6 @@
 """A search that is told to stop does so in order, and soon."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import time
 
 import pytest
+from ray.exceptions import RaySystemError
 
 from analysis.rows import read_rows
 from tests.fakes import mlflow, ray_tune
@@ -103,6 +105,30 @@ def test_a_signal_after_the_last_trial_leaves_a_report_and_a_search_that_can_be_
     assert (status, errors) == (0, "")
     assert read_rows(folder / "rows.jsonl") == rows
     assert (folder / "best_adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, "Input/output error", "/a/b"), "/a/b"),
+        (RaySystemError("gone"), "gone"),
+    ],
+)
+def test_what_ends_a_search_after_its_last_trial_leaves_as_much_of_a_report_as_it_lets_be_written(
+    simulated, small, told, tmp_path, monkeypatch, error, said
+):
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outcome.artifacts, "write", fail)
+        status, _, errors = told(*small, *FLAGS, "--runs-dir", tmp_path, "--name", "broken")
+    assert status == 5
+    (line,) = errors.splitlines()
+    assert said in line
+    assert line.endswith(f"to go on: python tune.py --resume broken --runs-dir {tmp_path}")
+    report = (tmp_path / "broken" / "report.md").read_text()
+    assert all(f"| {row.experiment_name} " in report for row in read_rows(tmp_path / "broken" / "rows.jsonl"))
 
 
 def stopping_now():

@@ -48,6 +48,21 @@ def test_a_search_that_is_killed_while_tables_are_made_leaves_no_half_of_them(da
     assert [path.name for path in database.parent.iterdir()] == ["mlflow.db"]
 
 
+def test_as_long_as_tables_are_made_there_is_no_database(database, monkeypatch):
+    """A SIGKILL, which nothing cleans up after, is then as harmless as what the test above has."""
+    seen = []
+
+    class Looking(Making):
+        def search_experiments(self, max_results):
+            super().search_experiments(max_results)
+            seen.append(database.exists())
+
+    monkeypatch.setattr(mlflow, "MlflowClient", Looking)
+    make(database)
+    assert seen == [False]
+    assert database.exists()
+
+
 def test_one_that_is_there_is_left_alone(database):
     database.parent.mkdir()
     database.write_text("mine")

@@ -223,6 +223,16 @@ def test_a_spool_that_is_cut_off_gives_the_rest_and_can_go_on(local, run_dir, ca
     assert remaining(run_dir) == 0
 
 
+@pytest.mark.parametrize("eighths", range(8))
+def test_of_a_spool_that_is_cut_off_anywhere_each_whole_line_is_carried(eighths, local, run_dir, capsys, monkeypatch):
+    mlflow.install(monkeypatch)
+    path = _spooled_without_mlflow(run_dir, local)
+    kept = path.read_bytes()[: path.stat().st_size * eighths // 8]
+    path.write_bytes(kept)
+    assert replay(run_dir) == (max(0, kept.count(b"\n") - 1), 0), "the first line is the spool's own"
+    assert len(capsys.readouterr().err.splitlines()) == (bool(kept) and not kept.endswith(b"\n"))
+
+
 @pytest.mark.parametrize("harm", ["flipped", "cut off", "gone", "empty", "too far"])
 def test_a_damaged_state_is_named_and_everything_is_sent_again(harm, local, run_dir, capsys):
     sink = open_sink(run_dir, *local)
