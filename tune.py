@@ -2,7 +2,7 @@
 
 import sys
 
-from tuning import process
+from tuning.lifecycle import process
 
 if __name__ == "__main__":
     process.leave_at_once()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 
-from analysis.compare import Search
-from analysis.header import ReportHeader
-from analysis.publish import publish, publish_comparison
-from analysis.rows import read_rows, surviving_rows
+from analysis.report.compare import Search
+from analysis.report.publish import publish, publish_comparison
+from analysis.results.header import ReportHeader
+from analysis.results.rows import read_rows, surviving_rows
 
 
 @click.command(help=__doc__)

@@ -11,8 +11,8 @@ import torch
 
 from benchmarks import passes, smoke, sweeps
 from benchmarks.pairs import Ratio
-from tuning.plan import SearchPlan
-from tuning.ray_connection import ray_for
+from tuning.cluster.connection import ray_for
+from tuning.plan.search_plan import SearchPlan
 
 RATIOS: dict[str, Callable[[int, str], Ratio]] = {
     "sweep_vs_p0": sweeps.sweep_vs_p0,

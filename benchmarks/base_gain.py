@@ -7,10 +7,10 @@ import click
 import torch
 
 from strategies import RankBudget
-from trainables.base_model import load
-from trainables.data import DataSource, mean_loss
-from trainables.solo import SoloSession
+from trainables.data.splits import DataSource, mean_loss
+from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
+from trainables.training.solo import SoloSession
 
 
 @click.command(help=__doc__)

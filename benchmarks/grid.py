@@ -7,7 +7,7 @@ import click
 import torch
 
 from benchmarks import workloads
-from trainables.pack import Pack
+from trainables.engine.pack import Pack
 from trainables.spec import TrialSpec, Workload
 
 LENGTH = 128

@@ -9,8 +9,8 @@ from benchmarks import workloads
 from benchmarks.pairs import Ratio, interleaved
 from benchmarks.passes import train
 from strategies import RankBudget
-from trainables.base_model import shape_of
-from trainables.pack import Pack
+from trainables.engine.pack import Pack
+from trainables.models.base_model import shape_of
 from trainables.spec import TrialSpec, Workload
 
 ROWS = 8

@@ -12,9 +12,9 @@ import torch
 from benchmarks import peers, workloads
 from benchmarks.pairs import Ratio, interleaved
 from strategies.base import Evidence, Site
-from trainables.batch import collate
-from trainables.host import Host
-from trainables.pack import Pack, Slot
+from trainables.actors.host import Host
+from trainables.data.collate import collate
+from trainables.engine.pack import Pack, Slot
 from trainables.spec import TrialSpec, Workload
 
 SLOTS = 4

@@ -19,9 +19,9 @@ def tutorial(config: dict[str, Any], workload: Workload) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-    from trainables.batch import collate
-    from trainables.finetune import batch_order
-    from trainables.model_files import resolve
+    from trainables.data.collate import collate
+    from trainables.models.files import resolve
+    from trainables.training.losses import batch_order
 
     torch.set_num_threads(workload.threads)
     splits = workloads.splits(workload)
@@ -57,8 +57,8 @@ def _loaded(model: str, source: Any, device: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from trainables.data import load_splits
-    from trainables.model_files import resolve
+    from trainables.data.splits import load_splits
+    from trainables.models.files import resolve
 
     base = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=torch.float32).to(device)
     return base, load_splits(source, model)
@@ -76,7 +76,7 @@ class Expert:
         import torch
         from peft import LoraConfig, get_peft_model
 
-        from trainables.finetune import batch_order, learning_rate_factor
+        from trainables.training.losses import batch_order, learning_rate_factor
 
         torch.set_num_threads(workload.threads)
         base, self.splits = _loaded(workload.model, workload.data, workload.device)
@@ -120,7 +120,7 @@ class Expert:
     def _loss(self, examples: Any) -> Any:
         import torch
 
-        from trainables.batch import collate
+        from trainables.data.collate import collate
 
         batch = collate(examples, 0, self.workload.device)
         with torch.autocast(self.workload.device, torch.bfloat16, enabled=self.workload.device == "cuda"):
@@ -159,7 +159,7 @@ def floor_seconds(base: Any, passes: list[Any]) -> float:
         base: A ``BaseModel``.
         passes: Batches.
     """
-    from trainables.finetune import autocast, token_losses
+    from trainables.training.losses import autocast, token_losses
 
     def open_gradients(_: Any, __: Any, output: Any) -> Any:
         return output.requires_grad_()

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import click
 import numpy as np
 
-from analysis.rows import ResultRow
-from analysis.verdicts import PLAIN, Verdict, verdicts
+from analysis.results.rows import ResultRow
+from analysis.stats.verdicts import PLAIN, Verdict, verdicts
 
 EFFECTS = {"none": 0.0, "small": -0.01, "large": -0.05}
 MARGIN = 0.01  # in nats per token, as everything here

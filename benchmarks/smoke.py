@@ -4,8 +4,8 @@ import time
 from dataclasses import replace
 
 from benchmarks import peers, workloads
-from trainables.data import mean_loss
-from trainables.pack import Pack
+from trainables.data.splits import mean_loss
+from trainables.engine.pack import Pack
 from trainables.spec import TrialSpec
 
 STEPS, TRIALS = 3, 2

@@ -11,20 +11,20 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-from analysis.rows import ResultRow
+from analysis.results.rows import ResultRow
 from benchmarks import peers, workloads
 from benchmarks.memory import Meter
 from benchmarks.pairs import Ratio, interleaved
-from trainables import base_model
+from trainables.models import base_model
 from trainables.spec import Workload
-from tuning import search
-from tuning.fixed import FixedSearch
-from tuning.harvest import Harvest
-from tuning.hosting import hosts_for
-from tuning.plan import SearchPlan
-from tuning.preflight import Preflight
-from tuning.record import Record
-from tuning.stop import Stop
+from tuning.callbacks.trial_callback import Harvest
+from tuning.cluster.hosting import hosts_for
+from tuning.lifecycle.stop import Stop
+from tuning.plan.search_plan import SearchPlan
+from tuning.preflight.preflight import Preflight
+from tuning.state.record import Record
+from tuning.trials import tuner
+from tuning.trials.fixed_search import FixedSearch
 
 TRIALS, STEPS = 32, 5
 CONCURRENCIES = (1, 2, 4, 8)
@@ -70,11 +70,11 @@ def ours(workload: Workload, configs: list[dict[str, Any]], **choices: Any) -> C
         )
         clock, record = Clock(), Record(Path(folder))
         known = Preflight(base_model.shape_of(workload.model), shared, "", {})
-        suggest = FixedSearch(configs, record) if configs else search.searcher(plan, known, record)
+        suggest = FixedSearch(configs, record) if configs else tuner.searcher(plan, known, record)
         with hosts_for(plan, shared) as hosts:
-            trainable = search.trainable(plan, hosts, shared, record)
+            trainable = tuner.trainable(plan, hosts, shared, record)
             harvest = Harvest(record, Stop(record.run_dir, 0), [clock])
-            search.run(plan, trainable, suggest, plan.trials, harvest, "search")
+            tuner.run(plan, trainable, suggest, plan.trials, harvest, "search")
     if len(clock.ends) < plan.trials:
         raise RuntimeError(f"{len(clock.ends)} of {plan.trials} trials ended well")
     return clock

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from strategies import SEARCHED, STRATEGIES, RankBudget
-from trainables import data
-from trainables.base_model import shape_of
-from trainables.data import DataSource, Splits
-from trainables.evidence import measure
+from trainables.data.splits import DataSource, Splits, load_splits
+from trainables.evidence.importance import measure
+from trainables.models.base_model import shape_of
 from trainables.spec import TrialSpec, Workload
 
 E2E = Path(__file__).parents[2] / "shared" / "data"
@@ -66,8 +65,8 @@ def lora(workload: Workload, config: dict[str, Any]) -> dict[str, Any]:
 
 def splits(workload: Workload) -> Splits:
     """Read and tokenise the data, whether or not that was done before."""
-    data.load_splits.cache_clear()
-    return data.load_splits(workload.data, workload.model)
+    load_splits.cache_clear()
+    return load_splits(workload.data, workload.model)
 
 
 @lru_cache

@@ -95,7 +95,7 @@ def _known(table: dict[str, Any], name: str, flag: str) -> Any:
 
 
 def _from_model(model: str) -> Geometry:
-    from trainables.base_model import shape_of  # torch is needed only here
+    from trainables.models.base_model import shape_of  # torch is needed only here
 
     shape = shape_of(model)
     return Geometry(base_params=shape.params, sites=shape.sites)

@@ -36,7 +36,7 @@ CHROMIUM_FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networ
 @pytest.fixture(autouse=True)
 def last_words():
     """Have a test begin as a process does, of which no search has begun, whatever ran in this one before."""
-    from tuning import process
+    from tuning.lifecycle import process
 
     process.leave_with("Stopped before any trial began")
 
@@ -273,8 +273,8 @@ def shared_ray():
     """A Ray that all searches of this process share; a search that finds one does not start its own."""
     import ray
 
-    from tuning import access
-    from tuning.ray_connection import QUIET
+    from tuning.cluster import access
+    from tuning.cluster.connection import QUIET
 
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
@@ -303,7 +303,7 @@ def simulated(monkeypatch):
 @pytest.fixture(scope="session")
 def drawn():
     """The function that draws a report's pictures."""
-    from analysis import pictures
+    from analysis.report import pictures
 
     return pictures.drawn
 
@@ -311,7 +311,7 @@ def drawn():
 @pytest.fixture
 def drawing(drawn, simulated, monkeypatch):
     """Have the pictures of simulated searches' reports drawn after all: a second or two each."""
-    monkeypatch.setattr("analysis.pictures.drawn", drawn)
+    monkeypatch.setattr("analysis.report.report.pictures.drawn", drawn)
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def fake_hosts(shared_ray, monkeypatch):
     """
     from tests.fakes import mlflow, ray_tune
     from tests.fakes.hosts import FakeHosts
-    from tuning import hosting
+    from tuning.cluster import hosting
 
     monkeypatch.setattr(hosting, "Hosts", FakeHosts)
     ray_tune.draw_nothing(monkeypatch)

@@ -47,7 +47,7 @@ def export():
 
 
 def tracking():
-    from tuning.tracking import command
+    from tuning.tracking.__main__ import command
 
     return command
 

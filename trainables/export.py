@@ -12,10 +12,11 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from trainables import adapters, hub
-from trainables.adapters import load_weights
-from trainables.base_model import load, load_tokenizer, read_weights
-from trainables.checkpoint import BEST, CONFIG, WEIGHTS
+from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
+from trainables.adapters.peft_adapter import load_weights
+from trainables.models import hub
+from trainables.models.base_model import load, load_tokenizer, read_weights
+from trainables.training.checkpoint import BEST
 
 
 def uniform(model: str, adapter: Path, output: Path) -> None:
@@ -65,9 +66,9 @@ def _scales(model: str, adapter: Path) -> dict[str, float]:
     """Return adapted site -> scale in use, as PEFT applies the folder's configuration."""
     wrapped = PeftModel.from_pretrained(load(model).model, str(adapter))
     try:
-        return {name: scale for name, (_, scale) in adapters.read_back(wrapped).items()}
+        return {name: scale for name, (_, scale) in peft_adapter.read_back(wrapped).items()}
     finally:
-        adapters.detach(wrapped)
+        peft_adapter.detach(wrapped)
 
 
 def _key(name: str, part: str) -> str:

@@ -199,7 +199,7 @@ def model_card(recipe: Recipe, facts: Mapping[str, object]) -> str:
         "",
         "- **Corpus:** docstrings of Python's standard library and of this project's dependencies, read from source;",
         "  `pydoc_data` (the default fine-tuning corpus) is left out. Files are held out by a hash of their path.",
-        "- **Made by:** `python -m trainables.pretrain --output trainables/assets/base` (weights stored as float16)",
+        "- **Made by:** `python -m trainables.pretrain --output trainables/models/bundled` (weights stored as float16)",
         "",
         "| | |",
         "| --- | --- |",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from strategies import CONTROLS, STRATEGIES, AdaLora, Frozen, RankAllocation, RankBudget, Scorer, Strategy, allocate
 from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
-from trainables.data import DataSource, Splits
+from trainables.data.splits import DataSource, Splits
 
 if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
     import torch

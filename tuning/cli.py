@@ -9,10 +9,10 @@ import click
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tuning.config_file import read_config
-from tuning.plan import NAME_PATTERN, SearchPlan
-from tuning.process import CUT_OFF, INTERRUPTED, NO_ROOM, USAGE_ERROR, collect_garbage_again, last_words
-from tuning.secrets import masked
+from tuning.lifecycle.process import CUT_OFF, INTERRUPTED, NO_ROOM, USAGE_ERROR, collect_garbage_again, last_words
+from tuning.plan.config_file import read_config
+from tuning.plan.search_plan import NAME_PATTERN, SearchPlan
+from tuning.plan.secrets import masked
 
 BRIEF = 120
 
@@ -114,7 +114,8 @@ def command(
         raise _usage(f"--resume {resume!r}: must be the name of a search, which is one folder name")
     # a resumed search has choices of its own, beside which these may be right or wrong
     plan = resolve_plan(config, given) if resume is None else None
-    from tuning import pipeline, stop  # torch and Ray take seconds to import; a wrong flag should not
+    from tuning import pipeline
+    from tuning.lifecycle import stop  # torch and Ray take seconds to import; a wrong flag should not
 
     collect_garbage_again()
 

@@ -15,31 +15,23 @@ from typing import Any
 import click
 import optuna
 
-from analysis import ranking
-from trainables.hosts import Hosts
-from tuning import (
-    continuation,
-    hosting,
-    measuring,
-    nodes,
-    outcome,
-    preflight,
-    preview,
-    process,
-    ray_connection,
-    room,
-    summary,
-    tracking,
-)
-from tuning.carrier import PARENT, now_ms
-from tuning.facts import Facts, revision, versions
-from tuning.phases import Run, train
-from tuning.plan import SearchPlan
-from tuning.preflight import Preflight
-from tuning.process import CUT_OFF, NO_ROOM, NO_USABLE_TRIAL, OK, SOME_FAILED
-from tuning.record import Record
-from tuning.secrets import masked
-from tuning.stop import OUTSIDE, Stop, Stopped
+from analysis.stats import ranking
+from trainables.actors.host_registry import Hosts
+from tuning.cluster import connection, hosting, node_check
+from tuning.lifecycle import process
+from tuning.lifecycle.process import CUT_OFF, NO_ROOM, NO_USABLE_TRIAL, OK, SOME_FAILED
+from tuning.lifecycle.stop import OUTSIDE, Stop, Stopped
+from tuning.plan.search_plan import SearchPlan
+from tuning.plan.secrets import masked
+from tuning.preflight import disk_space, measuring, preflight, preview
+from tuning.preflight.preflight import Preflight
+from tuning.results import finalize, summary
+from tuning.state import continuation
+from tuning.state.facts import Facts, revision, versions
+from tuning.state.record import Record
+from tuning.tracking import events
+from tuning.tracking.mlflow_client import PARENT, now_ms
+from tuning.trials.phases import Run, train
 
 RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
 
@@ -73,7 +65,7 @@ def search(plan: SearchPlan) -> int:
                 continued = f"--resume {plan.name} takes it up"
                 raise ValueError(f"--name {plan.name}: {plan.run_dir} exists; choose another name, or {continued}")
             known = preflight.check(plan)
-            room.check(plan, known)
+            disk_space.check(plan, known)
             search_id = uuid.uuid4().hex
             dashboard = stack.enter_context(_ray(plan, known, search_id))
             hosts = stack.enter_context(hosting.hosts_for(plan, known.workload))
@@ -120,14 +112,14 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             origin = continuation.origin(record, before)
             others = continuation.other_circumstances(origin, str(known.workload.base), known.corpus_sha256)
             _refuse(name, others, allow_changes)
-            room.check(plan, known, len(record.rows))
+            disk_space.check(plan, known, len(record.rows))
             search_id = origin["search_id"] or uuid.uuid4().hex
             dashboard = stack.enter_context(_ray(plan, known, search_id))
             hosts = stack.enter_context(hosting.hosts_for(plan, known.workload))
             plan, known = measuring.measured(plan, known, hosts)
             plan = plan.model_copy(update=known.pinned)
             facts = _facts(plan, known, search_id, record)
-            curve = outcome.known_curve(plan, record)
+            curve = finalize.known_curve(plan, record)
             facts = replace(facts, changes=(*facts.changes, *changes, *others), shrink=curve)
             _note_plan(record, plan, facts, [*changes, *others])
         return _run(plan, known, record, facts, hosts.sharing(known.workload), dashboard)
@@ -151,11 +143,11 @@ def _refuse(name: str, changes: list[str], allowed: bool) -> None:
 
 @contextmanager
 def _ray(plan: SearchPlan, known: Preflight, search_id: str) -> Iterator[str]:
-    with ray_connection.ray_for(plan, search_id) as dashboard:
+    with connection.ray_for(plan, search_id) as dashboard:
         if plan.ray_address is not None:
-            nodes.check(plan, known.workload)
+            node_check.check(plan, known.workload)
         click.echo(f"Ray dashboard, while this search runs: http://{dashboard} (its token: ray get-auth-token)")
-        if gpus := ray_connection.unused_gpus(plan):
+        if gpus := connection.unused_gpus(plan):
             click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
         yield dashboard
 
@@ -211,10 +203,10 @@ def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str
 
 
 def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, hosts: Hosts, dashboard: str) -> int:
-    outcome.keep_evidence(plan.run_dir, known.workload)
-    stop = Stop(plan.run_dir, room.reserve_bytes(known))
+    finalize.keep_evidence(plan.run_dir, known.workload)
+    stop = Stop(plan.run_dir, disk_space.reserve_bytes(known))
     mlflow = (summary.tracking_uri(plan), summary.artifact_uri(plan))
-    sink = tracking.open_sink(plan.run_dir, *mlflow, search=facts.search_id)
+    sink = events.open_sink(plan.run_dir, *mlflow, search=facts.search_id)
     run = Run(plan, known, record, stop, facts, sink, hosts)
     with stop.on_signals():
         try:
@@ -234,9 +226,9 @@ def _to_its_end(run: Run, dashboard: str) -> int:
     hosting.release(plan)
     try:
         run.stop.check()
-        outcome.leave(run, study)
-        outcome.finish_tracking(run.sink, plan, record)
-        outcome.close_tracking(run)
+        finalize.leave(run, study)
+        finalize.finish_tracking(run.sink, plan, record)
+        finalize.close_tracking(run)
         run.stop.check()
     except Stopped:
         return _cut_off(run, study)
@@ -282,11 +274,11 @@ def _cut_off(run: Run, study: optuna.Study | None) -> int:
 
 def _leave_so_far(run: Run, study: optuna.Study | None) -> None:
     """Leave a report of what there is, and MLflow without a run that seems to go on."""
-    tracking.Tracking(run.sink).interrupted()
+    events.Tracking(run.sink).interrupted()
     if run.record.rows:
-        outcome.leave(run, study, in_time=False)
+        finalize.leave(run, study, in_time=False)
         click.echo(f"\nReport so far    {summary.typed(run.plan.run_dir)}/report.md")
-    outcome.close_tracking(run, in_time=False)
+    finalize.close_tracking(run, in_time=False)
 
 
 def _again(plan: SearchPlan) -> str:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import lines
+from analysis.results import journal
 
 values = st.dictionaries(
-    st.text(max_size=5).filter(lambda name: name != lines.CHECKSUM),
+    st.text(max_size=5).filter(lambda name: name != journal.CHECKSUM),
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -23,7 +23,7 @@ values = st.dictionaries(
 def path(tmp_path):
     path = tmp_path / "some.jsonl"
     for number in range(3):
-        lines.append(path, {"number": number, "text": "naïve\u2028"})
+        journal.append(path, {"number": number, "text": "naïve\u2028"})
     return path
 
 
@@ -37,15 +37,15 @@ def emptied(tmp_path_factory):
 def test_what_is_appended_is_read(emptied, given):
     emptied.write_bytes(b"")
     for value in given:
-        lines.append(emptied, value, sync=False)
-    assert lines.read(emptied, unsealed=False) == (given, [])
+        journal.append(emptied, value, sync=False)
+    assert journal.read(emptied, unsealed=False) == (given, [])
 
 
 def test_a_line_that_was_cut_off_costs_itself_alone(path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
-    lines.append(path, {"number": 3})
-    found, damage = lines.read(path)
+    journal.append(path, {"number": 3})
+    found, damage = journal.read(path)
     assert [value["number"] for value in found] == [0, 1, 3]
     assert [number for number, _ in damage] == [3]
     assert "cut off" in damage[0][1]
@@ -58,7 +58,7 @@ def test_a_line_that_has_no_room_leaves_the_file_as_it_was(path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
     try:
         with pytest.raises(OSError, match="too large"):
-            lines.append(path, {"number": 3})
+            journal.append(path, {"number": 3})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, heard)
@@ -72,7 +72,7 @@ def test_no_byte_can_be_changed_unnoticed(path):
         changed = bytearray(whole)
         changed[place] ^= 1
         path.write_bytes(changed)
-        found, damage = lines.read(path, unsealed=False)
+        found, damage = journal.read(path, unsealed=False)
         assert damage, place
         assert {"number": 0, "text": "naïve\u2028"} in found
         assert len(found) + len(damage) >= 3
@@ -82,7 +82,7 @@ def test_no_byte_can_be_changed_unnoticed(path):
 def test_a_file_cut_at_any_eighth_keeps_the_lines_before(path, eighth):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * eighth // 8])
-    found, damage = lines.read(path)
+    found, damage = journal.read(path)
     assert [value["number"] for value in found] == list(range(whole[: len(whole) * eighth // 8].count(b"\n")))
     assert len(damage) <= 1
 
@@ -90,5 +90,5 @@ def test_a_file_cut_at_any_eighth_keeps_the_lines_before(path, eighth):
 def test_a_line_without_a_checksum_is_read_where_that_is_allowed(path):
     with path.open("a") as file:
         file.write(json.dumps({"number": 3}) + "\n")
-    assert len(lines.read(path)[0]) == 4
-    assert lines.read(path, unsealed=False)[1] == [(4, "no checksum")]
+    assert len(journal.read(path)[0]) == 4
+    assert journal.read(path, unsealed=False)[1] == [(4, "no checksum")]

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from analysis import pictures
-from analysis.header import ReportHeader
-from analysis.publish import publish
-from analysis.rows import ResultRow
+from analysis.report import pictures
+from analysis.report.publish import publish
+from analysis.results.header import ReportHeader
+from analysis.results.rows import ResultRow
 
 SITES = [f"transformer.h.{layer}.{matrix}" for layer in range(4) for matrix in ("attn.c_attn", "mlp.c_fc")]
 SHRINK = [{"fraction": f, "params": int(1000 * f), "test_loss": 4.05 - 0.05 * f} for f in (1.0, 0.5, 0.25)]

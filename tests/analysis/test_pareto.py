@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import pareto
-from analysis.header import ReportHeader
-from analysis.pictures import drawn
-from analysis.plots import sign
-from analysis.report import render
-from analysis.rows import ResultRow
+from analysis.report.pictures import drawn
+from analysis.report.plots import sign
+from analysis.report.report import render
+from analysis.results.header import ReportHeader
+from analysis.results.rows import ResultRow
+from analysis.stats import pareto
 
 
 def row(name, params, loss, strategy="baseline", status="finished", **values):

@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from analysis import plots
-from analysis.rows import ResultRow
+from analysis.report import plots
+from analysis.results.rows import ResultRow
 
 RANKS = {f"h.{layer}.{matrix}": layer + 1 for layer in range(3) for matrix in ("attn", "mlp")}
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis.card import card
-from analysis.findings import key_findings
-from analysis.header import ReportHeader
-from analysis.pictures import Picture, drawn
-from analysis.plots import heatmaps, save
-from analysis.report import render
-from analysis.rows import ResultRow, read_rows, write_rows
-from analysis.winner import lora_config_code
+from analysis.report.card import card
+from analysis.report.findings import key_findings
+from analysis.report.pictures import Picture, drawn
+from analysis.report.plots import heatmaps, save
+from analysis.report.report import render
+from analysis.report.winner import lora_config_code
+from analysis.results.header import ReportHeader
+from analysis.results.rows import ResultRow, read_rows, write_rows
 
 SEED = Path(__file__).parent / "seed"
 RANKS = {"transformer.h.0.attn.c_attn": 3, "transformer.h.0.mlp.c_fc": 0, "transformer.h.10.mlp.c_fc": 2}

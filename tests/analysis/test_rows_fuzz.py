@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis.rows import FIELDS, ResultRow, read_rows, write_rows
+from analysis.results.rows import FIELDS, ResultRow, read_rows, write_rows
 
 ROW = ResultRow(
     "t1", "first", "baseline", "finished", config={"learning_rate": 0.01}, ranks={"h.0": 2}, alphas={"h.0": 4.0},

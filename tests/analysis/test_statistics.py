@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis.statistics import Paired, has_fewer, judge
+from analysis.stats.statistics import Paired, has_fewer, judge
 
 MARGIN = 0.01
 SEARCHES = 2000

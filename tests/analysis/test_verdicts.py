@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis import controls, verdict_section, verdicts
-from analysis.header import ReportHeader
-from analysis.report import render
-from analysis.rows import ResultRow, write_rows
+from analysis.report import verdict_section
+from analysis.report.report import render
+from analysis.results.header import ReportHeader
+from analysis.results.rows import ResultRow, write_rows
+from analysis.stats import controls, verdicts
 
 MARGIN = 0.01
 RANKS = {"transformer.h.0.attn.c_attn": 2}

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from analysis import statistics
+from analysis.stats import statistics
 from benchmarks.power import ALIKE, FEW_LONG, UNLIKE, covers, simulated
 
 pytestmark = pytest.mark.xdist_group("power")  # several tests judge the same searches

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from analysis.rows import read_rows
+from analysis.results.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.cluster

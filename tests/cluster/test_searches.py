@@ -11,8 +11,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from analysis.rows import read_rows
-from tuning.carrier import EXPERIMENT
+from analysis.results.rows import read_rows
+from tuning.tracking.mlflow_client import EXPERIMENT
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.cluster

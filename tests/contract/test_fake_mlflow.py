@@ -8,9 +8,9 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from tests.fakes.mlflow import FakeCarrier
-from tuning.carrier import EXPERIMENT, PARENT, PARENT_TAG, TRIAL_TAG, MlflowCarrier
 from tuning.cli import main
-from tuning.spool import TARGET, Spool, Target
+from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, PARENT_TAG, TRIAL_TAG, MlflowCarrier
+from tuning.tracking.outbox import TARGET, Spool, Target
 
 TRIAL = {"name": "baseline_t1", "params": {"learning_rate": 0.1, "seed": 1}, "time_ms": 2}
 TAGS = {"strategy": "baseline", "status": "running"}

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from analysis.rows import read_rows
+from analysis.results.rows import read_rows
 from tests.fakes import ray_tune
 from tests.fakes.trial import geometry_of
-from trainables import base_model
+from trainables.models import base_model
 from tuning.cli import main
 
 PLAN = (

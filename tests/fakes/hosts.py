@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import ray
 
 from tests.fakes.trial import Rounds, evidence_of, shrink_curve_of
-from trainables.host import Host
-from trainables.hosts import Hosts
+from trainables.actors.host import Host
+from trainables.actors.host_registry import Hosts
 from trainables.spec import Workload
 
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tuning.carrier import PARENT
-from tuning.sink import Sink
-from tuning.spool import Event, Target
+from tuning.tracking.mlflow_client import PARENT
+from tuning.tracking.outbox import Event, Target
+from tuning.tracking.uploader import Sink
 
 
 @dataclass
@@ -79,16 +79,16 @@ class FakeCarrier:
 
 def install(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, StoredRun]]:
     """Have searches of this process log to memory, and return where."""
-    from tuning import tracking
+    from tuning.tracking import events
 
-    open_sink = tracking.open_sink
+    open_sink = events.open_sink
 
     def opened(*facts: Any, **named: Any) -> Sink:
         sinks.append(open_sink(*facts, **named))
         return sinks[-1]
 
-    monkeypatch.setattr(tracking, "MlflowCarrier", FakeCarrier)
-    monkeypatch.setattr(tracking, "open_sink", opened)
+    monkeypatch.setattr(events, "MlflowCarrier", FakeCarrier)
+    monkeypatch.setattr(events, "open_sink", opened)
     monkeypatch.setattr(FakeCarrier, "stores", {})
     sinks.clear()
     return FakeCarrier.stores

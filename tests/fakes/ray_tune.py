@@ -24,10 +24,10 @@ from ray.tune.search import Searcher
 from safetensors import SafetensorError
 
 from tests.fakes.trial import FakeSession, Rounds, evidence_of, shrink_curve_of
-from trainables.host import CHECKPOINT, FOLDER
-from trainables.session import next_report
 from trainables.spec import TrialSpec, Workload
-from tuning.harvest import Harvest
+from trainables.training.checkpoint import LAST, SESSION
+from trainables.training.session import next_report
+from tuning.callbacks.trial_callback import Harvest
 
 CPUS = 2
 
@@ -56,7 +56,7 @@ class Trial:
         """Begin, or go on from a checkpoint."""
         self.session = FakeSession(self.workload, TrialSpec.from_config(self.config), self.rounds)
         if kept is not None:
-            self.session.load(Path(kept) / FOLDER)
+            self.session.load(Path(kept) / SESSION)
 
     def report(self) -> dict[str, Any]:
         """Train to the next report."""
@@ -65,7 +65,7 @@ class Trial:
 
     def save(self) -> None:
         """Write a checkpoint; the two newest stay."""
-        self.session.save(self.folder / f"checkpoint_{self.checkpoints:06d}" / FOLDER)
+        self.session.save(self.folder / f"checkpoint_{self.checkpoints:06d}" / SESSION)
         self.checkpoints += 1
         for old in self._checkpoints()[:-2]:
             shutil.rmtree(old)
@@ -211,32 +211,36 @@ def _answer(plan: Any, hosts: NoHosts, what: str, *arguments: Any, stop: Any = N
 def _save_all(plan: Any, folder: Path, most_seconds: float) -> None:
     for trial in itertools.chain.from_iterable(loop.live for loop in running):
         if trial.session.learner.step:
-            trial.session.save(folder / trial.folder.name / CHECKPOINT / FOLDER)
+            trial.session.save(folder / trial.folder.name / LAST / SESSION)
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have searches of this process train nothing and use no Ray."""
-    from tuning import hosting, measuring, outcome, pipeline, search
+    from tuning import pipeline
+    from tuning.cluster import hosting
+    from tuning.preflight import measuring
+    from tuning.results import finalize
+    from tuning.trials import tuner
 
-    monkeypatch.setattr(search, "ray_tune", RAY_TUNE)
-    monkeypatch.setattr(search, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": CPUS}))
-    monkeypatch.setattr(search, "save_all", _save_all)
+    monkeypatch.setattr(tuner, "ray_tune", RAY_TUNE)
+    monkeypatch.setattr(tuner, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": CPUS}))
+    monkeypatch.setattr(tuner, "save_all", _save_all)
     monkeypatch.setattr(pipeline, "_ray", _no_ray)
     monkeypatch.setattr(pipeline, "revision", lambda: None)  # it asks git, which is a process
     monkeypatch.setattr(hosting, "hosts_for", _no_hosts)
     monkeypatch.setattr(hosting, "_names", lambda plan: [])
-    for module in (measuring, outcome):
+    for module in (measuring, finalize):
         monkeypatch.setattr(module, "ask", _answer)
 
 
 def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no pictures drawn, which take most of such a search's time; the report has its text."""
-    from analysis import publish
-    from tuning import artifacts
+    from analysis.report import publish
+    from tuning.results import trial_files
 
     monkeypatch.setattr(publish.pictures, "drawn", lambda rows, header: [])
-    monkeypatch.setattr(artifacts.plots, "save", lambda figure, path: path.write_bytes(b"a picture"))
-    monkeypatch.setattr(artifacts.plots, "heatmaps", lambda allocations: None)
+    monkeypatch.setattr(trial_files.plots, "save", lambda figure, path: path.write_bytes(b"a picture"))
+    monkeypatch.setattr(trial_files.plots, "heatmaps", lambda allocations: None)
 
 
 class Killed(BaseException):
@@ -267,7 +271,9 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, moment: Callable[[Harvest], bool]) 
 
 def look_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have versions of libraries, and what is known of a plan beforehand, found out once instead of at each start."""
-    from tuning import continuation, pipeline, preflight
+    from tuning import pipeline
+    from tuning.preflight import preflight
+    from tuning.state import continuation
 
     check, versions, known = preflight.check, pipeline.versions(), {}
 

@@ -19,10 +19,10 @@ from safetensors.numpy import save_file
 from strategies.base import Site
 from strategies.empirical import EVIDENCE_KINDS
 from strategies.geometry import Geometry, gpt2, parameter_efficiency
-from trainables import checkpoint
-from trainables.data import Splits
-from trainables.session import Diverged, StepReport
+from trainables.data.splits import Splits
 from trainables.spec import TrialSpec, Workload
+from trainables.training import checkpoint
+from trainables.training.session import Diverged, StepReport
 
 LARGEST_SCALE = 1e6
 """A trial of a larger scale diverges at its first step."""

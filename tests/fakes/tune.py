@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
     from tests.fakes import ray_tune
     from tests.fakes.hosts import FakeHosts
-    from tuning import hosting
+    from tuning.cluster import hosting
 
     hosting.Hosts = FakeHosts  # type: ignore[misc]
     ray_tune.draw_nothing(pytest.MonkeyPatch())

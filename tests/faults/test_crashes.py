@@ -14,11 +14,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from analysis import publish
+from analysis.report import publish
 from tests.fakes import mlflow, ray_tune
 from tests.fakes.mlflow import FakeCarrier
 from tuning.cli import main
-from tuning.record import Record
+from tuning.state.record import Record
 
 pytestmark = pytest.mark.search  # dozens of searches each
 PLAN = (

@@ -2,14 +2,14 @@
 
 import pytest
 
-from analysis.header import ReportHeader
-from analysis.rows import read_rows
-from trainables import checkpoint
+from analysis.results.header import ReportHeader
+from analysis.results.rows import read_rows
+from trainables.training import checkpoint
 from tuning.cli import main
-from tuning.continuation import saved_plan
-from tuning.kept import newest_checkpoint
-from tuning.record import Record
-from tuning.spool import REFUSED, Spool, Target
+from tuning.state.checkpoints import newest_checkpoint
+from tuning.state.continuation import saved_plan
+from tuning.state.record import Record
+from tuning.tracking.outbox import REFUSED, Spool, Target
 
 STATE = ("plan.json", "facts.json", "record.jsonl", "rows.jsonl", "optuna.journal", "mlflow-spool.jsonl",
          "mlflow-state.json", "rows.csv")  # fmt: skip

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from ray.tune.logger import JsonLoggerCallback
 
-from analysis.rows import read_rows
-from tuning import room, search
-from tuning.record import Record
+from analysis.results.rows import read_rows
+from tuning.preflight import disk_space
+from tuning.state.record import Record
+from tuning.trials import tuner
 
 FLAGS = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0,
          "--max-concurrent-trials", 1)  # fmt: skip
@@ -114,7 +115,7 @@ def test_a_disk_that_rays_own_files_find_full_stops_the_search_as_well(fake_host
             super().log_trial_result(iteration, trial, result)
 
     with monkeypatch.context() as patch:
-        patch.setattr(search, "JsonLoggerCallback", Full)
+        patch.setattr(tuner, "JsonLoggerCallback", Full)
         status, _, errors = told(*small, *FLAGS, "--runs-dir", tmp_path, "--name", "rays")
     assert status == 4
     (line,) = errors.splitlines()
@@ -130,9 +131,9 @@ def test_a_disk_that_rays_own_files_find_full_stops_the_search_as_well(fake_host
 @pytest.mark.process
 def test_the_estimate_covers_what_a_search_writes(finished):
     """Of trials of 1,024 parameters, MLflow's store included."""
-    from tuning import preflight
     from tuning.cli import resolve_plan
+    from tuning.preflight import preflight
 
     plan = resolve_plan(str(finished[1] / "plan.json"), {})
     written = sum(path.stat().st_size for path in finished[1].rglob("*") if path.is_file())
-    assert written < room.needed_bytes(plan, preflight.check(plan)) < 100 * written
+    assert written < disk_space.needed_bytes(plan, preflight.check(plan)) < 100 * written

@@ -12,13 +12,13 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from analysis.rows import read_rows
+from analysis.results.rows import read_rows
 from tests.fakes import mlflow, ray_tune
-from trainables import checkpoint
-from tuning.carrier import EXPERIMENT, TRIAL_TAG
+from trainables.training import checkpoint
 from tuning.cli import main
-from tuning.harvest import experiment_name
-from tuning.record import Record
+from tuning.plan.search_space import experiment_name
+from tuning.state.record import Record
+from tuning.tracking.mlflow_client import EXPERIMENT, TRIAL_TAG
 
 STEPS, INTERVAL = 12, 3
 FLAGS = (

@@ -10,11 +10,11 @@ from pathlib import Path
 import optuna
 import pytest
 
-from analysis.header import ReportHeader
-from analysis.rows import read_rows
+from analysis.results.header import ReportHeader
+from analysis.results.rows import read_rows
 from tests.fakes import ray_tune
 from tuning.cli import main
-from tuning.record import Record
+from tuning.state.record import Record
 
 ROOT = Path(__file__).parents[2]
 

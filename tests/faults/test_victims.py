@@ -10,10 +10,10 @@ import psutil
 import pytest
 import ray
 
-from analysis.rows import read_rows
-from trainables.proxy import PackedTrainable
-from tuning import search
+from analysis.results.rows import read_rows
+from trainables.actors.packed_trainable import PackedTrainable
 from tuning.cli import main
+from tuning.trials import tuner
 
 FLAGS = ("--num-samples", 4, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0,
          "--scheduler", "fifo")  # fmt: skip
@@ -27,7 +27,7 @@ def together(fake_hosts, small, tmp_path, monkeypatch, capfd):
     """A function that searches with trials of a class, all in one host, and returns the rows."""
 
     def run(kind, *flags, status=0):
-        monkeypatch.setattr(search, "PackedTrainable", kind)
+        monkeypatch.setattr(tuner, "PackedTrainable", kind)
         every = [*small, *FLAGS, *SHORT, *flags, "--runs-dir", tmp_path, "--name", "together"]
         assert main([str(flag) for flag in every]) == status, capfd.readouterr().err
         return sorted(read_rows(tmp_path / "together" / "rows.jsonl"), key=lambda row: row.trial_id)
@@ -160,7 +160,7 @@ def test_a_real_trial_alone_in_its_process_that_is_killed_goes_on_from_its_check
 def test_a_real_trial_alone_in_its_process_that_raises_goes_on_from_its_checkpoint(
     shared_ray, small, tmp_path, monkeypatch, capfd, around_restarts
 ):
-    from trainables import trainable  # not above: the trials' processes import this file, and need no torch
+    from trainables.actors import trainable  # not above: the trials' processes import this file, and need no torch
 
     mark = tmp_path / "raised"
 

@@ -13,8 +13,8 @@ from transformers import (
 )
 
 from strategies import RankBudget
-from trainables.base_model import load
-from trainables.data import DataSource
+from trainables.data.splits import DataSource
+from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
 
 SMALL = {

@@ -8,16 +8,16 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from strategies import RankBudget
-from trainables import adapters
-from trainables.adapters import AllocationMismatch
-from trainables.base_model import load
-from trainables.batch import collate
-from trainables.data import DataSource, load_splits, mean_loss
-from trainables.pack import Pack
-from trainables.session import next_report
-from trainables.solo import SoloSession
+from trainables.adapters import peft_adapter
+from trainables.adapters.peft_adapter import AllocationMismatch
+from trainables.data.collate import collate
+from trainables.data.splits import DataSource, load_splits, mean_loss
+from trainables.engine.pack import Pack
+from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
-from trainables.triplets import CostAllocator
+from trainables.training.session import next_report
+from trainables.training.solo import SoloSession
+from trainables.training.triplets import CostAllocator
 
 OWN = {"initial": 1.5, "orthogonal": 0.3, "start": 0.2, "final": 0.3}
 BOTH = pytest.mark.parametrize("model", ["gpt2", pytest.param("llama-gqa", marks=pytest.mark.thorough)], indirect=True)
@@ -119,7 +119,7 @@ def test_what_is_saved_is_a_plain_adapter_with_the_logits_of_pefts_adalora(model
     assert torch.allclose(live, expected, rtol=0, atol=1e-5)
     assert torch.allclose(found, expected, rtol=0, atol=1e-5)
     assert not torch.allclose(found, plain, atol=1e-3)
-    assert {n: r for n, (r, _) in adapters.read_back(saved).items()} == {
+    assert {n: r for n, (r, _) in peft_adapter.read_back(saved).items()} == {
         name: rank for name, rank in learner.facts["ranks"].items() if rank
     }
 
@@ -138,7 +138,7 @@ def test_it_starts_above_the_budget_and_ends_within_it_and_reports_what_is_there
     assert len(set(ranks.values())) > 1
     assert last["trainable_parameters"] == sum(costs[name] * rank for name, rank in ranks.items())
     assert workload.budget.params - min(costs.values()) < last["trainable_parameters"] <= workload.budget.params
-    for name, (a, _) in adapters.read(session.model).factors.items():
+    for name, (a, _) in peft_adapter.read(session.model).factors.items():
         assert int(a.any(1).sum()) == ranks[name]
     session.close()
 

@@ -8,9 +8,9 @@ import torch
 
 from strategies import RankBudget, allocate
 from strategies.linear_decay import LinearDecay
-from trainables import adapters
-from trainables.base_model import BaseModel, sites_of
-from trainables.data import DataSource
+from trainables.adapters import peft_adapter
+from trainables.data.splits import DataSource
+from trainables.models.base_model import BaseModel, sites_of
 from trainables.spec import TrialSpec, Workload
 
 
@@ -22,17 +22,17 @@ def planned(model, rank=3, slope=1.0):
 
 def test_ranks_and_scales_are_exactly_the_planned_ones_zero_included(model):
     allocation, alphas = planned(model)
-    wrapped = adapters.attach(model, allocation, alphas)
-    assert adapters.read_back(wrapped) == {name: (rank, 2.0) for name, rank in allocation.adapted.items()}
+    wrapped = peft_adapter.attach(model, allocation, alphas)
+    assert peft_adapter.read_back(wrapped) == {name: (rank, 2.0) for name, rank in allocation.adapted.items()}
     assert 0 in allocation.ranks.values()
 
 
 def test_the_untrained_adapter_changes_nothing_and_detach_gives_the_base_back(model):
     ids = torch.arange(12).view(2, 6)
     before, names = model(ids).logits, [name for name, _ in model.named_modules()]
-    wrapped = adapters.attach(model, *planned(model))
+    wrapped = peft_adapter.attach(model, *planned(model))
     assert torch.equal(wrapped(input_ids=ids).logits, before)
-    adapters.detach(wrapped)
+    peft_adapter.detach(wrapped)
     assert [name for name, _ in model.named_modules()] == names
     assert torch.equal(model(ids).logits, before)
 
@@ -45,21 +45,21 @@ def test_every_block_has_attention_and_mlp_sites_and_no_output_embedding(model):
 
 def test_an_adapter_saved_and_loaded_by_plain_peft_gives_the_same_logits(model, tmp_path):
     ids = torch.arange(12).view(2, 6)
-    wrapped = adapters.attach(model, *planned(model))
+    wrapped = peft_adapter.attach(model, *planned(model))
     with torch.no_grad():
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.1)
     expected = wrapped(input_ids=ids).logits
-    adapters.read(wrapped).save(tmp_path)
-    adapters.detach(wrapped)
+    peft_adapter.read(wrapped).save(tmp_path)
+    peft_adapter.detach(wrapped)
     loaded = peft.PeftModel.from_pretrained(model, str(tmp_path))
     assert torch.allclose(loaded(input_ids=ids).logits, expected, atol=1e-6)
 
 
 def test_the_bug_of_the_seed_study_is_caught_when_only_the_first_rank_is_applied(model, monkeypatch):
     """That study built one configuration per layer and applied the first to all of them."""
-    honest = adapters.lora_config
+    honest = peft_adapter.lora_config
 
     def first_only(*arguments):
         config = honest(*arguments)
@@ -68,37 +68,37 @@ def test_the_bug_of_the_seed_study_is_caught_when_only_the_first_rank_is_applied
         config.rank_pattern, config.alpha_pattern = {}, {}
         return config
 
-    monkeypatch.setattr(adapters, "lora_config", first_only)
-    with pytest.raises(adapters.AllocationMismatch, match="planned rank"):
-        adapters.attach(model, *planned(model, slope=0.5))
+    monkeypatch.setattr(peft_adapter, "lora_config", first_only)
+    with pytest.raises(peft_adapter.AllocationMismatch, match="planned rank"):
+        peft_adapter.attach(model, *planned(model, slope=0.5))
 
 
 def test_a_wrong_scale_is_caught(model, monkeypatch):
-    honest = adapters.lora_config
+    honest = peft_adapter.lora_config
 
     def unscaled(*arguments):
         config = honest(*arguments)
         config.alpha_pattern = {}
         return config
 
-    monkeypatch.setattr(adapters, "lora_config", unscaled)
-    with pytest.raises(adapters.AllocationMismatch, match="planned scale"):
-        adapters.attach(model, *planned(model))
+    monkeypatch.setattr(peft_adapter, "lora_config", unscaled)
+    with pytest.raises(peft_adapter.AllocationMismatch, match="planned scale"):
+        peft_adapter.attach(model, *planned(model))
 
 
 def test_trainable_parameters_that_nobody_planned_are_caught(model):
     allocation, alphas = planned(model)
-    with pytest.raises(adapters.AllocationMismatch, match="trainable parameters"):
-        adapters.attach(model, dataclasses.replace(allocation, params=allocation.params + 1), alphas)
+    with pytest.raises(peft_adapter.AllocationMismatch, match="trainable parameters"):
+        peft_adapter.attach(model, dataclasses.replace(allocation, params=allocation.params + 1), alphas)
 
 
 def test_a_site_adapted_without_a_plan_is_caught(model):
     allocation, alphas = planned(model)
-    wrapped = adapters.attach(model, allocation, alphas)
+    wrapped = peft_adapter.attach(model, allocation, alphas)
     name = next(iter(allocation.adapted))
     fewer = dataclasses.replace(allocation, ranks={**allocation.ranks, name: 0})
-    with pytest.raises(adapters.AllocationMismatch, match="planned rank 0"):
-        adapters.audit(adapters.read_back(wrapped), allocation.params, fewer, alphas)
+    with pytest.raises(peft_adapter.AllocationMismatch, match="planned rank 0"):
+        peft_adapter.audit(peft_adapter.read_back(wrapped), allocation.params, fewer, alphas)
 
 
 @pytest.fixture
@@ -115,9 +115,9 @@ TRIAL = TrialSpec("linear_decay", LinearDecay(1.0), learning_rate=0.01, scaling=
 
 
 def test_an_adapter_made_apart_from_the_model_is_the_one_that_peft_makes(base, workload):
-    fresh = adapters.fresh_planned(base, workload, TRIAL)
-    wrapped = adapters.attach_planned(base, workload, TRIAL)
-    made = adapters.read(wrapped)
+    fresh = peft_adapter.fresh_planned(base, workload, TRIAL)
+    wrapped = peft_adapter.attach_planned(base, workload, TRIAL)
+    made = peft_adapter.read(wrapped)
     assert list(fresh.weights) == list(made.weights)
     assert all(torch.equal(fresh.weights[name], tensor) for name, tensor in made.weights.items())
     assert all(tensor.requires_grad for tensor in fresh.parameters)
@@ -126,7 +126,7 @@ def test_an_adapter_made_apart_from_the_model_is_the_one_that_peft_makes(base, w
 
 
 def test_an_adapter_made_apart_from_the_model_is_audited(base, workload, monkeypatch):
-    honest = adapters._fresh_factors
-    monkeypatch.setattr(adapters, "_fresh_factors", lambda site, rank, device: honest(site, rank + 1, device))
-    with pytest.raises(adapters.AllocationMismatch, match="planned rank"):
-        adapters.fresh_planned(base, workload, TRIAL)
+    honest = peft_adapter._fresh_factors
+    monkeypatch.setattr(peft_adapter, "_fresh_factors", lambda site, rank, device: honest(site, rank + 1, device))
+    with pytest.raises(peft_adapter.AllocationMismatch, match="planned rank"):
+        peft_adapter.fresh_planned(base, workload, TRIAL)

@@ -6,11 +6,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from strategies import RankBudget
-from trainables.base_model import load, load_tokenizer, shape_of
-from trainables.data import DataSource, mean_loss
-from trainables.model_files import BUNDLED
-from trainables.solo import SoloSession
+from trainables.data.splits import DataSource, mean_loss
+from trainables.models.base_model import load, load_tokenizer, shape_of
+from trainables.models.files import BUNDLED
 from trainables.spec import TrialSpec, Workload
+from trainables.training.solo import SoloSession
 
 
 def card(name: str) -> float:

@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from trainables.base_model import load_tokenizer
-from trainables.batch import collate
-from trainables.data import (
+from trainables.data.collate import collate
+from trainables.data.splits import (
     IGNORED,
     DataSource,
     Example,
@@ -17,6 +16,7 @@ from trainables.data import (
     mean_loss,
     read_documents,
 )
+from trainables.models.base_model import load_tokenizer
 
 SMALL = {"train_examples": 8, "validation_examples": 4, "test_examples": 4, "max_length": 32}
 

@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from strategies import RankBudget, allocate
 from strategies.base import Site
 from strategies.eva import Eva
-from trainables import adapters
-from trainables.base_model import load, sites_of
-from trainables.batch import Batch
-from trainables.data import IGNORED, DataSource
-from trainables.eva import Components, Decomposition, measure
-from trainables.pack import Pack
-from trainables.solo import SoloSession
+from trainables.adapters import peft_adapter
+from trainables.data.collate import Batch
+from trainables.data.splits import IGNORED, DataSource
+from trainables.engine.pack import Pack
+from trainables.evidence.input_pca import Components, Decomposition, measure
+from trainables.models.base_model import load, sites_of
 from trainables.spec import TrialSpec, Workload
+from trainables.training.solo import SoloSession
 
 
 def batch(rows=6, length=20, seed=0, learned=slice(None)):
@@ -123,16 +123,16 @@ def test_controls_of_eva_begin_as_the_components_of_the_site_that_they_are_at(wo
     config = {"of": "eva", "rho": 2.0, "learning_rate": 0.01}
     for control in ("shuffled", "inverted"):
         spec = TrialSpec.from_config({"strategy": control, control: config})
-        adapter = adapters.fresh_planned(load(workload.model), workload, spec)
-        assert adapter.ranks != adapters.fresh_planned(load(workload.model), workload, trial()).ranks
+        adapter = peft_adapter.fresh_planned(load(workload.model), workload, spec)
+        assert adapter.ranks != peft_adapter.fresh_planned(load(workload.model), workload, trial()).ranks
         assert all(torch.equal(a.detach(), workload.components[n][: len(a)]) for n, (a, _) in adapter.factors.items())
 
 
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
 def test_more_rank_than_components_is_refused(workload):
     fewer = {name: vectors[:1] for name, vectors in workload.components.items()}
-    with pytest.raises(adapters.AllocationMismatch, match="1 components"):
-        adapters.fresh_planned(load(workload.model), dataclasses.replace(workload, components=fewer), trial())
+    with pytest.raises(peft_adapter.AllocationMismatch, match="1 components"):
+        peft_adapter.fresh_planned(load(workload.model), dataclasses.replace(workload, components=fewer), trial())
 
 
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from strategies.empirical import EVIDENCE_KINDS
-from trainables.base_model import sites_of
-from trainables.batch import Batch
-from trainables.data import IGNORED
-from trainables.evidence import measure_batches
+from trainables.data.collate import Batch
+from trainables.data.splits import IGNORED
+from trainables.evidence.importance import measure_batches
+from trainables.models.base_model import sites_of
 
 
 def batch(*rows, padding=0):

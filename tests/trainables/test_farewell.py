@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from trainables import checkpoint
-from trainables.farewell import NOW, Listener, keep_all
-from trainables.host import CHECKPOINT, FOLDER
-from trainables.session import next_report
-from trainables.solo import SoloSession
 from trainables.spec import TrialSpec
+from trainables.training import checkpoint
+from trainables.training.checkpoint import LAST, SESSION
+from trainables.training.farewell import NOW, Listener, keep_all
+from trainables.training.session import next_report
+from trainables.training.solo import SoloSession
 
-PLACE = f"one/{CHECKPOINT}/{FOLDER}"
+PLACE = f"one/{LAST}/{SESSION}"
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from trainables.footprint import fitting, slots_that_fit
+from trainables.engine.capacity import fitting, slots_that_fit
 
 GIB = 2**30
 

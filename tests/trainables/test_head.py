@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from trainables import head
-from trainables.head import FrozenHeadLoss, frozen_head_losses
+from trainables.training import frozen_head
+from trainables.training.frozen_head import FrozenHeadLoss, frozen_head_losses
 
 
 @pytest.fixture(params=[True, False], ids=["bias", "no bias"])
@@ -15,7 +15,7 @@ def problem(request):
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_losses_and_gradients_are_those_of_plain_cross_entropy(problem, rows, monkeypatch):
-    monkeypatch.setitem(head.CHUNK_ELEMENTS, "cpu", rows * 11)
+    monkeypatch.setitem(frozen_head.CHUNK_ELEMENTS, "cpu", rows * 11)
     layer, hidden, targets = problem
     expected = functional.cross_entropy(layer(hidden), targets, reduction="none")
     weights = torch.rand(23)

@@ -12,8 +12,8 @@ import pytest
 import ray
 import torch
 
-from trainables import host as hosting
-from trainables.host import Host, Use
+from trainables.actors import host as hosting
+from trainables.actors.host import Host, Use
 
 CONFIG = {"strategy": "baseline", "learning_rate": 0.01}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from trainables import hub, model_files
-from trainables.base_model import identity, load, shape_of
-from trainables.data import DataSource, read_documents
-from trainables.texts import HUB_FILES
+from trainables.data.readers import HUB_FILES
+from trainables.data.splits import DataSource, read_documents
+from trainables.models import files, hub
+from trainables.models.base_model import identity, load, shape_of
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -74,7 +74,7 @@ def test_a_hub_model_loads_from_its_commit_and_an_adapter_names_it(cache, tiny_g
     save(cache, "tiny", OLD, tiny_gpt2)
     model = hub.pinned("model", "org/tiny", None)
     assert model == f"org/tiny@{OLD}"
-    assert model_files.check_weights(model)
+    assert files.check_weights(model)
     assert shape_of(model) == shape_of(str(tiny_gpt2))
     network = load(model).model
     assert (network.name_or_path, network.hub_commit) == ("org/tiny", OLD)
@@ -85,7 +85,7 @@ def test_a_hub_model_of_pickles_is_refused_and_nothing_is_converted(cache, tiny_
     folder = save(cache, "old", OLD, tiny_gpt2)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="is a pickle"):
-        model_files.check_weights(f"org/old@{OLD}")
+        files.check_weights(f"org/old@{OLD}")
     with pytest.raises(ValueError, match="do not load"):
         load(f"org/old@{OLD}")
 

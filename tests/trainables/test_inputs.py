@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from strategies import RankBudget
-from trainables.base_model import identity
-from trainables.data import DataSource, load_splits
-from trainables.inputs import base_of, splits_of
-from trainables.pack import Pack
-from trainables.solo import SoloSession
+from trainables.data.splits import DataSource, load_splits
+from trainables.engine.pack import Pack
+from trainables.models.base_model import identity
 from trainables.spec import TrialSpec, Workload
+from trainables.training.inputs import base_of, splits_of
+from trainables.training.solo import SoloSession
 
 
 @pytest.fixture

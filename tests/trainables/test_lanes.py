@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, BloomConfig, OPTConfig
 
-from trainables.base_model import joinable
-from trainables.data import IGNORED, Example
-from trainables.lanes import arrange
+from trainables.data.splits import IGNORED, Example
+from trainables.engine.sequence_packing import arrange
+from trainables.models.base_model import joinable
 
 WIDE = 1000
 FIRST, SECOND, THIRD = (

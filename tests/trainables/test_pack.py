@@ -9,15 +9,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from strategies import RankBudget
-from trainables import adapters
-from trainables.base_model import load
-from trainables.batch import collate
-from trainables.data import DataSource, load_splits, mean_loss
-from trainables.finetune import batch_order
-from trainables.lanes import arrange
-from trainables.pack import Pack
-from trainables.solo import SoloSession
+from trainables.adapters import peft_adapter
+from trainables.data.collate import collate
+from trainables.data.splits import DataSource, load_splits, mean_loss
+from trainables.engine.pack import Pack
+from trainables.engine.sequence_packing import arrange
+from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
+from trainables.training.losses import batch_order
+from trainables.training.solo import SoloSession
 
 STEPS = 50
 MICRO = 4
@@ -65,8 +65,8 @@ def alone(workload, spec, steps=STEPS):
     """Train one trial with nothing but PEFT and PyTorch; return its losses per token and its adapter's tensors."""
     base = load(workload.model)
     network = AutoModelForCausalLM.from_pretrained(workload.model, dtype=torch.float32).requires_grad_(False).eval()
-    model = adapters.attach_planned(dataclasses.replace(base, model=network), workload, spec)
-    adapters.set_dropout(model, True)
+    model = peft_adapter.attach_planned(dataclasses.replace(base, model=network), workload, spec)
+    peft_adapter.set_dropout(model, True)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=workload.weight_decay)
     train, rising = load_splits(workload.data, workload.model).train, max(1, round(workload.warmup * workload.steps))
@@ -136,7 +136,7 @@ def joined(monkeypatch):
         passes.append(lanes.joined)
         return lanes
 
-    monkeypatch.setattr("trainables.pack.arrange", arranging)
+    monkeypatch.setattr("trainables.engine.pack.arrange", arranging)
     return passes
 
 

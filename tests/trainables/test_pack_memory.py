@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from strategies import RankBudget
-from trainables.base_model import load
-from trainables.data import DataSource
-from trainables.pack import Pack
-from trainables.solo import SoloSession
+from trainables.data.splits import DataSource
+from trainables.engine.pack import Pack
+from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
+from trainables.training.solo import SoloSession
 
 MICRO = 4
 CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")

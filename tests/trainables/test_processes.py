@@ -3,7 +3,7 @@ import os
 import psutil
 import pytest
 
-from trainables.processes import lives
+from trainables.actors.host import lives
 
 
 def test_a_process_lives_until_it_ends_or_another_has_its_number(monkeypatch):

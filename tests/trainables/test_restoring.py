@@ -7,8 +7,8 @@ import pytest
 from ray.tune import Checkpoint
 from ray.tune.trainable.trainable import _DICT_CHECKPOINT_FILE_NAME
 
-from trainables.proxy import PackedTrainable
-from trainables.trainable import LoraTrainable
+from trainables.actors.packed_trainable import PackedTrainable
+from trainables.actors.trainable import LoraTrainable
 
 
 class Evil:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainables.base_model import load
-from trainables.data import mean_loss
-from trainables.finetune import batch_order, learning_rate_factor
-from trainables.pack import Pack
-from trainables.packed import Conductor
-from trainables.session import Diverged, next_report
-from trainables.solo import SoloSession
+from trainables.data.splits import mean_loss
+from trainables.engine.batcher import Conductor
+from trainables.engine.pack import Pack
+from trainables.models.base_model import load
 from trainables.spec import TrialSpec
+from trainables.training.losses import batch_order, learning_rate_factor
+from trainables.training.session import Diverged, next_report
+from trainables.training.solo import SoloSession
 
 
 @pytest.fixture(params=["solo", "packed"])

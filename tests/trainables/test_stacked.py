@@ -3,8 +3,8 @@
 import torch
 from peft import LoraConfig
 
-from trainables.adapters import Adapter
-from trainables.stacked import AdaptedLinear, Stack
+from trainables.adapters.peft_adapter import Adapter
+from trainables.engine.stacked_adapters import AdaptedLinear, Stack
 
 
 def adapter(scale, **ranks):

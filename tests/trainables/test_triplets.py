@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from strategies.base import Site
-from trainables import triplets
-from trainables.adapters import Adapter
-from trainables.triplets import CostAllocator, Triplets, penalty_gradient
+from trainables.adapters.peft_adapter import Adapter
+from trainables.training import triplets
+from trainables.training.triplets import CostAllocator, Triplets, penalty_gradient
 
 SITES = (Site("a", 2, 2, 0, "attention"), Site("b", 4, 3, 0, "mlp"))
 

@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from strategies import RankAllocation, RankBudget
 from strategies.base import Site
-from trainables import adapters, export, shrink
-from trainables.base_model import load
-from trainables.data import DataSource
+from trainables import export
+from trainables.adapters import peft_adapter
+from trainables.data.splits import DataSource
+from trainables.models.base_model import load
+from trainables.postprocess import truncation
 from trainables.spec import Workload
 
 SITES = (Site("a", 6, 5, 0, "attention"), Site("b", 4, 8, 1, "mlp"))
@@ -21,7 +23,7 @@ SITES = (Site("a", 6, 5, 0, "attention"), Site("b", 4, 8, 1, "mlp"))
 
 def test_within_its_own_size_an_adapter_stays_what_it_is():
     factors = {"a": (torch.randn(3, 6), torch.randn(5, 3)), "b": (torch.randn(2, 4), torch.randn(8, 2))}
-    kept = shrink.shrunk(factors, SITES, 3 * 11 + 2 * 12)
+    kept = truncation.shrunk(factors, SITES, 3 * 11 + 2 * 12)
     for name, (a, b) in factors.items():
         assert torch.allclose(kept[name][1] @ kept[name][0], b @ a, atol=1e-5)
 
@@ -30,13 +32,13 @@ def test_the_largest_singular_values_per_parameter_stay_wherever_they_are():
     # a: values 3 and 1 at 11 parameters each; b: 2 and 0.5 at 12. Squared over cost: 9/11 > 4/12 > 1/11 > 0.25/12
     a = (torch.eye(6)[:2], torch.eye(5)[:, :2] * torch.tensor([3.0, 1.0]))
     b = (torch.eye(4)[:2], torch.eye(8)[:, :2] * torch.tensor([2.0, 0.5]))
-    kept = shrink.shrunk({"a": a, "b": b}, SITES, 11 + 12)
+    kept = truncation.shrunk({"a": a, "b": b}, SITES, 11 + 12)
     assert {name: len(small) for name, (small, _) in kept.items()} == {"a": 1, "b": 1}
     expected = torch.zeros(5, 6)
     expected[0, 0] = 3.0
     torch.testing.assert_close(kept["a"][1] @ kept["a"][0], expected, atol=1e-6, rtol=0)
-    assert list(shrink.shrunk({"a": a, "b": b}, SITES, 11)) == ["a"]
-    assert shrink.shrunk({"a": a, "b": b}, SITES, 10) == {}
+    assert list(truncation.shrunk({"a": a, "b": b}, SITES, 11)) == ["a"]
+    assert truncation.shrunk({"a": a, "b": b}, SITES, 10) == {}
 
 
 @pytest.fixture
@@ -47,14 +49,14 @@ def trained(model_folder, tmp_path):
     ranks = {site.name: number % 4 for number, site in enumerate(base.sites)}
     alphas = {name: 2.0 + rank for name, rank in ranks.items() if rank}
     params = sum(site.cost * ranks[site.name] for site in base.sites)
-    wrapped = adapters.attach(base.model, RankAllocation(ranks, params), alphas)
-    adapter = adapters.read(wrapped)
+    wrapped = peft_adapter.attach(base.model, RankAllocation(ranks, params), alphas)
+    adapter = peft_adapter.read(wrapped)
     torch.manual_seed(0)
     with torch.no_grad():
         for _, b in adapter.factors.values():
             b.normal_(std=0.05)
     adapter.save(tmp_path / "best_adapter")
-    adapters.detach(wrapped)
+    peft_adapter.detach(wrapped)
     return model, ranks, alphas, tmp_path / "best_adapter"
 
 
@@ -86,8 +88,8 @@ def test_the_curve_starts_at_the_adapter_itself_and_falls_in_parameters(trained,
     source = DataSource(str(tiny_text), train_examples=8, validation_examples=4, test_examples=8, max_length=32)
     workload = Workload(model, source, RankBudget(10_000), epochs=1, batch_size=4, reports=1, scale=2.0)
     before = load(model).model.state_dict().keys()
-    curve = shrink.shrink_curve(workload, ranks, alphas, adapter)
-    assert [point["fraction"] for point in curve] == list(shrink.FRACTIONS)
+    curve = truncation.shrink_curve(workload, ranks, alphas, adapter)
+    assert [point["fraction"] for point in curve] == list(truncation.FRACTIONS)
     for point in curve:
         assert point["params"] <= point["fraction"] * curve[0]["params"]
     assert len({point["test_loss"] for point in curve}) == len(curve)

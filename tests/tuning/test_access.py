@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from trainables.spec import Workload
-from tuning import access, nodes
 from tuning.cli import main
-from tuning.plan import SearchPlan
-from tuning.ray_connection import ray_for
+from tuning.cluster import access, node_check
+from tuning.cluster.connection import ray_for
+from tuning.plan.search_plan import SearchPlan
 
 ROOT = Path(__file__).parents[2]
 
@@ -201,7 +201,7 @@ def judged(address, **seen):
     workload = Workload.__new__(Workload)
     object.__setattr__(workload, "model", "/models/m")
     object.__setattr__(workload, "base", "b")
-    return nodes.judge(plan, workload, address, nodes.View(**view))
+    return node_check.judge(plan, workload, address, node_check.View(**view))
 
 
 def test_a_ray_that_others_reach_and_that_wants_no_token_is_not_joined():

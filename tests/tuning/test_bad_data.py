@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from trainables import data
-from trainables.data import DataSource, corpus_sha256, read_documents
+from trainables.data import splits
+from trainables.data.splits import DataSource, corpus_sha256, read_documents
 from tuning.cli import main
 
 SMALL = ("--train-examples", "8", "--validation-examples", "4", "--test-examples", "4", "--max-length", "32")
@@ -104,10 +104,10 @@ def test_a_line_of_50_mb_takes_seconds_alone_or_among_others(kind, tmp_path, wro
 
 @KINDS
 def test_of_a_long_line_the_beginning_is_tokenised(kind, tmp_path, wrong, capsys, monkeypatch):
-    tokenised, tokenise = [], data._tokenise
-    monkeypatch.setattr(data, "TEXT_CHARACTERS", 20_000)
+    tokenised, tokenise = [], splits._tokenise
+    monkeypatch.setattr(splits, "TEXT_CHARACTERS", 20_000)
     monkeypatch.setattr(
-        data, "_tokenise", lambda document, *others: tokenised.append(document) or tokenise(document, *others)
+        splits, "_tokenise", lambda document, *others: tokenised.append(document) or tokenise(document, *others)
     )
     seconds_of_a_long_line(100_000, kind, tmp_path, wrong, capsys)
     assert max(len(document.text) for document in tokenised) == 20_000

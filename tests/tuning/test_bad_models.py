@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainables.model_files import BUNDLED, INDEX, WEIGHTS
+from trainables.models.files import BUNDLED, INDEX, WEIGHTS
 
 SMALL = ("--train-examples", "8", "--validation-examples", "4", "--test-examples", "4", "--max-length", "32")
 
@@ -130,7 +130,7 @@ def test_code_of_a_model_is_never_asked_about_even_at_a_terminal(tiny_gpt2, tmp_
 def test_an_encoder_that_calls_itself_causal_is_found_out(tmp_path, tiny_tokenizer):
     from transformers import BertConfig, BertLMHeadModel
 
-    from trainables.base_model import load
+    from trainables.models.base_model import load
 
     config = BertConfig(
         vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32

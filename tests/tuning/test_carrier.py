@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from tests.fakes.ray_tune import Killed
-from tuning.carrier import _make_database
+from tuning.tracking.mlflow_client import _make_database
 
 
 class Making:

@@ -12,8 +12,8 @@ from ray.exceptions import RaySystemError, RayTaskError
 
 from strategies import RankBudget
 from tuning.cli import extra_options, main, options, resolve_plan
-from tuning.plan import SearchPlan
-from tuning.stop import FULL
+from tuning.lifecycle.stop import FULL
+from tuning.plan.search_plan import SearchPlan
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,10 +6,12 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from trainables.base_model import identity
-from tuning import pipeline, preflight, summary
+from trainables.models.base_model import identity
+from tuning import pipeline
 from tuning.cli import options, resolve_plan
-from tuning.plan import SearchPlan
+from tuning.plan.search_plan import SearchPlan
+from tuning.preflight import preflight
+from tuning.results import summary
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "ray_cluster.yaml").read_text()

@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from analysis.rows import ResultRow, read_rows
+from analysis.results.rows import ResultRow, read_rows
 from strategies import CONTROLS, SEARCHED
 from strategies.allocation import RankBudget
 from strategies.base import Site
 from trainables.spec import TrialSpec
-from tuning.confirm import confirmations, controls, most_confirmations
-from tuning.plan import SearchPlan
+from tuning.plan.search_plan import SearchPlan
+from tuning.trials.confirmation import confirmations, controls
 
 
 def trial(strategy, loss, number=0, **own):
@@ -113,7 +113,7 @@ def test_of_budgets_that_were_searched_the_smallest_that_is_about_as_good_is_con
         ("baseline_baseline0_seed8", 1.0), ("linear_decay_linear_decay0_seed8", 1.0),
         ("attention_heavy_attention_heavy0_seed8", 1.0), ("linear_decay_linear_decay2-small_seed8", 0.3),
     ]  # fmt: skip
-    assert most_confirmations(plan) == 2 * (2 + 2 * (len(SEARCHED) - 1) * (1 + len(CONTROLS)))
+    assert plan.most_confirmations == 2 * (2 + 2 * (len(SEARCHED) - 1) * (1 + len(CONTROLS)))
 
 
 def test_a_smaller_one_that_wins_has_controls_of_its_own_size():
@@ -153,8 +153,8 @@ def test_nothing_is_confirmed_where_nothing_can_be_compared(plan, rows):
 
 
 def test_a_plan_knows_how_many_runs_a_confirmation_may_take():
-    assert most_confirmations(PLAN) == 2 * (1 + (len(SEARCHED) - 1) * (1 + len(CONTROLS)))
-    assert most_confirmations(SearchPlan(strategies=("baseline",))) == 0
+    assert PLAN.most_confirmations == 2 * (1 + (len(SEARCHED) - 1) * (1 + len(CONTROLS)))
+    assert SearchPlan(strategies=("baseline",)).most_confirmations == 0
 
 
 @pytest.mark.process

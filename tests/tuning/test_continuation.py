@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.rows import ResultRow
-from trainables.solo import SoloSession
+from analysis.results.rows import ResultRow
 from trainables.spec import TrialSpec
-from tuning import preflight
+from trainables.training.solo import SoloSession
 from tuning.cli import main
-from tuning.continuation import changed_plan, origin, other_circumstances, save_plan, saved_plan
-from tuning.facts import FILE, versions
-from tuning.harvest import experiment_name
-from tuning.kept import checkpoints, drop_misfits, newest_checkpoint
-from tuning.plan import SearchPlan
-from tuning.record import EVENTS, Record
+from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_space import experiment_name
+from tuning.preflight import preflight
+from tuning.state.checkpoints import checkpoints, drop_misfits, newest_checkpoint
+from tuning.state.continuation import changed_plan, origin, other_circumstances, save_plan, saved_plan
+from tuning.state.facts import FILE, versions
+from tuning.state.record import EVENTS, Record
 
 PLAN = SearchPlan(name="x", strategies=("baseline", "linear_decay"))
 
@@ -155,7 +155,7 @@ def test_a_trial_whose_misfits_are_only_begun_to_be_removed_begins_anew_all_the_
     def killed(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tuning.kept.shutil.rmtree", killed)
+    monkeypatch.setattr("tuning.state.checkpoints.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         drop_misfits(plan, known, record)
     assert Record(plan.run_dir).reports.keys() == {"t0"}

@@ -3,12 +3,12 @@
 import pytest
 from ray.tune.logger import JsonLoggerCallback
 
-from analysis.rows import read_rows
-from trainables.proxy import PackedTrainable
-from trainables.trainable import LoraTrainable
-from tuning import search
+from analysis.results.rows import read_rows
+from trainables.actors.packed_trainable import PackedTrainable
+from trainables.actors.trainable import LoraTrainable
 from tuning.cli import main
-from tuning.record import Record
+from tuning.state.record import Record
+from tuning.trials import tuner
 
 pytestmark = pytest.mark.search
 DIVERGING = ("--num-samples", "4", "--scale", "1e30", "--name", "diverged")
@@ -49,7 +49,7 @@ def raising(trainable):
 def test_trials_that_all_fail_leave_a_report_and_status_1_and_none_of_their_pickles_is_loaded(
     fake_hosts, small, four, tmp_path, monkeypatch, capfd, tracing_pickle
 ):
-    monkeypatch.setattr(search, "PackedTrainable", raising(PackedTrainable))
+    monkeypatch.setattr(tuner, "PackedTrainable", raising(PackedTrainable))
     check_failed([*small, *four, "--isolation", "packed"], tmp_path, monkeypatch, capfd, tracing_pickle)
 
 
@@ -57,7 +57,7 @@ def test_trials_that_all_fail_leave_a_report_and_status_1_and_none_of_their_pick
 def test_so_do_trials_that_train_in_processes_of_their_own(
     shared_ray, small, four, tmp_path, monkeypatch, capfd, tracing_pickle
 ):
-    monkeypatch.setattr("trainables.trainable.LoraTrainable", raising(LoraTrainable))
+    monkeypatch.setattr("trainables.actors.trainable.LoraTrainable", raising(LoraTrainable))
     check_failed([*small, *four, "--isolation", "process"], tmp_path, monkeypatch, capfd, tracing_pickle)
 
 
@@ -70,7 +70,7 @@ def check_failed(flags, runs, monkeypatch, capfd, tracing_pickle):
             for path in planted:
                 path.write_bytes(tracing_pickle(runs / "trace"))
 
-    monkeypatch.setattr(search, "JsonLoggerCallback", Planting)
+    monkeypatch.setattr(tuner, "JsonLoggerCallback", Planting)
     flags = [*flags, "--num-samples", "4", "--max-failures", "0", "--name", "failed", "--runs-dir", str(runs)]
     assert main(flags) == 1, capfd.readouterr().err
     rows = read_rows(folder / "rows.jsonl")

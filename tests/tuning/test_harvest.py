@@ -13,11 +13,12 @@ from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.trainable.metadata import _TrainingRunMetadata
 
-from analysis.rows import read_rows
-from trainables.session import Diverged
-from tuning.harvest import Harvest, experiment_name, row_from
-from tuning.record import Record
-from tuning.stop import FULL, Stop
+from analysis.results.rows import read_rows
+from trainables.training.session import Diverged
+from tuning.callbacks.trial_callback import Harvest, row_from
+from tuning.lifecycle.stop import FULL, Stop
+from tuning.plan.search_space import experiment_name
+from tuning.state.record import Record
 
 CONFIG = {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": 0, "trial_id": "t1"}
 REPORT = {

@@ -11,11 +11,12 @@ import pytest
 import ray
 
 from tests.fakes.hosts import FakeHost, FakeHosts
-from trainables.host import Lease
-from tuning import hosting, preflight, ray_connection
+from trainables.actors.host import Lease
 from tuning.cli import resolve_plan
-from tuning.measuring import measured
-from tuning.ray_connection import ray_for
+from tuning.cluster import connection, hosting
+from tuning.cluster.connection import ray_for
+from tuning.preflight import preflight
+from tuning.preflight.measuring import measured
 
 pytestmark = pytest.mark.search
 
@@ -99,7 +100,7 @@ def test_one_that_dies_while_it_measures_is_replaced(plan, known, kind, tmp_path
         assert ray.get(asked)["gradient"].keys() == {site.name for site in known.shape.sites}
 
 
-@pytest.mark.parametrize("end", [hosting.end, lambda plan: ray_connection.end_what_is_left()])
+@pytest.mark.parametrize("end", [hosting.end, lambda plan: connection.end_what_is_left()])
 def test_ending_them_does_not_mind_one_that_has_just_died(plan, known, monkeypatch, end):
     left = ray.remote(Lease).options(name="left", num_cpus=0).remote()
     ray.get(left.__ray_ready__.remote())
@@ -110,11 +111,11 @@ def test_ending_them_does_not_mind_one_that_has_just_died(plan, known, monkeypat
 
 
 def test_a_joined_ray_that_stays_too_small_is_refused_after_a_while(plan, known, monkeypatch, capsys):
-    monkeypatch.setattr(ray_connection, "PATIENCE_SECONDS", 0.6)
-    monkeypatch.setattr(ray_connection, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.6)
+    monkeypatch.setattr(connection, "LOOK_SECONDS", 0.1)
     large = plan.model_copy(update={"ray_address": "auto", "cpus_per_trial": 999})
     with pytest.raises(ValueError, match="--cpus-per-trial 999: no node has more than") as refusal:
-        ray_connection.await_resources(large)
+        connection.await_resources(large)
     assert capsys.readouterr().out == f"Waiting for a node, for 0.01 minutes at most. {refusal.value}\n"
     assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
 

@@ -12,9 +12,9 @@ from types import MappingProxyType
 import pytest
 import ray
 
-import tuning.metrics
-from analysis.rows import ResultRow
-from tuning.metrics import Metrics
+from analysis.results.rows import ResultRow
+from tuning.callbacks import metrics
+from tuning.callbacks.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
@@ -53,7 +53,7 @@ def set_to(monkeypatch):
             assert {*tags} | self.known == self.tag_keys
             self.values[tags.get("status", "")] = value
 
-    monkeypatch.setattr(tuning.metrics, "Gauge", Gauge)
+    monkeypatch.setattr(metrics, "Gauge", Gauge)
     return found
 
 

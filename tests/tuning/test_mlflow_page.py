@@ -6,8 +6,8 @@ import re
 import pytest
 from mlflow import MlflowClient
 
-from analysis.rows import read_rows
-from tuning.carrier import EXPERIMENT
+from analysis.results.rows import read_rows
+from tuning.tracking.mlflow_client import EXPERIMENT
 
 pytestmark = pytest.mark.browser
 TEST_LOSS, EVAL_LOSS = "metrics.`test_loss`", "metrics.`eval_loss`"

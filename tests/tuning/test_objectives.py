@@ -10,19 +10,19 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
-from analysis import pareto
-from analysis.rows import ResultRow, read_rows
+from analysis.results.rows import ResultRow, read_rows
+from analysis.stats import pareto
 from strategies import SEARCHED, RankBudget, Site, allocate
 from trainables.spec import BUDGET_SHARE, TrialSpec
+from tuning.callbacks.trial_callback import row_from
 from tuning.cli import main
-from tuning.confirm import confirmations, controls
-from tuning.harvest import experiment_name, row_from
-from tuning.plan import SearchPlan
-from tuning.record import Record
-from tuning.scheduler import StrategyASHA
-from tuning.space import SMALLEST_SHARE, budget_class, budget_share
-from tuning.study import StudySearch
-from tuning.study_views import importances, mirror
+from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_space import SMALLEST_SHARE, budget_class, budget_share, experiment_name
+from tuning.state.record import Record
+from tuning.trials.asha import StrategyASHA
+from tuning.trials.confirmation import confirmations, controls
+from tuning.trials.optuna_search import StudySearch
+from tuning.trials.study_export import importances, mirror
 
 TWO = SearchPlan(objective="loss,params", num_samples=40, seed=7, confirm_seeds=2)
 STATUSES = {"finished": "finished", "stopped": "running", "diverged": "diverged"}

@@ -5,14 +5,15 @@ from collections import Counter
 
 import pytest
 
-from analysis.rows import read_rows
+from analysis.results.rows import read_rows
 from strategies import RankBudget
 from strategies.base import Site
 from trainables import export
-from trainables.data import DataSource
+from trainables.data.splits import DataSource
 from trainables.spec import Workload
-from tuning import preflight, search
 from tuning.cli import main
+from tuning.preflight import preflight
+from tuning.trials import tuner
 
 PEERS = [word for name in ("baseline", "eva", "adalora") for word in ("--strategies", name)]
 
@@ -22,7 +23,7 @@ def key(strategy, learning_rate=0.01, **own):
     evidence = {f"explained_variance/{k}": {"a": 1 / k, "b": 1 / k} for k in range(1, 7)}
     workload = Workload("any", DataSource(), RankBudget.like_uniform(2, sites), 1.0, 4, 1, 2.0, evidence=evidence)
     known = preflight.Preflight(preflight.Shape(sites, 0, 0, 0), workload, "", {})
-    return search._key(workload, known, {"strategy": strategy, strategy: {**own, "learning_rate": learning_rate}})
+    return tuner._key(workload, known, {"strategy": strategy, strategy: {**own, "learning_rate": learning_rate}})
 
 
 def test_a_configuration_is_new_if_it_begins_or_is_pruned_otherwise():

@@ -7,7 +7,7 @@ import huggingface_hub.constants
 import pytest
 
 from tests.fakes import trial
-from trainables import hub
+from trainables.models import hub
 from tuning.cli import main
 
 PINNED, BROKEN = "a" * 40, "b" * 40

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tuning.cli import one_line, resolve_plan
-from tuning.plan import SearchPlan
+from tuning.plan.search_plan import SearchPlan
 
 RELAXED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 NAMES = st.sampled_from(sorted(SearchPlan.model_fields))

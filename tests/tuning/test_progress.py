@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from analysis.rows import ResultRow
-from tuning.progress import Progress
+from analysis.results.rows import ResultRow
+from tuning.callbacks.progress import Progress
 
 CONFIG = {"strategy": "baseline"}
 REPORT = {"eval_loss": 2.0, "step": 8, "trainable_parameters": 10, "seconds": 1.5}
@@ -42,7 +42,7 @@ def test_a_terminal_shows_one_table_with_every_trial():
 @pytest.mark.parametrize(("reports", "left"), [(0, "not known yet"), (1, "about 0:00:30 left in this phase")])
 def test_time_left_follows_the_reports_of_ended_trials(reports, left, monkeypatch):
     clock = iter([0.0, 10.0, 10.0, 10.0])
-    monkeypatch.setattr("tuning.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("tuning.callbacks.progress.time.monotonic", lambda: next(clock))
     console = Console(file=io.StringIO(), force_terminal=False)
     progress = Progress(4, console=console)
     for trial_id in list("a")[:reports]:

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.rows import ResultRow
-from tuning.record import Record
+from analysis.results.rows import ResultRow
+from tuning.state.record import Record
 
 CONFIG = {"strategy": "baseline", "trial_id": "t001", "baseline": {"learning_rate": 0.1}}
 ROW = ResultRow("t001", "baseline_t001", "baseline", "finished", final_eval_loss=1.5)

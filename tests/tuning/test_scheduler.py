@@ -4,10 +4,10 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from tuning.harvest import row_from
-from tuning.plan import SearchPlan
-from tuning.record import Record
-from tuning.scheduler import StrategyASHA, make_scheduler
+from tuning.callbacks.trial_callback import row_from
+from tuning.plan.search_plan import SearchPlan
+from tuning.state.record import Record
+from tuning.trials.asha import StrategyASHA, make_scheduler
 
 
 class Rungs:

@@ -15,7 +15,7 @@ import pytest
 import ray
 from optuna.trial import TrialState
 
-from analysis.rows import FIELDS, read_rows
+from analysis.results.rows import FIELDS, read_rows
 from strategies.official import OFFICIAL
 from tuning.cli import main, resolve_plan
 
@@ -120,7 +120,7 @@ def loss_of(base, adapter, examples):
 @pytest.fixture(scope="module")
 def winner(finished, tiny_gpt2):
     """(base, folder of the best adapter, validation examples as token ids, loss that was reported)."""
-    from trainables.data import load_splits
+    from trainables.data.splits import load_splits
 
     plan = resolve_plan(str(finished.folder / "plan.json"), {})
     examples = [example.input_ids for example in load_splits(plan.data_source(), plan.model).validation]

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from mlflow import MlflowClient
 
-from analysis.rows import read_rows
-from tuning.carrier import EXPERIMENT, PARENT, TRIAL_TAG
+from analysis.results.rows import read_rows
+from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, TRIAL_TAG
 
 pytestmark = pytest.mark.process
 

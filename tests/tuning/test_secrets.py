@@ -2,7 +2,7 @@
 
 import pytest
 
-from tuning.secrets import has_secret, masked
+from tuning.plan.secrets import has_secret, masked
 
 
 @pytest.mark.process

@@ -11,14 +11,16 @@ import pytest
 import ray
 
 from tests.fakes.hosts import FakeHosts
-from trainables.proxy import PackedTrainable
-from tuning import hosting, preflight, search
+from trainables.actors.packed_trainable import PackedTrainable
+from tuning.callbacks.trial_callback import Harvest
 from tuning.cli import resolve_plan
-from tuning.harvest import Harvest
-from tuning.plan import SearchPlan
-from tuning.ray_connection import ray_for, slots_of
-from tuning.record import Record
-from tuning.stop import Stop
+from tuning.cluster import hosting
+from tuning.cluster.connection import ray_for, slots_of
+from tuning.lifecycle.stop import Stop
+from tuning.plan.search_plan import SearchPlan
+from tuning.preflight import preflight
+from tuning.state.record import Record
+from tuning.trials import tuner
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +75,7 @@ def test_a_search_has_as_many_trials_at_a_time_as_fit_onto_what_ray_has(choices,
 @pytest.mark.search
 def test_four_trials_share_two_cores_in_halves_and_a_fifth_waits(fake_hosts, small, tmp_path, monkeypatch):
     (met := tmp_path / "met").mkdir()
-    monkeypatch.setattr(search, "PackedTrainable", meeting(PackedTrainable, met))
+    monkeypatch.setattr(tuner, "PackedTrainable", meeting(PackedTrainable, met))
     # more may run at a time as far as the search goes, so that it is Ray that has the fifth wait
     assert trained(small, tmp_path, isolation="packed", pack_size=2, max_concurrent_trials=8) == (["finished"] * 8, 4)
 
@@ -95,10 +97,10 @@ def trained(small, runs, **choices):
         known = dataclasses.replace(known, workload=dataclasses.replace(known.workload, device="cpu"))
         record = Record(plan.run_dir)
         with hosting.hosts_for(plan, known.workload) as hosts:
-            trainable = search.trainable(plan, hosts, known.workload, record)
-            searcher = search.searcher(plan, known, record)
+            trainable = tuner.trainable(plan, hosts, known.workload, record)
+            searcher = tuner.searcher(plan, known, record)
             harvest = Harvest(record, Stop(plan.run_dir, 0), [counting])
-            search.run(plan, trainable, searcher, plan.trials, harvest, "search")
+            tuner.run(plan, trainable, searcher, plan.trials, harvest, "search")
     return [row.status for row in record.rows.values()], counting.most
 
 
@@ -107,9 +109,9 @@ def with_a_gpu(folder, isolation, small):
     (met := folder / "met").mkdir()
     if isolation == "packed":
         hosting.Hosts = FakeHosts
-        search.PackedTrainable = meeting(PackedTrainable, met)
+        tuner.PackedTrainable = meeting(PackedTrainable, met)
     else:
-        from trainables import trainable
+        from trainables.actors import trainable
 
         trainable.LoraTrainable = meeting(trainable.LoraTrainable, met)
     ray.init(

@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
-from tuning import tracking
-from tuning.sink import Sink
-from tuning.spool import LOCK, REFUSED, STATE, Spool, Target
+from tuning.tracking import events
+from tuning.tracking.__main__ import command
+from tuning.tracking.outbox import LOCK, REFUSED, STATE, Spool, Target
+from tuning.tracking.uploader import Sink
 
 EVENT = {"kind": "start", "run": "t1", "name": "t1"}
 
@@ -74,18 +75,18 @@ def test_what_mlflow_does_is_not_blamed_on_the_disk(tmp_path, capsys, where):
 def test_a_replay_that_fails_says_of_whom(tmp_path, monkeypatch, capsys):
     _spooled(tmp_path)
     monkeypatch.setattr(sys, "argv", ["tracking", "replay", str(tmp_path)])
-    monkeypatch.setattr(tracking, "MlflowCarrier", lambda target: Willing(error=ConnectionRefusedError(111, "no")))
-    assert tracking.command() == 1
+    monkeypatch.setattr(events, "MlflowCarrier", lambda target: Willing(error=ConnectionRefusedError(111, "no")))
+    assert command() == 1
     _harm(tmp_path, f"{STATE}.partial")
-    monkeypatch.setattr(tracking, "MlflowCarrier", lambda target: Willing())
-    assert tracking.command() == 1
+    monkeypatch.setattr(events, "MlflowCarrier", lambda target: Willing())
+    assert command() == 1
     of_mlflow, of_the_disk = capsys.readouterr().err.splitlines()
     assert "Error: MLflow cannot be reached (ConnectionRefusedError: [Errno 111] no); nothing is lost" in of_mlflow
     assert f"Error: {tmp_path / STATE}.partial: Is a directory; nothing is lost" in of_the_disk
 
 
 def test_a_search_that_has_said_its_last_hears_no_more_of_mlflow(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("tuning.sink.LAST_ATTEMPTS", 1)
+    monkeypatch.setattr("tuning.tracking.uploader.LAST_ATTEMPTS", 1)
     asked, over = threading.Event(), threading.Event()
 
     class Late(Willing):

@@ -8,7 +8,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RaySystemError, RayTaskError
 from ray.tune.error import TuneError
 
-from tuning.stop import FULL, Stop
+from tuning.lifecycle.stop import FULL, Stop
 
 ERROR = OSError(FULL[0], "No space left on device")
 IN_A_TRIAL = RayTaskError("Trainable.train", f"Traceback\nOSError: {ERROR}", ERROR)

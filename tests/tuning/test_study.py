@@ -8,12 +8,12 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from strategies import SEARCHED, STRATEGIES
-from tuning.fixed import FixedSearch
-from tuning.harvest import row_from
-from tuning.plan import SearchPlan
-from tuning.record import Record
-from tuning.space import Space, fixed_part, official_configs
-from tuning.study import StudySearch, effective_key, make_sampler
+from tuning.callbacks.trial_callback import row_from
+from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_space import Space, fixed_part, official_configs
+from tuning.state.record import Record
+from tuning.trials.fixed_search import FixedSearch
+from tuning.trials.optuna_search import StudySearch, effective_key, make_sampler
 
 
 def whole(config):

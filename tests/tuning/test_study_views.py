@@ -7,7 +7,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from tuning.study_views import LEAST_FOR_IMPORTANCE, importances, mirror
+from tuning.trials.study_export import LEAST_FOR_IMPORTANCE, importances, mirror
 
 
 def test_a_study_is_mirrored_to_a_journal_that_optuna_opens(tmp_path):

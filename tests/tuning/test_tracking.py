@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from analysis.rows import ResultRow
+from analysis.results.rows import ResultRow
 from tests.fakes import mlflow
-from tuning.carrier import EXPERIMENT, PARENT, TRIAL_TAG, now_ms
-from tuning.spool import SPOOL, STATE, Spool, Target, UnknownTarget
-from tuning.tracking import Tracking, command, open_sink, remaining, replay
+from tuning.tracking.__main__ import command
+from tuning.tracking.events import Tracking, open_sink, remaining, replay
+from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, TRIAL_TAG, now_ms
+from tuning.tracking.outbox import SPOOL, STATE, Spool, Target, UnknownTarget
 
 ROOT = Path(__file__).parents[2]
 

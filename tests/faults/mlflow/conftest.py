@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from analysis.rows import ResultRow
-from tuning.carrier import EXPERIMENT, PARENT, PARENT_TAG, TRIAL_TAG, MlflowCarrier, now_ms
-from tuning.spool import Target
-from tuning.tracking import Tracking, open_sink, replay
+from analysis.results.rows import ResultRow
+from tuning.tracking.events import Tracking, open_sink, replay
+from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, PARENT_TAG, TRIAL_TAG, MlflowCarrier, now_ms
+from tuning.tracking.outbox import Target
 
 ROOT = Path(__file__).parents[3]
 REPORTS = 4

@@ -6,8 +6,8 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from tuning.carrier import EXPERIMENT, PARENT, TRIAL_TAG, now_ms
-from tuning.spool import REFUSED
+from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, TRIAL_TAG, now_ms
+from tuning.tracking.outbox import REFUSED
 
 pytestmark = pytest.mark.server
 

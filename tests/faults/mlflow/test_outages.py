@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tuning.spool import lock
+from tuning.tracking.outbox import lock
 
 pytestmark = pytest.mark.server
 

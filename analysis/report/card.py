@@ -1,0 +1,44 @@
+"""The model card that goes with the winner's adapter."""
+
+import json
+import math
+from collections.abc import Sequence
+
+from analysis.report import verdict_section, winner
+from analysis.results.header import ReportHeader
+from analysis.results.rows import ResultRow
+from analysis.stats import verdicts
+
+
+def card(best: ResultRow, rows: Sequence[ResultRow], header: ReportHeader) -> str:
+    """Return a card in the Hugging Face hub's format: data, metrics, verdict, ranks; what is unknown is left out.
+
+    Args:
+        best: The run whose adapter it is.
+        rows: All trials of its search.
+        header: What they do not know.
+    """
+    front = {"library_name": "peft", "base_model": header.model, "tags": ["lora"]}
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items() if value), "---", ""]
+    lines += [f"# LoRA of {header.model or 'a language model'}, ranks by {best.strategy}", ""]
+    trials = sum(row.phase == "search" for row in rows)
+    data = f"{header.dataset_size or 'an unknown number of'} examples of {header.dataset or 'unknown data'}"
+    lines += [f"Chosen by a search over {trials} trials and trained on {data}.", ""]
+    lines += ["## Metrics", ""]
+    for name, loss in (("validation", best.final_eval_loss), ("test", best.test_loss)):
+        if loss is not None:
+            lines += [f"- **Loss on the {name} split:** {loss:.4f} nats per token (perplexity {math.exp(loss):.2f})"]
+    if (beside := verdict_section.alone(best, rows)) is not None:
+        lines += [f"- **Test loss of this run alone:** {beside}"]
+    if best.trainable_parameters is not None:
+        lines += [f"- **Parameters:** {best.trainable_parameters:,}"]
+    judged = verdicts.verdicts(rows, header.margin)
+    lines += ["", "## Is it better than one rank everywhere?", ""]
+    lines += verdict_section.headline(judged) or ["Not confirmed: no verdict."]
+    lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", "## Use", "", "```python"]
+    lines += [
+        "from peft import PeftModel", "from transformers import AutoModelForCausalLM", "",
+        "base = AutoModelForCausalLM.from_pretrained(...)  # the base model named above",
+        "model = PeftModel.from_pretrained(base, ...)  # this folder", "```",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,136 @@
+"""The report's sections without pictures: what it cost, what mattered, what went wrong, how to do it again."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+from tabulate import tabulate
+
+from analysis.results.header import ReportHeader
+from analysis.results.rows import STATUSES, ResultRow
+from analysis.stats import ranking
+
+
+def what_mattered(header: ReportHeader) -> list[str]:
+    """Return how much each searched parameter decided; empty if that is not known."""
+    if not header.importance:
+        return []
+    body = [
+        [strategy, name, f"{share:.0%}"]
+        for strategy, shares in header.importance.items()
+        for name, share in sorted(shares.items(), key=lambda item: -item[1])
+    ]
+    return [
+        "## What Mattered", "", "How far the best third of a strategy's trials lies apart from all of them in each "
+        "parameter, as a share of the sum over its parameters (Optuna's PED-ANOVA), among trials that were trained in "
+        "full. Strategies with too few of those to say anything are left out.", "",
+        tabulate(body, headers=("strategy", "parameter", "importance"), tablefmt="pipe", disable_numparse=True), "",
+    ]  # fmt: skip
+
+
+def shrinking(header: ReportHeader) -> list[str]:
+    """Return what is left of the winner at fewer parameters; empty if that was not measured."""
+    if not header.shrink:
+        return []
+    whole = header.shrink[0]["test_loss"]
+    body = [
+        [f"{point['fraction']:.0%}", f"{point['params']:,}", f"{point['test_loss']:.4f}",
+         f"{math.expm1(point['test_loss'] - whole):+.2%}"] for point in header.shrink
+    ]  # fmt: skip
+    limit = ranking.within(point["test_loss"] for point in header.shrink)
+    small = min((p for p in header.shrink if p["test_loss"] <= limit), key=lambda point: point["params"])
+    return [
+        "## Shrinking the Winner", "", "The trained winner with its largest singular values kept, wherever they are, "
+        "and the rest cut; nothing is trained again.", "",
+        tabulate(body, ("kept", "parameters", "test loss", "perplexity"), tablefmt="pipe", disable_numparse=True),
+        "", f"The smallest of these within 1 % of the best perplexity has {small['params']:,} parameters.", "",
+    ]  # fmt: skip
+
+
+def evidence(header: ReportHeader) -> list[str]:
+    """Return how far the kinds of evidence agree about which sites matter; empty with fewer than two kinds."""
+    kinds = [kind for kind in header.evidence if "/" not in kind]  # the others are components of one kind
+    if len(kinds) < 2:
+        return []
+    sites = list(header.evidence[kinds[0]])
+    values = {kind: [header.evidence[kind][site] for site in sites] for kind in kinds}
+    body = [[a, *(f"{stats.kendalltau(values[a], values[b]).statistic:+.2f}" for b in kinds)] for a in kinds]
+    return [
+        "## Agreement of Evidence", "", f"Kendall's tau between what was measured before training, over {len(sites)} "
+        "sites: 1 is the same order of sites, 0 none in common, -1 the opposite.", "",
+        tabulate(body, headers=("", *kinds), tablefmt="pipe", disable_numparse=True), "",
+    ]  # fmt: skip
+
+
+def cost(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
+    """Return what was trained and what it took, by phase and strategy."""
+    lines = ["## Trials and Cost", ""]
+    if rows:
+        lines += [_cost_table(rows), ""]
+    lines += [f"- **Engine:** {header.engine}"] if header.engine else []
+    lines += [f"- **Resource event:** {event}" for event in header.resource_events]
+    again = {row.experiment_name: row.restarts for row in rows if row.restarts}
+    if again:
+        total = sum(again.values())
+        names = ", ".join(f"`{name}`" + (f" {count} times" if count > 1 else "") for name, count in again.items())
+        lines += [f"- **Taken up again after a failure:** {total} restart{'s' if total > 1 else ''}, of {names}"]
+    return [*lines, ""] if header.engine or header.resource_events or again else lines
+
+
+def went_wrong(rows: Sequence[ResultRow]) -> list[str]:
+    """Return the trials that diverged or failed, with causes; empty without any."""
+    bad = [row for row in rows if row.status in {"diverged", "failed"}]
+    if not bad:
+        return []
+    causes = [f"- `{row.experiment_name}` {row.status}: {row.error or 'cause unknown'}" for row in bad]
+    return ["## Diverged and Failed", "", *causes, ""]
+
+
+def reproduce(header: ReportHeader) -> list[str]:
+    """Return the exact command, versions and hashes; empty if the command is not known."""
+    if header.command is None:
+        return []
+    commands = [f"python {command}" for command in (header.command, *header.continued)]
+    lines = ["## How to Reproduce", "", "```", *commands, "```", ""]
+    lines += [f"- **Changed on the way, as allowed:** {change}" for change in header.changes]
+    facts = {
+        "Code": header.revision,
+        "Model": header.model,
+        "Its commit": header.model_revision,
+        "SHA-256 of its files": header.base_sha256 if header.base_sha256 != header.model else None,
+        "Data": header.dataset,
+        "Their commit": header.dataset_revision,
+        "SHA-256 of all texts": header.corpus_sha256,
+    }
+    lines += [f"- **{name}:** {value}" for name, value in facts.items() if value]
+    if header.versions:
+        lines += [f"- **Versions:** {', '.join(f'{name} {version}' for name, version in header.versions.items())}"]
+    return [
+        *lines,
+        "- **All choices:** `plan.json` beside this report; `--config plan.json --name NEW` repeats it.",
+        "",
+    ]
+
+
+def _cost_table(rows: Sequence[ResultRow]) -> str:
+    table = pd.DataFrame(
+        [
+            {"phase": r.phase, "strategy": r.strategy, "tokens": r.tokens, "seconds": r.training_time_seconds}
+            | {status: int(r.status == status) for status in STATUSES}
+            for r in rows
+        ]
+    )
+    grouped = table.groupby(["phase", "strategy"], sort=False).sum(min_count=1)
+    body = [[*key, *_cells(line)] for key, line in zip(grouped.index, grouped.to_dict("records"), strict=True)]
+    body.append(["all", "", *_cells(table.drop(columns=["phase", "strategy"]).sum(min_count=1).to_dict())])
+    headers = ("phase", "strategy", *STATUSES, "learned tokens", "training time")
+    return tabulate(body, headers=headers, tablefmt="pipe", disable_numparse=True)
+
+
+def _cells(sums: Mapping[Any, float]) -> list[str]:
+    counts = [f"{sums[status]:.0f}" for status in STATUSES]
+    tokens = "" if pd.isna(sums["tokens"]) else f"{sums['tokens']:,.0f}"
+    seconds = "" if pd.isna(sums["seconds"]) else f"{sums['seconds']:,.0f} s"
+    return [*counts, tokens, seconds]

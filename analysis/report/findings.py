@@ -1,0 +1,100 @@
+"""Key Findings: the seed report's three headings, and only what the rows support."""
+
+from collections.abc import Sequence
+
+from analysis.results.rows import ResultRow
+from analysis.stats import ranking
+from analysis.stats.verdicts import PLAIN, Verdict
+
+
+def title(name: str) -> str:
+    """Return a name as the report's headings show it."""
+    return name.replace("_", " ").title()
+
+
+def key_findings(rows: Sequence[ResultRow], judged: Sequence[Verdict] = ()) -> list[str]:
+    """Return the section; a trial that diverged, failed or was stopped wins nothing.
+
+    Args:
+        rows: Trials of the search.
+        judged: What confirmation runs said, if there were any.
+    """
+    lines = ["## Key Findings", "", f"1. **Best Performance:** {_best_performance(rows)}"]
+    lines += [f"2. **Best Efficiency:** {_best_efficiency(rows)}"]
+    answers = "; ".join(f"{title(item.strategy)}: {item.answer}" for item in judged)
+    compared = f"{answers} (from confirmation runs, see Verdict)" if judged else _adaptive(rows)
+    lines += [f"3. **Adaptive vs Baseline:** {compared}", ""]
+    bad = [row for row in rows if row.status in {"diverged", "failed"} or _lost(row)]
+    if bad:
+        names = ", ".join(f"{row.experiment_name} ({row.status})" for row in bad)
+        lines += [f"Without a usable loss, and so without a part in any of these: {names}.", ""]
+    return lines
+
+
+def _lost(row: ResultRow) -> bool:
+    return row.status == "finished" and row.final_eval_loss is None
+
+
+def _best_performance(rows: Sequence[ResultRow]) -> str:
+    best, means = ranking.best_run(rows), ranking.mean_losses(rows)
+    if best is None:
+        return "no trial finished with a loss, so none is best"
+    leader, (mean, runs) = next(iter(means.items()))
+    return (
+        f"the best single run is {best.experiment_name} ({title(best.strategy)}, evaluation loss "
+        f"{best.final_eval_loss:.4f}); the best mean is that of {title(leader)} ({mean:.4f} over {_runs(runs)})"
+    )
+
+
+def _best_efficiency(rows: Sequence[ResultRow]) -> str:
+    row = ranking.most_efficient(rows)
+    if row is None:
+        return "no trial finished with a loss, so none is efficient"
+    return (
+        f"{title(row.strategy)} trained the smallest share of parameters of all finished runs "
+        f"({row.parameter_efficiency:.1%}, {row.experiment_name}, evaluation loss {row.final_eval_loss:.4f})"
+    )
+
+
+def _adaptive(rows: Sequence[ResultRow]) -> str:
+    done = ranking.usable(rows)
+    plain = [row for row in done if row.strategy == PLAIN]
+    adaptive = [row for row in done if row.strategy != PLAIN]
+    if not plain or not adaptive:
+        missing = "adaptive" if plain else "baseline"
+        return f"no {missing} run finished with a loss, so there is nothing to compare"
+    difference = _mean(adaptive) / _mean(plain) - 1
+    counts = f"{_runs(len(adaptive))} against {_runs(len(plain))}"
+    return f"mean evaluation loss of adaptive runs is {_signed(difference)} baseline's ({counts}); {_caveat(done)}"
+
+
+def _caveat(done: Sequence[ResultRow]) -> str:
+    runs = ranking.mean_losses(done)
+    single = [title(name) for name, (_, count) in runs.items() if count == 1]
+    if single:
+        return f"nothing can be concluded: {', '.join(single)} finished one run only, and runs differ by chance"
+    configs = {(row.strategy, str(sorted(row.config.items()))) for row in done}
+    if len(configs) > len(runs):
+        return "nothing can be concluded: the runs of a strategy differ in their hyperparameters, not in seeds alone"
+    sizes = {row.trainable_parameters for row in done}
+    if len(sizes) > 1:
+        return "nothing can be concluded: the runs differ in their budgets"
+    return "no interval was computed, so this is a description and no verdict"
+
+
+def _signed(difference: float) -> str:
+    """Say a relative difference with two significant digits at least, and never a zero with a sign."""
+    share = abs(difference)
+    if share < 5e-6:
+        return "no different, to five digits, from"
+    digits = 1 if share >= 0.01 else 3
+    return f"{share:.{digits}%} {'above' if difference > 0 else 'below'}"
+
+
+def _mean(rows: Sequence[ResultRow]) -> float:
+    losses = [row.final_eval_loss for row in rows if row.final_eval_loss is not None]
+    return sum(losses) / len(losses)
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"

@@ -1,0 +1,202 @@
+"""Pictures: every function draws one from rows and returns it. Colours are Okabe and Ito's, and never the only sign."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from analysis.report.winner import grid
+from analysis.results.rows import ResultRow
+from analysis.stats import pareto, ranking
+from analysis.stats.verdicts import Verdict
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+STYLE: dict[Any, Any] = {
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "font.size": 9, "legend.frameon": False, "svg.hashsalt": "figures",
+}  # fmt: skip
+WIDE = 6.4
+
+
+def sign(number: int) -> tuple[str, str]:
+    """Return (colour, marker) of the ``number``-th series; after seven, colours come again with other markers."""
+    return COLOURS[number % 7], MARKERS[(number + number // 7) % 7]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture, in the format of the file's ending; the same picture gives the same bytes."""
+    FigureCanvasAgg(figure)
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+@matplotlib.rc_context(STYLE)
+def heatmaps(allocations: Mapping[str, Mapping[str, int]]) -> Figure:
+    """Draw allocations beside each other, title -> site name -> rank: a row per matrix and a column per layer.
+
+    All have one scale of colours.
+    """
+    grids = {title: grid(ranks) for title, ranks in allocations.items()}
+    top = max(1, *(rank for ranks in allocations.values() for rank in ranks.values()))
+    layers, matrices = (max(len(part[axis]) for part in grids.values()) for axis in (0, 1))
+    columns = 1 if len(grids) == 1 or layers > 12 else 2
+    rows = -(-len(grids) // columns)
+    size = (1.4 + columns * (1.1 + 0.34 * layers), rows * (1.0 + 0.32 * matrices))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    image = None
+    for place, (title, found) in zip(axes, grids.items(), strict=False):
+        image = _heatmap(place, title, *found, top)
+    for place in axes[len(grids) :]:
+        place.remove()
+    if image is not None:
+        figure.colorbar(image, ax=list(figure.axes), label="rank", ticks=MaxNLocator(integer=True, nbins=6))
+    return figure
+
+
+def _heatmap(
+    axes: Any, title: str, layers: list[int], matrices: list[str], cells: list[list[int | None]], top: int
+) -> Any:
+    values = np.array([[np.nan if rank is None else rank for rank in row] for row in cells], dtype=float).T
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=top, aspect="auto")
+    axes.grid(visible=False)
+    step = 1 + len(layers) // 24
+    axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+    axes.set_yticks(range(len(matrices)), matrices)
+    axes.set_xlabel("layer")
+    axes.set_title(title, fontsize=9)
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "white" if value < 0.6 * top else "black"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7, in_layout=False)
+    return image
+
+
+@matplotlib.rc_context(STYLE)
+def differences(found: Sequence[Verdict], margin: float) -> Figure:
+    """Draw the differences of strategies to plain LoRA, each known, and the differences that do not matter."""
+    figure = Figure(figsize=(WIDE, 1.1 + 0.42 * len(found)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvspan(-margin, margin, color="#eeeeee", zorder=0)
+    axes.axvline(0, color="black", linewidth=0.8)
+    for place, item in enumerate(found):
+        values = item.pairs.differences
+        axes.plot(values, [place] * len(values), "|", color="#777777", markersize=9)
+        if item.pairs.interval is not None:
+            axes.plot(item.pairs.interval, [place] * 2, color=COLOURS[0], linewidth=2)
+        axes.plot([item.pairs.mean or 0.0], [place], "o", color=COLOURS[0])
+    axes.set_yticks(range(len(found)), [f"{item.strategy}\n{item.answer}" for item in found], fontsize=8)
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_xlabel("test loss minus plain LoRA's, nats per token (left is better)")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def pareto_front(done: Sequence[ResultRow], members: Sequence[ResultRow]) -> Figure:
+    """Draw loss over parameters.
+
+    Args:
+        done: Trials with known parameters and loss; hollow where they are not on the front.
+        members: Those on the front, from the fewest parameters; a step line joins them.
+    """
+    figure = Figure(figsize=(WIDE, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.step(*zip(*map(pareto.point, members), strict=True), where="post", color="#777777", linewidth=1.2, zorder=1)
+    chosen = {row.trial_id for row in members}
+    for number, strategy in enumerate(dict.fromkeys(row.strategy for row in done)):
+        colour, marker = sign(number)
+        own = [row for row in done if row.strategy == strategy]
+        faces = [colour if row.trial_id in chosen else "none" for row in own]
+        params, losses = zip(*map(pareto.point, own), strict=True)
+        axes.scatter(params, losses, marker=marker, facecolors=faces, edgecolors=colour, s=30, zorder=2)
+        axes.plot([], [], marker, color=colour, label=strategy)
+    axes.set_xscale("log")
+    sizes = [pareto.point(row)[0] for row in done]
+    axes.set_xticks(_halvings(min(sizes), max(sizes)))
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("trainable parameters (filled: on the front)")
+    axes.set_ylabel("evaluation loss")
+    axes.legend()
+    return figure
+
+
+def _halvings(low: int, high: int) -> list[float]:
+    """Return both and the halvings of ``high`` that are well apart from ``low``: how budgets are thought of."""
+    times = math.floor(math.log2(high / (1.2 * low))) if high > 2.4 * low else 0
+    return [low, *(high / 2**k for k in range(times, -1, -1))]
+
+
+@matplotlib.rc_context(STYLE)
+def learning_curves(rows: Sequence[ResultRow]) -> Figure:
+    """Draw every trial's evaluation loss over its steps, a panel per strategy; the best finished one is bold."""
+    strategies = list(dict.fromkeys(row.strategy for row in rows))
+    columns = min(2, len(strategies))
+    height = 0.4 + 1.9 * -(-len(strategies) // columns)
+    figure = Figure(figsize=(WIDE, height), layout="constrained")
+    panels = figure.subplots(-(-len(strategies) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    for number, (axes, strategy) in enumerate(zip(panels.flat, strategies, strict=False)):
+        colour, marker = sign(number)
+        own = [row for row in rows if row.strategy == strategy and row.history]
+        done = [row for row in own if row.status == "finished" and row.final_eval_loss is not None]
+        best = min(done, key=lambda row: row.final_eval_loss or 0.0, default=None)
+        for row in own:
+            points = [(point["step"], point["eval_loss"]) for point in row.history if point["eval_loss"] is not None]
+            width, alpha = (2.0, 1.0) if row is best else (0.8, 0.5)
+            axes.plot(
+                *zip(*points, strict=True), marker=marker, markersize=3, linewidth=width, alpha=alpha, color=colour
+            )
+        axes.set_title(strategy, fontsize=9)
+    for axes in list(panels.flat)[len(strategies) :]:
+        axes.remove()
+    for axes in list(panels.flat)[: len(strategies)][-columns:]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("optimizer step", fontsize=9)
+    figure.supylabel("evaluation loss", fontsize=9)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def learning_rates(rates: Mapping[str, Sequence[tuple[float, float, bool]]]) -> Figure:
+    """Draw loss over learning rate.
+
+    Args:
+        rates: Strategy -> (learning rate, last evaluation loss, whether the trial finished) of each trial.
+    """
+    figure = Figure(figsize=(WIDE, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (strategy, points) in enumerate(rates.items()):
+        colour, marker = sign(number)
+        done = sorted((rate, loss) for rate, loss, finished in points if finished)
+        cut = [(rate, loss) for rate, loss, finished in points if not finished]
+        axes.plot(*(zip(*done, strict=True) if done else ([], [])), marker=marker, color=colour, label=strategy)
+        if cut:
+            axes.plot(*zip(*cut, strict=True), marker, color=colour, markerfacecolor="none", alpha=0.6)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("learning rate (hollow: stopped early)")
+    axes.set_ylabel("last evaluation loss")
+    axes.legend()
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def shrink_curve(points: Sequence[tuple[int, float]]) -> Figure:
+    """Draw (parameters, test loss) of the winner at its sizes, and what is within 1 % of the best perplexity."""
+    figure = Figure(figsize=(WIDE, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS[0])
+    axes.axhline(ranking.within(loss for _, loss in points), color="black", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("parameters kept")
+    axes.set_ylabel("test loss")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    return figure

@@ -1,0 +1,115 @@
+"""The report: the seed report's sections, order and tables, then what they cannot say."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.report import closing, findings, verdict_section, winner
+from analysis.report.pictures import Picture
+from analysis.results.header import ReportHeader
+from analysis.results.rows import ResultRow
+from analysis.stats import ranking, verdicts
+
+
+def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[Picture] = ()) -> str:
+    """Return the whole report as Markdown; the seed's sections are about the search, not about confirmation runs.
+
+    Args:
+        rows: All trials.
+        header: What they do not know.
+        pictures: As ``pictures.drawn`` gives them.
+    """
+    searched = [row for row in rows if row.phase == "search"]
+    shown = {picture.name: picture.lines for picture in pictures}
+    sections = [
+        *_overview(searched, header),
+        *_summary(searched),
+        *_best(searched),
+        *_rankings(searched),
+        *_details(searched),
+        *findings.key_findings(searched, verdicts.verdicts(rows, header.margin)),
+        *verdict_section.section(rows, header.margin, header.looks),
+        *shown.pop("differences", []),
+        *closing.cost(rows, header),
+        *shown.pop("pareto", []),
+        *closing.what_mattered(header),
+        *(line for name in ("ranks", "learning_curves", "learning_rates") for line in shown.pop(name, [])),
+        *winner.section(verdicts.recommended(rows, header.margin), rows),
+        *closing.shrinking(header),
+        *shown.pop("shrinking", []),
+        *(line for lines in shown.values() for line in lines),
+        *closing.evidence(header),
+        *closing.went_wrong(rows),
+        *closing.reproduce(header),
+    ]
+    return "\n".join(sections).rstrip("\n") + "\n"
+
+
+def _overview(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
+    strategies = ", ".join(dict.fromkeys(row.strategy for row in rows))
+    size = "unknown" if header.dataset_size is None else f"{header.dataset_size} examples"
+    epochs = "unknown" if header.epochs is None else f"{header.epochs:g}"
+    return [
+        "# Adaptive LoRA: Experimental Results Analysis", "", f"**Generated:** {header.generated}", "",
+        "## Overview", "", f"- **Total Experiments:** {len(rows)}", f"- **Strategies Tested:** {strategies}",
+        f"- **Dataset Size:** {size}", f"- **Training Epochs:** {epochs}", "",
+    ]  # fmt: skip
+
+
+def _summary(rows: Sequence[ResultRow]) -> list[str]:
+    lines = ["## Summary Statistics", "", "### Performance Metrics by Strategy", ""]
+    lines += [ranking.summary(rows).round(4).to_string() if rows else "No trials.", ""]
+    if any(row.status == "stopped" for row in rows):
+        lines += [
+            "Of trials that were stopped early everything is left out but the count: what they had reached does "
+            "not compare with full ones.",
+            "",
+        ]
+    return lines
+
+
+def _best(rows: Sequence[ResultRow]) -> list[str]:
+    lines = ["## Best Performers", ""]
+    best, efficient = ranking.best_run(rows), ranking.most_efficient(rows)
+    lines += ["### Lowest Evaluation Loss"]
+    if best is None:
+        lines += ["- No trial finished with a loss.", ""]
+    else:
+        lines += [
+            f"- **Strategy:** {best.strategy}", f"- **Loss:** {best.final_eval_loss:.4f}",
+            f"- **Perplexity:** {_number(best.final_perplexity, '.2f')}",
+            f"- **Parameters:** {_number(best.trainable_parameters, ',')}", "",
+        ]  # fmt: skip
+    lines += ["### Most Parameter Efficient"]
+    if efficient is None:
+        return [*lines, "- No trial finished with a loss and a known efficiency.", ""]
+    return [
+        *lines, f"- **Strategy:** {efficient.strategy}", f"- **Efficiency:** {efficient.parameter_efficiency:.1%}",
+        f"- **Loss:** {efficient.final_eval_loss:.4f}",
+        f"- **Parameters:** {_number(efficient.trainable_parameters, ',')}", "",
+    ]  # fmt: skip
+
+
+def _rankings(rows: Sequence[ResultRow]) -> list[str]:
+    lines = ["## Strategy Rankings", ""]
+    for metric in (name for name in ranking.METRICS if name != "trainable_parameters"):
+        lines.append(f"### {findings.title(metric)}")
+        for place, (strategy, mean) in enumerate(ranking.ranked_means(rows, metric), 1):
+            lines.append(f"{place}. **{findings.title(strategy)}**: {mean:.4f}")
+        lines.append("")
+    return lines
+
+
+def _details(rows: Sequence[ResultRow]) -> list[str]:
+    table = ranking.frame(rows)
+    columns = [name for name in table if name != "trainable_parameters"]
+    if table["trainable_parameters"].notna().all():
+        table["trainable_parameters"] = table["trainable_parameters"].astype("int64")
+    table["parameter_efficiency"] = [_number(value, ".1%") for value in table["parameter_efficiency"]]
+    table["training_time_seconds"] = [_number(value, ".1f", "s") for value in table["training_time_seconds"]]
+    columns.insert(4, "trainable_parameters")
+    return ["## Detailed Results", "", table[columns].to_markdown(index=False), ""]
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "nan" if value is None or pd.isna(value) else f"{value:{form}}{unit}"

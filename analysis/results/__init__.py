@@ -1,0 +1,1 @@
+"""Rows and facts of a run, as files."""

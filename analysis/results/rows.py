@@ -1,0 +1,222 @@
+"""One trial is one row; an unknown is None, never a filler."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from analysis.results import journal
+
+STATUSES = ("finished", "stopped", "diverged", "failed")
+NESTED = ("config", "ranks", "alphas", "history", "test_documents")
+INTEGERS = ("seed", "trainable_parameters", "tokens", "restarts")
+NUMBERS = (
+    "parameter_efficiency",
+    "final_eval_loss",
+    "final_perplexity",
+    "test_loss",
+    "training_time_seconds",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One trial in the report.
+
+    Args:
+        trial_id: Unique in its search.
+        experiment_name: Name in the report.
+        strategy: Who allocated the ranks.
+        status: ``finished`` (all steps), ``stopped`` (by the scheduler), ``diverged`` or ``failed``.
+        phase: Part of the protocol the trial belongs to: ``search``, ``confirm``, or ``superseded`` for a confirmation
+            run of what a longer search no longer finds best.
+        seed: Seed of adapter, data order and dropout.
+        config: Hyperparameters.
+        ranks: Site name -> applied rank, zeros included.
+        alphas: Adapted site name -> LoRA's alpha.
+        fan_in_fan_out: Whether the adapted layers keep their weight as (d_in, d_out), which PEFT must be told.
+        trainable_parameters: Parameters of the adapter.
+        parameter_efficiency: Trainable share of all parameters.
+        final_eval_loss: Mean loss per token on the validation split at the trial's end, in nats.
+        final_perplexity: exp of it.
+        test_loss: Mean loss per token on the test split.
+        test_documents: Of each document of the test split, in an order that all trials of a search share, its summed
+            loss and its learned tokens; of confirmation runs alone.
+        training_time_seconds: Time in training and evaluation.
+        tokens: Learned tokens seen.
+        restarts: How often it was started again after its process died or it raised.
+        error: Why it diverged or failed.
+        history: One mapping per report (step, train_loss, eval_loss, seconds).
+    """
+
+    trial_id: str
+    experiment_name: str
+    strategy: str
+    status: str
+    phase: str = "search"
+    seed: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Mapping[str, int] | None = None
+    alphas: Mapping[str, float] | None = None
+    fan_in_fan_out: bool | None = None
+    trainable_parameters: int | None = None
+    parameter_efficiency: float | None = None
+    final_eval_loss: float | None = None
+    final_perplexity: float | None = None
+    test_loss: float | None = None
+    test_documents: Sequence[tuple[float, int]] | None = None
+    training_time_seconds: float | None = None
+    tokens: int | None = None
+    restarts: int | None = None
+    error: str | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}")
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} must be finite or unknown, got {value}")
+
+
+FIELDS = tuple(item.name for item in fields(ResultRow))
+DOCUMENT = [float, int], [int, int]
+NO_ROW = (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError)
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(FIELDS, str),
+    **dict.fromkeys(("config", "ranks", "alphas"), dict),
+    **dict.fromkeys(INTEGERS, int),
+    **dict.fromkeys(NUMBERS, int | float),
+    **dict.fromkeys(("history", "test_documents"), list),
+    "fan_in_fan_out": bool,
+}
+
+
+def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
+    """Write rows as .jsonl, each line with a checksum, or as .csv with nested values in JSON.
+
+    Raises:
+        ValueError: The path ends otherwise.
+    """
+    table = [asdict(row) for row in rows]
+    if path.suffix == ".jsonl":
+        text = "".join(journal.sealed(row) + "\n" for row in table)
+    elif path.suffix == ".csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        for row in table:
+            nested = {name: "" if row[name] is None else json.dumps(row[name], allow_nan=False) for name in NESTED}
+            writer.writerow(row | nested)
+        text = buffer.getvalue()
+    else:
+        raise ValueError(f"{path}: rows are written as .jsonl or .csv")
+    path.write_text(text, encoding="utf-8")
+
+
+def append_row(row: ResultRow, path: Path) -> None:
+    """Add a row to a .jsonl; it is on disk when this returns."""
+    journal.append(path, asdict(row))
+
+
+def read_rows(path: Path) -> list[ResultRow]:
+    """Read rows from .jsonl or .csv; of several with one trial id, the last counts.
+
+    A .csv may have fewer columns, as the seed's has: without a status, a row is finished if it has a loss and diverged
+    if it has none.
+
+    Raises:
+        ValueError: Names the file and line that cannot be read.
+    """
+    if path.suffix == ".csv":
+        return _rows_of_csv(path)
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path}: rows are read from .jsonl or .csv")
+    rows, damage = surviving_rows(path)
+    if damage:
+        raise ValueError(f"{path}, line {damage[0][0]}: not a row ({damage[0][1]})")
+    return rows
+
+
+def surviving_rows(path: Path) -> tuple[list[ResultRow], journal.Damage]:
+    """Return the rows of a .jsonl that are whole, and what is wrong with its other lines.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
+    try:
+        whole, damage = journal.numbered(path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    rows, more = {}, []
+    for number, value in whole.items():
+        try:
+            row = _row(value)
+        except NO_ROW as error:
+            more.append((number, str(error)))
+        else:
+            rows[row.trial_id] = row
+    return list(rows.values()), sorted([*damage, *more])
+
+
+def _rows_of_csv(path: Path) -> list[ResultRow]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    csv.field_size_limit(2**31 - 1)  # a long history is one cell
+    rows, reader = {}, csv.DictReader(io.StringIO(text))
+    try:
+        for number, raw in enumerate(reader, 2):
+            try:
+                row = _row(_from_csv(raw))
+            except NO_ROW as error:
+                raise ValueError(f"{path}, line {number}: not a row ({error})") from error
+            rows[row.trial_id] = row
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+    return list(rows.values())
+
+
+def _row(values: dict[str, Any]) -> ResultRow:
+    unknown = values.keys() - set(FIELDS)
+    if unknown:
+        raise ValueError(f"unknown column {sorted(map(str, unknown))[0]!r}")
+    _check_kinds(values)
+    return ResultRow(**{**values, "history": tuple(values.get("history") or ())})
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    """Refuse a value that would only fail later, in the middle of a report."""
+    for name, value in values.items():
+        kind = KINDS[name]
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise ValueError(f"{name} must be {kind}, got {str(value)[:40]!r}")
+    for name, kind in (("ranks", int), ("alphas", int | float)):
+        if not all(isinstance(value, kind) for value in (values.get(name) or {}).values()):
+            raise ValueError(f"{name} must map names to numbers")
+    for pair in values.get("test_documents") or ():
+        if not (isinstance(pair, list) and list(map(type, pair)) in DOCUMENT and math.isfinite(pair[0])):
+            raise ValueError("test_documents must be a list of [loss, tokens]")
+    if not all(isinstance(report, dict) for report in values.get("history") or ()):
+        raise ValueError("history must be a list of mappings")
+
+
+def _from_csv(raw: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: value for name, value in raw.items() if value not in {"", None}}
+    values |= {name: json.loads(values[name]) for name in NESTED if name in values}
+    values |= {name: int(float(values[name])) for name in INTEGERS if name in values}
+    values |= {name: float(values[name]) for name in NUMBERS if name in values}
+    values = {name: value for name, value in values.items() if value == value}
+    if "fan_in_fan_out" in values:
+        values["fan_in_fan_out"] = values["fan_in_fan_out"] == "True"
+    values.setdefault("trial_id", values["experiment_name"])
+    values.setdefault("status", "finished" if "final_eval_loss" in values else "diverged")
+    return values

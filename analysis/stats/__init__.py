@@ -1,0 +1,1 @@
+"""Rankings, intervals and verdicts."""

@@ -1,0 +1,148 @@
+"""The verdict: every strategy's confirmation runs against plain LoRA's, seed by seed, on the test split."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.results.rows import ResultRow
+from analysis.stats import ranking
+from analysis.stats.statistics import Answer, Paired, has_fewer, judge
+
+PLAIN = "baseline"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What confirmation runs say about a strategy.
+
+    Args:
+        strategy: Whose.
+        answer: One of five.
+        pairs: Its test loss minus plain LoRA's, a value per seed that both finished.
+        losses: Its test losses.
+        params: Its trainable parameters, if they are known.
+        fewer: Whether these are known to be at least 5 % fewer than plain LoRA's.
+        diverged: Runs that diverged, its own and plain LoRA's.
+        failed: Runs that failed, its own and plain LoRA's; their seeds are left out.
+        needed: Seeds that would be enough to tell, if that is known.
+        margin: Difference that does not matter.
+    """
+
+    strategy: str
+    answer: Answer
+    pairs: Paired
+    losses: tuple[float, ...]
+    params: int | None
+    fewer: bool
+    diverged: int
+    failed: int
+    needed: int | None
+    margin: float
+
+
+def verdicts(rows: Sequence[ResultRow], margin: float) -> list[Verdict]:
+    """Judge every strategy that was confirmed, controls apart, against plain LoRA; lowest mean difference first.
+
+    A strategy of which a run diverged gets no verdict: leaving that run out would flatter it. If one of plain LoRA did,
+    none gets any.
+
+    Args:
+        rows: Of a search, all phases.
+        margin: Difference in test loss that does not matter, in nats per token.
+    """
+    confirmed = confirmed_runs(rows)
+    plain = confirmed.get(PLAIN, [])
+    rivals = [name for name, runs in confirmed.items() if name != PLAIN and control_of(runs[0]) is None]
+    found = [_judged(name, confirmed[name], plain, len(rivals), margin) for name in rivals]
+    return sorted(found, key=lambda item: math.inf if item.pairs.mean is None else item.pairs.mean)
+
+
+def recommended(rows: Sequence[ResultRow], margin: float) -> ResultRow | None:
+    """Return the run to use: of those that win the strategy of lowest mean evaluation loss, else plain LoRA; of its
+    confirmation runs the one of lowest evaluation loss.
+
+    Which strategies win is all that the test split decides. Without confirmation runs it is the best trial of all.
+    """
+    confirmed = confirmed_runs(rows)
+    wins = [confirmed[item.strategy] for item in verdicts(rows, margin) if item.answer == "win"]
+    best = min(wins, key=ranking.mean_loss, default=confirmed.get(PLAIN, []))
+    return ranking.best_run(best) or ranking.best_run(row for row in rows if row.phase == "search")
+
+
+def beside_plain(run: ResultRow, rows: Sequence[ResultRow]) -> float | None:
+    """Return a confirmation run's test loss minus plain LoRA's of the same seed; None where that is not known."""
+    if run.phase != "confirm" or is_plain(run):
+        return None
+    return paired([run], confirmed_runs(rows).get(PLAIN, []), 1).mean
+
+
+def is_plain(run: ResultRow) -> bool:
+    """Say whether a run is of what strategies are judged against: plain LoRA with the whole budget."""
+    return label(run, run.strategy) == PLAIN
+
+
+def control_of(row: ResultRow) -> str | None:
+    """Return the strategy that a run is a control of, if it is one."""
+    own = row.config.get(row.strategy)
+    return own.get("of") if isinstance(own, dict) else None
+
+
+def confirmed_runs(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
+    """Return label -> its confirmation runs.
+
+    A label is the strategy; of a control with what it is a control of, of a smaller one with its share of the budget.
+    """
+    found: dict[str, list[ResultRow]] = {}
+    for row in rows:
+        if row.phase == "confirm":
+            of = control_of(row)
+            found.setdefault(label(row, row.strategy if of is None else f"{row.strategy} {of}"), []).append(row)
+    return found
+
+
+def label(row: ResultRow, name: str) -> str:
+    """Return a name with the run's share of the budget, if that is not the whole."""
+    share = (row.config.get(row.strategy) or {}).get("budget_share", 1.0)
+    return name if share == 1 else f"{name} at {share:.2g} of the budget"
+
+
+def paired(runs: Sequence[ResultRow], others: Sequence[ResultRow], comparisons: int) -> Paired:
+    """Return the test losses of ``runs`` minus those of ``others``, seed by seed; ``comparisons`` share the level."""
+    theirs = {row.seed: row for row in others}
+    pairs = [(row, theirs[row.seed]) for row in runs if row.seed in theirs]
+    differences, both = [], []
+    for mine, other in pairs:
+        if mine.test_loss is not None and other.test_loss is not None:
+            differences.append(mine.test_loss - other.test_loss)
+            both.append((mine, other))
+    return Paired(tuple(differences), comparisons, *_documents(both))
+
+
+def params_of(runs: Sequence[ResultRow]) -> int | None:
+    """Return the trainable parameters of the largest run that finished; None if they are not known."""
+    sizes = [row.trainable_parameters for row in runs if row.status == "finished"]
+    return max((size for size in sizes if size is not None), default=None)
+
+
+def _judged(name: str, runs: Sequence[ResultRow], plain: Sequence[ResultRow], rivals: int, margin: float) -> Verdict:
+    pairs, params = paired(runs, plain, rivals), params_of(runs)
+    fewer = has_fewer(params, params_of(plain))
+    diverged, failed = (sum(row.status == status for row in (*runs, *plain)) for status in ("diverged", "failed"))
+    answer: Answer = "cannot tell" if diverged else judge(pairs, margin, fewer)
+    needed = pairs.seeds_needed(margin, fewer) if answer == "cannot tell" and not diverged else None
+    losses = tuple(row.test_loss for row in runs if row.test_loss is not None)
+    return Verdict(name, answer, pairs, losses, params, fewer, diverged, failed, needed, margin)
+
+
+def _documents(
+    pairs: Sequence[tuple[ResultRow, ResultRow]],
+) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...]]:
+    """Return each document's tokens, and its differences by pair; nothing if a run does not know its own."""
+    known = [(mine.test_documents or (), other.test_documents or ()) for mine, other in pairs]
+    tokens = {tuple(count for _, count in documents) for pair in known for documents in pair}
+    if len(tokens) != 1 or not (counts := tokens.pop()):
+        return (), ()
+    differences = (
+        tuple(own - theirs for (own, _), (theirs, _) in zip(mine, other, strict=True)) for mine, other in known
+    )
+    return counts, tuple(differences)

@@ -1,0 +1,1 @@
+"""Ray's actors: trials as Ray sees them, and the hosts that own a base. The only room that imports Ray."""

@@ -1,0 +1,80 @@
+"""A trial as Ray sees it when trials are packed: a small process that asks its device's host. Imports no torch."""
+
+import os
+import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import ray
+
+from trainables.actors.checkpoint_guard import Unpickled
+from trainables.actors.host import Use
+from trainables.actors.host_registry import Hosts
+
+
+class PackedTrainable(Unpickled):
+    """Setup, step, save and load, each a call to the host."""
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        hosts: Hosts | None = None,
+        checkpoints: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Remember the trial. It is admitted at its first step: Ray may set up more trials than it runs.
+
+        Args:
+            config: Ray's.
+            hosts: Where it may train.
+            checkpoints: Trial id -> where an earlier run of the search left it.
+        """
+        if hosts is None:
+            raise ValueError("PackedTrainable needs hosts; wrap it with ray.tune.with_parameters")
+        self.hosts, self.checkpoints = hosts, checkpoints
+        self.key: str | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take over the next trial in the same process."""
+        self._free()
+        self.config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next report, together with the host's other trials."""
+        again = False
+        if self.key is None:
+            checkpoint = self.checkpoints.get(self.config.get("trial_id", ""))
+            self._admit(checkpoint)
+            again = checkpoint is not None
+        # the task's name is the only place where Ray's dashboard shows which trial trains
+        report: dict[str, Any] = ray.get(self.host.step.options(name=self.trial_name).remote(self.key, again))
+        return report
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the trial's state; the host is on this node."""
+        ray.get(self.host.save.remote(self.key, checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Continue from ``save_checkpoint``'s folder."""
+        self._free()
+        self._admit(checkpoint_dir)
+
+    def cleanup(self) -> None:
+        """Leave the host."""
+        self._free()
+
+    def _admit(self, checkpoint: str | None) -> None:
+        use = Use(uuid.uuid4().hex, os.getpid())
+        self.host = self.usher = self.hosts.here()
+        self.key = use.key
+        if not ray.get_gpu_ids():
+            number = ray.get(self.usher.assign.remote(use, self.hosts.per_node))
+            self.host = self.hosts.at(ray.get_runtime_context().get_node_id(), f"cpu{number}")
+        ray.get(self.host.admit.remote(use, self.hosts.workload, self.trial_name, self.config, checkpoint))
+
+    def _free(self) -> None:
+        if self.key is not None:
+            self.host.free.remote(self.key)
+            self.usher.leave.remote(self.key)
+            self.key = None

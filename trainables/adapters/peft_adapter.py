@@ -1,0 +1,296 @@
+"""An allocation as a PEFT adapter: attach it, read it back, cut it, take it off."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from transformers.pytorch_utils import Conv1D
+
+from strategies import RankAllocation
+from strategies.base import Site
+from trainables.adapters import WEIGHTS
+from trainables.models.base_model import BaseModel
+from trainables.spec import TrialSpec, Workload
+
+ADAPTER = "default"
+
+
+class AllocationMismatch(RuntimeError):
+    """What was built is not what was planned. The trial must not train."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter's tensors, apart from any model.
+
+    Args:
+        config: PEFT's configuration.
+        factors: Adapted site -> (A of shape (rank, d_in), B of shape (d_out, rank)).
+        scales: Adapted site -> the scale in use.
+    """
+
+    config: peft.LoraConfig
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    scales: Mapping[str, float]
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """All tensors, in the order of the sites."""
+        return [tensor for pair in self.factors.values() for tensor in pair]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Adapted site -> rank of its tensors."""
+        return {name: int(a.shape[0]) for name, (a, _) in self.factors.items()}
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The tensors under PEFT's names, not copied."""
+        return {
+            f"base_model.model.{name}.lora_{part}.weight": tensor
+            for name, pair in self.factors.items()
+            for part, tensor in zip("AB", pair, strict=True)
+        }
+
+    def set_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put tensors from ``weights`` back.
+
+        Raises:
+            AllocationMismatch: Names or shapes do not fit.
+        """
+        own = self.weights
+        if own.keys() != tensors.keys():
+            raise AllocationMismatch(f"the checkpoint's adapter differs at {min(own.keys() ^ tensors.keys())}")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                if tensor.shape != tensors[name].shape:
+                    raise AllocationMismatch(f"{name}: {tuple(tensors[name].shape)} saved, {tuple(tensor.shape)} here")
+                tensor.copy_(tensors[name])
+
+    def cut(self, kept: Mapping[str, torch.Tensor]) -> "Adapter":
+        """Return an adapter of some of the rows of A and columns of B, at the same scales.
+
+        Args:
+            kept: Adapted site -> a boolean for each of its rows; a site that keeps none is left out.
+        """
+        factors = {
+            name: (a.detach()[kept[name]], b.detach()[:, kept[name]])
+            for name, (a, b) in self.factors.items()
+            if kept[name].any()
+        }
+        scales = {name: self.scales[name] for name in factors}
+        ranks = {name: len(a) for name, (a, _) in factors.items()}
+        config = replace(self.config, **_patterns(ranks, {name: scales[name] * rank for name, rank in ranks.items()}))
+        return Adapter(config, factors, scales)
+
+    @property
+    def applied(self) -> dict[str, tuple[int, float]]:
+        """Adapted site -> (rank of its tensors, scale in use)."""
+        return {name: (rank, self.scales[name]) for name, rank in self.ranks.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that ``PeftModel.from_pretrained`` loads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(self.config, inference_mode=True).save_pretrained(str(folder))
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors that ``Adapter.save`` wrote, under PEFT's names."""
+    tensors: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
+    return tensors
+
+
+def attach_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Any:
+    """Attach the adapter that a trial plans, its initial weights drawn from the trial's seed.
+
+    Raises:
+        AllocationMismatch: As ``attach``.
+    """
+    allocation, alphas = _plan(base, workload, spec)
+    torch.manual_seed(spec.seed)
+    model = attach(base.model, allocation, alphas, workload.dropout)
+    if spec.begins_as_components:
+        _begin_as(workload.components, read(model).factors)
+    return model
+
+
+def fresh_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Adapter:
+    """Return the same adapter as ``attach_planned``, apart from any model: PEFT takes 50 ms to wrap even a small one.
+
+    Raises:
+        AllocationMismatch: As ``attach``.
+    """
+    allocation, alphas = _plan(base, workload, spec)
+    torch.manual_seed(spec.seed)
+    factors = {
+        site.name: _fresh_factors(site, allocation.ranks[site.name], base.device)
+        for site in base.sites
+        if allocation.ranks[site.name]
+    }
+    if spec.begins_as_components:
+        _begin_as(workload.components, factors)
+    config = lora_config(base.model, allocation, alphas, workload.dropout)
+    config.base_model_name_or_path = base.model.name_or_path or None
+    adapter = Adapter(config, factors, {name: alphas[name] / len(a) for name, (a, _) in factors.items()})
+    audit(adapter.applied, sum(tensor.numel() for tensor in adapter.parameters), allocation, alphas)
+    return adapter
+
+
+def _plan(base: BaseModel, workload: Workload, spec: TrialSpec) -> tuple[RankAllocation, dict[str, float]]:
+    allocation = spec.allocation(base.sites, workload.budget, workload.evidence)
+    return allocation, spec.alphas(allocation, base.sites, workload.scale)
+
+
+def _fresh_factors(site: Site, rank: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A and B as PEFT initialises them, after the same draws."""
+    a = torch.nn.Linear(site.d_in, rank, bias=False)
+    b = torch.nn.Linear(rank, site.d_out, bias=False)
+    torch.nn.init.kaiming_uniform_(a.weight, a=math.sqrt(5))
+    torch.nn.init.zeros_(b.weight)
+    return a.weight.detach().to(device).requires_grad_(), b.weight.detach().to(device).requires_grad_()
+
+
+def _begin_as(components: Mapping[str, torch.Tensor], factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Put the first components of each site into its A; B is zero.
+
+    Raises:
+        AllocationMismatch: A site has more rank than there are components.
+
+    Source:
+        EVA (arXiv 2410.07170); the vectors have length 1, as in PEFT with ``whiten=False``.
+    """
+    with torch.no_grad():
+        for name, (a, _) in factors.items():
+            known = len(components.get(name, ()))
+            if known < len(a):
+                raise AllocationMismatch(f"{name}: rank {len(a)}, but {known} components of its input are known")
+            a.copy_(components[name][: len(a)])
+
+
+def attach(
+    model: torch.nn.Module, allocation: RankAllocation, alphas: Mapping[str, float], dropout: float = 0.0
+) -> Any:
+    """Wrap ``model`` with LoRA of exactly the planned ranks and scales, and audit the result.
+
+    Args:
+        model: The frozen base; its targeted layers are replaced in place until ``detach``.
+        allocation: Rank per site; sites of rank 0 are left as they are.
+        alphas: LoRA's alpha per adapted site; the scale is alpha / rank.
+        dropout: Dropout before A.
+
+    Returns:
+        The ``PeftModel``, in evaluation mode.
+
+    Raises:
+        AllocationMismatch: A rank, a scale, a shape or the number of trainable parameters differs from the plan.
+    """
+    model_with_adapter = peft.get_peft_model(model, lora_config(model, allocation, alphas, dropout))
+    try:
+        trainable = sum(p.numel() for p in model_with_adapter.parameters() if p.requires_grad)
+        audit(read_back(model_with_adapter), trainable, allocation, alphas)
+    except AllocationMismatch:
+        model_with_adapter.unload()
+        raise
+    return model_with_adapter.eval()
+
+
+def lora_config(
+    model: torch.nn.Module, allocation: RankAllocation, alphas: Mapping[str, float], dropout: float
+) -> peft.LoraConfig:
+    """Build PEFT's configuration."""
+    ranks = allocation.adapted
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in ranks),
+        lora_dropout=dropout,
+        revision=getattr(model, "hub_commit", None),
+        **_patterns(ranks, alphas),
+    )
+
+
+def _patterns(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, Any]:
+    """Return the part of PEFT's configuration that depends on the ranks.
+
+    ``rank_pattern`` keys are regexes that match at name endings, so every key is escaped and anchored; the targets are
+    one regex because a list would match by ending, too.
+    """
+    return {
+        "target_modules": "|".join(map(re.escape, ranks)),
+        "rank_pattern": {_anchored(name): rank for name, rank in ranks.items()},
+        "alpha_pattern": {_anchored(name): alphas[name] for name in ranks},
+    }
+
+
+def audit(
+    applied: Mapping[str, tuple[int, float]], trainable: int, allocation: RankAllocation, alphas: Mapping[str, float]
+) -> None:
+    """Compare what was built with the plan.
+
+    Args:
+        applied: Adapted site -> (rank, scale), read from the tensors and the scales in use.
+        trainable: Parameters that will be trained, counted.
+        allocation: Planned rank per site.
+        alphas: Planned alpha per adapted site.
+
+    Raises:
+        AllocationMismatch: Names the first site that differs, and how.
+    """
+    planned = allocation.adapted
+    for name in planned.keys() | applied.keys():
+        rank, scale = applied.get(name, (0, 0.0))
+        if rank != planned.get(name, 0):
+            raise AllocationMismatch(f"{name}: planned rank {planned.get(name, 0)}, applied rank {rank}")
+        if not math.isclose(scale, alphas[name] / rank, rel_tol=1e-9):
+            raise AllocationMismatch(f"{name}: planned scale {alphas[name] / rank}, applied scale {scale}")
+    if trainable != allocation.params:
+        raise AllocationMismatch(f"planned {allocation.params} trainable parameters, applied {trainable}")
+
+
+def read_back(model: Any) -> dict[str, tuple[int, float]]:
+    """Return site name -> (rank of the actual A and B, scale in use) for every adapter in ``model``."""
+    found = {}
+    for name, layer in _lora_layers(model):
+        rows, columns = layer.lora_A[ADAPTER].weight.shape[0], layer.lora_B[ADAPTER].weight.shape[1]
+        if rows != columns:
+            raise AllocationMismatch(f"{name}: A has rank {rows}, B has rank {columns}")
+        found[name] = (int(rows), float(layer.scaling[ADAPTER]))
+    return found
+
+
+def read(model: Any) -> Adapter:
+    """Return the adapter in ``model``, its tensors those that the model uses."""
+    factors = {
+        name: (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight) for name, layer in _lora_layers(model)
+    }
+    scales = {name: scale for name, (_, scale) in read_back(model).items()}
+    return Adapter(model.peft_config[ADAPTER], factors, scales)
+
+
+def detach(model: Any) -> None:
+    """Take the adapter off and leave the base as it was before ``attach``."""
+    model.unload()
+
+
+def set_dropout(model: Any, training: bool) -> None:
+    """Turn the adapter's own dropout on or off; the frozen base's stays off."""
+    for _, layer in _lora_layers(model):
+        layer.lora_dropout.train(training)
+
+
+def _lora_layers(model: Any) -> Iterator[tuple[str, LoraLayer]]:
+    for name, layer in model.base_model.model.named_modules():
+        if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A:
+            yield name, layer
+
+
+def _anchored(name: str) -> str:
+    return "^" + re.escape(name)

@@ -1,0 +1,1 @@
+"""From a file of texts to batches."""

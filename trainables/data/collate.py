@@ -1,0 +1,41 @@
+"""Examples as tensors."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trainables.data.splits import IGNORED, Example
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of shape (batch, length), padded on the right."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What a model takes."""
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+
+    @property
+    def learned_tokens(self) -> int:
+        """Targets that count in the loss: the first token of a row has no prediction."""
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+
+def collate(examples: Sequence[Example], pad_id: int, device: str = "cpu") -> Batch:
+    """Pad examples on the right to the longest; padding is neither attended to nor learned."""
+    length = max(len(example.input_ids) for example in examples)
+
+    def padded(rows: Iterator[tuple[int, ...]], fill: int) -> torch.Tensor:
+        return torch.tensor([[*row, *[fill] * (length - len(row))] for row in rows], device=device)
+
+    return Batch(
+        input_ids=padded((e.input_ids for e in examples), pad_id),
+        attention_mask=padded(((1,) * len(e.input_ids) for e in examples), 0),
+        labels=padded((e.labels for e in examples), IGNORED),
+    )

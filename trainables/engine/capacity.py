@@ -1,0 +1,55 @@
+"""How many trials fit onto a device together: measured in training, not guessed."""
+
+import math
+from collections.abc import Sequence
+
+import psutil
+import torch
+
+from trainables.engine.pack import Pack, Slot
+from trainables.engine.prefix_cache import LIMIT_BYTES
+from trainables.spec import TrialSpec, Workload
+from trainables.training.trial_state import peak_bytes
+
+MOST = 16
+SHARE = 0.85
+
+
+def slots_that_fit(workload: Workload, most: int = MOST) -> int:
+    """Train one step with one trial and with two, on the longest examples, and extrapolate.
+
+    Args:
+        workload: What the trials will share; its device is measured.
+        most: Answer to give where more would fit.
+
+    Returns:
+        Trials that keep within ``SHARE`` of the device's memory that nobody else uses, and that cached states of
+        frozen blocks do not need; at least 1.
+    """
+    pack = Pack.of(workload, workload.batch_size)
+    train = pack.splits.train
+    longest = sorted(range(len(train)), key=lambda index: -len(train[index].input_ids))[: workload.batch_size]
+    spec = TrialSpec.from_config({"strategy": "baseline", "learning_rate": 1e-6})
+    slots = [pack.admit(workload, spec) for _ in range(2)]
+    for slot in slots:
+        slot.learner.order = [tuple((longest * workload.batch_size)[: workload.batch_size])] * workload.steps
+    one, two = _peak(pack, slots[:1]), _peak(pack, slots)
+    return fitting(one, two, _available(workload.device) - LIMIT_BYTES, most)
+
+
+def fitting(one: int, two: int, available: int, most: int) -> int:
+    """Return how many trials fit, from the peaks of one and of two of them and what there is, in bytes."""
+    each = two - one
+    return max(1, min(most, 1 + math.floor((SHARE * available - one) / each) if each > 0 else most))
+
+
+def _peak(pack: Pack, slots: Sequence[Slot]) -> int:
+    pack.step(slots)
+    return peak_bytes(pack.device)
+
+
+def _available(device: str) -> int:
+    """Return what this process has and could have."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
+    return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)

@@ -1,0 +1,276 @@
+"""Many trials over one frozen base: one forward and backward over all their batches, everything else their own."""
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from trainables.adapters import peft_adapter
+from trainables.data.splits import DataSource, Example, Splits, load_splits
+from trainables.engine.device_errors import out_of_memory
+from trainables.engine.prefix_cache import FrozenPrefix
+from trainables.engine.sequence_packing import Lanes, arrange
+from trainables.engine.stacked_adapters import AdaptedLinear, Factors, Stack
+from trainables.models.base_model import BaseModel, load
+from trainables.spec import TrialSpec, Workload
+from trainables.training.adalora import learner_of
+from trainables.training.inputs import base_of, splits_of
+from trainables.training.losses import autocast, by_length, token_losses
+from trainables.training.trial_state import Learner
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A trial in a pack.
+
+    Args:
+        learner: What is the trial's own.
+        generator: Source of its dropout masks.
+        micro: Micro-batches done of the current optimizer step.
+        loss: Summed loss of those.
+        failure: Why it may not go on.
+    """
+
+    learner: Learner
+    generator: torch.Generator
+    micro: int = 0
+    loss: float = 0.0
+    failure: Exception | None = None
+
+    def begin_again(self) -> None:
+        """Forget what has been done of the current optimizer step."""
+        self.micro, self.loss = 0, 0.0
+        self.learner.zero_grad()
+
+    @property
+    def prefix(self) -> int:
+        """Blocks below the first adapter, counted."""
+        factors = self.learner.adapter.factors
+        depths = sorted({site.depth for site in self.learner.sites})
+        return depths.index(min(site.depth for site in self.learner.sites if site.name in factors))
+
+    @property
+    def examples(self) -> tuple[int, ...]:
+        """Indices of the current optimizer step's training examples."""
+        return self.learner.order[self.learner.step]
+
+
+class Pack:
+    """The frozen base with the adapters of several trials.
+
+    During a pass the base's layers compute their own part and the adapters' in one; the base itself is never changed.
+    A trial's rows lie together, and the trials' factors are stacked.
+
+    Args:
+        model: As ``Workload.model``.
+        data: What the trials read.
+        device: ``cpu`` or ``cuda``.
+        micro_batch: Rows of a trial in one pass; every trial's batch size must be a multiple of it.
+        splits: The examples, if they are at hand already.
+
+    ``room`` is how many trials fit into one pass, as far as is known, and ``resource_events`` how it became known.
+    """
+
+    def __init__(
+        self, model: str, data: DataSource, device: str, micro_batch: int, splits: Splits | None = None
+    ) -> None:
+        self.base: BaseModel = load(model, device)
+        self.splits: Splits = splits or load_splits(data, model)
+        self.device, self.micro_batch = device, micro_batch
+        self.prefix = FrozenPrefix(self.base.model, self.base.sites, self.base.pad_id, device)
+        self.room = sys.maxsize
+        self.resource_events: list[str] = []
+        self._stacks: dict[tuple[Slot, ...], Stack] = {}
+        self._width = min(site.d_in for site in self.base.sites)
+
+    @classmethod
+    def of(cls, workload: Workload, micro_batch: int) -> "Pack":
+        """Return a pack over what a workload trains on.
+
+        Raises:
+            ValueError: The base that is here is not the one that was planned.
+        """
+        base_of(workload)
+        return cls(workload.model, workload.data, workload.device, micro_batch, splits_of(workload))
+
+    def admit(self, workload: Workload, spec: TrialSpec) -> Slot:
+        """Make a slot for a trial; nothing of its neighbours changes.
+
+        Raises:
+            AllocationMismatch: What was built is not what was planned.
+            ValueError: The batch size is no multiple of the pack's micro-batch.
+        """
+        if workload.batch_size % self.micro_batch:
+            raise ValueError(f"batch size {workload.batch_size} is no multiple of the micro-batch {self.micro_batch}")
+        adapter = peft_adapter.fresh_planned(self.base, workload, spec)
+        learner = learner_of(workload, spec, self.base, adapter, len(self.splits.train))
+        return Slot(learner, torch.Generator(self.device))
+
+    def forget(self, slot: Slot) -> None:
+        """Let go of a slot's tensors."""
+        self._stacks = {slots: stack for slots, stack in self._stacks.items() if slot not in slots}
+
+    def step(self, slots: Sequence[Slot]) -> None:
+        """Do one micro-batch of each slot; those whose batch is full take their optimizer step.
+
+        A slot whose loss or gradient is not finite, or for which memory does not suffice, gets a ``failure`` and is
+        otherwise left as it was; only if memory ends within its optimizer step may it have changed by a part of that.
+        """
+        for group in self._by_prefix(slots):
+            self._together(group, self._step)
+
+    def _together(self, slots: Sequence[Slot], work: Callable[[Sequence[Slot]], None]) -> None:
+        """Do some work for slots in one pass, or in as many as memory makes necessary, now and later."""
+        left = list(slots)
+        while left:
+            part = left[: self.room]
+            try:
+                work(part)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                part = self._relieve(part, error)
+            left = left[len(part) :]
+
+    def _relieve(self, slots: list[Slot], error: RuntimeError) -> list[Slot]:
+        """Make passes smaller after one for which memory did not suffice; return the slots that are given up."""
+        for slot in slots:
+            slot.begin_again()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        if len(slots) == 1:
+            slots[0].failure = error.with_traceback(None)  # its frames would keep the memory
+            return slots
+        self.room = len(slots) // 2
+        event = f"out of memory with {len(slots)} trials in a pass; at most {self.room} since"
+        self.resource_events.append(event)
+        return []
+
+    def _step(self, slots: Sequence[Slot]) -> None:
+        started = time.perf_counter()
+        for slot in slots:
+            if slot.micro == 0:
+                slot.generator.set_state(slot.learner.rng)
+        rows = [self._micro_batch(slot) for slot in slots]
+        tokens = [sum(self.splits.train[index].learned_tokens for index in slot.examples) for slot in slots]
+        losses = self._losses(slots, rows, training=True).sum(1)
+        # a sum of per-trial means: each trial's gradient is what it would be alone
+        (losses / torch.tensor(tokens, device=self.device)).sum().backward()  # type: ignore[no-untyped-call]
+        for slot, loss, count in zip(slots, losses.tolist(), tokens, strict=True):
+            slot.micro, slot.loss = slot.micro + 1, slot.loss + loss
+            if slot.micro * self.micro_batch == len(slot.examples):
+                self._advance(slot, count)
+        share = (time.perf_counter() - started) / len(slots)
+        for slot in slots:
+            slot.learner.spent(share)
+
+    @torch.inference_mode()
+    def evaluate(self, slots: Sequence[Slot], split: str) -> list[list[float] | None]:
+        """Return each slot's summed loss of each example of a split; None if memory does not suffice for it."""
+        losses: dict[Slot, list[float]] = {}
+        for group in self._by_prefix(slots):
+            self._together(group, lambda part: losses.update(zip(part, self._evaluate(part, split), strict=True)))
+        return [losses.get(slot) for slot in slots]
+
+    def _evaluate(self, slots: Sequence[Slot], split: str) -> list[list[float]]:
+        started = time.perf_counter()
+        examples: Sequence[Example] = getattr(self.splits, split)
+        order = by_length(examples)
+        parts = [order[start : start + self.micro_batch] for start in range(0, len(order), self.micro_batch)]
+        losses = [self._losses(slots, [[examples[index] for index in part]] * len(slots)) for part in parts]
+        places = sorted(range(len(order)), key=order.__getitem__)
+        found: list[list[float]] = torch.cat(losses, 1)[:, places].tolist()
+        for slot in slots:
+            slot.learner.seconds += (time.perf_counter() - started) / len(slots)
+        return found
+
+    @staticmethod
+    def _by_prefix(slots: Sequence[Slot]) -> list[list[Slot]]:
+        """Part slots by the number of blocks below their first adapter; those skip the same blocks together."""
+        groups: dict[int, list[Slot]] = {}
+        for slot in slots:
+            groups.setdefault(slot.prefix, []).append(slot)
+        return list(groups.values())
+
+    def _micro_batch(self, slot: Slot) -> list[Example]:
+        start = slot.micro * self.micro_batch
+        return [self.splits.train[index] for index in slot.examples[start : start + self.micro_batch]]
+
+    def _advance(self, slot: Slot, tokens: int) -> None:
+        slot.learner.rng = slot.generator.get_state()
+        try:
+            slot.learner.advance(slot.loss, tokens)
+        except Exception as error:
+            # its neighbours have nothing to do with it; the pass has given its memory back, so smaller ones help nobody
+            slot.failure = error.with_traceback(None) if out_of_memory(error) else error
+        slot.micro, slot.loss = 0, 0.0
+
+    def _losses(self, slots: Sequence[Slot], rows: Sequence[Sequence[Example]], training: bool = False) -> torch.Tensor:
+        """Return the summed loss of each row of each slot, in nats, shape (slots, rows)."""
+        examples = [example for group in rows for example in group]
+        lengths = [[len(example.input_ids) for example in group] for group in rows]
+        lanes = arrange(lengths, self._width, self.base.joinable, self.device)
+        inputs, labels = lanes.inputs(examples, self.base.pad_id)
+        prefix = self.prefix.skipped(slots[0].prefix, examples, lanes)
+        dropping = training and any(slot.learner.workload.dropout for slot in slots)
+        with autocast(self.device), prefix, self._adapted(tuple(slots), lanes if dropping else None):
+            losses, places = token_losses(self.base.model, inputs, labels, self.base.separable_head)
+        owner = lanes.owners[places[:, 0], places[:, 1]]
+        return losses.new_zeros(len(examples)).index_add(0, owner, losses).view(len(slots), -1)
+
+    def _stack(self, slots: tuple[Slot, ...]) -> Stack:
+        """Return the slots' adapters, stacked; other stacks that hold one of them are given up."""
+        if slots not in self._stacks:
+            self._stacks = {others: stack for others, stack in self._stacks.items() if not {*others} & {*slots}}
+            self._stacks[slots] = Stack([slot.learner.adapter for slot in slots])
+        return self._stacks[slots]
+
+    @contextmanager
+    def _adapted(self, slots: tuple[Slot, ...], dropping: Lanes | None) -> Iterator[None]:
+        """Within, the base's layers compute their own part and the slots' adapters' together.
+
+        Args:
+            slots: In the order of their rows.
+            dropping: Where the rows lie, if there is dropout.
+        """
+        layers = []
+        try:
+            for name, factors in self._stack(slots).factors.items():
+                layers.append(self.base.model.get_submodule(name))
+                layers[-1].forward = functools.partial(_forward, slots, dropping, name, layers[-1], factors)
+            yield
+        finally:
+            for layer in layers:
+                del layer.forward
+
+
+def _forward(
+    slots: tuple[Slot, ...], dropping: Lanes | None, name: str, layer: Any, factors: Factors, x: torch.Tensor
+) -> torch.Tensor:
+    """Compute a layer together with the slots' adapters at it; x is (slots * lanes, length, d_in)."""
+    weight, bias = (layer.weight if isinstance(layer, Conv1D) else layer.weight.t()), layer.bias
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    parts = (weight, bias, factors.down, factors.up, factors.scale)
+    packed = x.reshape(len(slots), -1, x.shape[-1]).to(dtype)
+    cast = [part if part is None else part.to(dtype) for part in parts]
+    mask = None if dropping is None else _dropout(slots, dropping, name, packed)
+    y: torch.Tensor = AdaptedLinear.apply(packed, *cast, mask)  # type: ignore[no-untyped-call]
+    return y.view(*x.shape[:-1], -1)
+
+
+def _dropout(slots: tuple[Slot, ...], lanes: Lanes, name: str, x: torch.Tensor) -> torch.Tensor:
+    """Return dropout's factors for x (slots, lanes * length, d_in), drawn as PyTorch draws them for a slot alone."""
+    masks = torch.ones_like(x)
+    for mask, slot, lengths, sources in zip(masks, slots, lanes.lengths, lanes.sources, strict=True):
+        if name in slot.learner.adapter.factors:
+            keep = 1 - slot.learner.workload.dropout
+            own = x.new_empty(len(lengths) * max(lengths), x.shape[-1])  # alone, its rows are padded to its longest
+            torch.index_select(own.bernoulli_(keep, generator=slot.generator).div_(keep), 0, sources, out=mask)
+    return masks

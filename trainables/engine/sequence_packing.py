@@ -1,0 +1,138 @@
+"""Rows of several trials end to end in lanes of one length, so that little is computed that is nobody's token."""
+
+import functools
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trainables.data.splits import IGNORED, Example
+
+WORTH_IT = 0.95
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Where each row of a pass lies.
+
+    Args:
+        per_trial: Lanes that each trial has.
+        length: Tokens of a lane.
+        starts: Each row's lane, counted over all trials, and first place in it; trial after trial.
+        lengths: Each trial's rows' lengths, in tokens.
+        device: Where tensors are wanted, ``cpu`` or ``cuda``.
+    """
+
+    per_trial: int
+    length: int
+    starts: tuple[tuple[int, int], ...]
+    lengths: tuple[tuple[int, ...], ...]
+    device: str = "cpu"
+
+    @property
+    def joined(self) -> bool:
+        """Whether any lane has two rows."""
+        return self.per_trial < len(self.lengths[0])
+
+    def inputs(self, examples: Sequence[Example], pad_id: int) -> tuple[dict[str, Any], torch.Tensor]:
+        """Return what the model takes and its labels, all (lanes, length).
+
+        No attention mask is needed: padding comes after a row, and Transformers keeps rows apart whose positions begin
+        anew. The first token of a row has no prediction, so its label is ``IGNORED``.
+        """
+        shape = (len(self.lengths) * self.per_trial, self.length)
+        ids, labels, positions = torch.full(shape, pad_id), torch.full(shape, IGNORED), torch.zeros(shape).long()
+        for example, (lane, start) in zip(examples, self.starts, strict=True):
+            stop = start + len(example.input_ids)
+            ids[lane, start:stop] = torch.tensor(example.input_ids)
+            labels[lane, start + 1 : stop] = torch.tensor(example.labels[1:])
+            positions[lane, start:stop] = torch.arange(stop - start)
+        taken = {"input_ids": ids.to(self.device)} | (
+            {"position_ids": positions.to(self.device)} if self.joined else {}
+        )
+        return taken, labels.to(self.device)
+
+    def spread(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return rows (own length, width) at their places in (lanes, length, width), and zeros between them."""
+        places = rows[0].new_zeros(len(self.lengths) * self.per_trial, self.length, rows[0].shape[-1])
+        for row, (lane, start) in zip(rows, self.starts, strict=True):
+            places[lane, start : start + len(row)] = row
+        return places
+
+    @functools.cached_property
+    def owners(self) -> torch.Tensor:
+        """Return whose place each is, (lanes, length): a row's number, trial after trial; 0 where nobody is."""
+        found = torch.zeros(len(self.lengths) * self.per_trial, self.length, dtype=torch.long)
+        every = [length for own in self.lengths for length in own]
+        for number, (length, (lane, start)) in enumerate(zip(every, self.starts, strict=True)):
+            found[lane, start : start + length] = number
+        return found.to(self.device)
+
+    @functools.cached_property
+    def sources(self) -> torch.Tensor:
+        """Return where each place's token would be if a trial's rows were padded to its own longest.
+
+        Returns:
+            (trials, per_trial * length), counted over a trial's rows; 0 where nobody's token is.
+        """
+        found = torch.zeros(len(self.lengths), self.per_trial * self.length, dtype=torch.long)
+        rows = ((trial, row) for trial, lengths in enumerate(self.lengths) for row in range(len(lengths)))
+        for (trial, row), (lane, start) in zip(rows, self.starts, strict=True):
+            place, own = (lane - trial * self.per_trial) * self.length + start, self.lengths[trial]
+            first = row * max(own)
+            found[trial, place : place + own[row]] = torch.arange(first, first + own[row])
+        return found.to(self.device)
+
+
+def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: str = "cpu") -> Lanes:
+    """Lay rows into lanes so that a pass computes as little as possible.
+
+    Lanes are of one length, and a trial has as many as any other; so the trial with the most tokens decides. A row per
+    lane is padding to the longest. Each row goes to the emptiest lane, the longest row first.
+
+    Args:
+        lengths: Each trial's rows' lengths, in tokens; as many rows of each.
+        width: Features of a token. Attention compares every two places of a lane: beside the twelve ``width ** 2`` of a
+            block's products a token costs another two ``length * width``.
+        join: Whether the model keeps rows of one lane apart.
+        device: Where tensors are wanted.
+
+    Source:
+        Graham, Bounds on multiprocessing timing anomalies (1969): longest first is at most a third above the optimum.
+    """
+
+    def cost(lanes: int, length: int) -> float:
+        return lanes * length * (1 + length / (6 * width))
+
+    rows, longest, most = len(lengths[0]), max(map(max, lengths)), max(map(sum, lengths))
+    best = rows, longest, [[(row, 0) for row in range(rows)] for _ in lengths]
+    least = WORTH_IT * cost(rows, longest)  # a mask that keeps rows apart has its price, too
+    at_least = sorted((cost(lanes, max(longest, math.ceil(most / lanes))), lanes) for lanes in range(1, rows))
+    for bound, lanes in at_least if join else []:
+        if bound >= least:
+            break
+        filled = [_filled(own, lanes) for own in lengths]
+        length = max(
+            start + own[row]
+            for own, places in zip(lengths, filled, strict=True)
+            for row, (_, start) in enumerate(places)
+        )
+        if cost(lanes, length) < least:
+            best, least = (lanes, length, filled), cost(lanes, length)
+    per_trial, length, filled = best
+    starts = ((trial * per_trial + lane, start) for trial, places in enumerate(filled) for lane, start in places)
+    return Lanes(per_trial, length, tuple(starts), tuple(map(tuple, lengths)), device)
+
+
+def _filled(lengths: Sequence[int], lanes: int) -> list[tuple[int, int]]:
+    """Return each row's lane and first place in it."""
+    ends = [(0, lane) for lane in range(lanes)]
+    places = [(0, 0)] * len(lengths)
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        end, lane = heapq.heappop(ends)
+        places[row] = (lane, end)
+        heapq.heappush(ends, (end + lengths[row], lane))
+    return places

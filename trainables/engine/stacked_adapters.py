@@ -1,0 +1,112 @@
+"""The adapters of several trials as one: factors side by side, zero-padded, and one product per layer for all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trainables.adapters.peft_adapter import Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A layer's factors for K trials; R is the largest rank among them.
+
+    Args:
+        down: (K, R, d_in), every trial's A on top of zeros.
+        up: (K, R, d_out), every trial's B, transposed, on top of zeros.
+        scale: (K, 1, 1).
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scale: torch.Tensor
+
+
+class Stack:
+    """Holds the factors of several adapters.
+
+    The adapters' own tensors become views of the stack, and so do their gradients: nothing is copied between passes, an
+    optimizer of one trial changes the stack, and a pad, which is in no adapter, is never changed.
+
+    Args:
+        adapters: One per trial, in the order of their rows. Gradients that they have accumulated are kept.
+    """
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        names = dict.fromkeys(name for adapter in adapters for name in adapter.factors)
+        # evaluation stacks too, and inference tensors could not be trained later
+        with torch.inference_mode(False), torch.no_grad():
+            self.factors = {name: self._stacked(name, adapters) for name in names}
+
+    def _stacked(self, name: str, adapters: Sequence[Adapter]) -> Factors:
+        pairs = [adapter.factors.get(name) for adapter in adapters]
+        a, b = next(pair for pair in pairs if pair is not None)
+        rank = max(pair[0].shape[0] for pair in pairs if pair is not None)
+        down, up = a.new_zeros(len(pairs), rank, a.shape[1]), b.new_zeros(len(pairs), rank, b.shape[0])
+        down.grad, up.grad = torch.zeros_like(down), torch.zeros_like(up)
+        for k, pair in enumerate(pairs):
+            if pair is not None:
+                _move(pair[0], down[k, : len(pair[0])], down.grad[k, : len(pair[0])])
+                _move(pair[1], up[k, : len(pair[0])].t(), up.grad[k, : len(pair[0])].t())
+        scales = [[[adapter.scales.get(name, 0.0)]] for adapter in adapters]
+        return Factors(down.requires_grad_(), up.requires_grad_(), down.new_tensor(scales))
+
+
+def _move(own: torch.Tensor, place: torch.Tensor, gradient: torch.Tensor) -> None:
+    """Make a trial's tensor and its gradient views of the stack."""
+    place.copy_(own)
+    if own.grad is not None:
+        gradient.copy_(own.grad)
+    own.data = place
+    own.grad = gradient
+
+
+class AdaptedLinear(torch.autograd.Function):
+    """``x @ weight + bias`` with K trials' ``scale * dropped(x) @ down.T @ up`` added in place.
+
+    The weight is frozen and has no gradient. Everything is in the dtype of ``x``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scale: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return (K, tokens, d_out).
+
+        Args:
+            ctx: Keeps what the gradients need.
+            x: (K, tokens, d_in).
+            weight: (d_in, d_out).
+            bias: (d_out,) or None.
+            down: (K, R, d_in).
+            up: (K, R, d_out).
+            scale: (K, 1, 1).
+            mask: Dropout's factor for each element of ``x``, or None.
+        """
+        flat = x.view(-1, x.shape[-1])
+        y = (flat @ weight if bias is None else torch.addmm(bias, flat, weight)).view(*x.shape[:2], -1)
+        z = torch.bmm(x if mask is None else x * mask, down.transpose(1, 2)).mul_(scale)
+        ctx.save_for_backward(x, weight, z, down, up, scale, mask)
+        return y.baddbmm_(z, up)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of ``x`` (if anything below is trained), ``down`` and ``up``."""
+        x, weight, z, down, up, scale, mask = ctx.saved_tensors
+        dz = torch.bmm(g, up.transpose(1, 2)).mul_(scale)
+        dropped = x if mask is None else x * mask
+        d_down, d_up = torch.bmm(dz.transpose(1, 2), dropped), torch.bmm(z.transpose(1, 2), g)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, d_down, d_up, None, None
+        dx = (g.reshape(-1, g.shape[-1]) @ weight.t()).view_as(x)
+        dx = dx.baddbmm_(dz, down) if mask is None else dx.addcmul_(torch.bmm(dz, down), mask)
+        return dx, None, None, d_down, d_up, None, None

@@ -1,0 +1,1 @@
+"""What strategies score from, measured before any trial."""

@@ -1,0 +1,86 @@
+"""What EVA's measurement finds, and its file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from strategies.base import Evidence
+from strategies.eva import COMPONENT, MOST_RHO
+from trainables.spec import Workload
+from trainables.training.inputs import splits_of
+
+ENOUGH = 0.99
+SHA256 = "sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """What EVA needs to know about every site.
+
+    Args:
+        vectors: Site -> right-singular vectors of its centred input, (components, d_in), the strongest first.
+        ratios: Site -> share of the input's variance that each explains, (components,).
+    """
+
+    vectors: Mapping[str, torch.Tensor]
+    ratios: Mapping[str, torch.Tensor]
+
+    @property
+    def evidence(self) -> Evidence:
+        """The ratios, a kind of evidence for each component."""
+        most = max(map(len, self.ratios.values()))
+        return {
+            f"{COMPONENT}{k + 1}": {name: float(found[k]) for name, found in self.ratios.items() if k < len(found)}
+            for k in range(most)
+        }
+
+    def save(self, path: Path) -> None:
+        """Write a .safetensors file; a reader sees all of it or nothing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}")
+        parts = {"vectors": self.vectors, "ratios": self.ratios}
+        tensors = {f"{part}/{name}": t for part, found in parts.items() for name, t in found.items()}
+        save_file(tensors, aside, metadata={SHA256: _digest(tensors)})
+        aside.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Components":
+        """Read what ``save`` wrote.
+
+        Raises:
+            OSError: The file is not there.
+            SafetensorError: It was cut off.
+            ValueError: It was changed.
+        """
+        with safe_open(path, "pt") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        if (metadata or {}).get(SHA256) != _digest(tensors):
+            raise ValueError(f"{path}: not as it was written")
+        vectors, ratios = (
+            {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+            for part in ("vectors/", "ratios/")
+        )
+        return cls(vectors, ratios)
+
+
+def cache_key(workload: Workload, corpus_sha256: str) -> str:
+    """Return a digest of all that ``eva.measure`` depends on: model, texts, splits, batches, budget."""
+    parts = [
+        "eva", workload.base, corpus_sha256, asdict(workload.data), splits_of(workload).train_sha256,
+        workload.batch_size, asdict(workload.budget), MOST_RHO, ENOUGH,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(tensors)).encode())
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""What strategies score from: measured on the frozen base before any training."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from strategies.base import Evidence, Site
+from strategies.empirical import EVIDENCE_KINDS
+from trainables.data.collate import Batch, collate
+from trainables.spec import Workload
+from trainables.training.inputs import base_of, splits_of
+from trainables.training.losses import token_losses
+
+BATCHES = 4
+
+
+def measure(workload: Workload) -> Evidence:
+    """Measure gradients and activations on the first batches of the training split.
+
+    ``gradient``: squared Frobenius norm of the loss gradient with respect to the frozen matrix, over d_in. With B = 0
+    and the rows of A independent with variance proportional to 1 / d_in, the gradient of B is G A^T, so this is
+    proportional to the expected squared gradient that one unit of rank sees at the first step.
+
+    ``activation``: mean square of the site's input over tokens and features.
+
+    ``sensitivity``: mean over the matrix of ``|W * G|``: by how much the loss would change, to first order, without a
+    weight.
+
+    ``fisher``: mean over the matrix of the squared gradient, the diagonal of the empirical Fisher information with a
+    batch as its sample.
+
+    Returns:
+        Kind -> site name -> mean over batches.
+
+    Source:
+        Gradient: Wang et al., LoRA-GA (arXiv 2407.05000), for the role of G. Activation: EVA (arXiv 2410.07170), here
+        without the decomposition. Sensitivity: GoRA (arXiv 2502.12171), which averages gradients before the product;
+        here it is the mean of products, so that no second copy of the gradients is kept. Fisher: FIM-LoRA
+        (arXiv 2605.16800).
+    """
+    base = base_of(workload)
+    train = splits_of(workload).train
+    size = workload.batch_size
+    chunks = [train[start : start + size] for start in range(0, min(len(train), BATCHES * size), size)]
+    batches = [collate(chunk, base.pad_id, base.device) for chunk in chunks]
+    return measure_batches(base.model, base.sites, batches)
+
+
+def cache_key(workload: Workload, corpus_sha256: str) -> str:
+    """Return a digest of all that ``measure`` depends on: model, texts, splits, batches."""
+    parts = [
+        workload.base,
+        corpus_sha256,
+        asdict(workload.data),
+        splits_of(workload).train_sha256,
+        workload.batch_size,
+        BATCHES,
+        *EVIDENCE_KINDS,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch]) -> Evidence:
+    """Measure on given batches; the model's gradients are left as they were: absent."""
+    modules = dict(model.named_modules())
+    found = {kind: dict.fromkeys((site.name for site in sites), 0.0) for kind in EVIDENCE_KINDS}
+    mask: list[torch.Tensor] = []
+
+    def hook(name: str) -> Any:
+        def record(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            tokens = inputs[0].detach().float()[mask[0]]
+            found["activation"][name] += tokens.square().mean().item() / len(batches)
+
+        return record
+
+    handles = [modules[site.name].register_forward_pre_hook(hook(site.name)) for site in sites]
+    parameters = [modules[site.name].weight for site in sites]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for batch in batches:
+            mask[:] = [batch.attention_mask.bool()]
+            loss = token_losses(model, batch.inputs, batch.labels, False)[0].mean()
+            for site, weight, slope in zip(sites, parameters, torch.autograd.grad(loss, parameters), strict=True):
+                squares = slope.float().square()
+                found["gradient"][site.name] += squares.sum().item() / site.d_in / len(batches)
+                found["fisher"][site.name] += squares.mean().item() / len(batches)
+                found["sensitivity"][site.name] += (weight * slope).float().abs().mean().item() / len(batches)
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        for handle in handles:
+            handle.remove()
+    return found

@@ -1,0 +1,131 @@
+"""EVA's measurement: the principal components of the inputs of every site, on the frozen base before any training."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.utils.incremental_pca import IncrementalPCA
+
+from strategies import RankBudget, allocate
+from strategies.base import Site
+from strategies.eva import MOST_RHO
+from trainables.data.collate import Batch, collate
+from trainables.data.splits import IGNORED
+from trainables.evidence.components import ENOUGH, Components
+from trainables.spec import Workload
+from trainables.training.inputs import base_of, splits_of
+
+
+def measure(workload: Workload) -> Components:
+    """Decompose the sites' inputs on the training split, in passes of one batch.
+
+    Raises:
+        ValueError: The split has too few learned tokens for the rank.
+    """
+    base = base_of(workload)
+    train = splits_of(workload).train
+    size = workload.batch_size
+    batches = (collate(train[start : start + size], base.pad_id, base.device) for start in range(0, len(train), size))
+    decomposition = Decomposition(base.sites, workload.budget)
+    with torch.no_grad():
+        for batch in batches:
+            decomposition.add(base.model, batch)
+            if decomposition.converged:
+                break
+    return decomposition.result()
+
+
+class Decomposition:
+    """Incremental singular value decomposition of every site's input, of learned tokens alone.
+
+    ``MOST_RHO`` times the rank of plain LoRA is kept at each site, since no trial gets more. Sites that are given the
+    same tensor one after the other (query, key and value often are) share one decomposition.
+
+    Args:
+        sites: The sites.
+        budget: What a trial may spend.
+
+    Source:
+        EVA (arXiv 2410.07170), section 3; the decomposition is PEFT's ``IncrementalPCA``, the choice of tokens and the
+        criterion of convergence are those of PEFT's ``get_eva_state_dict``, which gives vectors but not their ratios.
+    """
+
+    def __init__(self, sites: Sequence[Site], budget: RankBudget) -> None:
+        self.sites, self.budget = sites, budget
+        most = math.ceil(round(MOST_RHO * budget.params / sum(site.cost for site in sites), 9))
+        self.wanted = {site.name: min(max(1, most), site.d_in) for site in sites}
+        self._fits: dict[str, IncrementalPCA] = {}
+        self._same_as: dict[str, str] = {}
+        self._before: dict[str, torch.Tensor] = {}
+        self._waiting: dict[str, list[torch.Tensor]] = {}
+        self._last: tuple[str, torch.Tensor] | None = None
+
+    def add(self, model: Any, batch: Batch) -> None:
+        """Run the model on a batch and take its sites' inputs in."""
+        learned = batch.attention_mask.bool() & (batch.labels != IGNORED)
+        self._before = {name: fit.components_.clone() for name, fit in self._fits.items()}
+
+        def hook(name: str) -> Any:
+            def record(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+                self._take(name, inputs[0], learned)
+
+            return record
+
+        handles = [model.get_submodule(site.name).register_forward_pre_hook(hook(site.name)) for site in self.sites]
+        try:
+            model.base_model(**batch.inputs)
+        finally:
+            self._last = None
+            for handle in handles:
+                handle.remove()
+
+    def _take(self, name: str, tensor: torch.Tensor, learned: torch.Tensor) -> None:
+        if self._last is not None and self._last[1] is tensor:
+            self._same_as[name] = self._last[0]
+            return
+        self._last = (name, tensor)
+        self._waiting.setdefault(name, []).append(tensor[learned].float())
+        tokens = torch.cat(self._waiting[name])
+        wanted = self.wanted[name]
+        if len(tokens) <= wanted:
+            return  # a decomposition needs more tokens than components; they come with the next batch
+        if name not in self._fits:
+            # the approximation that PEFT uses, where it has room to be one
+            self._fits[name] = IncrementalPCA(wanted, lowrank=4 * wanted < min(tokens.shape), lowrank_seed=42)
+        self._fits[name].partial_fit(tokens)
+        self._waiting[name] = []
+
+    @property
+    def converged(self) -> bool:
+        """Whether the last batch has turned no component that the budget can buy."""
+        if len(self._before) < len(self.sites) - len(self._same_as):
+            return False
+        ratios = {site.name: tuple(self._fit(site).explained_variance_ratio_.tolist()) for site in self.sites}
+        kept = allocate(ratios, self.sites, self.budget).adapted
+        leaders = {self._same_as.get(name, name): rank for name, rank in kept.items()}
+        return all(
+            torch.cosine_similarity(self._before[name][:rank], self._fits[name].components_[:rank]).min() >= ENOUGH
+            for name, rank in leaders.items()
+        )
+
+    def result(self) -> Components:
+        """Return what has been found.
+
+        Raises:
+            ValueError: There were too few tokens for some site.
+        """
+        for site in self.sites:
+            if self._same_as.get(site.name, site.name) not in self._fits:
+                raise ValueError(
+                    f"--strategies eva: more than {self.wanted[site.name]} learned training tokens are needed for the "
+                    f"components of {site.name}; raise --train-examples or lower the budget"
+                )
+        fits = {site.name: self._fit(site) for site in self.sites}
+        return Components(
+            {name: fit.components_.float().cpu().clone().contiguous() for name, fit in fits.items()},
+            {name: fit.explained_variance_ratio_.double().cpu().clone() for name, fit in fits.items()},
+        )
+
+    def _fit(self, site: Site) -> IncrementalPCA:
+        return self._fits[self._same_as.get(site.name, site.name)]

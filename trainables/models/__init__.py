@@ -1,0 +1,1 @@
+"""Base models: where their files are, what can be adapted, and loading them."""

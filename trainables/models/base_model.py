@@ -1,0 +1,267 @@
+"""The frozen base: the bundled model, a local directory or a hub id, loaded once per process."""
+
+import functools
+import hashlib
+import inspect
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, logging
+from transformers.activations import NewGELUActivation
+from transformers.pytorch_utils import Conv1D
+
+from strategies.base import Site
+from trainables.models import hub
+from trainables.models.files import resolve
+
+logging.disable_progress_bar()
+logging.set_verbosity_error()  # what matters is raised here, in one line
+
+ATTENTION = re.compile(r"att", re.IGNORECASE)
+PARTS = {".safetensors", ".json", ".txt", ".model"}  # the last two are tokenizers'
+CAUSAL = re.compile(r"(CausalLM|LMHeadModel)$")
+UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}  # code of a model's own never runs
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A frozen causal language model in evaluation mode.
+
+    Args:
+        model: The Hugging Face model, float32, no parameter requiring a gradient.
+        tokenizer: Its tokenizer, with a pad token.
+        sites: The matrices that can carry an adapter.
+        params: Parameters of the model, tied ones once.
+        device: ``cpu`` or ``cuda``.
+        separable_head: Whether the logits are the output embedding of the last hidden state and nothing else.
+        joinable: Whether rows end to end, each with positions of its own, are computed as each is alone.
+    """
+
+    model: Any
+    tokenizer: Any
+    sites: tuple[Site, ...]
+    params: int
+    device: str
+    separable_head: bool
+    joinable: bool
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up a row; it is masked, so any will do."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+
+def sites_of(model: Any) -> tuple[Site, ...]:
+    """List the linear layers inside the blocks of ``model``, in its own order.
+
+    The output embedding and anything outside a numbered block are left out. A layer is attention if a part of its name
+    says so, else MLP.
+
+    Raises:
+        ValueError: There is no such layer.
+    """
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    sites = []
+    for name, module in model.named_modules():
+        depth = next((int(part) for part in name.split(".") if part.isdigit()), None)
+        if depth is None or module is output:
+            continue
+        if isinstance(module, Conv1D):
+            d_in, d_out = module.weight.shape
+        elif isinstance(module, torch.nn.Linear):
+            d_out, d_in = module.weight.shape
+        else:
+            continue
+        kind = "attention" if ATTENTION.search(name.rsplit(f".{depth}.", 1)[-1]) else "mlp"
+        sites.append(Site(name, int(d_in), int(d_out), depth, kind))  # type: ignore[arg-type]
+    if not sites:
+        raise ValueError(f"{type(model).__name__} has no linear or Conv1D layer in a numbered block to adapt")
+    return tuple(sites)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a model's configuration alone tells: sites, parameters, context and vocabulary in tokens."""
+
+    sites: tuple[Site, ...]
+    params: int
+    context: int
+    vocabulary: int
+
+
+def shape_of(model: str) -> Shape:
+    """Read the shapes of a model without its weights (on the meta device).
+
+    Raises:
+        ValueError: It is no causal language model that can be built, or it has nothing to adapt.
+    """
+    location = resolve(model, weights=False)
+    try:
+        config = AutoConfig.from_pretrained(location, **UNTRUSTED)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # a configuration can hold anything, and libraries raise anything for it
+        raise ValueError(
+            f"--model {model}: no causal language model that loads ({_reason(error)}); give a saved one"
+        ) from error
+    _check_architecture(model, config, type(skeleton).__name__)
+    context = int(getattr(config, "max_position_embeddings", 1024) or 1024)
+    try:
+        sites = sites_of(skeleton)
+    except ValueError as error:
+        raise ValueError(f"--model {model}: {error}") from error
+    vocabulary = skeleton.get_input_embeddings().num_embeddings
+    return Shape(sites, sum(p.numel() for p in skeleton.parameters()), context, vocabulary)
+
+
+def _check_architecture(model: str, config: Any, built: str) -> None:
+    saved = config.architectures or [built]
+    if not any(name == built or CAUSAL.search(name) for name in saved):
+        raise ValueError(f"--model {model}: {saved[0]} is no causal language model; give one that ends in ForCausalLM")
+    if getattr(config, "quantization_config", None):
+        raise ValueError(f"--model {model}: its weights are quantised; give the model that they were made from")
+    named = getattr(config, "transformers_weights", None)
+    if named is not None:
+        raise ValueError(f"--model {model}: its config.json takes weights from {named}; call them model.safetensors")
+
+
+@functools.lru_cache(maxsize=1)
+def load_tokenizer(model: str) -> Any:
+    """Load the tokenizer and give it a pad token (its end-of-text token) if it has none.
+
+    Raises:
+        ValueError: There is none.
+    """
+    location = resolve(model, weights=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, **UNTRUSTED)
+    except Exception as error:  # as above
+        raise ValueError(f"--model {model}: no tokenizer that loads ({_reason(error)}); add its files") from error
+    if len(tokenizer) < 2:  # Transformers makes an empty one of no files
+        raise ValueError(f"--model {model}: no tokenizer in it; add its files, such as tokenizer.json")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def check_fit(model: str) -> None:
+    """Check that a model's weights are those that its configuration asks for, without reading one (on the meta device).
+
+    Raises:
+        ValueError: One is missing or of another shape.
+    """
+    read_weights(model, device_map="meta")
+
+
+def read_weights(model: str, **how: Any) -> Any:
+    """Return a new float32 model from safetensors; ``how`` goes to Transformers.
+
+    Raises:
+        ValueError: The weights do not load, one is missing or one has another shape.
+    """
+    location = resolve(model)
+    try:
+        network, info = AutoModelForCausalLM.from_pretrained(
+            location, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
+            output_loading_info=True, **UNTRUSTED, **how,
+        )  # fmt: skip
+    except Exception as error:  # as above
+        raise ValueError(f"--model {model}: its weights do not load ({_reason(error)})") from error
+    wrong = [f"lack {min(info['missing_keys'])}"] if info["missing_keys"] else []
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        wrong.append(f"have {name} of shape {tuple(found)} for {tuple(wanted)}")
+    if wrong:
+        raise ValueError(f"--model {model}: its weights {wrong[0]}; give those that belong to its config")
+    return network
+
+
+@functools.lru_cache(maxsize=1)
+def load(model: str, device: str = "cpu") -> BaseModel:
+    """Load a base model; a second call in the same process returns the same object.
+
+    Raises:
+        ValueError: The weights do not load, or there is nothing to adapt.
+    """
+    network = read_weights(model)
+    if hub.is_hub_id(model):
+        network.name_or_path, network.hub_commit = hub.split(model)  # an adapter names these, not a folder of a cache
+    network.requires_grad_(False)
+    _fuse_activations(network)
+    network.config.use_cache = False
+    network.eval().to(device)
+    if not looks_back_only(network):
+        raise ValueError(f"--model {model}: its tokens see later ones; give a causal language model")
+    params = sum(parameter.numel() for parameter in network.parameters())
+    known = sites_of(network), params, device, separable_head(network), joinable(network)
+    return BaseModel(network, load_tokenizer(model), *known)
+
+
+def _fuse_activations(network: Any) -> None:
+    """Replace GPT-2's GELU, eight passes over memory in Python, by PyTorch's own of the same formula."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+
+
+@torch.inference_mode()
+def separable_head(network: Any) -> bool:
+    """Say whether the logits are the output embedding of the last hidden state: some models cap or scale them."""
+    head = network.get_output_embeddings()
+    if head is None or network.base_model is network:
+        return False
+    ids = _four_tokens(network)
+    return torch.allclose(head(network.base_model(ids).last_hidden_state), network(ids).logits)
+
+
+@torch.inference_mode()
+def looks_back_only(network: Any) -> bool:
+    """Say whether the logits of a token leave later tokens out: an encoder would be taught to copy."""
+    ids = _four_tokens(network)
+    other = ids.clone()
+    other[0, -1] = ids[0, 0]
+    change = (network(ids).logits - network(other).logits).abs()
+    return bool(change[:, :-1].max() <= 1e-3 * change[:, -1].max())
+
+
+@torch.inference_mode()
+def joinable(network: Any) -> bool:
+    """Say whether rows end to end, whose positions begin anew, are computed as apart: not every model heeds that."""
+    if "position_ids" not in inspect.signature(network.forward).parameters:
+        return False
+    ids = _four_tokens(network)
+    both, positions = torch.cat([ids, ids.flip(1)], 1), torch.arange(4, device=network.device).repeat(1, 2)
+    alone, seen = network(ids.flip(1)).logits, network(both).logits[:, 4:]
+    apart = network(both, position_ids=positions).logits[:, 4:]
+    return bool((apart - alone).abs().max() <= 1e-3 * (seen - alone).abs().max())
+
+
+def _four_tokens(network: Any) -> Any:
+    return torch.arange(4, device=network.device).view(1, 4) % network.config.vocab_size
+
+
+@functools.lru_cache
+def identity(model: str) -> str:
+    """Return a SHA-256 over a local model's files, or the id with its commit for a hub model."""
+    if hub.is_hub_id(model):
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(Path(resolve(model)).iterdir()):
+        if path.suffix in PARTS:
+            digest.update(path.name.encode() + _sha256(path))
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:  # a shard may be larger than the memory that is left
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error; of the many that ask for code of the model's own, what matters."""
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which is not run; give an architecture that Transformers has"
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,80 @@
+"""A model's files, before anything is loaded: where they are, and whether they are whole. No pickle is ever read."""
+
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from trainables.models import hub
+
+BUNDLED = Path(__file__).parent / "bundled"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja")  # configuration and tokenizer
+SAVE = "load it where you trust it and save it with save_pretrained, which writes safetensors"
+
+
+def resolve(model: str, weights: bool = True) -> str:
+    """Return the directory behind a ``--model`` value; a hub id's files are downloaded, weights only if wanted.
+
+    Raises:
+        ValueError: There is no model in it, or none of that name.
+    """
+    if model == "bundled":
+        return str(BUNDLED)
+    if hub.is_hub_id(model):
+        folder = hub.folder("model", model, (*DESCRIPTION, "*.safetensors") if weights else DESCRIPTION)
+    else:
+        folder = Path(model)
+    if not os.path.isdir(folder):  # unlike Path's, this takes a name of any length
+        found = "not a directory" if os.path.exists(folder) else "no such directory"
+        raise ValueError(f"--model {model}: {found}; give a saved Hugging Face model or a hub id")
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(f"--model {model}: an adapter, not a model; give its base, or the two merged")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--model {model}: no config.json in it; give a saved Hugging Face model or a hub id")
+    return str(folder.resolve())
+
+
+def check_weights(model: str) -> bool:
+    """Look at the weights without loading them; of a hub model's that are not here yet, at their names.
+
+    Returns:
+        Whether they are all here.
+
+    Raises:
+        ValueError: There are none, they are pickles, or a file is missing or cut off.
+    """
+    folder = Path(resolve(model, weights=False))
+    there = hub.file_names("model", model) if hub.is_hub_id(model) else {path.name for path in folder.iterdir()}
+    needed = _weight_files(model, folder, there)
+    for name in needed:
+        if name not in there:
+            raise ValueError(f"--model {model}: {INDEX} names {name}, which is not there; copy it too")
+    here = [name for name in needed if (folder / name).exists()]
+    for name in here:
+        try:
+            with safe_open(folder / name, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"--model {model}: {name} is no whole safetensors file ({error}); copy or {SAVE}"
+            ) from error
+    return here == needed
+
+
+def _weight_files(model: str, folder: Path, there: set[str]) -> list[str]:
+    """Name the files that a load will read, as Transformers chooses them."""
+    if WEIGHTS in there:
+        return [WEIGHTS]
+    if INDEX in there:
+        try:
+            shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"--model {model}: {INDEX} cannot be read ({error}); copy it again") from error
+        return sorted(map(str, shards))
+    pickles = sorted(name for name in there if Path(name).suffix in PICKLES)
+    if pickles:
+        raise ValueError(f"--model {model}: {pickles[0]} is a pickle, which can run code and is not loaded; {SAVE}")
+    raise ValueError(f"--model {model}: no weights in it; give a folder that save_pretrained wrote")

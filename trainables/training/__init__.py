@@ -1,0 +1,1 @@
+"""One trial's state and arithmetic, whatever computes its losses."""

@@ -1,0 +1,98 @@
+"""A trial on disk: adapter, tensors, and where it stands. Written aside and renamed; imports no torch."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainables.adapters import CONFIG, WEIGHTS
+
+ADAPTER = "adapter"
+BEST = "best_adapter"  # of a whole search, beside its report
+SESSION, LAST = "session", "checkpoint_last"  # a trial's folder in a checkpoint of Ray's, and the checkpoint of a stop
+STATE = "state.safetensors"
+META = "session.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a session stands besides its tensors. The schedule and the data's position follow from the step.
+
+    Args:
+        step: Optimizer steps done.
+        tokens: Learned tokens seen.
+        seconds: Training time spent, evaluations included.
+        recent: As ``Learner.recent``; none at a report.
+        base: Identity of the frozen base that the adapter belongs to.
+        allocation: Digest of the allocation.
+    """
+
+    step: int
+    tokens: int
+    seconds: float
+    base: str
+    allocation: str
+    recent: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write(folder: Path, progress: Progress, write_tensors: Callable[[Path], None]) -> None:
+    """Write a checkpoint into ``folder``; a reader sees all of it or nothing.
+
+    Args:
+        folder: Replaced if it is there.
+        progress: Where the session stands.
+        write_tensors: Writes ``STATE`` and the folder ``ADAPTER`` into the folder that it is given.
+    """
+    aside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    write_tensors(aside)
+    values = {name: getattr(progress, name) for name in Progress.__slots__}
+    (aside / META).write_text(json.dumps({**values, "sha256": _digest(aside, values)}))
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def fitting(folder: Path, expected: Mapping[str, str]) -> Progress:
+    """Return where a checkpoint stands that a session may continue from.
+
+    Args:
+        folder: Where ``write`` put it.
+        expected: ``base`` and ``allocation`` of the session that continues.
+
+    Raises:
+        ValueError: It belongs to another base or to another allocation, or is not as it was written.
+    """
+    progress = progress_of(folder)
+    if progress is None:
+        raise ValueError(f"checkpoint {folder}: not as it was written")
+    for name, value in expected.items():
+        if getattr(progress, name) != value:
+            raise ValueError(f"checkpoint {folder}: {name} is {getattr(progress, name)}, this session has {value}")
+    return progress
+
+
+def progress_of(folder: Path) -> Progress | None:
+    """Return where a checkpoint stands; None if a file of it is missing, cut off or changed."""
+    try:
+        values = json.loads((folder / META).read_text())
+        digest = values.pop("sha256")
+        return Progress(**values) if digest == _digest(folder, values) else None
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return None
+
+
+def newest(folders: Iterable[Path]) -> Path | None:
+    """Return the checkpoint that is furthest, of those that are whole."""
+    steps = {folder: progress.step for folder in folders if (progress := progress_of(folder)) is not None}
+    return max(steps, key=lambda folder: (steps[folder], str(folder)), default=None)
+
+
+def _digest(folder: Path, values: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for path in (folder / STATE, folder / ADAPTER / WEIGHTS, folder / ADAPTER / CONFIG):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

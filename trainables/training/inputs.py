@@ -1,0 +1,27 @@
+"""What a workload trains on, wherever its process runs: the base that was planned, and the examples that it carries."""
+
+from trainables.data.splits import Splits, load_splits
+from trainables.models.base_model import BaseModel, identity, load
+from trainables.spec import Workload
+
+
+def base_of(workload: Workload) -> BaseModel:
+    """Load the workload's base.
+
+    A cluster's nodes may hold different files at one path, and a node may join in the middle of a search: so whoever
+    loads looks, and nobody trains on another base than the rest.
+
+    Raises:
+        ValueError: What is here is not what the search was planned with, or it does not load.
+    """
+    if workload.base not in {None, found := identity(workload.model)}:
+        raise ValueError(
+            f"--model {workload.model}: this node has {found[:12]} there, the search was planned with "
+            f"{str(workload.base)[:12]} (SHA-256); put the same folder on every node, or on storage that all share"
+        )
+    return load(workload.model, workload.device)
+
+
+def splits_of(workload: Workload) -> Splits:
+    """Return the workload's examples; one that carries none has them read and tokenised here."""
+    return workload.splits or load_splits(workload.data, workload.model)

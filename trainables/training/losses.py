@@ -1,0 +1,92 @@
+"""Plain functions of fine-tuning: loss, evaluation, schedule, order of the data."""
+
+import contextlib
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from trainables.data.collate import collate
+from trainables.data.splits import IGNORED, Example
+from trainables.models.base_model import BaseModel
+from trainables.training.frozen_head import frozen_head_losses
+
+
+def autocast(device: str) -> Any:
+    """bfloat16 autocast on a GPU, float32 on CPU, never float16."""
+    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else contextlib.nullcontext()
+
+
+def token_losses(
+    model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, separable_head: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the next-token cross-entropy of each learned token, in nats, and where in the labels it is predicted.
+
+    Args:
+        model: The Hugging Face model.
+        inputs: What it takes, each (rows, length).
+        labels: (rows, length), ``IGNORED`` where nothing is learned.
+        separable_head: Whether the logits are the output embedding of the last hidden state and nothing else; then
+            they are computed only where there is a loss.
+
+    Returns:
+        (learned tokens,), and (learned tokens, 2): row, and place before that of the token.
+    """
+    targets = labels[:, 1:]
+    learned = targets != IGNORED
+    if separable_head:
+        hidden = model.base_model(**inputs).last_hidden_state[:, :-1][learned]
+        losses = frozen_head_losses(model.get_output_embeddings(), hidden, targets[learned])
+    else:
+        logits = model(**inputs).logits[:, :-1][learned]
+        losses = functional.cross_entropy(logits.float(), targets[learned], reduction="none")
+    return losses, learned.nonzero()
+
+
+@torch.inference_mode()
+def evaluate(base: BaseModel, examples: Sequence[Example], batch_size: int) -> list[float]:
+    """Return the summed loss of each example, in nats."""
+    found: dict[int, float] = {}
+    order = by_length(examples)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        batch = collate([examples[index] for index in part], base.pad_id, base.device)
+        with autocast(base.device):
+            losses, places = token_losses(base.model, batch.inputs, batch.labels, base.separable_head)
+        found |= zip(part, losses.new_zeros(len(part)).index_add(0, places[:, 0], losses).tolist(), strict=True)
+    return [found[index] for index in range(len(examples))]
+
+
+def by_length(examples: Sequence[Example]) -> list[int]:
+    """Return the examples' indices, the shortest first: batches in this order have little padding."""
+    return sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up over a share of the steps, then linear decay that would reach 0 one step after the last."""
+    rising = max(1, round(warmup * steps))
+    return min((step + 1) / rising, (steps - step) / max(1, steps - rising + 1))
+
+
+def batch_order(examples: int, batch_size: int, steps: int, seed: int) -> list[tuple[int, ...]]:
+    """Return the example indices of every step: each epoch is a new permutation, and batches run on across epochs."""
+    generator = random.Random(seed)
+    stream: list[int] = []
+    while len(stream) < steps * batch_size:
+        stream.extend(generator.sample(range(examples), examples))
+    return [tuple(stream[step * batch_size : (step + 1) * batch_size]) for step in range(steps)]
+
+
+def rng_state(device: str) -> torch.Tensor:
+    """Return the state of the generator that draws on ``device``."""
+    return torch.cuda.get_rng_state() if device == "cuda" else torch.get_rng_state()
+
+
+def set_rng_state(device: str, state: torch.Tensor) -> None:
+    """Put a state from ``rng_state`` back."""
+    if device == "cuda":
+        torch.cuda.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)

@@ -1,0 +1,227 @@
+"""A trial's own state, whatever computes its losses: adapter, optimizer, schedule, order of the data, counters."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from strategies.base import Site
+from strategies.geometry import parameter_efficiency
+from trainables.adapters.peft_adapter import Adapter, load_weights
+from trainables.models.base_model import BaseModel, identity
+from trainables.spec import TrialSpec, Workload
+from trainables.training import checkpoint
+from trainables.training.losses import batch_order, learning_rate_factor, rng_state
+from trainables.training.session import Diverged, StepReport
+
+RNG, OWN = "rng", "own/"
+"""Names in a checkpoint's tensors: the state of the random numbers, and what a kind of trial has besides."""
+
+
+@dataclass(slots=True)
+class Recent:
+    """What a trial has done since its last report.
+
+    Args:
+        loss: Summed training loss, in nats.
+        tokens: Learned tokens.
+        seconds: Time that the training alone took.
+    """
+
+    loss: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Learner:
+    """What belongs to one trial alone.
+
+    Args:
+        workload: What all trials share.
+        spec: The trial.
+        base: The frozen base.
+        adapter: The trial's adapter, audited; its tensors are trained in place.
+        examples: Size of the training split.
+    """
+
+    def __init__(self, workload: Workload, spec: TrialSpec, base: BaseModel, adapter: Adapter, examples: int) -> None:
+        self.workload, self.spec, self.adapter = workload, spec, adapter
+        self.sites: tuple[Site, ...] = base.sites
+        self.base_params = base.params
+        self.device = base.device
+        self.parameters = self.trained()
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=workload.weight_decay)
+        self.order = batch_order(examples, workload.batch_size, workload.steps, spec.seed)
+        self.rng = rng_state(self.device)
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.recent = Recent()
+
+    def trained(self) -> list[torch.Tensor]:
+        """Return the tensors that the optimizer changes: the adapter's own."""
+        return self.adapter.parameters
+
+    @property
+    def done(self) -> bool:
+        """Whether all planned steps are done."""
+        return self.step >= self.workload.steps
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is applied, read from the tensors that are trained: ranks, alphas, parameters, efficiency."""
+        adapter = self.outcome
+        ranks = adapter.ranks
+        trainable = sum(p.numel() for p in adapter.parameters)
+        return {
+            "ranks": {site.name: ranks.get(site.name, 0) for site in self.sites},
+            "alphas": {name: rank * adapter.scales[name] for name, rank in ranks.items()},
+            "fan_in_fan_out": adapter.config.fan_in_fan_out,
+            "trainable_parameters": trainable,
+            "parameter_efficiency": parameter_efficiency(trainable, self.base_params),
+        }
+
+    @property
+    def outcome(self) -> Adapter:
+        """The adapter as it would be used now."""
+        return self.adapter
+
+    def advance(self, loss: float, tokens: int) -> None:
+        """Do one optimizer step with the gradients that are there, and zero them.
+
+        Args:
+            loss: The batch's summed loss, in nats.
+            tokens: Learned tokens in the batch.
+
+        Raises:
+            Diverged: Loss or gradient norm is not finite; nothing has been changed.
+        """
+        self.gather()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.workload.clip_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self.diverged("training loss and gradient norm", loss, norm)
+        factor = learning_rate_factor(self.step, self.workload.steps, self.workload.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.spec.learning_rate * factor
+        self.optimizer.step()
+        self.step += 1
+        self.tokens += tokens
+        self.recent.loss += loss
+        self.recent.tokens += tokens
+        self.settle()
+        self.zero_grad()
+
+    def gather(self) -> None:
+        """Bring the adapter's gradients to what is trained: here they are there."""
+
+    def settle(self) -> None:
+        """Bring what was trained to the adapter: here it is there."""
+
+    def zero_grad(self) -> None:
+        """Zero the adapter's gradients, in place."""
+        self.optimizer.zero_grad(set_to_none=False)
+
+    def spent(self, seconds: float) -> None:
+        """Count time that the training took."""
+        self.seconds += seconds
+        self.recent.seconds += seconds
+
+    def report(self, eval_loss: float) -> StepReport:
+        """Return what is reported after some steps.
+
+        Args:
+            eval_loss: Mean validation loss per token.
+
+        Raises:
+            Diverged: The validation loss is not finite.
+        """
+        if not math.isfinite(eval_loss):
+            raise self.diverged("validation loss", eval_loss)
+        recent, self.recent = self.recent, Recent()
+        return StepReport(
+            step=self.step,
+            tokens=self.tokens,
+            train_loss=recent.loss / recent.tokens if recent.tokens else None,
+            eval_loss=eval_loss,
+            seconds=self.seconds,
+            tokens_per_second=recent.tokens / recent.seconds if recent.tokens else None,
+            peak_bytes=peak_bytes(self.device),
+        )
+
+    def diverged(self, what: str, *values: float) -> Diverged:
+        """Return the error that says where and with which choices this trial diverged."""
+        dtype = "bfloat16 autocast" if self.device == "cuda" else "float32"
+        choices = f"learning rate {self.spec.learning_rate:g}, scaling {self.spec.scaling} x {self.workload.scale:g}"
+        return Diverged(f"{what} {', '.join(map(str, values))} at step {self.step} ({choices}, {dtype})")
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint; its ``adapter`` folder is an ordinary PEFT adapter."""
+        progress = checkpoint.Progress(
+            step=self.step, tokens=self.tokens, seconds=self.seconds, recent=asdict(self.recent), **self._ties()
+        )
+        checkpoint.write(folder, progress, self._write_tensors)
+
+    def _write_tensors(self, folder: Path) -> None:
+        self.outcome.save(folder / checkpoint.ADAPTER)
+        own = {OWN + name: tensor.detach().cpu().contiguous() for name, tensor in self.own_state().items()}
+        save_file(_flat(self.optimizer) | own | {RNG: self.rng.contiguous()}, folder / checkpoint.STATE)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            ValueError: It belongs to another base or allocation.
+        """
+        progress = checkpoint.fitting(folder, self._ties())
+        tensors = load_file(folder / checkpoint.STATE)
+        self.rng = tensors.pop(RNG)
+        own = {key.removeprefix(OWN): tensors.pop(key) for key in [*tensors] if key.startswith(OWN)}
+        self.restore(load_weights(folder / checkpoint.ADAPTER), own)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": _unflat(tensors)})
+        self.step, self.tokens, self.seconds = progress.step, progress.tokens, progress.seconds
+        self.recent = Recent(**progress.recent)
+
+    def own_state(self) -> dict[str, torch.Tensor]:
+        """Return what a checkpoint must keep besides adapter and optimizer: here nothing."""
+        return {}
+
+    def restore(self, weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+        """Put the tensors of a checkpoint back: here they are the adapter's ``weights``."""
+        self.adapter.set_weights(weights)
+
+    def _ties(self) -> Mapping[str, str]:
+        """Return what a checkpoint must have been made with; the allocation is the planned one, which was audited."""
+        workload = self.workload
+        allocation = self.spec.digest(self.sites, workload.budget, workload.evidence)
+        return {"base": identity(workload.model), "allocation": allocation}
+
+
+def _flat(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": tensor.detach().cpu().contiguous()
+        for number, values in state.items()
+        for name, tensor in values.items()
+    }
+
+
+def _unflat(tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    """Return parameter number -> its optimizer state, from what ``_flat`` made of it."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = tensor
+    return state
+
+
+def peak_bytes(device: str) -> int:
+    """Return the most memory that this process has had: of the GPU, or resident."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux

@@ -1,0 +1,200 @@
+"""Ray's trials in, rows out. The only reader of Ray's trial and result objects."""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import tune as ray_tune
+
+from analysis.results.rows import ResultRow
+from tuning.lifecycle.stop import Stop, is_want_of_room
+from tuning.plan.search_space import experiment_name
+from tuning.plan.secrets import masked
+from tuning.state.record import Record
+
+HISTORY = ("step", "train_loss", "eval_loss", "seconds")
+DIED = "ActorDiedError: "
+STATUSES = {"finished": "finished", "diverged": "diverged", "running": "stopped"}
+
+
+class Listener(Protocol):
+    """Hears what happens to trials, in their order; may be slow or fail without harm to the search."""
+
+    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
+        """Hear that a trial has begun; its reports and its end come later."""
+        ...
+
+    def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Hear what a trial reports: ``StepReport``'s fields and what was applied."""
+        ...
+
+    def ended(self, row: ResultRow) -> None:
+        """Hear how a trial ended."""
+        ...
+
+
+class Harvest(ray_tune.Callback):  # type: ignore[misc]
+    """Notes what trials report, makes a row of every trial that ends, and tells listeners. Never raises.
+
+    A trial that failed since its disk was full has not ended: the search stops instead, and it goes on later.
+
+    Args:
+        record: Where it is noted.
+        stop: Told when nothing more can be noted.
+        listeners: Who else wants to know.
+    """
+
+    def __init__(self, record: Record, stop: Stop, listeners: Sequence[Listener] = ()) -> None:
+        self.record, self.stop, self.listeners = record, stop, listeners
+        self.started: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out: Ray pickles callbacks into its snapshot, which is not read."""
+        return {}
+
+    @property
+    def running(self) -> list[str]:
+        """Names of the trials that have begun and not ended."""
+        configs = [self.record.configs[trial_id] for trial_id in self.started if trial_id not in self.record.rows]
+        return [experiment_name(config) for config in configs]
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass a start on, once for each trial."""
+        trial_id = trial.config["trial_id"]
+        if trial_id not in self.started:
+            self.started.add(trial_id)
+            self._tell("started", trial_id, experiment_name(trial.config), trial.config)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Note a report and pass it on."""
+        trial_id = trial.config["trial_id"]
+        before = self.record.reports.get(trial_id, {}).get(result["step"], {})  # a trial taken up again repeats it
+        report = {name: _first(_finite(result.get(name)), before.get(name)) for name in HISTORY}
+        self._note(self.record.reported, trial_id, report)
+        for event in json.loads(result.get("resource_events") or "[]"):
+            self._note(self.record.short_of, event)
+        self._tell("reported", trial_id, result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Count a trial that is started again."""
+        self._note(self.record.restarted, trial.config["trial_id"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Make a row of a trial that ended by itself or was stopped."""
+        self._end(trial, dict(trial.last_result or {}))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Make a row of a trial that failed, even one that failed before it started."""
+        self.on_trial_start(iteration, trials, trial)
+        error = _cause(trial)
+        if error is not None and is_want_of_room(error):
+            self.stop.for_want_of_room(f"trial {trial.config['trial_id']}: {error}")
+        self._end(trial, {**(trial.last_result or {}), "status": "failed", "error": error})
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Have Ray forget where it has pickled what went wrong: it would load that now, and nobody reads it."""
+        for trial in trials:
+            trial.run_metadata.pickled_error_filename = None
+
+    def _end(self, trial: Any, last: dict[str, Any]) -> None:
+        self.stop.watch_disk()
+        trial_id = trial.config["trial_id"]
+        if self.stop.is_broken or trial_id in self.record.rows:  # of a trial that has ended Ray's own files may fail
+            return
+        reports = self.record.reports.get(trial_id, {})
+        row = row_from(trial.config, last, reports.values(), self.record.restarts[trial_id])
+        self._tell("ended", row)  # first, so that no listener lacks what the record has
+        self._note(self.record.ended, row)
+        # nobody reads Ray's averages of every number that was reported; of a thousand trials they fill 80 MB
+        trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
+
+    def _note(self, write: Callable[..., None], *facts: Any) -> None:
+        """Write to the record; where that cannot be done, the search ends rather than go on without."""
+        self.stop.watch_disk()
+        try:
+            write(*facts)
+        except OSError as error:
+            self.stop.because_of(error)
+
+    def _tell(self, event: str, *facts: Any) -> None:
+        for listener in self.listeners:
+            try:
+                getattr(listener, event)(*facts)
+            except Exception as error:  # Ray would end the search, or mark a finished trial as failed
+                print(f"{type(listener).__name__} failed: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def row_from(
+    config: Mapping[str, Any], last: Mapping[str, Any], history: Iterable[Mapping[str, Any]], restarts: int = 0
+) -> ResultRow:
+    """Return a trial's row; what is unknown is None.
+
+    Args:
+        config: The trial's configuration.
+        last: Its last report; may be empty.
+        history: All its reports, cut to ``HISTORY``.
+        restarts: How often it was started again.
+    """
+    status = STATUSES.get(last.get("status", ""), "failed")
+    allocation = json.loads(last.get("allocation") or "{}")
+    confirmed, test_loss = config.get("phase") == "confirm", _finite(last.get("test_loss"))
+    if confirmed and status == "finished" and test_loss is None:  # leaving it out would flatter its strategy
+        status = "diverged"
+    documents = last.get("test_documents") if confirmed and test_loss is not None else None
+    loss = _finite(last.get("eval_loss")) if status in {"finished", "stopped"} else None
+    return ResultRow(
+        trial_id=config["trial_id"],
+        experiment_name=experiment_name(config),
+        phase=config.get("phase", "search"),
+        strategy=config["strategy"],
+        status=status,
+        seed=config.get("seed"),
+        config={name: value for name, value in config.items() if name != "trial_id"},
+        ranks=allocation.get("ranks"),
+        alphas=allocation.get("alphas"),
+        fan_in_fan_out=last.get("fan_in_fan_out"),
+        trainable_parameters=last.get("trainable_parameters"),
+        parameter_efficiency=last.get("parameter_efficiency"),
+        final_eval_loss=loss,
+        final_perplexity=math.exp(loss) if loss is not None and loss < 700 else None,
+        test_loss=test_loss if status == "finished" else None,
+        test_documents=None if documents is None else json.loads(documents),
+        training_time_seconds=_finite(last.get("seconds")),
+        tokens=last.get("tokens"),
+        restarts=restarts,
+        error=masked(last.get("error") or "") or None,
+        history=tuple(history),
+    )
+
+
+def _finite(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _cause(trial: Any) -> str | None:
+    """Return type and first line of what went wrong last in a trial, as Ray wrote it into a text beside the trial.
+
+    What Ray has of it besides is a pickle, and none is loaded from a folder that others may reach.
+    """
+    if not trial.error_file or not Path(trial.error_file).is_file():
+        return None
+    try:
+        told = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"not known: {error.filename}: {error.strerror}"
+    lines = [line for line in f"\n{told}".rpartition("\nFailure # ")[2].splitlines()[1:] if line.strip()]
+    frames = [number for number, line in enumerate(lines) if re.match(r'  File ".*", line \d', line)]
+    after = [line for line in lines[frames[-1] if frames else 0 :] if not line.startswith((" ", "\t"))]
+    cause = re.sub(r"^(\w+\.)+(?=\w+(:|$))", "", next(iter(after), "no message"))
+    died = any("The actor died" in line for line in lines) and not cause.startswith(DIED)
+    return f"{DIED}{cause}" if died else cause

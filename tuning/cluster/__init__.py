@@ -1,0 +1,1 @@
+"""Ray: connecting, access, nodes, and the hosts of a search."""

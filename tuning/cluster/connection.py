@@ -1,0 +1,190 @@
+"""The Ray of a search: one that it joins, or one of its own that ends with it."""
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import psutil
+import ray
+from ray._private import utils as ray_utils
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from trainables.actors.host import lives
+from tuning.cluster import access
+from tuning.lifecycle.process import leave_because, sparing_children
+from tuning.plan.search_plan import SearchPlan
+
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.stop
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # nobody reads Ray's snapshot, and writing it takes longer with every trial
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls whose answer nobody waits for: a traceback each
+    "TOKENIZERS_PARALLELISM": "false",
+}
+PATIENCE_SECONDS, LOOK_SECONDS, WATCH_SECONDS = 600.0, 1.0, 0.2
+
+
+@contextmanager
+def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
+    """Join the Ray that the plan names, or start one of our own and end it afterwards; yield its dashboard's address.
+
+    Args:
+        plan: The search.
+        search_id: Of the search, whose processes are found under it and by nobody else.
+
+    Raises:
+        ValueError: The Ray that is there lacks what one trial needs, and goes on lacking it if it was joined, or one of
+            our own would be open to others.
+    """
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is one line of progress and a row
+    ours = not ray.is_initialized()
+    context = _connect(plan, f"lora-rank-search-{search_id or uuid.uuid4().hex}")
+    try:
+        if ours:
+            end_what_is_left()
+        with _watching_the_raylet():
+            await_resources(plan)
+            yield context.dashboard_url or ""
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def end_what_is_left() -> None:
+    """End the actors, hosts and lease, of a process of this search that was killed."""
+    for left in ray.util.list_named_actors():
+        with contextlib.suppress(ValueError):  # it has just died
+            ray.kill(ray.get_actor(left))
+
+
+@contextmanager
+def _watching_the_raylet() -> Iterator[None]:
+    """End this process if the raylet of its node does: Ray would at its next request to it, without a word."""
+    raylet, over = _raylet(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            if raylet is not None and not lives(raylet):
+                leave_because("Ray has ended: its raylet was killed, or crashed")
+
+    thread = threading.Thread(target=watch, name="raylet-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _raylet() -> psutil.Process | None:
+    """Return the raylet of this node; None if its processes are hidden from this one."""
+    here = ray.get_runtime_context().get_node_id()
+    sockets = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]
+    for process in psutil.process_iter(["name", "cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if process.info["name"] == "raylet" and any(socket in command for socket in sockets):
+            return process
+    return None
+
+
+def _connect(plan: SearchPlan, namespace: str) -> Any:
+    common = {
+        "namespace": namespace, "log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True,
+    }  # fmt: skip
+    if plan.ray_address is None:
+        access.check_dashboard(plan.dashboard_host)
+        access.provide_token()
+        access.tighten_token()
+        folder = access.private_folder() / "ray"
+        own = {"dashboard_host": plan.dashboard_host, "_temp_dir": str(folder)}
+        try:
+            with access.on_loopback(), sparing_children(), _keeping_handlers():
+                return ray.init(address="local", **own, **common)
+        except OSError as error:
+            if "AF_UNIX" not in str(error):
+                raise
+            raise ValueError(f"{folder}: too long for Ray's sockets; set RAY_TMPDIR to a shorter folder") from error
+    if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
+        raise ValueError(
+            f"--dashboard-host {plan.dashboard_host}: the Ray at --ray-address {plan.ray_address} has its dashboard "
+            f"already; leave the flag out"
+        )
+    access.tighten_token()
+    try:
+        with _keeping_handlers():
+            return ray.init(address=plan.ray_address, **common)
+    except ray.exceptions.AuthenticationError as error:
+        raise ValueError(f"--ray-address {plan.ray_address}: the Ray there has another token ({access.HOW})") from error
+    except (ConnectionError, RuntimeError) as error:
+        # a Ray that wants a token gives no answer to those who show none
+        raise ValueError(
+            f"--ray-address {plan.ray_address}: no Ray answers there ({error}); if it wants a token: {access.HOW}"
+        ) from error
+
+
+@contextmanager
+def _keeping_handlers() -> Iterator[None]:
+    """Have a Ray that begins within not take over SIGTERM: it would end this process without a word or with a trace."""
+    theirs, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        ray_utils.set_sigterm_handler = theirs
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's core puts its own before Python's
+
+
+def await_resources(plan: SearchPlan) -> None:
+    """Wait, but not for ever, for a node on which a trial fits: a Ray that is joined may grow by it.
+
+    Raises:
+        ValueError: There is none, or a Ray of our own is too small.
+    """
+    lack = _lack(plan)
+    if lack and plan.ray_address is not None:
+        click.echo(f"Waiting for a node, for {PATIENCE_SECONDS / 60:g} minutes at most. {lack}")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        # an autoscaler starts nodes for what is asked for, and for nothing else
+        asked = placement_group([{kind: wanted for _, kind, wanted in _needs(plan) if wanted}])
+        while (lack := _lack(plan)) and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+        remove_placement_group(asked)
+    if lack:
+        raise ValueError(lack)
+
+
+def _needs(plan: SearchPlan) -> tuple[tuple[str, str, float], ...]:
+    return ("--gpus-per-trial", "GPU", plan.gpus_per_trial), ("--cpus-per-trial", "CPU", plan.cpus_per_trial)
+
+
+def _lack(plan: SearchPlan) -> str:
+    """Return what no node has of what a trial needs, and what would be right; nothing if there is all."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for flag, kind, wanted in _needs(plan):
+        if wanted > (most := max(node.get(kind, 0) for node in nodes)):
+            return f"{flag} {wanted:g}: no node has more than {most:g} {kind}s; lower it, or add a node that has them"
+    return ""
+
+
+def unused_gpus(plan: SearchPlan) -> int:
+    """Return how many GPUs Ray has if the plan uses none of them."""
+    return 0 if plan.gpus_per_trial else int(ray.cluster_resources().get("GPU", 0))
+
+
+def slots_of(plan: SearchPlan, found: dict[str, float]) -> int:
+    """Return how many trials run at once on the resources that Ray has now."""
+    wanted = plan.trial_resources
+    return max(1, math.floor(min(found.get(k.upper(), 0) / n for k, n in wanted.items() if n) + 1e-6))

@@ -1,0 +1,126 @@
+"""The hosts of a search, from before anything is measured until after the last thing is."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from trainables.actors.host import Lease
+from trainables.actors.host_registry import Hosts
+from trainables.spec import Workload
+from tuning.lifecycle.stop import Stop, Stopped
+from tuning.plan.search_plan import SearchPlan
+
+LOOK_SECONDS = 0.2
+
+
+@contextmanager
+def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
+    """Yield the hosts of a search; they end with the block.
+
+    Args:
+        plan: The search.
+        workload: As far as it is known; ``Hosts.sharing`` says more later.
+    """
+    # a Ray of our own ends with this process, and hosts with it; elsewhere they must see that it is gone
+    lease = _signed(plan) if plan.ray_address else None
+    hosts = Hosts(str(plan.name), [ray.put(workload)], _per_node(plan), _lease(plan))
+    try:
+        if plan.isolation == "packed" and plan.ray_address is None:  # every device is ours: they can load the base now
+            devices = _gpus() if plan.gpus_per_trial else [f"cpu{number}" for number in range(hosts.per_node)]
+            for device in devices[: plan.max_concurrent_trials]:
+                hosts.at(ray.nodes()[0]["NodeID"], device).load.remote(hosts.workload)
+        yield hosts
+    finally:
+        end(plan)
+        if lease is not None:
+            with contextlib.suppress(ray.exceptions.RayError):  # it has ended with Ray
+                ray.kill(lease)
+
+
+def ask(plan: SearchPlan, hosts: Hosts, what: str, *arguments: Any, stop: Stop | None = None) -> Any:
+    """Call a method of ``Host`` where the trials run, once there are the resources of one.
+
+    Args:
+        plan: The search.
+        hosts: Its hosts.
+        what: Name of the method.
+        arguments: What it is given besides the workload.
+        stop: Says whether the answer is still wanted.
+
+    Raises:
+        RayError: It could not be done; a ``RayTaskError`` has as its cause what the method raised.
+        Stopped: It is not.
+    """
+    again = [ray.exceptions.RayActorError]  # the host died; the next is another
+    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial, retry_exceptions=again)(
+        Hosts.ask_here
+    )
+    answer = task.remote(hosts, what, *arguments)
+    try:
+        while stop is not None and not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
+            stop.check()
+        return ray.get(answer)
+    except Stopped:
+        ray.cancel(answer, force=True)  # it would begin another host
+        raise
+    finally:
+        release(plan)
+
+
+def release(plan: SearchPlan) -> None:
+    """End the hosts while no trial runs, if somebody else may want their room: others, or the trials themselves."""
+    if plan.isolation == "process" or plan.ray_address is not None:
+        end(plan)
+
+
+def end(plan: SearchPlan) -> None:
+    """End the hosts; a trial or a question begins new ones. Where Ray itself has ended, nothing is left of them."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        for name in _names(plan):
+            with contextlib.suppress(ValueError):  # it has just died
+                ray.kill(ray.get_actor(name))
+
+
+def save_all(plan: SearchPlan, folder: Path, most_seconds: float) -> None:
+    """Have every host write where its trials stand, and wait for it, but not for long."""
+    saved = []
+    for name in _names(plan):
+        with contextlib.suppress(ValueError):  # it has just died
+            saved.append(ray.get_actor(name).save_all.remote(str(folder)))
+    if saved:
+        ray.wait(saved, num_returns=len(saved), timeout=most_seconds)
+
+
+def _names(plan: SearchPlan) -> list[str]:
+    """Return the names of the hosts that there are; beside them only the lease has one in the search's namespace."""
+    return [name for name in ray.util.list_named_actors() if name != _lease(plan)]
+
+
+def _signed(plan: SearchPlan) -> Any:
+    """Return a lease on this process's own node: on another it could end while the search goes on."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Lease).options(name=_lease(plan), num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _lease(plan: SearchPlan) -> str:
+    return f"{plan.name}-lease" if plan.ray_address else ""
+
+
+def _per_node(plan: SearchPlan) -> int:
+    cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    most = math.ceil(max(plan.trials, plan.most_confirmations) / plan.trials_per_pack)
+    return max(1, min(most, int(cpus // plan.cpus_per_trial)))
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs of this machine as Ray names them to trials."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = shown.split(",") if shown else range(int(ray.cluster_resources()["GPU"]))
+    return [f"gpu{name}" for name in names]

@@ -1,0 +1,1 @@
+"""How a search stops, and what its process says last."""

@@ -1,0 +1,53 @@
+"""How much disk a search needs, and whether it is there."""
+
+import shutil
+from pathlib import Path
+
+from tuning.plan.search_plan import SearchPlan
+from tuning.preflight.preflight import Preflight
+
+KEPT_CHECKPOINTS = 2
+BYTES_PER_PARAMETER = 12
+"""An adapter and AdamW's two moments of it, float32."""
+TRIAL_BYTES = 600_000
+"""Of a trial's other files: Ray's results, a picture of its ranks, its share of MLflow's store and of the report."""
+FIXED_BYTES = 20_000_000
+
+
+def checkpoint_bytes(known: Preflight) -> int:
+    """Return the size of a checkpoint of a trial that spends the whole budget."""
+    return BYTES_PER_PARAMETER * known.workload.budget.params + TRIAL_BYTES // 10
+
+
+def needed_bytes(plan: SearchPlan, known: Preflight, done: int = 0) -> int:
+    """Return about how much a search writes.
+
+    Args:
+        plan: The search.
+        known: What its preflight found.
+        done: Trials that have been written already.
+    """
+    trials = max(0, plan.trials + plan.most_confirmations - done)
+    return FIXED_BYTES + trials * (KEPT_CHECKPOINTS * checkpoint_bytes(known) + TRIAL_BYTES)
+
+
+def reserve_bytes(known: Preflight) -> int:
+    """Return what must be free for a search to go on: the next checkpoints, and leaving everything in order."""
+    return 4 * checkpoint_bytes(known) + FIXED_BYTES // 4
+
+
+def check(plan: SearchPlan, known: Preflight, done: int = 0) -> None:
+    """Look whether there is room.
+
+    Raises:
+        ValueError: There is less than the search is about to write.
+    """
+    folder = Path(plan.runs_dir).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free, needed = shutil.disk_usage(folder).free, needed_bytes(plan, known, done)
+    if free < needed:
+        raise ValueError(
+            f"--runs-dir {plan.runs_dir}: {free / 1e6:,.0f} MB free, about {needed / 1e6:,.0f} MB needed; make room "
+            f"there, or give a folder on another disk"
+        )

@@ -1,0 +1,137 @@
+"""What can be known before anything is trained or written: sizes, splits, first allocations."""
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from strategies import STRATEGIES, RankAllocation, RankBudget, allocate
+from strategies.official import OFFICIAL
+from trainables.data.splits import corpus_sha256, load_splits, read_documents
+from trainables.models import base_model, files, hub
+from trainables.models.base_model import Shape
+from trainables.spec import Workload
+from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_space import SMALLEST_SHARE
+from tuning.plan.secrets import has_secret
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """A plan that has met its model and data.
+
+    Args:
+        shape: Sites and sizes of the base model.
+        workload: What all trials share, evidence still missing.
+        corpus_sha256: Digest of all texts of the data set.
+        allocations: Strategy or experiment name -> its first allocation; None where it is not known beforehand.
+    """
+
+    shape: Shape
+    workload: Workload
+    corpus_sha256: str
+    allocations: dict[str, RankAllocation | None]
+
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether the sites' importance must be measured before the first trial."""
+        return any(STRATEGIES[name].needs_evidence for name in self.allocations.keys() & STRATEGIES)
+
+    @property
+    def needs_components(self) -> bool:
+        """Whether the principal components of the sites' inputs must be measured before the first trial."""
+        return any(STRATEGIES[name].needs_components for name in self.allocations.keys() & STRATEGIES)
+
+    @property
+    def pinned(self) -> dict[str, str | None]:
+        """What a saved plan adds to the choices, so that the same model and texts are used when it is repeated."""
+        return {
+            "corpus_sha256": self.corpus_sha256,
+            "model_revision": hub.commit_of(self.workload.model),
+            "dataset_revision": hub.commit_of(self.workload.data.dataset),
+        }
+
+    def token_estimate(self, trials: int) -> int:
+        """Tokens computed at most, evaluations included, if no trial stops early."""
+        source, workload = self.workload.data, self.workload
+        trained = workload.steps * workload.batch_size
+        evaluated = source.validation_examples * workload.reports + source.test_examples
+        return trials * (trained + evaluated) * source.max_length
+
+
+def check(plan: SearchPlan) -> Preflight:
+    """Check a plan against its model and data without training or writing anything.
+
+    Raises:
+        ValueError: Names what is wrong with the model, the data or the budget.
+    """
+    _check_folder(plan)
+    if plan.mlflow_uri is None and has_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        raise ValueError(
+            "MLFLOW_TRACKING_URI: a password in it would be saved and logged; leave it out and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD"
+        )
+    model = hub.pinned("model", plan.model, plan.model_revision)
+    dataset = hub.pinned("dataset", plan.dataset, plan.dataset_revision)
+    shape = base_model.shape_of(model)
+    if files.check_weights(model):
+        base_model.check_fit(model)
+    if plan.max_length > shape.context:
+        raise ValueError(f"--max-length {plan.max_length}: the model's context is {shape.context} tokens")
+    workload = plan.workload(plan.rank_budget(shape.sites))
+    if plan.searches_budget:
+        _check_smallest(plan, workload.budget, shape)
+    workload = replace(workload, model=model, data=replace(workload.data, dataset=dataset))
+    digest = corpus_sha256(read_documents(workload.data))
+    if plan.corpus_sha256 not in {None, digest}:
+        raise ValueError(f"--corpus-sha256 {plan.corpus_sha256}: the texts of {plan.dataset} have {digest}")
+    splits = load_splits(workload.data, workload.model)
+    largest = max(max(e.input_ids) for split in (splits.train, splits.validation, splits.test) for e in split)
+    if largest >= shape.vocabulary:
+        raise ValueError(
+            f"--model {plan.model}: its tokenizer makes id {largest}, its embedding has {shape.vocabulary}; "
+            f"give the tokenizer that belongs to the model"
+        )
+    # a process elsewhere may have another working directory, other files, or none
+    here = model if model == "bundled" or hub.is_hub_id(model) else files.resolve(model)
+    workload = replace(workload, model=here, base=base_model.identity(here), splits=splits)
+    if plan.official:
+        allocations: dict[str, RankAllocation | None] = {item.name: item.allocation(shape.sites) for item in OFFICIAL}
+    else:
+        allocations = {name: _first(name, shape, workload) for name in plan.strategies}
+    return Preflight(shape, workload, digest, allocations)
+
+
+def _check_smallest(plan: SearchPlan, budget: RankBudget, shape: Shape) -> None:
+    smallest, cheapest = budget.share(SMALLEST_SHARE).params, min(site.cost for site in shape.sites)
+    if smallest < cheapest:
+        raise ValueError(
+            f"--objective {plan.objective}: trials go down to {smallest} of {budget.params} parameters, and one unit "
+            f"of rank costs at least {cheapest}; give a budget of at least {math.ceil(cheapest / SMALLEST_SHARE)}"
+        )
+
+
+def _check_folder(plan: SearchPlan) -> None:
+    """Try whether the runs folder can be made and written to, and leave nothing there."""
+    there = os.path.abspath(plan.runs_dir)
+    try:
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there):
+            raise ValueError(f"--runs-dir {plan.runs_dir}: {there} is not a folder; give one that is or can be made")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+        if any(len(os.fsencode(part)) > os.pathconf(there, "PC_NAME_MAX") for part in Path(plan.runs_dir).parts):
+            raise ValueError(f"--runs-dir {plan.runs_dir}: a name in it is too long for the disk; give a shorter one")
+    except OSError as error:
+        raise ValueError(
+            f"--runs-dir {plan.runs_dir}: {error.strerror}; give a folder that can be written to"
+        ) from error
+
+
+def _first(name: str, shape: Shape, workload: Workload) -> RankAllocation | None:
+    if STRATEGIES[name].decided():
+        return None
+    strategy = STRATEGIES[name](**STRATEGIES[name].known_good)
+    return allocate(strategy.scores(shape.sites, {}), shape.sites, workload.budget)

@@ -1,0 +1,172 @@
+"""What a search leaves: tables, study, the winner's adapter and card, the report, and MLflow's share of them."""
+
+import datetime
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import optuna
+from ray.exceptions import RayError
+
+from analysis.report.card import card
+from analysis.report.pictures import FOLDER
+from analysis.report.publish import publish
+from analysis.results.header import ReportHeader
+from analysis.results.rows import ResultRow, write_rows
+from analysis.stats import ranking, verdicts
+from trainables.spec import Workload
+from trainables.training import checkpoint
+from trainables.training.checkpoint import ADAPTER, BEST, SESSION
+from tuning.cluster.hosting import ask
+from tuning.plan.search_plan import SearchPlan
+from tuning.results import summary, trial_files
+from tuning.state.checkpoints import newest_checkpoint
+from tuning.state.record import Record
+from tuning.tracking import events
+from tuning.tracking.mlflow_client import PARENT, now_ms
+from tuning.trials.phases import Run
+from tuning.trials.study_export import importances, mirror
+
+MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
+
+
+def keep_evidence(run_dir: Path, workload: Workload) -> None:
+    """Write what strategies score from beside what they made of it."""
+    if workload.evidence:
+        (run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1) + "\n")
+
+
+def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
+    """Write what a run leaves; what an earlier run of the search left is replaced.
+
+    Args:
+        run: The search.
+        study: Optuna's; None if nothing was searched.
+        in_time: Whether there is time for a picture of each trial, and to measure the winner. If not, the adapter that
+            an earlier run left stays.
+
+    Raises:
+        Stopped: There was, and then no more.
+    """
+    plan, record = run.plan, run.record
+    rows = list(record.rows.values())
+    best = verdicts.recommended(rows, plan.margin)
+    write_rows(rows, plan.run_dir / "rows.csv")
+    if any(item.pairs.interval for item in verdicts.verdicts(rows, plan.margin)):
+        record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
+    facts = replace(run.facts, resource_events=tuple(record.resource_events), looks=len(record.looks))
+    if study is not None:
+        mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
+        facts = replace(facts, importance=importances(study))
+    adapter = None
+    if in_time:
+        trial_files.write(plan.run_dir, rows, run.stop.check)
+        adapter = _adapter_aside(plan, best) if best else None
+        if best and adapter and (curve := _shrink_curve(run, best, adapter)):
+            record.shrunk(best.trial_id, curve)
+    facts = replace(facts, shrink=known_curve(plan, record))
+    facts.save(plan.run_dir)
+    header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
+    if best and adapter:
+        (adapter / "README.md").write_text(card(best, rows, header), encoding="utf-8")
+    if in_time:
+        _replace(plan.run_dir / BEST, adapter)
+    publish(rows, header, plan.run_dir / "report.md")
+
+
+def known_curve(plan: SearchPlan, record: Record) -> list[dict[str, float]]:
+    """Return what is known of the winner so far at fewer parameters; empty if that was not measured."""
+    best = verdicts.recommended(list(record.rows.values()), plan.margin)
+    return [] if best is None else record.shrink.get(best.trial_id, [])
+
+
+def adapter_of(plan: SearchPlan, row: ResultRow) -> Path | None:
+    """Return the folder of the adapter that a row's losses are of; None if there is none that is whole."""
+    found = newest_checkpoint(plan, row.experiment_name)
+    progress = None if found is None else checkpoint.progress_of(found / SESSION)
+    if found is None or progress is None or not row.history or progress.step != row.history[-1]["step"]:
+        return None
+    return found / SESSION / ADAPTER
+
+
+def finish_tracking(sink: events.Sink, plan: SearchPlan, record: Record) -> None:
+    """Log what is known only at the end: pictures, the best adapters, the parent's files."""
+    rows = list(record.rows.values())
+    for row in rows:
+        sink.put("artifact", row.trial_id, path=str(trial_files.trial_folder(plan.run_dir, row)))
+    best = {row.trial_id: row for row in ranking.best_of_each_strategy(record.of_phase("search")).values()}
+    if (chosen := verdicts.recommended(rows, plan.margin)) is not None:
+        best[chosen.trial_id] = chosen
+    for row in best.values():
+        if (adapter := adapter_of(plan, row)) is not None:
+            sink.put("artifact", row.trial_id, path=str(adapter), folder="adapter")
+    for name in ("plan.json", "facts.json", "report.md", "report.html", "rows.jsonl", "rows.csv"):
+        sink.put("artifact", PARENT, path=str(plan.run_dir / name))
+    sink.put("artifact", PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
+    to_mlflow = events.Tracking(sink)
+    for row in rows:  # a crash may have taken from the spool what the record has
+        to_mlflow.ended(row)
+    sink.end_open_runs(now_ms(), but=PARENT)
+    status = "finished" if ranking.usable(rows) else "failed"
+    answers = {f"verdict {item.strategy}": item.answer for item in verdicts.verdicts(rows, plan.margin)}
+    sink.put("end", PARENT, status=events.END[status], tags={"status": status, **answers}, time_ms=now_ms())
+
+
+def close_tracking(run: Run, in_time: bool = True) -> None:
+    """Wait a while for MLflow to have everything, and say what it lacks.
+
+    Args:
+        run: The search.
+        in_time: Whether there is time to wait long.
+
+    Raises:
+        Stopped: There was, and then no more.
+    """
+    if in_time:
+        arrived = run.sink.close(most_seconds=MLFLOW_SECONDS, check=run.stop.check)
+    else:
+        arrived = run.sink.close(most_seconds=SHORT_PATIENCE_SECONDS)
+    if not arrived:
+        click.echo(
+            f"MLflow misses {run.sink.spool.remaining()} events; once it is back: "
+            f"python -m tuning.tracking replay {summary.typed(run.plan.run_dir)}",
+            err=True,
+        )
+
+
+def _adapter_aside(plan: SearchPlan, best: ResultRow) -> Path | None:
+    """Copy the winner's adapter beside where it belongs; None, and say so, if there is none that is whole."""
+    if (found := adapter_of(plan, best)) is None:
+        click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole", err=True)
+        return None
+    aside = plan.run_dir / f"{BEST}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    for path in found.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
+        shutil.copyfile(path, aside / path.name)
+    return aside
+
+
+def _replace(folder: Path, new: Path | None) -> None:
+    """Put a folder into the place of another, which is there until the new one is, or nothing."""
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    if new is not None:
+        new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _shrink_curve(run: Run, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
+    """Measure the winner at fewer parameters, where the trials ran; nothing if that fails, and say so."""
+    try:
+        found: list[dict[str, float]] = ask(
+            run.plan, run.hosts, "shrink_curve", best.ranks, best.alphas, adapter, stop=run.stop
+        )
+    except RayError as error:
+        click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)
+        return []
+    return found

@@ -1,0 +1,69 @@
+"""The last lines of a search: what is best, and where everything is."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from analysis.report import verdict_section
+from analysis.results.rows import ResultRow
+from analysis.stats import ranking, verdicts
+from trainables.training.checkpoint import BEST
+from tuning.plan.search_plan import SearchPlan
+from tuning.tracking import mlflow_client
+
+
+def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str, search_id: str) -> None:
+    """Print the best trial of every strategy and the commands that open each view."""
+    click.echo("\nBest finished trial of each strategy (evaluation loss):")
+    searched = [row for row in rows if row.phase == "search"]
+    best = ranking.best_of_each_strategy(searched)
+    ranked = sorted(best, key=lambda name: best[name].final_eval_loss or 0.0)
+    for strategy in dict.fromkeys([*ranked, *(row.strategy for row in searched)]):
+        row = best.get(strategy)
+        found = f"{row.final_eval_loss:.4f}  {row.trainable_parameters:,} parameters" if row else "none finished"
+        click.echo(f"  {strategy:18} {found}")
+    if judged := verdicts.verdicts(rows, plan.margin):
+        click.echo("\nVerdict on each strategy against plain LoRA (test loss, confirmation runs):")
+        for line in verdict_section.headline(judged):
+            click.echo("  " + line.removeprefix("- ").replace("**", ""))
+    click.echo(f"\nReport           {typed(plan.run_dir)}/report.html, report.md")
+    if (plan.run_dir / BEST).is_dir() and (chosen := verdicts.recommended(rows, plan.margin)) is not None:
+        click.echo(f"Adapter          {typed(plan.run_dir)}/{BEST} ({chosen.strategy}: {chosen.experiment_name})")
+    for line in mlflow_lines(plan, search_id):
+        click.echo(line)
+    if not plan.official:
+        click.echo(f"Optuna           optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
+    ended = "ended with this search's own Ray; one that stays: ray start --head, then --ray-address auto"
+    click.echo(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
+
+
+def mlflow_lines(plan: SearchPlan, search_id: str) -> list[str]:
+    """Return how to see the search in MLflow: the command that starts it, unless a server runs, and the address."""
+    at, server = mlflow_client.page(search_id), server_uri(plan)
+    if server:
+        return [f"MLflow           {server.rstrip('/')}{at if server.startswith('http') and at else ''}"]
+    lines = [f"MLflow           mlflow ui --backend-store-uri {tracking_uri(plan)}"]
+    return [*lines, f"                 http://127.0.0.1:5000{at}"] if at else lines
+
+
+def server_uri(plan: SearchPlan) -> str | None:
+    """Return the MLflow server's address: the plan's, or that of the environment, as MLflow's own commands do."""
+    return plan.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def tracking_uri(plan: SearchPlan) -> str:
+    """Return MLflow's address: the server, or SQLite in the runs folder (absolute, whoever opens it)."""
+    return server_uri(plan) or f"sqlite:///{Path(plan.runs_dir).resolve()}/mlflow.db"
+
+
+def artifact_uri(plan: SearchPlan) -> str | None:
+    """Return where a local MLflow keeps artifacts; a server decides itself."""
+    return None if server_uri(plan) else (Path(plan.runs_dir).resolve() / "mlflow-artifacts").as_uri()
+
+
+def typed(path: Path) -> str:
+    """Return a path as short as it can be typed from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

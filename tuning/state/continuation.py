@@ -1,0 +1,164 @@
+"""A search that is taken up again: its folder, its lock, its plan, and what may have changed since."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+from pydantic import ValidationError
+
+from tuning.plan.search_plan import SearchPlan
+from tuning.state.facts import FILE, versions
+from tuning.state.record import EVENTS, ROWS, Record
+
+LOCK, PLAN = ".lock", "plan.json"
+FREE = ("name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host")
+"""Choices that change nothing about what is found."""
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold a run folder; the lock ends with the process, however that ends.
+
+    Raises:
+        ValueError: Another process holds it.
+    """
+    lock = filelock.FileLock(run_dir / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ValueError(f"{run_dir}: another process runs this search now; wait for it, or stop it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def folder_of(name: str, runs_dir: str) -> Path:
+    """Return the folder of a search that can be taken up.
+
+    Raises:
+        ValueError: There is none.
+    """
+    run_dir = Path(runs_dir).resolve() / name
+    if not any((run_dir / file).is_file() for file in (EVENTS, PLAN, ROWS)):
+        known = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{EVENTS}"))
+        there = f"there are {', '.join(known[-5:])}" if known else "there is none at all"
+        raise ValueError(f"--resume {name}: no search of that name in {run_dir.parent}; {there}")
+    return run_dir
+
+
+def saved_plan(record: Record) -> SearchPlan:
+    """Return the plan in force, from the record; ``plan.json`` serves where the record has, or may have, lost it.
+
+    Raises:
+        ValueError: Neither can be read.
+    """
+    saved, damage = _plan_file(record.run_dir / PLAN)
+    newest = not record.may_lack_a_plan or saved is None
+    if record.plans and newest and saved != record.plans[-1]["plan"]:
+        record.damage.append(damage or f"{record.run_dir / PLAN}: it was changed; the record's plan is used")
+        saved = record.plans[-1]["plan"]
+        record.exit_status = None  # something is to be mended
+    if saved is None:
+        raise ValueError(f"{record.run_dir}: neither {EVENTS} nor {PLAN} has a plan that can be read; start anew")
+    return SearchPlan(**{**saved, "name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)})
+
+
+def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tuple[SearchPlan, list[str]]:
+    """Return the plan with what is given now, and what that changes, in words.
+
+    Args:
+        plan: The plan in force.
+        given: Choices of the command line and its file.
+        extend: Trials to add.
+
+    Raises:
+        ValueError: A choice is none that a plan could have.
+    """
+    choices = {**plan.model_dump(), **given, "name": plan.name, "runs_dir": plan.runs_dir}
+    wanted = SearchPlan(**choices)
+    if extend and wanted.official:
+        raise ValueError(f"--extend {extend}: --official trains its five experiments and no more; leave it out")
+    if plan.objective != wanted.objective:
+        raise ValueError(f"--objective {wanted.objective}: this search is for {plan.objective}; start another")
+    if lost := [name for name in plan.strategies if name not in wanted.strategies]:
+        raise ValueError(f"--strategies: this search has trials of {', '.join(lost)}; add to them, or start another")
+    changes = [
+        f"--{name.replace('_', '-')} is {getattr(plan, name)}, not {getattr(wanted, name)}"
+        for name in SearchPlan.model_fields
+        if name not in FREE and getattr(plan, name) != getattr(wanted, name)
+    ]
+    return wanted.model_copy(update={"num_samples": wanted.num_samples + extend}), changes
+
+
+def origin(record: Record, plan: SearchPlan) -> dict[str, Any]:
+    """Return ``search_id``, ``base_sha256``, ``corpus_sha256`` and ``versions`` of a search; what is not known is None.
+
+    Where the record has, or may have, lost its plan, ``facts.json`` says more.
+
+    Args:
+        record: The search's.
+        plan: The plan in force.
+    """
+    lost = record.may_lack_a_plan or not record.plans
+    sources = ([_facts_file(record.run_dir / FILE)] if lost else []) + record.plans[-1:]
+
+    def said(name: str, kind: type) -> Any:
+        return next((found for source in sources if isinstance(found := source.get(name), kind) and found), None)
+
+    known = {"search_id": said("search_id", str), "base_sha256": said("base_sha256", str)}
+    return {**known, "versions": said("versions", dict), "corpus_sha256": plan.corpus_sha256}
+
+
+def other_circumstances(origin: Mapping[str, Any], base_sha256: str, corpus_sha256: str) -> list[str]:
+    """Return how libraries, base model and texts differ from those that the search began with, in words.
+
+    What nobody knows any more may differ.
+
+    Args:
+        origin: What the search began with.
+        base_sha256: Of the base model now.
+        corpus_sha256: Of the texts now.
+    """
+    before, now = origin["versions"], versions()
+    if before is None:
+        found = ["no file says any more which versions of libraries it had"]
+    else:
+        differ = [name for name in now if before.get(name, now[name]) != now[name]]
+        found = [f"{name} was {before[name]}, is {now[name]}" for name in differ]
+    for what, old, new in (
+        ("base model", origin["base_sha256"], base_sha256),
+        ("texts", origin["corpus_sha256"], corpus_sha256),
+    ):
+        if old is None:
+            found.append(f"no file says any more which {what} it had")
+        elif old != new:
+            found.append(f"the {what} had SHA-256 {old[:12]}, now {new[:12]}")
+    return found
+
+
+def save_plan(plan: SearchPlan, run_dir: Path) -> None:
+    """Write ``plan.json``; a reader sees the old one or the new one."""
+    aside = run_dir / f"{PLAN}.partial"
+    aside.write_text(json.dumps(plan.model_dump(mode="json"), indent=2) + "\n")
+    aside.replace(run_dir / PLAN)
+
+
+def _facts_file(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _plan_file(path: Path) -> tuple[dict[str, Any] | None, str]:
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        SearchPlan(**saved)
+    except (OSError, ValueError, TypeError, ValidationError) as error:
+        return None, f"{path}: cannot be read ({' '.join(str(error).split())[:80]})"
+    return saved, ""

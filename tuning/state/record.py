@@ -1,0 +1,193 @@
+"""What a search has decided and seen, on disk before it is acted upon: from this alone it can go on.
+
+``rows.jsonl`` has a line for each trial that ended, ``record.jsonl`` one for everything else. Both are only ever added
+to, and each line has a checksum. Ray's snapshots and Optuna's storage are not needed to go on, and not read.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.results import journal
+from analysis.results.rows import ResultRow, append_row, surviving_rows
+
+ROWS, EVENTS = "rows.jsonl", "record.jsonl"
+
+
+class Record:
+    """A run's record, read once and then added to.
+
+    Args:
+        run_dir: The folder of the run; files that are not there yet are empty.
+
+    Attributes:
+        rows: Trial id -> its row, in the order in which trials ended.
+        suggestions: What was handed out, in order: ``trial_id``, ``config``, ``turn``; with ``same_as``, what was drawn
+            and not handed out, since it is what that trial is.
+        configs: Trial id -> configuration, as handed out.
+        exhausted: Strategies that have no configuration left that differs.
+        reports: Trial id -> step -> report, of trials that have no row yet.
+        restarts: How often each trial was started again.
+        resource_events: What memory did not allow.
+        looks: What was judged on the test split: how many trials and seeds, by which margin.
+        shrink: Trial id -> its adapter cut to fewer parameters, of trials that have been the winner.
+        plans: What was planned, last the one in force: ``plan``, ``search_id``, ``command``, ``versions``, ``changes``.
+        may_lack_a_plan: Whether a line that cannot be read comes after the last plan.
+        exit_status: Of the search, if nothing is left to be done.
+        damage: What cannot be read, a line each; what could not be read when the search was completed without it is
+            left out.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.rows: dict[str, ResultRow] = {}
+        self.suggestions: list[dict[str, Any]] = []
+        self.configs: dict[str, dict[str, Any]] = {}
+        self.exhausted: set[str] = set()
+        self.reports: dict[str, dict[int, dict[str, Any]]] = {}
+        self.restarts: Counter[str] = Counter()
+        self.resource_events: dict[str, None] = {}
+        self.looks: dict[str, None] = {}
+        self.shrink: dict[str, list[dict[str, float]]] = {}
+        self.plans: list[dict[str, Any]] = []
+        self.exit_status: int | None = None
+        self.damage: list[str] = []
+        self._damaged: list[str] = []
+        self._done_without: list[str] = []
+        self._read()
+
+    def planned(self, **facts: Any) -> None:
+        """Note what is planned from now on."""
+        self._note("planned", **facts)
+
+    def began(self, trial_id: str, config: Mapping[str, Any], turn: int | None = None) -> None:
+        """Note a configuration before it is handed out.
+
+        Args:
+            trial_id: Unique in the run.
+            config: What the trial is given.
+            turn: Of the search, if it decided by turns whose it is.
+        """
+        self._note("began", trial_id=trial_id, config=dict(config), turn=turn)
+
+    def repeated(self, config: Mapping[str, Any], turn: int, same_as: str, values: Any) -> None:
+        """Note a configuration that was drawn and is already known.
+
+        Args:
+            config: What was drawn.
+            turn: As for ``began``.
+            same_as: The trial that it repeats.
+            values: What Optuna was told, one for each objective; None if nothing is known.
+        """
+        self._note("repeated", config=dict(config), turn=turn, same_as=same_as, values=values)
+
+    def ran_out(self, strategy: str) -> None:
+        """Note that a strategy has no configuration left that differs."""
+        self._note("ran_out", strategy=strategy)
+
+    def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Note a report; a kill may lose the last ones, since they are not waited for."""
+        self._note("reported", sync=False, trial_id=trial_id, report=dict(report))
+
+    def began_anew(self, trial_id: str) -> None:
+        """Note that what a trial reported so far counts no more."""
+        self._note("anew", trial_id=trial_id)
+
+    def restarted(self, trial_id: str) -> None:
+        """Note that a trial is started again."""
+        self._note("restarted", trial_id=trial_id)
+
+    def short_of(self, what: str) -> None:
+        """Note what memory did not allow, once."""
+        if what not in self.resource_events:
+            self._note("resource", what=what)
+
+    def judged(self, what: str) -> None:
+        """Note, once, what a verdict was made of, since whoever has seen it may go on because of it."""
+        if what not in self.looks:
+            self._note("judged", what=what)
+
+    def shrunk(self, trial_id: str, curve: list[dict[str, float]]) -> None:
+        """Note what the winner loses at fewer parameters."""
+        self._note("shrunk", trial_id=trial_id, curve=curve)
+
+    def ended(self, row: ResultRow) -> None:
+        """Keep a row: it is on disk when this returns."""
+        append_row(row, self.run_dir / ROWS)
+        self._keep(row)
+
+    def completed(self, exit_status: int) -> None:
+        """Note that nothing is left to be done, whatever could not be read before."""
+        self._note("completed", exit_status=exit_status, damaged=self._damaged)
+
+    def unfinished(self, phase: str) -> list[dict[str, Any]]:
+        """Return the configurations of a phase that were begun and have not ended, in order."""
+        return [
+            config
+            for trial_id, config in self.configs.items()
+            if trial_id not in self.rows and config.get("phase", "search") == phase
+        ]
+
+    def of_phase(self, phase: str) -> list[ResultRow]:
+        """Return the rows of a phase."""
+        return [row for row in self.rows.values() if row.phase == phase]
+
+    def _note(self, event: str, sync: bool = True, **facts: Any) -> None:
+        journal.append(self.run_dir / EVENTS, {"event": event, **facts}, sync)
+        self._apply(event, **facts)
+
+    def _keep(self, row: ResultRow) -> None:
+        self.rows[row.trial_id] = row
+        self.reports.pop(row.trial_id, None)
+
+    def _apply(self, event: str, **facts: Any) -> None:
+        if event != "completed":
+            self.exit_status = None
+        match event:
+            case "planned":
+                self.plans.append(facts)
+                if facts.get("changes"):  # other choices may leave a strategy something that differs
+                    self.exhausted.clear()
+            case "began":
+                self.suggestions.append(facts)
+                self.configs[facts["trial_id"]] = facts["config"]
+            case "repeated":
+                self.suggestions.append(facts)
+            case "ran_out":
+                self.exhausted.add(facts["strategy"])
+            case "reported":
+                report = facts["report"]
+                self.reports.setdefault(facts["trial_id"], {})[report["step"]] = report
+            case "anew":
+                self.reports.pop(facts["trial_id"], None)
+            case "restarted":
+                self.restarts[facts["trial_id"]] += 1
+            case "resource":
+                self.resource_events[facts["what"]] = None
+            case "judged":
+                self.looks[facts["what"]] = None
+            case "shrunk":
+                self.shrink[facts["trial_id"]] = facts["curve"]
+            case "completed":
+                self.exit_status = facts["exit_status"]
+                self._done_without = facts.get("damaged", [])
+
+    def _read(self) -> None:
+        events, damage = (
+            journal.numbered(path, unsealed=False) if (path := self.run_dir / EVENTS).is_file() else ({}, [])
+        )
+        for event in events.values():
+            self._apply(**event)
+        planned = max((number for number, event in events.items() if event["event"] == "planned"), default=0)
+        self.may_lack_a_plan = any(number > planned for number, _ in damage)
+        rows, more = surviving_rows(self.run_dir / ROWS) if (self.run_dir / ROWS).is_file() else ([], [])
+        for row in rows:
+            self._keep(row)
+        for name, found in ((EVENTS, damage), (ROWS, more)):
+            for number, reason in found:
+                self._damaged.append(where := f"{name}, line {number}")
+                if where not in self._done_without:
+                    self.damage.append(f"{self.run_dir / where}: {reason}")
+        if self.damage:
+            self.exit_status = None

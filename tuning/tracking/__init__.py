@@ -1,0 +1,1 @@
+"""MLflow: events, an outbox on disk, and their delivery."""

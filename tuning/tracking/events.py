@@ -1,0 +1,113 @@
+"""What is logged to MLflow, and the replay of what it missed.
+
+Whatever happens becomes an event in the run folder's spool at once, and MLflow gets it when it can: an MLflow that is
+down, slow or late gets the rest by ``python -m tuning.tracking replay RUN_DIR``.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.results.rows import ResultRow
+from trainables.spec import BUDGET_SHARE
+from tuning.tracking.mlflow_client import PARENT, MlflowCarrier, now_ms
+from tuning.tracking.outbox import Spool, Target, lock
+from tuning.tracking.run_states import Lives
+from tuning.tracking.uploader import Sink as Sink
+from tuning.tracking.uploader import attempt, deliver, reaching
+
+METRICS = (  # the first is what MLflow's comparison draws unless told otherwise
+    "eval_loss", "train_loss", "test_loss", "perplexity", "tokens", "tokens_per_second", "trainable_parameters",
+    "parameter_efficiency", "peak_bytes", "seconds",
+)  # fmt: skip
+END = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
+
+
+def open_sink(run_dir: Path, uri: str, artifacts: str | None, search: str | None = None) -> Sink:
+    """Begin to track a search, or go on if the folder has events already.
+
+    Args:
+        run_dir: Where the spool lies.
+        uri: MLflow's tracking URI.
+        artifacts: Where a local MLflow keeps artifacts; None for a server, which decides itself.
+        search: What identifies the search in MLflow, whatever its folder is called; default is the folder's name.
+    """
+    spool = Spool(run_dir, Target(uri, artifacts, search or run_dir.name))
+    return Sink(spool, lambda: MlflowCarrier(spool.target))
+
+
+def remaining(run_dir: Path) -> int:
+    """Return how many spooled events MLflow does not have yet."""
+    return Spool(run_dir).remaining()
+
+
+def replay(run_dir: Path) -> tuple[int, int]:
+    """Carry what MLflow refused and what it does not have yet, and return how many were carried and how many refused.
+
+    Raises:
+        filelock.Timeout: A search or another replay is carrying them.
+        UnknownTarget: The folder does not say where MLflow is.
+        Unreachable: An event did not arrive; what arrived before it is remembered.
+        OSError: A file of the folder cannot be read or written.
+    """
+    with lock(run_dir):
+        spool = Spool(run_dir)
+        with reaching():
+            carrier = MlflowCarrier(spool.target)
+        lives = Lives(spool.events())
+        again = [event for event in spool.refused() if not lives.is_past(event)]
+        reasons = [attempt(carrier, event) for event in again]
+        spool.keep_refused([(event, reason) for event, reason in zip(again, reasons, strict=True) if reason])
+        arrived = [deliver(spool, carrier, event, end) for event, end in spool.waiting()]
+        with reaching():
+            carrier.reconcile()
+        return reasons.count(None) + sum(arrived), len(spool.refused())
+
+
+class Tracking:
+    """Turns what happens to trials into spooled events: a child run per trial, parameters once, metrics per report."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+
+    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
+        """Open the trial's run; one that was interrupted goes on."""
+        strategy = config["strategy"]
+        own = dict(config.get(strategy, {}))
+        params = {key: value for key, value in config.items() if not isinstance(value, dict)}
+        # what every strategy has is one column of MLflow's; its comparison draws the first three in the alphabet, so
+        # names of the rest begin with a word that comes after these
+        params |= {key: own.pop(key) for key in ("learning_rate", BUDGET_SHARE) if key in own}
+        params |= {f"strategy/{strategy}/{key}": value for key, value in own.items()}
+        tags = {"strategy": strategy, "status": "running", "phase": config.get("phase", "search")}
+        parent = config.get("phase", PARENT)
+        self.sink.put("start", trial_id, name=name, params=params, tags=tags, time_ms=now_ms(), parent=parent)
+
+    def open_group(self, name: str) -> None:
+        """Open a run under the parent; trials of this phase become its children."""
+        self.sink.put("start", name, name=name, params={}, tags={"kind": name, "status": "running"}, time_ms=now_ms())
+
+    def close_group(self, name: str) -> None:
+        """Close a group's run."""
+        self.sink.put("end", name, status="FINISHED", tags={"status": "finished"}, time_ms=now_ms())
+
+    def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Log a report; a step that is reported again, by a trial that was restarted, is not."""
+        values = {key: float(report[key]) for key in METRICS if _is_number(report.get(key))}
+        if values.get("eval_loss", math.inf) < 700:
+            values["perplexity"] = math.exp(values["eval_loss"])
+        self.sink.put("metrics", trial_id, values=values, step=int(report.get("step", 0)), time_ms=now_ms())
+
+    def ended(self, row: ResultRow) -> None:
+        """Close the trial's run."""
+        tags = {"status": row.status, "phase": row.phase} | ({"error": row.error} if row.error else {})
+        self.sink.put("end", row.trial_id, status=END[row.status], tags=tags, time_ms=now_ms())
+
+    def interrupted(self) -> None:
+        """Close every run that is open, the search's own too; those that go on are opened again."""
+        self.sink.end_open_runs(now_ms())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

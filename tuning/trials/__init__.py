@@ -1,0 +1,1 @@
+"""Which trials there are, and running them: suggestions, schedulers, phases, Ray Tune."""

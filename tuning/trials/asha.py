@@ -1,0 +1,109 @@
+"""Early stopping that is fair between strategies and that a NaN cannot disturb."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_space import budget_class
+from tuning.state.record import Record
+from tuning.trials.optuna_search import METRIC
+
+TIME = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A trial as a rung knows it: by our id, which outlives an interruption as Ray's does not."""
+
+    trial_id: str
+    config: Mapping[str, Any]
+
+
+class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
+    """One ASHA per strategy and class of budget: a trial is compared only with trials of its own kind.
+
+    With shared rungs the strategy that starts best would stop the others before their learning rate is found; with
+    rungs of its own, the best trial of every strategy runs to the end. Where budgets are searched, large ones would
+    stop all small ones, and the front of loss and parameters would be a point: trials meet only within a halving.
+
+    A value that is not finite never reaches a rung: ``nan < cutoff`` is false, so ASHA would let the trial run on, and
+    a NaN or two infinities make a rung's cutoff NaN, which then cuts nobody. A diverged trial ends itself.
+
+    Args:
+        reports: Reports of a full trial; rungs are at 1, 2, 4, … of them, and the better half goes on at each.
+
+    Source:
+        Li et al., A System for Massively Parallel Hyperparameter Tuning (arXiv 1810.05934).
+    """
+
+    def __init__(self, reports: int) -> None:
+        super().__init__()
+        self._reports = reports
+        self._by_kind: dict[tuple[str, int], ASHAScheduler] = {}
+
+    def recall(self, config: Mapping[str, Any], losses: Sequence[float | None]) -> None:
+        """Put what a trial reported before an interruption into the rungs; what was decided then stays decided.
+
+        Args:
+            config: The trial's.
+            losses: One for each of its reports, in order; None where it was not finite.
+        """
+        trial = _Entry(config["trial_id"], config)
+        self.on_trial_add(None, trial)
+        for number, loss in enumerate(losses, 1):
+            self.on_trial_result(None, trial, {METRIC: math.nan if loss is None else loss, TIME: number})
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Enter a trial in the ASHA of its kind."""
+        self._own(trial).on_trial_add(tune_controller, _entry(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Stop a trial whose loss is not finite; let ASHA decide about the others."""
+        if not math.isfinite(result.get(METRIC, math.nan)):
+            return str(TrialScheduler.STOP)
+        return str(self._own(trial).on_trial_result(tune_controller, _entry(trial), result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Record a final finite loss."""
+        if math.isfinite(result.get(METRIC, math.nan)):
+            self._own(trial).on_trial_complete(tune_controller, _entry(trial), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Forget a trial that never ran."""
+        self._own(trial).on_trial_remove(tune_controller, _entry(trial))
+
+    def _own(self, trial: Any) -> ASHAScheduler:
+        kind = (trial.config["strategy"], budget_class(trial.config))
+        if kind not in self._by_kind:
+            self._by_kind[kind] = ASHAScheduler(
+                time_attr=TIME, metric=METRIC, mode="min", max_t=self._reports, grace_period=1, reduction_factor=2
+            )
+        return self._by_kind[kind]
+
+
+def make_scheduler(plan: SearchPlan, record: Record, kept_steps: Mapping[str, int] | None = None) -> TrialScheduler:
+    """Return the scheduler of a plan's search, with the rungs as the record has them.
+
+    Args:
+        plan: The search.
+        record: What is known from before.
+        kept_steps: Trial id -> optimizer steps that its checkpoint has, of unfinished trials. They report those again,
+            and are judged then, since nobody knows what was decided.
+    """
+    if plan.scheduler == "fifo":
+        return FIFOScheduler()
+    scheduler = StrategyASHA(plan.reports)
+    for row in record.of_phase("search"):
+        scheduler.recall({**row.config, "trial_id": row.trial_id}, [report["eval_loss"] for report in row.history])
+    for config in record.unfinished("search"):
+        kept, reports = (kept_steps or {}).get(config["trial_id"], 0), record.reports.get(config["trial_id"], {})
+        scheduler.recall(config, [report["eval_loss"] for step, report in reports.items() if step < kept])
+    return scheduler
+
+
+def _entry(trial: Any) -> _Entry:
+    return _Entry(trial.config["trial_id"], trial.config)

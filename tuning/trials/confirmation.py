@@ -1,0 +1,128 @@
+"""After the search: the best of every strategy again, in full, from fresh seeds; then controls."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from analysis.results.rows import ResultRow
+from analysis.stats import pareto, ranking, verdicts
+from analysis.stats.statistics import has_fewer
+from strategies import CONTROLS, STRATEGIES, Frozen
+from strategies.baseline import Baseline
+from strategies.controls import Shuffled
+from trainables.spec import BUDGET_SHARE
+from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_space import budget_share, with_whole_budget
+
+ALL_CONTROLS = (*CONTROLS, Frozen.name)
+PHASE, SUPERSEDED = "confirm", "superseded"
+
+
+def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
+    """Return Ray configurations of the confirmation runs, seed by seed; none if there is nothing to compare.
+
+    All have the whole budget, so that a verdict compares equal budgets. If the search looked for small ones, each
+    strategy's smallest trial within the margin of its best is confirmed beside it, at its own size.
+
+    Args:
+        plan: The search.
+        rows: Its trials.
+    """
+    searched = [row for row in rows if row.phase == "search"]
+    best = ranking.best_of_each_strategy(searched)
+    if plan.official or Baseline.name not in best or len(best) < 2:
+        return []
+    whole = [{**with_whole_budget(row.config), "source": row.trial_id} for row in best.values()]
+    close = _smaller(searched, plan.margin) if plan.searches_budget else ()
+    return _from_fresh_seeds(plan, [*whole, *({**row.config, "source": f"{row.trial_id}-small"} for row in close)])
+
+
+def _smaller(searched: Sequence[ResultRow], margin: float) -> Iterator[ResultRow]:
+    """Yield each strategy's smallest trial within the margin of its best, if that is any smaller than the budget."""
+    measured = pareto.measured(searched)
+    largest = max((pareto.point(row)[0] for row in measured), default=0)
+    for name, leader in ranking.best_of_each_strategy(measured).items():
+        limit = pareto.point(leader)[1] + margin
+        close = (row for row in measured if row.strategy == name and pareto.point(row)[1] <= limit)
+        smallest = min(close, key=pareto.point)
+        if has_fewer(pareto.point(smallest)[0], largest):
+            yield smallest
+
+
+def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
+    """Return Ray configurations of the controls: an allocation's scores at the wrong matrices.
+
+    Those of every strategy that wins, at the size at which it does, and of the one of the lowest mean evaluation loss
+    over its confirmation runs with the whole budget. If ranks were found while training there are no scores: the ranks
+    that its best run of the search ended with are then given to plain LoRA from the start (``frozen``), at plain LoRA's
+    learning rate, and the control of that is its shuffle.
+
+    Args:
+        plan: The search.
+        rows: Its trials and its confirmation runs.
+    """
+    confirmed = {
+        name: runs
+        for name, runs in verdicts.confirmed_runs(rows).items()
+        if runs[0].strategy not in {Baseline.name, *ALL_CONTROLS}
+    }
+    whole = {
+        name: runs
+        for name, runs in confirmed.items()
+        if budget_share(runs[0].config) in {None, 1.0} and ranking.usable(runs)
+    }
+    leader = min(whole, key=lambda name: ranking.mean_loss(whole[name]), default=None)
+    winners = [item.strategy for item in verdicts.verdicts(rows, plan.margin) if item.answer == "win"]
+    found: list[dict[str, Any]] = []
+    for name in dict.fromkeys(name for name in (leader, *winners) if name in confirmed):
+        frozen = STRATEGIES[confirmed[name][0].strategy].allocates_while_training
+        found += _frozen(rows, confirmed[name]) if frozen else _misplaced(confirmed[name][0])
+    return _from_fresh_seeds(plan, found)
+
+
+def _misplaced(run: ResultRow) -> list[dict[str, Any]]:
+    common = {key: value for key, value in run.config.items() if key != run.strategy}
+    own = {"of": run.strategy, **run.config.get(run.strategy, {})}
+    return [{**common, "strategy": name, name: own} for name in CONTROLS]
+
+
+def _frozen(rows: Sequence[ResultRow], runs: Sequence[ResultRow]) -> list[dict[str, Any]]:
+    best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
+    strategy, share = runs[0].strategy, budget_share(runs[0].config)
+    plain, found = best[Baseline.name], best[strategy]
+    if budget_share(found.config) != share:  # only its confirmation runs had this much
+        found = ranking.best_of_each_strategy(runs)[strategy]
+    common = {**with_whole_budget(plain.config), "source": f"{found.trial_id}_{plain.trial_id}"}
+    ranks = " ".join(str(rank) for rank in (found.ranks or {}).values())
+    own = {**common.pop(Baseline.name), "ranks": ranks}
+    if share is not None:
+        own |= {BUDGET_SHARE: share}
+    named = {Frozen.name: {"of": strategy, **own}, Shuffled.name: {"of": Frozen.name, **own}}
+    return [{**common, "strategy": name, name: config} for name, config in named.items()]
+
+
+def _from_fresh_seeds(plan: SearchPlan, configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return each configuration with each seed.
+
+    Seeds follow the search's own, so no run of the search is among them. A seed decides the initial adapter, the order
+    of the data and dropout, so runs of one seed are paired.
+    """
+    seeds = range(plan.seed + 1, plan.seed + 1 + plan.confirm_seeds)
+    return [
+        {**config, "seed": seed, "phase": PHASE, "trial_id": f"{config['strategy']}_{config['source']}_seed{seed}"}
+        for seed in seeds
+        for config in configs
+    ]
+
+
+def regrouped(rows: Sequence[ResultRow], wanted: Sequence[Mapping[str, Any]]) -> list[ResultRow]:
+    """Return the confirmation runs whose phase changes since a longer search finds other trials best.
+
+    Args:
+        rows: Of one kind, of strategies or of controls; those of the search are passed over.
+        wanted: Configurations of that kind that are to be confirmed now.
+    """
+    ids = {config["trial_id"] for config in wanted}
+    again = [row for row in rows if row.phase in {PHASE, SUPERSEDED}]
+    changed = [replace(row, phase=PHASE if row.trial_id in ids else SUPERSEDED) for row in again]
+    return [new for old, new in zip(again, changed, strict=True) if new.phase != old.phase]

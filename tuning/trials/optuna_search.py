@@ -1,0 +1,285 @@
+"""Optuna under Ray Tune, told the truth: finished, pruned or failed, no configuration twice, no state of its own."""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from analysis.results.rows import ResultRow
+from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_space import Space, fixed_part
+from tuning.state.record import Record
+
+METRIC, STRATEGY = "eval_loss", "strategy"
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+MAX_DUPLICATES = 100
+PARAMETERS = "trainable_parameters"
+OBJECTIVES = {"loss": (METRIC,), "loss,params": (METRIC, PARAMETERS)}
+STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+
+
+class StudySearch(Searcher):  # type: ignore[misc]
+    """Optuna's suggestions, with equal turns for strategies and no repeated configuration.
+
+    Each strategy has a study of its own. In a common one Optuna takes the best tenth of all trials for good, and
+    a strategy that has none of them is searched at random: it would lose for having lost.
+
+    The studies live in memory and are made anew from the record. A suggestion depends on the plan's seed, the number of
+    suggestions before it and what its study knows, and on nothing else, so a search that was cut off goes on as it
+    would have.
+
+    Args:
+        plan: The search.
+        effective_key: Config -> a key that is equal for configurations that train the same thing.
+        record: Where each configuration is noted before it is handed out, and what is known from before.
+    """
+
+    def __init__(self, plan: SearchPlan, effective_key: Callable[[dict[str, Any]], str], record: Record) -> None:
+        super().__init__(metric=METRIC, mode="min")
+        self._plan, self._effective_key, self._record = plan, effective_key, record
+        self._studies: dict[str, optuna.Study] = {}
+        self._drawn: list[str] = []
+        self._turn, self._handed_out = 0, 0
+        self._seen: dict[str, str] = {}
+        self._live: dict[str, optuna.Trial] = {}
+        self._told: set[tuple[str, int]] = set()
+        self._unfinished = record.unfinished("search")
+        self._recall()
+
+    @property
+    def study(self) -> optuna.Study:
+        """A copy of all trials in one study, in the order in which they were drawn."""
+        every = optuna.distributions.CategoricalDistribution(
+            tuple(dict.fromkeys((*self._plan.strategies, *self._studies)))
+        )
+        trials = {name: iter(study.trials) for name, study in self._studies.items()}
+        together = self._empty()
+        for name in self._drawn:
+            trial = next(trials[name])
+            trial.distributions = {STRATEGY: every, **trial.distributions}
+            trial.params = {STRATEGY: name, **trial.params}
+            together.add_trial(trial)
+        return together
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """Return the next configuration, one that has not been handed out before; the end if there is none left.
+
+        Those that were begun before an interruption come first.
+        """
+        if self._unfinished:
+            return self._again(trial_id, self._unfinished.pop(0))
+        while len(self._record.exhausted) < len(self._plan.strategies):
+            fixed = fixed_part(self._plan, self._turn)
+            self._turn += 1
+            if fixed["strategy"] not in self._record.exhausted:
+                config = self._new_config(trial_id, fixed)
+                if config is not None:
+                    return config
+                self._record.ran_out(fixed["strategy"])
+        return str(Searcher.FINISHED)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass a finite intermediate value on; Optuna knows none with several objectives."""
+        if trial_id not in self._live or self._plan.searches_budget or not math.isfinite(result[METRIC]):
+            return
+        if (trial_id, result["report"]) not in self._told:  # a trial that was taken up again repeats a report
+            self._told.add((trial_id, result["report"]))
+            self._live[trial_id].report(result[METRIC], result["report"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell Optuna how a trial ended: COMPLETE, PRUNED (its intermediate values are known) or FAIL."""
+        if result and not error:
+            self.on_trial_result(trial_id, result)  # Ray passes on no report at which a trial ends
+        trial, status = self._live.pop(trial_id, None), (result or {}).get("status")
+        if trial is None:
+            return
+        if result and status == "finished" and not error:
+            trial.study.tell(trial, [float(result[name]) for name in OBJECTIVES[self._plan.objective]])
+        elif result and status == "running" and not error:
+            trial.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            trial.study.tell(trial, state=TrialState.FAIL)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the record has it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+    def _empty(self) -> optuna.Study:
+        return optuna.create_study(directions=["minimize"] * len(OBJECTIVES[self._plan.objective]))
+
+    def _next_in(self, strategy: str) -> optuna.Study:
+        """Return the study of a strategy for one more trial."""
+        self._drawn.append(strategy)
+        return self._studies.setdefault(strategy, self._empty())
+
+    def _ask(self, fixed: Mapping[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
+        """Draw what ``fixed`` leaves open; return Optuna's trial and its configuration."""
+        sampler, study = make_sampler(self._plan, len(self._drawn)), self._next_in(fixed[STRATEGY])
+        study.sampler = sampler
+        study.enqueue_trial(dict(fixed))
+        trial = study.ask()
+        return trial, nested({**Space(self._plan, fixed[STRATEGY])(trial), **trial.params})
+
+    def _new_config(self, ray_id: str, fixed: dict[str, Any]) -> dict[str, Any] | None:
+        turn = self._turn - 1
+        for _ in range(MAX_DUPLICATES):
+            trial, config = self._ask(fixed)
+            key = self._effective_key(config)
+            if key not in self._seen:
+                self._handed_out += 1
+                config["trial_id"] = f"t{self._handed_out:03d}"
+                self._record.began(config["trial_id"], config, turn)
+                self._hand_out(ray_id, trial, config)
+                return config
+            self._tell_duplicate(trial, config, turn, self._seen[key])
+        return None
+
+    def _hand_out(self, ray_id: str, trial: optuna.Trial, config: dict[str, Any]) -> None:
+        self._seen[self._effective_key(config)] = config["trial_id"]
+        trial.set_user_attr("trial_id", config["trial_id"])
+        self._live[ray_id] = trial
+
+    def _again(self, ray_id: str, config: dict[str, Any]) -> dict[str, Any]:
+        if self._known(config) is None:
+            self._seen[self._effective_key(config)] = config["trial_id"]
+            return config
+        trial, _ = self._ask(flat(config))
+        for number, report in enumerate(self._record.reports.get(config["trial_id"], {}).values(), 1):
+            if report["eval_loss"] is not None and not self._plan.searches_budget:
+                self._told.add((ray_id, number))
+                trial.report(report["eval_loss"], number)
+        self._hand_out(ray_id, trial, config)
+        return config
+
+    def _tell_duplicate(self, trial: optuna.Trial, config: dict[str, Any], turn: int, twin: str) -> None:
+        """Answer a repeated suggestion with what is known: the value of its twin, or nothing."""
+        row = self._record.rows.get(twin)
+        values = self._values(row) if row is not None and row.status == "finished" else None
+        self._record.repeated(config, turn, twin, values)
+        trial.set_user_attr("same_as", twin)
+        if values is None:
+            trial.study.tell(trial, state=TrialState.FAIL)
+        else:
+            trial.study.tell(trial, values)
+
+    def _recall(self) -> None:
+        """Make the study, the turns and the known configurations from the record."""
+        known = {item.get("trial_id") for item in self._record.suggestions}
+        lost = [row for row in self._record.of_phase("search") if row.trial_id not in known]
+        for item in self._record.suggestions:
+            row = self._record.rows.get(item.get("trial_id", ""))
+            if "same_as" in item:
+                self._remember(item["config"], {"same_as": item["same_as"]}, item["values"])
+            elif item["config"].get("phase", "search") == "search":
+                self._count(item["trial_id"], item["config"], item["turn"])
+                if row is not None:
+                    self._remember_row(row)
+        for row in lost:
+            self._count(row.trial_id, row.config, None)
+            self._remember_row(row)
+
+    def _count(self, trial_id: str, config: Mapping[str, Any], turn: int | None) -> None:
+        self._handed_out = max(self._handed_out, int(trial_id[1:]))
+        self._turn = max(self._turn, self._handed_out, -1 if turn is None else turn + 1)
+        self._seen[self._effective_key(dict(config))] = trial_id
+
+    def _remember_row(self, row: ResultRow) -> None:
+        reports = {
+            number: report["eval_loss"]
+            for number, report in enumerate(row.history, 1)
+            if report["eval_loss"] is not None
+        }
+        if self._plan.searches_budget:
+            reports = {}
+        values = self._values(row) if row.status == "finished" or (row.status == "stopped" and reports) else None
+        self._remember(row.config, {"trial_id": row.trial_id}, values, STATES.get(row.status), reports)
+
+    def _values(self, row: ResultRow) -> list[float]:
+        """Return what Optuna is told of a trial: a value for each objective."""
+        known = {METRIC: row.final_eval_loss, PARAMETERS: row.trainable_parameters}
+        return [float(known[name] or 0) for name in OBJECTIVES[self._plan.objective]]
+
+    def _remember(
+        self,
+        config: Mapping[str, Any],
+        attributes: Mapping[str, str],
+        values: list[float] | None,
+        state: TrialState | None = None,
+        reports: Mapping[int, float] | None = None,
+    ) -> None:
+        known = self._known(config)
+        if known is None:
+            return
+        self._next_in(config[STRATEGY]).add_trial(
+            optuna.trial.create_trial(
+                params=known.params,
+                distributions=known.distributions,
+                values=values,  # of a pruned trial, as Optuna has it, the last intermediate one
+                state=state or (TrialState.FAIL if values is None else TrialState.COMPLETE),
+                user_attrs=dict(attributes),
+                intermediate_values=dict(reports or {}),
+            )
+        )
+
+    def _known(self, config: Mapping[str, Any]) -> optuna.trial.FixedTrial | None:
+        """Return what Optuna would have drawn; None if the plan was changed since and its space has no such point."""
+        known = optuna.trial.FixedTrial(flat(config))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of a value out of range
+            try:
+                Space(self._plan, config[STRATEGY])(known)
+            except (ValueError, UserWarning):
+                return None
+        return known
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a configuration under the names that Optuna knows."""
+    own = config.get(config["strategy"], {})
+    scalars = {name: value for name, value in config.items() if not isinstance(value, dict)}
+    return scalars | {f"{config['strategy']}/{name}": value for name, value in own.items()}
+
+
+def nested(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of Optuna's parameters: a strategy's own are under its name."""
+    config: dict[str, Any] = {}
+    for name, value in params.items():
+        strategy, slash, own = name.partition("/")
+        if slash:
+            config.setdefault(strategy, {})[own] = value
+        else:
+            config[name] = value
+    return config
+
+
+def make_sampler(plan: SearchPlan, number: int) -> optuna.samplers.TPESampler:
+    """Return the sampler of one suggestion; a quarter of a strategy's trials, at most 10, start it up.
+
+    Args:
+        plan: The search.
+        number: Suggestions before this one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0]),
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            n_startup_trials=max(1, min(10, plan.num_samples // len(plan.strategies) // 4)),
+        )
+
+
+def effective_key(ranks: dict[str, int], alphas: dict[str, float], learning_rate: float, seed: int) -> str:
+    """Return one key for all configurations that train the same adapter the same way (3 digits of learning rate)."""
+    parts = [sorted(ranks.items()), sorted(alphas.items()), f"{learning_rate:.2e}", seed]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""The phases of a search: search, confirmation, controls."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import optuna
+
+from trainables.actors.host_registry import Hosts
+from tuning.callbacks.metrics import Metrics
+from tuning.callbacks.progress import Progress
+from tuning.callbacks.trial_callback import Harvest
+from tuning.lifecycle.stop import Stop
+from tuning.plan.search_plan import SearchPlan
+from tuning.preflight.preflight import Preflight
+from tuning.state import checkpoints
+from tuning.state.facts import Facts
+from tuning.state.record import Record
+from tuning.tracking import events
+from tuning.trials import tuner
+from tuning.trials.confirmation import ALL_CONTROLS, PHASE, confirmations, controls, regrouped
+from tuning.trials.fixed_search import FixedSearch
+from tuning.trials.optuna_search import StudySearch
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A search that runs: what every part of it needs."""
+
+    plan: SearchPlan
+    known: Preflight
+    record: Record
+    stop: Stop
+    facts: Facts
+    sink: events.Sink
+    hosts: Hosts
+
+
+def train(run: Run) -> optuna.Study | None:
+    """Search, and confirm what was found; what the record has already is not done again."""
+    plan, record = run.plan, run.record
+    checkpoints.drop_misfits(plan, run.known, record)
+    to_mlflow, gauges = events.Tracking(run.sink), Metrics(plan.run_dir.name)
+    for row in record.rows.values():
+        gauges.ended(row)
+    listeners = (to_mlflow, gauges)
+    trainable = tuner.trainable(plan, run.hosts, run.known.workload, record)
+    search = tuner.searcher(plan, run.known, record)
+    left = plan.trials - len(record.of_phase("search"))
+    _phase(run, trainable, search, left, listeners, "search")
+    for what, make, kind in (("confirmation", confirmations, False), ("controls", controls, True)):
+        if run.stop.stop_all():
+            break
+        rows = list(record.rows.values())
+        wanted = make(plan, rows)
+        for row in regrouped([row for row in rows if (row.strategy in ALL_CONTROLS) is kind], wanted):
+            record.ended(row)
+        again = FixedSearch(wanted, record)
+        if len(again):
+            click.echo(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
+            to_mlflow.open_group(PHASE)
+            _phase(run, trainable, again, len(again), listeners, what)
+    if not run.stop.stop_all() and record.of_phase(PHASE):
+        to_mlflow.close_group(PHASE)
+    return search.study if isinstance(search, StudySearch) else None
+
+
+def _phase(
+    run: Run, trainable: Any, search: StudySearch | FixedSearch, left: int, listeners: tuple[Any, ...], phase: str
+) -> None:
+    """Train what is left of a phase."""
+    if left < 1:
+        return
+    known = run.record.of_phase("search") if phase == "search" else []
+    with Progress(left + len(known), known) as progress:
+        harvest = Harvest(run.record, run.stop, (progress, *listeners))
+        tuner.run(run.plan, trainable, search, left, harvest, phase)

@@ -1,0 +1,54 @@
+"""What is made of a study once it is over: what mattered, and a file for optuna-dashboard."""
+
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from tuning.trials.optuna_search import STRATEGY
+
+LEAST_FOR_IMPORTANCE, BEST = 30, 1 / 3  # with fewer, the largest share of pure noise is as large as any
+
+
+def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
+    """Return strategy -> parameter -> importance for the loss, from trials that were trained in full.
+
+    A strategy with fewer than ``LEAST_FOR_IMPORTANCE`` such trials is left out. The loss is the first objective.
+
+    Source:
+        Watanabe et al., PED-ANOVA (arXiv 2304.10255), as Optuna has it.
+    """
+    found = {}
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = [trial for trial in complete if "same_as" not in trial.user_attrs]  # one run counts once
+    for strategy in dict.fromkeys(trial.params[STRATEGY] for trial in complete):
+        own = [trial for trial in complete if trial.params[STRATEGY] == strategy]
+        if len(own) < LEAST_FOR_IMPORTANCE:
+            continue
+        alone = optuna.create_study()
+        alone.add_trials([_by_loss(trial) for trial in own])
+        names = [name for name in own[0].params if name.startswith(f"{strategy}/")]
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST)
+        shares = optuna.importance.get_param_importances(alone, evaluator=evaluator, params=names)
+        found[strategy] = {name.removeprefix(f"{strategy}/"): share for name, share in shares.items()}
+    return found
+
+
+def _by_loss(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(
+        value=trial.values[0], params=trial.params, distributions=trial.distributions, state=trial.state
+    )
+
+
+def mirror(study: optuna.Study, path: Path, name: str) -> None:
+    """Copy ``study`` into a journal file that optuna-dashboard opens; one that is there is replaced."""
+    from optuna.storages.journal import JournalFileBackend
+
+    aside = f"{path}.partial"
+    for left in (aside, f"{aside}.lock"):  # by a search that was killed here; Optuna would wait 30 s for its lock
+        Path(left).unlink(missing_ok=True)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(aside))
+    optuna.copy_study(
+        from_study_name=study.study_name, from_storage=study._storage, to_storage=storage, to_study_name=name
+    )
+    Path(aside).replace(path)

@@ -1,0 +1,133 @@
+"""Run a plan: the only file that names ``ray.tune.Tuner``."""
+
+import functools
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
+from ray.tune.schedulers import FIFOScheduler
+
+from trainables.actors.host_registry import Hosts
+from trainables.actors.packed_trainable import PackedTrainable
+from trainables.spec import TrialSpec, Workload
+from trainables.training import farewell
+from tuning.callbacks.trial_callback import Harvest
+from tuning.cluster.connection import slots_of
+from tuning.cluster.hosting import save_all
+from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_space import experiment_name, official_configs
+from tuning.preflight.preflight import Preflight
+from tuning.state.checkpoints import RAY, STOPPED, checkpoints, steps
+from tuning.state.record import Record
+from tuning.trials.asha import make_scheduler
+from tuning.trials.fixed_search import FixedSearch
+from tuning.trials.optuna_search import StudySearch, effective_key
+
+FAREWELL_SECONDS = 10.0
+
+
+def run(
+    plan: SearchPlan, trainable: Any, search: StudySearch | FixedSearch, trials: int, harvest: Harvest, phase: str
+) -> None:
+    """Train trials until there are as many as wanted, or no more configurations, or the search is to stop.
+
+    ``harvest`` has the record, which receives a row as each trial ends.
+
+    Args:
+        plan: The search.
+        trainable: The class of its trials.
+        search: What suggests configurations; those that are known beforehand are all trained in full.
+        trials: How many are still to end.
+        harvest: Who notes what happens, and knows whether to stop.
+        phase: Names the folder of Ray's own files, under ``plan.run_dir / "ray"``.
+    """
+    slots = plan.max_concurrent_trials or slots_of(plan, ray.cluster_resources())
+    # Ray starts one trial after the other unless told how many may wait for their process at a time
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+    # Ray gives AWS's keys to every trial, which needs none, and so writes them into a log that others may read
+    ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+    scheduler = FIFOScheduler()
+    if isinstance(search, StudySearch):
+        scheduler = make_scheduler(plan, harvest.record, steps(plan, harvest.record))
+    tuner = ray_tune.Tuner(
+        ray_tune.with_resources(trainable, plan.trial_resources),
+        tune_config=ray_tune.TuneConfig(
+            num_samples=trials,
+            search_alg=search,
+            scheduler=scheduler,
+            reuse_actors=True,
+            max_concurrent_trials=slots,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=ray_tune.RunConfig(
+            name=_attempt(plan.run_dir / RAY, phase),
+            storage_path=str(plan.run_dir / RAY),
+            verbose=0,
+            stop=harvest.stop,
+            callbacks=[harvest, JsonLoggerCallback(), CSVLoggerCallback()],  # ours first: Ray's may find the disk full
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=True, num_to_keep=2),
+            failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
+        ),
+    )
+    harvest.stop.farewell = functools.partial(_keep_all, plan, harvest)
+    try:
+        tuner.fit()
+    finally:
+        harvest.stop.farewell = None
+
+
+def _keep_all(plan: SearchPlan, harvest: Harvest) -> None:
+    """Have every trial that runs keep how it stands; one that takes long is not waited for."""
+    folder = plan.run_dir / RAY / STOPPED
+    if plan.isolation == "packed":
+        save_all(plan, folder, FAREWELL_SECONDS)
+    else:
+        farewell.keep_all(folder, harvest.running, FAREWELL_SECONDS)
+
+
+def _attempt(folder: Path, phase: str) -> str:
+    """Return a name for Ray's files that no earlier run of the search has used."""
+    return next(name for number in itertools.count(1) if not (folder / (name := f"{phase}-{number}")).exists())
+
+
+def searcher(plan: SearchPlan, preflight: Preflight, record: Record) -> StudySearch | FixedSearch:
+    """Return what suggests a plan's configurations."""
+    if plan.official:
+        return FixedSearch(official_configs(plan), record)
+    return StudySearch(plan, functools.partial(_key, preflight.workload, preflight), record)
+
+
+def trainable(plan: SearchPlan, hosts: Hosts, workload: Workload, record: Record) -> Any:
+    """Return the class of the trials, with what they share.
+
+    Args:
+        plan: The search.
+        hosts: Where packed trials train.
+        workload: What the others load themselves.
+        record: Says where trials stand that an earlier run of the search left unfinished.
+    """
+    known = checkpoints(plan, record)
+    if plan.isolation == "process":
+        from trainables.actors.trainable import LoraTrainable  # it loads PEFT, which takes four seconds
+
+        stopped = str(plan.run_dir / RAY / STOPPED)
+        return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=known, stopped=stopped)
+    return ray_tune.with_parameters(PackedTrainable, hosts=hosts, checkpoints=known)
+
+
+def _name(trial: Any) -> str:
+    """Return the name that the Ray dashboard, folders, MLflow and the report share."""
+    return experiment_name(trial.config)
+
+
+def _key(workload: Workload, preflight: Preflight, config: dict[str, Any]) -> str:
+    spec = TrialSpec.from_config(config)
+    allocation = spec.allocation(preflight.shape.sites, workload.budget, workload.evidence)
+    alphas = spec.alphas(allocation, preflight.shape.sites, workload.scale)
+    return effective_key(dict(allocation.ranks), alphas, spec.learning_rate, spec.seed) + spec.training
