@@ -72,7 +72,7 @@ def simulated(
 
 
 def covers(interval: tuple[float, float] | None, effect: float) -> bool:
-    """Say whether an interval has the truth in it."""
+    """Return True if an interval has the truth in it."""
     return interval is not None and interval[0] <= effect <= interval[1]
 
 

@@ -23,7 +23,7 @@ def folder(tmp_path):
         (adapter / "adapter_model.safetensors").write_bytes(b"cut off")
     (tmp_path / "pickled" / "best_adapter" / "adapter_model.safetensors").unlink()
     (tmp_path / "pickled" / "best_adapter" / "adapter_model.bin").write_bytes(pickle.dumps({}))
-    (tmp_path / "list" / "mlflow-spool.jsonl").write_text("{}\n")
+    (tmp_path / "list" / "mlflow-outbox.jsonl").write_text("{}\n")
     (tmp_path / "list" / "mlflow-state.json").write_text("{")
     return tmp_path
 
@@ -91,7 +91,7 @@ CASES = [
     (tracking, ["nope"], "nope"),
     (tracking, ["replay"], "RUN_DIR"),
     (tracking, ["replay", "{folder}/none"], "none"),
-    (tracking, ["replay", "{folder}/empty"], "no mlflow-spool.jsonl"),
+    (tracking, ["replay", "{folder}/empty"], "no mlflow-outbox.jsonl"),
 ]
 
 

@@ -255,7 +255,7 @@ def _cut_off(run: Run, study: optuna.Study | None) -> int:
     """Leave a search that stops before its end as it can be taken up again, and say how."""
     stop, again = run.stop, _again(run.plan)
     if stop.shortage is not None:
-        run.sink.close(most_seconds=0)  # it says nothing from now on; what MLflow lacks is spooled
+        run.sink.close(most_seconds=0)  # it says nothing from now on; what MLflow lacks is in the outbox
     hosting.end(run.plan)
     if stop.shortage is not None:
         print(f"Error: {stop.shortage}; free some, then: {again}", file=sys.stderr)

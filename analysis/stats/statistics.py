@@ -157,7 +157,7 @@ def judge(pairs: Paired, margin: float, fewer: bool = False) -> Answer:
 
 
 def has_fewer(params: int | None, others: int | None) -> bool:
-    """Say whether one is known to be smaller by more than the rounding of ranks explains."""
+    """Return True if one is known to be smaller by more than the rounding of ranks explains."""
     return params is not None and others is not None and params <= (1 - FEWER) * others
 
 

@@ -77,7 +77,7 @@ def beside_plain(run: ResultRow, rows: Sequence[ResultRow]) -> float | None:
 
 
 def is_plain(run: ResultRow) -> bool:
-    """Say whether a run is of what strategies are judged against: plain LoRA with the whole budget."""
+    """Return True if a run is of what strategies are judged against: plain LoRA with the whole budget."""
     return label(run, run.strategy) == PLAIN
 
 

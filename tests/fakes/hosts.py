@@ -30,10 +30,10 @@ class FakeHost(Host):
                 self.unpacked = (reference, ray.get(reference[0]))
             return self.unpacked[1]
 
-    def _conducting(self, workload: Workload) -> Any:
+    def _executing(self, workload: Workload) -> Any:
         with self.lock:
-            self.conductor = self.conductor or Rounds()  # type: ignore[assignment]
-            return self.conductor
+            self.executor = self.executor or Rounds()  # type: ignore[assignment]
+            return self.executor
 
 
 class FakeHosts(Hosts):

@@ -1,7 +1,7 @@
 """Ray Tune's loop in this process, without Ray: a search takes a fraction of a second, and can be broken anywhere.
 
 Everything of ours is real but what trains: the command, the plan's checks, searchers, schedulers, record, checkpoints,
-MLflow's spool, report. What Ray does between them is done here in the order in which Ray does it
+MLflow's outbox, report. What Ray does between them is done here in the order in which Ray does it
 (``ray.tune.execution.tune_controller``); ``tests/contract/test_fakes.py`` holds both against each other.
 """
 

@@ -49,7 +49,7 @@ def loss_of(sites: tuple[Site, ...], ranks: Mapping[str, int], spec: TrialSpec, 
 
 
 class Rounds:
-    """What trials of a host share: one of them is busy at a time. It stands for a conductor and for its pack."""
+    """What trials of a host share: one of them is busy at a time. It stands for a executor and for its pack."""
 
     def __init__(self) -> None:
         self.resource_events: list[str] = []

@@ -9,9 +9,9 @@ from tuning.cli import main
 from tuning.state.checkpoints import newest_checkpoint
 from tuning.state.continuation import saved_plan
 from tuning.state.record import Record
-from tuning.tracking.outbox import REFUSED, Spool, Target
+from tuning.tracking.outbox import REFUSED, Outbox, Target
 
-STATE = ("plan.json", "facts.json", "record.jsonl", "rows.jsonl", "optuna.journal", "mlflow-spool.jsonl",
+STATE = ("plan.json", "facts.json", "record.jsonl", "rows.jsonl", "optuna.journal", "mlflow-outbox.jsonl",
          "mlflow-state.json", "rows.csv")  # fmt: skip
 MADE_ANEW = ("facts.json", "evidence.json", "optuna.journal", "rows.csv", "mlflow-state.json", "report.md")
 CHECKPOINT = ("session.json", "state.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json")
@@ -80,16 +80,16 @@ def test_a_report_made_anew_names_a_file_that_was_cut_off(copied, name, how):
 
 @pytest.mark.parametrize("how", range(9))
 def test_of_what_mlflow_refused_the_lines_that_are_whole_are_kept(tmp_path, how, capsys):
-    spool = Spool(tmp_path, Target("http://there", None, "abc"))
+    outbox = Outbox(tmp_path, Target("http://there", None, "abc"))
     events = [{"kind": "start", "run": f"t{number}", "name": "naïve"} for number in range(5)]
     for event in events:
-        spool.refuse(event, "too long")
+        outbox.refuse(event, "too long")
     capsys.readouterr()
     path = tmp_path / REFUSED
     damaged = changed(path.read_bytes(), how)
     path.write_bytes(damaged)
     kept = [*events[:2], *events[3:]] if how == 8 else events[: damaged.count(b"\n")]
-    assert spool.refused() == kept
+    assert outbox.refused() == kept
     torn = bool(damaged) and (how == 8 or not damaged.endswith(b"\n"))
     assert (f"{path}: line {3 if how == 8 else len(kept) + 1}: " in capsys.readouterr().err) is torn
 

@@ -103,7 +103,7 @@ def _harmful(tmp_path, device_breaks):
         def step(trials):
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-        host.conductor.pack.step = step
+        host.executor.pack.step = step
 
     class Harmful(PackedTrainable):
         def step(self):

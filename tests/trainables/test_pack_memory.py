@@ -73,7 +73,7 @@ def test_trials_that_do_not_fit_into_one_pass_are_trained_in_several(pack, workl
         pack.step(running)
         assert not any(slot.failure for slot in slots)
     assert pack.resource_events == ["out of memory with 3 trials in a pass; at most 1 since"]
-    assert pack.room == 1
+    assert pack.max_trials_per_pass == 1
     for slot in slots:
         check_trained_as_alone(slot)
 

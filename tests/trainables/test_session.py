@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainables.data.splits import mean_loss
-from trainables.engine.batcher import Conductor
+from trainables.engine.batcher import BatchedExecutor
 from trainables.engine.pack import Pack
 from trainables.models.base_model import load
 from trainables.spec import TrialSpec
@@ -23,7 +23,7 @@ def start(request):
     """How a session is made: the same assertions hold for both kinds."""
 
     def packed(workload, spec):
-        return Conductor(Pack(workload.model, workload.data, "cpu", 2)).admit(workload, spec)
+        return BatchedExecutor(Pack(workload.model, workload.data, "cpu", 2)).admit(workload, spec)
 
     return {"solo": SoloSession, "packed": packed}[request.param]
 

@@ -12,7 +12,7 @@ from tuning.cli import main
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import experiment_name
 from tuning.preflight import preflight
-from tuning.state.checkpoints import checkpoints, drop_misfits, newest_checkpoint
+from tuning.state.checkpoints import checkpoints, discard_incompatible, newest_checkpoint
 from tuning.state.continuation import changed_plan, origin, other_circumstances, save_plan, saved_plan
 from tuning.state.facts import FILE, versions
 from tuning.state.record import EVENTS, Record
@@ -140,14 +140,14 @@ def kept_by_three(tmp_path, tiny_gpt2, tiny_text):
 def test_a_trial_begins_anew_whose_checkpoint_is_of_another_base_or_other_ranks(tmp_path, tiny_gpt2, tiny_text):
     plan, known, record = kept_by_three(tmp_path, tiny_gpt2, tiny_text)
     assert checkpoints(plan, record).keys() == {"t0", "t2"}
-    drop_misfits(plan, known, record)
+    discard_incompatible(plan, known, record)
     assert checkpoints(plan, record).keys() == record.reports.keys() == Record(plan.run_dir).reports.keys() == {"t0"}
-    drop_misfits(plan, replace(known, workload=replace(known.workload, base="another")), record)
+    discard_incompatible(plan, replace(known, workload=replace(known.workload, base="another")), record)
     assert checkpoints(plan, record) == record.reports == {}
     assert newest_checkpoint(plan, experiment_name({**CONFIG, "trial_id": "t1"})), "a trial that ended keeps its own"
 
 
-def test_a_trial_whose_misfits_are_only_begun_to_be_removed_begins_anew_all_the_same(
+def test_a_trial_whose_incompatible_checkpoints_are_only_begun_to_be_removed_begins_anew_all_the_same(
     tmp_path, tiny_gpt2, tiny_text, monkeypatch, capsys
 ):
     plan, known, record = kept_by_three(tmp_path, tiny_gpt2, tiny_text)
@@ -157,7 +157,7 @@ def test_a_trial_whose_misfits_are_only_begun_to_be_removed_begins_anew_all_the_
 
     monkeypatch.setattr("tuning.state.checkpoints.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        drop_misfits(plan, known, record)
+        discard_incompatible(plan, known, record)
     assert Record(plan.run_dir).reports.keys() == {"t0"}
     assert capsys.readouterr().out == (
         "linear_decay_lr0.01_t2 begins anew: what it has kept is of another base or other ranks\n"

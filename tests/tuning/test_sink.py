@@ -7,7 +7,7 @@ import pytest
 
 from tuning.tracking import events
 from tuning.tracking.__main__ import command
-from tuning.tracking.outbox import LOCK, REFUSED, STATE, Spool, Target
+from tuning.tracking.outbox import LOCK, REFUSED, STATE, Outbox, Target
 from tuning.tracking.uploader import Sink
 
 EVENT = {"kind": "start", "run": "t1", "name": "t1"}
@@ -30,14 +30,14 @@ class Willing:
         pass
 
 
-def _spooled(folder):
-    spool = Spool(folder, Target("sqlite:////there/mlflow.db", None, "abc"))
-    spool.append(EVENT)
-    return spool
+def _outbox(folder):
+    outbox = Outbox(folder, Target("sqlite:////there/mlflow.db", None, "abc"))
+    outbox.append(EVENT)
+    return outbox
 
 
 def _harm(folder, name):
-    """Make a file of the spool one that cannot be written."""
+    """Make a file of the outbox one that cannot be written."""
     path = folder / name
     path.unlink(missing_ok=True)
     path.mkdir()
@@ -46,9 +46,9 @@ def _harm(folder, name):
 
 @pytest.mark.parametrize(("name", "reason"), [(f"{STATE}.partial", None), (REFUSED, "too long"), (LOCK, None)])
 def test_what_the_disk_does_is_not_blamed_on_mlflow(tmp_path, capsys, name, reason):
-    spool = _spooled(tmp_path)
+    outbox = _outbox(tmp_path)
     path = _harm(tmp_path, name)
-    sink = Sink(spool, lambda: Willing(reason))
+    sink = Sink(outbox, lambda: Willing(reason))
     sink.close(most_seconds=5)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{path}: ")
@@ -66,14 +66,14 @@ def test_what_mlflow_does_is_not_blamed_on_the_disk(tmp_path, capsys, where):
             raise refused
         return Willing(error=refused)
 
-    assert not Sink(_spooled(tmp_path), connect).close(most_seconds=5)
+    assert not Sink(_outbox(tmp_path), connect).close(most_seconds=5)
     (line,) = capsys.readouterr().err.splitlines()
     told = "cannot be reached (ConnectionRefusedError: [Errno 111] Connection refused)"
     assert line == f"MLflow at sqlite:////there/mlflow.db {told}; the search goes on"
 
 
 def test_a_replay_that_fails_says_of_whom(tmp_path, monkeypatch, capsys):
-    _spooled(tmp_path)
+    _outbox(tmp_path)
     monkeypatch.setattr(sys, "argv", ["tracking", "replay", str(tmp_path)])
     monkeypatch.setattr(events, "MlflowCarrier", lambda target: Willing(error=ConnectionRefusedError(111, "no")))
     assert command() == 1
@@ -95,7 +95,7 @@ def test_a_search_that_has_said_its_last_hears_no_more_of_mlflow(tmp_path, capsy
             over.wait(60)
             raise ConnectionRefusedError
 
-    sink = Sink(_spooled(tmp_path), Late)
+    sink = Sink(_outbox(tmp_path), Late)
     sink.wake.set()
     assert asked.wait(60)
     assert not sink.close(most_seconds=0)

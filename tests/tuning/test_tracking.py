@@ -12,7 +12,7 @@ from tests.fakes import mlflow
 from tuning.tracking.__main__ import command
 from tuning.tracking.events import Tracking, open_sink, remaining, replay
 from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, TRIAL_TAG, now_ms
-from tuning.tracking.outbox import SPOOL, STATE, Spool, Target, UnknownTarget
+from tuning.tracking.outbox import OUTBOX, STATE, Outbox, Target, UnknownTarget
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,11 +108,11 @@ def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left
     for trial in ("t1", "t2"):  # t3 is not gone on with
         tracking.started(trial, trial, CONFIG)
         tracking.reported(trial, {"step": 5, "eval_loss": 2.0})
-    assert not sink.lives.news({"kind": "start", "run": "t1", "tags": {}})
+    assert not sink.history.news({"kind": "start", "run": "t1", "tags": {}})
     tracking.reported("t2", {"step": 10, "eval_loss": 1.0})
     tracking.open_group("confirm")
     tracking.started("c1", "c1", {**CONFIG, "phase": "confirm"})
-    wait_for(lambda: not sink.spool.remaining())
+    wait_for(lambda: not sink.outbox.remaining())
     going = _stored(local, run_dir)
     assert {name for name, run in going.items() if run.info.status == "RUNNING"} == {PARENT, "t2", "confirm", "c1"}
     assert going["t2"].data.tags["status"] == "running"
@@ -144,21 +144,21 @@ def test_what_a_killed_search_left_open_ends_with_the_one_that_goes_on(local, ru
     assert {name: run.info.status for name, run in runs.items()} == {PARENT: "FINISHED", "t1": "KILLED"}
 
 
-def _spooled_without_mlflow(run_dir, local):
-    """A spool of which nothing was carried."""
-    spool = Spool(run_dir, Target(*local, run_dir.name))
-    _events(_Quiet(spool))
-    return run_dir / SPOOL
+def _outbox_without_mlflow(run_dir, local):
+    """An outbox of which nothing was carried."""
+    outbox = Outbox(run_dir, Target(*local, run_dir.name))
+    _events(_Quiet(outbox))
+    return run_dir / OUTBOX
 
 
 class _Quiet:
-    """A sink that only spools."""
+    """A sink that only keeps events."""
 
-    def __init__(self, spool):
-        self.spool = spool
+    def __init__(self, outbox):
+        self.outbox = outbox
 
     def put(self, kind, run, **given):
-        self.spool.append({"kind": kind, "run": run, **given})
+        self.outbox.append({"kind": kind, "run": run, **given})
 
 
 def _flip(path, line, byte):
@@ -202,7 +202,7 @@ LEFT = {4: [(10, 1.0)], 5: [(5, 2.0)]}
 
 
 def check_flip(line, byte, local, run_dir, capsys):
-    path = _spooled_without_mlflow(run_dir, local)
+    path = _outbox_without_mlflow(run_dir, local)
     _flip(path, line, byte)
     carried, refused = replay(run_dir)
     assert (carried, refused) == ((6, 0) if line == 1 else (5, 0))
@@ -211,8 +211,8 @@ def check_flip(line, byte, local, run_dir, capsys):
     assert f"{path}: line {line}: " in named
 
 
-def test_a_spool_that_is_cut_off_gives_the_rest_and_can_go_on(local, run_dir, capsys):
-    path = _spooled_without_mlflow(run_dir, local)
+def test_an_outbox_that_is_cut_off_gives_the_rest_and_can_go_on(local, run_dir, capsys):
+    path = _outbox_without_mlflow(run_dir, local)
     path.write_bytes(path.read_bytes()[:-20])
     assert replay(run_dir) == (5, 0)
     assert capsys.readouterr().err == f"{path}: line 7: cut off, or no JSON; the others are carried\n"
@@ -225,12 +225,12 @@ def test_a_spool_that_is_cut_off_gives_the_rest_and_can_go_on(local, run_dir, ca
 
 
 @pytest.mark.parametrize("eighths", range(8))
-def test_of_a_spool_that_is_cut_off_anywhere_each_whole_line_is_carried(eighths, local, run_dir, capsys, monkeypatch):
+def test_of_an_outbox_that_is_cut_off_anywhere_each_whole_line_is_carried(eighths, local, run_dir, capsys, monkeypatch):
     mlflow.install(monkeypatch)
-    path = _spooled_without_mlflow(run_dir, local)
+    path = _outbox_without_mlflow(run_dir, local)
     kept = path.read_bytes()[: path.stat().st_size * eighths // 8]
     path.write_bytes(kept)
-    assert replay(run_dir) == (max(0, kept.count(b"\n") - 1), 0), "the first line is the spool's own"
+    assert replay(run_dir) == (max(0, kept.count(b"\n") - 1), 0), "the first line is the outbox's own"
     assert len(capsys.readouterr().err.splitlines()) == (bool(kept) and not kept.endswith(b"\n"))
 
 
@@ -255,18 +255,19 @@ def test_a_damaged_state_is_named_and_everything_is_sent_again(harm, local, run_
     assert replay(run_dir) == (6, 0)
     named = capsys.readouterr().err
     assert len(named.splitlines()) == (0 if harm == "gone" else 1)
-    assert harm == "gone" or str(path if harm != "too far" else run_dir / SPOOL) in named
+    assert harm == "gone" or str(path if harm != "too far" else run_dir / OUTBOX) in named
     assert {name: run.to_dictionary() for name, run in _stored(local, run_dir).items()} == before
     assert _losses(local, _stored(local, run_dir)["t1"]) == [(5, 2.0), (10, 1.0)]
 
 
-def test_a_spool_from_before_checksums_is_carried(local, run_dir):
+def test_an_outbox_from_before_checksums_and_of_another_name_is_carried(local, run_dir):
     target = {"done_bytes": 0, "uri": local[0], "artifacts": local[1]}
     (run_dir / STATE).write_text(json.dumps(target))
     start = {"kind": "start", "run": PARENT, "name": "old", "params": {}, "tags": {"status": "running"}, "time_ms": 1}
     end = {"kind": "end", "run": PARENT, "status": "FINISHED", "tags": {"status": "finished"}, "time_ms": 2}
-    (run_dir / SPOOL).write_text(f"{json.dumps(start)}\n{json.dumps(end)}\n")
+    (run_dir / "mlflow-spool.jsonl").write_text(f"{json.dumps(start)}\n{json.dumps(end)}\n")
     assert replay(run_dir) == (2, 0)
+    assert not (run_dir / OUTBOX).exists()
     assert _stored(local, run_dir)[PARENT].info.status == "FINISHED"
 
 
@@ -276,7 +277,7 @@ def test_a_search_that_was_known_by_its_folder_stays_so(local, run_dir):
         _events(sink)
         assert sink.close()
     assert set(_stored(local, run_dir)) == {PARENT, "t1"}
-    assert sink.spool.target.search == run_dir.name
+    assert sink.outbox.target.search == run_dir.name
 
 
 def test_another_server_gets_everything(local, run_dir, tmp_path, empty_mlflow):
@@ -287,7 +288,7 @@ def test_another_server_gets_everything(local, run_dir, tmp_path, empty_mlflow):
     other = (f"sqlite:///{tmp_path}/other.db", (tmp_path / "files").as_uri())
     sink = open_sink(run_dir, *other)
     _end(sink)
-    assert sink.spool.remaining() == 6
+    assert sink.outbox.remaining() == 6
     sink.wake.set()
     assert sink.close()
     assert set(_stored(other, run_dir)) == {PARENT, "t1"}
@@ -307,14 +308,14 @@ def in_its_own(folder, monkeypatch, capsys):
     return done.returncode, done.stdout, done.stderr
 
 
-OF_NO_TARGET = (lambda folder: (folder.mkdir(), (folder / SPOOL).write_text("{}\n")), "says where MLflow is")
+OF_NO_TARGET = (lambda folder: (folder.mkdir(), (folder / OUTBOX).write_text("{}\n")), "says where MLflow is")
 
 
 @pytest.mark.parametrize(
     ("make", "culprit", "run"),
     [
-        (lambda folder: None, "no mlflow-spool.jsonl", in_this_process),
-        (lambda folder: folder.mkdir(), "no mlflow-spool.jsonl", in_this_process),
+        (lambda folder: None, "no mlflow-outbox.jsonl", in_this_process),
+        (lambda folder: folder.mkdir(), "no mlflow-outbox.jsonl", in_this_process),
         (*OF_NO_TARGET, in_this_process),
         pytest.param(*OF_NO_TARGET, in_its_own, marks=pytest.mark.process),
     ],
@@ -328,7 +329,7 @@ def test_a_replay_of_a_wrong_folder_is_one_line(make, culprit, run, tmp_path, mo
     assert culprit in last
 
 
-def test_a_spool_that_knows_no_server_says_so(run_dir):
-    (run_dir / SPOOL).touch()
+def test_an_outbox_that_knows_no_server_says_so(run_dir):
+    (run_dir / OUTBOX).touch()
     with pytest.raises(UnknownTarget, match="says where MLflow is"):
-        Spool(run_dir)
+        Outbox(run_dir)

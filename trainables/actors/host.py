@@ -24,7 +24,7 @@ from trainables.training.checkpoint import LAST, SESSION
 
 if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load torch
     from strategies.base import Evidence
-    from trainables.engine.batcher import Conductor, PackedSession
+    from trainables.engine.batcher import BatchedExecutor, PackedSession
     from trainables.evidence.components import Components
     from trainables.spec import Workload
 
@@ -91,7 +91,7 @@ class Host:
         gc.freeze()  # what libraries made stays, and need not be looked through again and again
         gc.enable()
         self.unpacked: tuple[list[Any], Workload] | None = None
-        self.conductor: Conductor | None = None
+        self.executor: BatchedExecutor | None = None
         self.sessions: dict[str, tuple[str, PackedSession, psutil.Process]] = {}
         self.guests: dict[str, tuple[int, psutil.Process]] = {}
         self.lock = threading.Lock()
@@ -135,7 +135,7 @@ class Host:
         from trainables.postprocess.truncation import shrink_curve
 
         known = self._known(workload)
-        with self._conducting(known).between_rounds():
+        with self._executing(known).between_rounds():
             return shrink_curve(known, ranks, alphas, folder)
 
     def assign(self, use: Use, hosts: int) -> int:
@@ -167,8 +167,8 @@ class Host:
         from trainables.spec import TrialSpec
 
         process, known = psutil.Process(use.pid), self._known(workload)
-        self._let_go_of_the_dead()
-        session = self._conducting(known).admit(known, TrialSpec.from_config(config))
+        self._release_dead()
+        session = self._executing(known).admit(known, TrialSpec.from_config(config))
         if checkpoint is not None:
             session.load(Path(checkpoint) / SESSION)
         self.sessions[use.key] = (name, session, process)
@@ -183,7 +183,7 @@ class Host:
         """
         from trainables.training.session import next_report
 
-        self._let_go_of_the_dead()
+        self._release_dead()
         session = self.sessions[key][1]
         report = next_report(session, again)
         return {**report, "resource_events": json.dumps(session.pack.resource_events)}
@@ -196,10 +196,10 @@ class Host:
     @_ending_if_broken
     def save_all(self, folder: str) -> None:
         """Write the state of every trial that trains here, at its last optimizer step, into ``folder/NAME``."""
-        if self.conductor is None:
+        if self.executor is None:
             return
-        self._let_go_of_the_dead()  # which may train elsewhere by now
-        with self.conductor.between_rounds():
+        self._release_dead()  # which may train elsewhere by now
+        with self.executor.between_rounds():
             for name, session, _ in list(self.sessions.values()):
                 if session.learner.step and not session.failed:
                     session.save(Path(folder) / name / LAST / SESSION)
@@ -210,7 +210,7 @@ class Host:
             known[1].close()
         _give_memory_back()
 
-    def _let_go_of_the_dead(self) -> None:
+    def _release_dead(self) -> None:
         """Forget the trials of processes that were killed; these cannot do it, and Ray begins such a trial again."""
         for key, (_, _, process) in list(self.sessions.items()):
             if not lives(process):
@@ -230,18 +230,18 @@ class Host:
                 self.unpacked = (reference, workload)
             return self.unpacked[1]
 
-    def _conducting(self, workload: "Workload") -> "Conductor":
+    def _executing(self, workload: "Workload") -> "BatchedExecutor":
         import torch
 
-        from trainables.engine.batcher import Conductor
+        from trainables.engine.batcher import BatchedExecutor
         from trainables.engine.pack import Pack
 
         with self.lock:
-            if self.conductor is None:
+            if self.executor is None:
                 if workload.device == "cuda":  # what was measured before is no trial's
                     torch.cuda.reset_peak_memory_stats()
-                self.conductor = Conductor(Pack.of(workload, workload.micro_batch))
-            return self.conductor
+                self.executor = BatchedExecutor(Pack.of(workload, workload.micro_batch))
+            return self.executor
 
 
 class Lease:
@@ -269,7 +269,7 @@ def _end_with(lease: str) -> None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Say whether a process is there; one that has taken its number is another, and a zombie is none."""
+    """Return True if a process is there; one that has taken its number is another, and a zombie is none."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

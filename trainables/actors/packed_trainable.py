@@ -66,15 +66,15 @@ class PackedTrainable(Unpickled):
 
     def _admit(self, checkpoint: str | None) -> None:
         use = Use(uuid.uuid4().hex, os.getpid())
-        self.host = self.usher = self.hosts.here()
+        self.host = self.assigner = self.hosts.here()
         self.key = use.key
         if not ray.get_gpu_ids():
-            number = ray.get(self.usher.assign.remote(use, self.hosts.per_node))
+            number = ray.get(self.assigner.assign.remote(use, self.hosts.per_node))
             self.host = self.hosts.at(ray.get_runtime_context().get_node_id(), f"cpu{number}")
         ray.get(self.host.admit.remote(use, self.hosts.workload, self.trial_name, self.config, checkpoint))
 
     def _free(self) -> None:
         if self.key is not None:
             self.host.free.remote(self.key)
-            self.usher.leave.remote(self.key)
+            self.assigner.leave.remote(self.key)
             self.key = None

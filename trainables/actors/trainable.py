@@ -11,9 +11,9 @@ import torch
 from trainables.actors.checkpoint_guard import Unpickled
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import SESSION
-from trainables.training.farewell import Listener
 from trainables.training.session import next_report
 from trainables.training.solo import SoloSession
+from trainables.training.stop_signal import Listener
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

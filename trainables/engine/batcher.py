@@ -14,7 +14,7 @@ from trainables.training.trial_state import Learner
 
 
 @dataclass(slots=True)
-class Demand:
+class StepRequest:
     """What a trial wants: to be trained up to a step, and then measured.
 
     Args:
@@ -30,18 +30,18 @@ class Demand:
     error: Exception | None = None
 
 
-class Conductor:
-    """Carries out the demands of all trials of a pack together.
+class BatchedExecutor:
+    """Carries out the requests of all trials of a pack together.
 
     There is no thread of its own: of the threads that wait for their trials, one does the next round for all. A trial
-    that has no demand, because its report is being judged, takes no part.
+    that has no request, because its report is being judged, takes no part.
     """
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
         self._turn = threading.Condition()
         self._working, self._visitors = False, 0
-        self._demands: dict[Slot, Demand] = {}
+        self._requests: dict[Slot, StepRequest] = {}
         self.rounds, self.slot_rounds = 0, 0
 
     @contextmanager
@@ -65,60 +65,60 @@ class Conductor:
         with self.between_rounds():
             return PackedSession(self, self.pack.admit(workload, spec))
 
-    def fulfil(self, slot: Slot, demand: Demand) -> list[float]:
-        """Return the measured losses once the demand is met.
+    def fulfil(self, slot: Slot, request: StepRequest) -> list[float]:
+        """Return the measured losses once the request is met.
 
         Raises:
             Diverged: The trial's loss or gradient is not finite.
             RuntimeError: The trial has left.
         """
         with self._turn:
-            self._demands[slot] = demand
-            while slot in self._demands:
+            self._requests[slot] = request
+            while slot in self._requests:
                 if self._working or self._visitors:
                     self._turn.wait()
                 else:
                     self._round()
-        if demand.error is not None:
-            raise demand.error
-        if demand.losses is None:
-            raise RuntimeError("a demand was dropped without a loss")
-        return demand.losses
+        if request.error is not None:
+            raise request.error
+        if request.losses is None:
+            raise RuntimeError("a request was dropped without a loss")
+        return request.losses
 
     def _round(self) -> None:
         """Do one step for all who want one, with the lock released; called and left with the lock held."""
-        self._working, demands = True, dict(self._demands)
+        self._working, requests = True, dict(self._requests)
         self._turn.release()
         try:
-            met = self._work(demands)
+            met = self._work(requests)
         except Exception as error:
-            met = list(demands)
-            for demand in demands.values():
-                demand.error = error
+            met = list(requests)
+            for request in requests.values():
+                request.error = error
         finally:
             self._turn.acquire()
             self._working = False
             self._turn.notify_all()
         for slot in met:
-            del self._demands[slot]
+            del self._requests[slot]
 
-    def _work(self, demands: dict[Slot, Demand]) -> list[Slot]:
-        training = [s for s, demand in demands.items() if not s.failure and s.learner.step < demand.until]
+    def _work(self, requests: dict[Slot, StepRequest]) -> list[Slot]:
+        training = [s for s, request in requests.items() if not s.failure and s.learner.step < request.until]
         if training:
             self.pack.step(training)
             self.rounds, self.slot_rounds = self.rounds + 1, self.slot_rounds + len(training)
         met = []
-        for split in sorted({demand.split for demand in demands.values()}):
+        for split in sorted({request.split for request in requests.values()}):
             due = [
                 slot
-                for slot, demand in demands.items()
-                if demand.split == split and (slot.failure or slot.learner.step >= demand.until)
+                for slot, request in requests.items()
+                if request.split == split and (slot.failure or slot.learner.step >= request.until)
             ]
             healthy = [slot for slot in due if not slot.failure]
             for slot, losses in zip(healthy, self.pack.evaluate(healthy, split) if healthy else [], strict=True):
-                demands[slot].losses = losses
+                requests[slot].losses = losses
             for slot in due:
-                demands[slot].error = slot.failure
+                requests[slot].error = slot.failure
             met += due
         return met
 
@@ -126,8 +126,8 @@ class Conductor:
 class PackedSession:
     """One trial of a pack; a ``Session``."""
 
-    def __init__(self, conductor: Conductor, slot: Slot) -> None:
-        self._conductor, self._slot = conductor, slot
+    def __init__(self, executor: BatchedExecutor, slot: Slot) -> None:
+        self._executor, self._slot = executor, slot
 
     @property
     def learner(self) -> Learner:
@@ -147,17 +147,17 @@ class PackedSession:
     @property
     def pack(self) -> Pack:
         """In whose company it trains."""
-        return self._conductor.pack
+        return self._executor.pack
 
     def train(self, steps: int) -> StepReport:
         """Train up to ``steps`` more steps, in company, and evaluate."""
         until = min(self.learner.step + steps, self.learner.workload.steps)
-        losses = self._conductor.fulfil(self._slot, Demand(until, "validation"))
+        losses = self._executor.fulfil(self._slot, StepRequest(until, "validation"))
         return self.learner.report(mean_loss(self.splits.validation, losses))
 
     def test_losses(self) -> list[float]:
         """Return the summed loss of each example of the test split."""
-        return self._conductor.fulfil(self._slot, Demand(self.learner.step, "test"))
+        return self._executor.fulfil(self._slot, StepRequest(self.learner.step, "test"))
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint; its ``adapter`` folder is an ordinary PEFT adapter."""
@@ -169,6 +169,6 @@ class PackedSession:
 
     def close(self) -> None:
         """Leave the pack between two rounds; whoever waits for a report of the trial hears it."""
-        with self._conductor.between_rounds():
+        with self._executor.between_rounds():
             self._slot.failure = self._slot.failure or RuntimeError("the trial has left the pack")
             self.pack.forget(self._slot)

@@ -12,14 +12,14 @@ SHORTAGES = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Say whether memory did not suffice; with less to do it may."""
+    """Return True if memory did not suffice; with less to do it may."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(shortage in str(error) for shortage in SHORTAGES)
     )
 
 
 def broken(error: BaseException) -> bool:
-    """Say whether the device fails whatever is asked of it next: a context does not heal, a new process has another."""
+    """Return True if the device fails from now on: a context does not heal, and a new process has another."""
     accelerator: tuple[type[Exception], ...] | type[Exception] = getattr(torch, "AcceleratorError", ())  # torch 2.8
     failed = isinstance(error, accelerator) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
     return failed and not out_of_memory(error)

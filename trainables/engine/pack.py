@@ -74,7 +74,7 @@ class Pack:
         micro_batch: Rows of a trial in one pass; every trial's batch size must be a multiple of it.
         splits: The examples, if they are at hand already.
 
-    ``room`` is how many trials fit into one pass, as far as is known, and ``resource_events`` how it became known.
+    ``max_trials_per_pass`` is how many trials fit into one pass, and ``resource_events`` says how that became known.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Pack:
         self.splits: Splits = splits or load_splits(data, model)
         self.device, self.micro_batch = device, micro_batch
         self.prefix = FrozenPrefix(self.base.model, self.base.sites, self.base.pad_id, device)
-        self.room = sys.maxsize
+        self.max_trials_per_pass = sys.maxsize
         self.resource_events: list[str] = []
         self._stacks: dict[tuple[Slot, ...], Stack] = {}
         self._width = min(site.d_in for site in self.base.sites)
@@ -113,7 +113,7 @@ class Pack:
         return Slot(learner, torch.Generator(self.device))
 
     def forget(self, slot: Slot) -> None:
-        """Let go of a slot's tensors."""
+        """Release a slot's tensors."""
         self._stacks = {slots: stack for slots, stack in self._stacks.items() if slot not in slots}
 
     def step(self, slots: Sequence[Slot]) -> None:
@@ -129,7 +129,7 @@ class Pack:
         """Do some work for slots in one pass, or in as many as memory makes necessary, now and later."""
         left = list(slots)
         while left:
-            part = left[: self.room]
+            part = left[: self.max_trials_per_pass]
             try:
                 work(part)
             except RuntimeError as error:
@@ -147,8 +147,8 @@ class Pack:
         if len(slots) == 1:
             slots[0].failure = error.with_traceback(None)  # its frames would keep the memory
             return slots
-        self.room = len(slots) // 2
-        event = f"out of memory with {len(slots)} trials in a pass; at most {self.room} since"
+        self.max_trials_per_pass = len(slots) // 2
+        event = f"out of memory with {len(slots)} trials in a pass; at most {self.max_trials_per_pass} since"
         self.resource_events.append(event)
         return []
 

@@ -209,7 +209,7 @@ def _fuse_activations(network: Any) -> None:
 
 @torch.inference_mode()
 def separable_head(network: Any) -> bool:
-    """Say whether the logits are the output embedding of the last hidden state: some models cap or scale them."""
+    """Return True if the logits are the output embedding of the last hidden state: some models cap or scale them."""
     head = network.get_output_embeddings()
     if head is None or network.base_model is network:
         return False
@@ -219,7 +219,7 @@ def separable_head(network: Any) -> bool:
 
 @torch.inference_mode()
 def looks_back_only(network: Any) -> bool:
-    """Say whether the logits of a token leave later tokens out: an encoder would be taught to copy."""
+    """Return True if the logits of a token leave later tokens out: an encoder would be taught to copy."""
     ids = _four_tokens(network)
     other = ids.clone()
     other[0, -1] = ids[0, 0]
@@ -229,7 +229,7 @@ def looks_back_only(network: Any) -> bool:
 
 @torch.inference_mode()
 def joinable(network: Any) -> bool:
-    """Say whether rows end to end, whose positions begin anew, are computed as apart: not every model heeds that."""
+    """Return True if rows end to end, whose positions begin anew, are computed as apart: not every model heeds that."""
     if "position_ids" not in inspect.signature(network.forward).parameters:
         return False
     ids = _four_tokens(network)

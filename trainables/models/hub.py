@@ -15,7 +15,7 @@ FILE_NAME = re.compile(r"(?i)\.(txt|jsonl?|csv|tsv|parquet|arrow|xlsx?|pkl|gz|zi
 
 
 def is_hub_id(name: str) -> bool:
-    """Say whether ``name``, without its commit, is written as a hub id and is nothing on this machine's disk."""
+    """Return True if ``name``, without its commit, is written as a hub id and is nothing on this machine's disk."""
     repo, _ = split(name)
     written = HUB_ID.fullmatch(repo) is not None and len(repo) <= LONGEST and not FILE_NAME.search(repo)
     return written and repo not in BUILT_IN and not os.path.exists(name)

@@ -17,7 +17,7 @@ HOW = f"set {MODE}=token and put it into ~/.ray/auth_token, or give {TOKEN_PATH}
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches an address."""
+    """Return True if only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

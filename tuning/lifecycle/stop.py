@@ -51,7 +51,7 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
         folder: The run's; its disk is watched.
         reserve_bytes: Room that must be left there.
 
-    ``farewell`` is what is done while there still are trials; ``shortage`` and ``failure`` say, in words, why nothing
+    ``before_it`` is what is done while there still are trials; ``shortage`` and ``failure`` say, in words, why nothing
     more can be done: for want of room, or for another reason that is not the search's own.
     """
 
@@ -60,7 +60,7 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
         self.signal: int | None = None
         self.shortage: str | None = None
         self.failure: str | None = None
-        self.farewell: Callable[[], None] | None = None
+        self.before_it: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave everything out: Ray pickles this into its snapshot, which is not read."""
@@ -71,10 +71,10 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Say whether the search is to end now; before it does, at a signal, ``farewell`` is called."""
-        if self.signal is not None and self.farewell is not None:
-            farewell, self.farewell = self.farewell, None
-            farewell()
+        """Return True if the search is to end now; before it does, at a signal, ``before_it`` is called."""
+        if self.signal is not None and self.before_it is not None:
+            last, self.before_it = self.before_it, None
+            last()
         return self.signal is not None or self.is_broken
 
     @property
@@ -141,7 +141,7 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
 
 
 def is_want_of_room(text: str) -> bool:
-    """Say whether a text, such as a traceback from another process, is of a disk that is full."""
+    """Return True if a text, such as a traceback from another process, is of a disk that is full."""
     return any(words in text for words in FULL_IN_WORDS)
 
 

@@ -9,7 +9,7 @@ QUERY = re.compile(rf"(?i)({SEPARATOR}(?:{NAMES}){EQUALS})(?:(?!{SEPARATOR})\S)+
 
 
 def has_secret(text: str) -> bool:
-    """Say whether a URI with a password, or with a token in the place of one or of its user, is in ``text``."""
+    """Return True if a URI with a password, or with a token in the place of one or of its user, is in ``text``."""
     return bool(USERINFO.search(text) or QUERY.search(text))
 
 

@@ -106,7 +106,7 @@ def finish_tracking(sink: events.Sink, plan: SearchPlan, record: Record) -> None
         sink.put("artifact", PARENT, path=str(plan.run_dir / name))
     sink.put("artifact", PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
     to_mlflow = events.Tracking(sink)
-    for row in rows:  # a crash may have taken from the spool what the record has
+    for row in rows:  # a crash may have taken from the outbox what the record has
         to_mlflow.ended(row)
     sink.end_open_runs(now_ms(), but=PARENT)
     status = "finished" if ranking.usable(rows) else "failed"
@@ -130,7 +130,7 @@ def close_tracking(run: Run, in_time: bool = True) -> None:
         arrived = run.sink.close(most_seconds=SHORT_PATIENCE_SECONDS)
     if not arrived:
         click.echo(
-            f"MLflow misses {run.sink.spool.remaining()} events; once it is back: "
+            f"MLflow misses {run.sink.outbox.remaining()} events; once it is back: "
             f"python -m tuning.tracking replay {summary.typed(run.plan.run_dir)}",
             err=True,
         )

@@ -38,7 +38,7 @@ def steps(plan: SearchPlan, record: Record) -> dict[str, int]:
     return {trial_id: progress.step for trial_id, progress in found.items() if progress is not None}
 
 
-def drop_misfits(plan: SearchPlan, preflight: Preflight, record: Record) -> None:
+def discard_incompatible(plan: SearchPlan, preflight: Preflight, record: Record) -> None:
     """Remove what unfinished trials have kept on another base or at other ranks than those that they get now.
 
     So it is once a plan was changed, or what strategies score from was lost and has been measured anew. A trial that
@@ -51,11 +51,11 @@ def drop_misfits(plan: SearchPlan, preflight: Preflight, record: Record) -> None
         digest = TrialSpec.from_config(config).digest(preflight.shape.sites, workload.budget, workload.evidence)
         whole = {folder: found for folder in sessions if (found := checkpoint.progress_of(folder)) is not None}
         now = (workload.base, digest)
-        misfits = [folder for folder, found in whole.items() if (found.base, found.allocation) != now]
-        if misfits and len(misfits) == len(whole):  # first: were it cut off after the last, nobody would know
+        incompatible = [folder for folder, found in whole.items() if (found.base, found.allocation) != now]
+        if incompatible and len(incompatible) == len(whole):  # first: were it cut off after the last, nobody would know
             click.echo(f"{experiment_name(config)} begins anew: what it has kept is of another base or other ranks")
             record.began_anew(trial_id)
-        for folder in misfits:
+        for folder in incompatible:
             shutil.rmtree(folder.parent)
 
 

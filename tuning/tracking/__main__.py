@@ -7,7 +7,7 @@ import click
 from filelock import Timeout
 
 from tuning.tracking.events import replay
-from tuning.tracking.outbox import SPOOL, UnknownTarget
+from tuning.tracking.outbox import OUTBOX, UnknownTarget, path_in
 from tuning.tracking.uploader import Unreachable, brief
 
 
@@ -19,9 +19,9 @@ def main() -> None:
 @main.command("replay")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def replay_command(run_dir: Path) -> None:
-    """Send the spooled events of RUN_DIR that MLflow does not have yet."""
-    if not (run_dir / SPOOL).is_file():
-        raise click.UsageError(f"{run_dir}: no {SPOOL} in it; give the folder of a run")
+    """Send the events of the outbox of RUN_DIR that MLflow does not have yet."""
+    if not path_in(run_dir).is_file():
+        raise click.UsageError(f"{run_dir}: no {OUTBOX} in it; give the folder of a run")
     try:
         carried, refused = replay(run_dir)
     except Timeout as error:
@@ -34,7 +34,7 @@ def replay_command(run_dir: Path) -> None:
         raise click.ClickException(message) from error
     except OSError as error:
         message = (
-            f"{error.filename or run_dir / SPOOL}: {error.strerror}; nothing is lost, replay again once it is mended"
+            f"{error.filename or path_in(run_dir)}: {error.strerror}; nothing is lost, replay again once it is mended"
         )
         raise click.ClickException(message) from error
     click.echo(f"{carried} events carried" + (f", {refused} refused" if refused else ""))

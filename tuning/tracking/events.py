@@ -1,6 +1,6 @@
 """What is logged to MLflow, and the replay of what it missed.
 
-Whatever happens becomes an event in the run folder's spool at once, and MLflow gets it when it can: an MLflow that is
+Whatever happens becomes an event in the run folder's outbox at once, and MLflow gets it when it can: an MLflow that is
 down, slow or late gets the rest by ``python -m tuning.tracking replay RUN_DIR``.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 from analysis.results.rows import ResultRow
 from trainables.spec import BUDGET_SHARE
 from tuning.tracking.mlflow_client import PARENT, MlflowCarrier, now_ms
-from tuning.tracking.outbox import Spool, Target, lock
-from tuning.tracking.run_states import Lives
+from tuning.tracking.outbox import Outbox, Target, lock
+from tuning.tracking.run_history import RunHistory
 from tuning.tracking.uploader import Sink as Sink
 from tuning.tracking.uploader import attempt, deliver, reaching
 
@@ -28,18 +28,18 @@ def open_sink(run_dir: Path, uri: str, artifacts: str | None, search: str | None
     """Begin to track a search, or go on if the folder has events already.
 
     Args:
-        run_dir: Where the spool lies.
+        run_dir: Where the outbox lies.
         uri: MLflow's tracking URI.
         artifacts: Where a local MLflow keeps artifacts; None for a server, which decides itself.
         search: What identifies the search in MLflow, whatever its folder is called; default is the folder's name.
     """
-    spool = Spool(run_dir, Target(uri, artifacts, search or run_dir.name))
-    return Sink(spool, lambda: MlflowCarrier(spool.target))
+    outbox = Outbox(run_dir, Target(uri, artifacts, search or run_dir.name))
+    return Sink(outbox, lambda: MlflowCarrier(outbox.target))
 
 
 def remaining(run_dir: Path) -> int:
-    """Return how many spooled events MLflow does not have yet."""
-    return Spool(run_dir).remaining()
+    """Return how many events of the outbox MLflow does not have yet."""
+    return Outbox(run_dir).remaining()
 
 
 def replay(run_dir: Path) -> tuple[int, int]:
@@ -52,21 +52,21 @@ def replay(run_dir: Path) -> tuple[int, int]:
         OSError: A file of the folder cannot be read or written.
     """
     with lock(run_dir):
-        spool = Spool(run_dir)
+        outbox = Outbox(run_dir)
         with reaching():
-            carrier = MlflowCarrier(spool.target)
-        lives = Lives(spool.events())
-        again = [event for event in spool.refused() if not lives.is_past(event)]
+            carrier = MlflowCarrier(outbox.target)
+        history = RunHistory(outbox.events())
+        again = [event for event in outbox.refused() if not history.is_past(event)]
         reasons = [attempt(carrier, event) for event in again]
-        spool.keep_refused([(event, reason) for event, reason in zip(again, reasons, strict=True) if reason])
-        arrived = [deliver(spool, carrier, event, end) for event, end in spool.waiting()]
+        outbox.keep_refused([(event, reason) for event, reason in zip(again, reasons, strict=True) if reason])
+        arrived = [deliver(outbox, carrier, event, end) for event, end in outbox.waiting()]
         with reaching():
             carrier.reconcile()
-        return reasons.count(None) + sum(arrived), len(spool.refused())
+        return reasons.count(None) + sum(arrived), len(outbox.refused())
 
 
 class Tracking:
-    """Turns what happens to trials into spooled events: a child run per trial, parameters once, metrics per report."""
+    """Puts what happens to trials into the outbox: a child run per trial, parameters once, metrics per report."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink

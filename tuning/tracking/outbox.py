@@ -14,7 +14,8 @@ from filelock import FileLock
 from analysis.results import journal
 from tuning.plan.secrets import masked
 
-SPOOL, STATE, REFUSED, LOCK = "mlflow-spool.jsonl", "mlflow-state.json", "mlflow-refused.jsonl", "mlflow-spool.lock"
+OUTBOX, STATE, REFUSED, LOCK = "mlflow-outbox.jsonl", "mlflow-state.json", "mlflow-refused.jsonl", "mlflow-outbox.lock"
+OLD_NAME = "mlflow-spool.jsonl"  # of the outbox, in folders of searches that began before 2026-11-28
 TARGET = "target"
 
 Event = dict[str, Any]
@@ -39,7 +40,7 @@ class UnknownTarget(ValueError):
     """No file of a run folder says where its events go."""
 
 
-class Spool:
+class Outbox:
     """The files of a run folder. Appending never waits for whoever reads.
 
     Args:
@@ -51,13 +52,13 @@ class Spool:
     """
 
     def __init__(self, run_dir: Path, target: Target | None = None) -> None:
-        self.run_dir, self.path, self.named = run_dir, run_dir / SPOOL, set[str]()
+        self.run_dir, self.path, self.named = run_dir, path_in(run_dir), set[str]()
         state = self._state()
         stored = _target({"search": run_dir.name} | state)  # the folder's name was the search before it had its own
         said = self._last_target() or stored
         found = replace(target, search=said.search) if target and said else target or said
         if found is None:
-            raise UnknownTarget(f"{run_dir}: neither {SPOOL} nor {STATE} says where MLflow is")
+            raise UnknownTarget(f"{run_dir}: neither {OUTBOX} nor {STATE} says where MLflow is")
         self.target, self.done_bytes = found, 0
         if found != said:
             self.append({"kind": TARGET, "run": "", **asdict(found)})
@@ -75,7 +76,7 @@ class Spool:
         journal.append(self.path, event, sync=False)
 
     def events(self) -> Iterator[Event]:
-        """Yield everything that was ever spooled and can be read."""
+        """Yield everything that ever was in it and can be read."""
         if self.path.is_file():
             yield from (event for event, _ in self._read(0, torn=True) if event)
 
@@ -176,6 +177,12 @@ class Spool:
         if key not in self.named:
             self.named.add(key)
             print(masked(line), file=sys.stderr)
+
+
+def path_in(run_dir: Path) -> Path:
+    """Return where a folder's events are, or would be."""
+    old = run_dir / OLD_NAME
+    return old if old.exists() else run_dir / OUTBOX
 
 
 def lock(run_dir: Path) -> FileLock:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from filelock import BaseFileLock, Timeout
 
 from tuning.plan.secrets import masked
-from tuning.tracking.outbox import Event, Spool, lock
-from tuning.tracking.run_states import INTERRUPTED, Lives
+from tuning.tracking.outbox import Event, Outbox, lock
+from tuning.tracking.run_history import INTERRUPTED, RunHistory
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 LAST_WAIT_SECONDS, LAST_ATTEMPTS = 0.5, 2
@@ -41,16 +41,16 @@ class Carrier(Protocol):
 
 
 class Sink:
-    """Spools events, and carries them while the search goes on.
+    """Keeps events in an outbox, and carries them while the search goes on.
 
     Args:
-        spool: Where events lie until they are carried; one that has events is continued.
+        outbox: Where events lie until they are carried; one that has events is continued.
         connect: Makes what carries them; may raise, and is then tried again.
     """
 
-    def __init__(self, spool: Spool, connect: Callable[[], Carrier]) -> None:
-        self.spool, self.connect = spool, connect
-        self.lives = Lives(spool.events())
+    def __init__(self, outbox: Outbox, connect: Callable[[], Carrier]) -> None:
+        self.outbox, self.connect = outbox, connect
+        self.history = RunHistory(outbox.events())
         self.wake, self.closing, self.abandoned = threading.Event(), threading.Event(), threading.Event()
         self.began = self.moved = time.monotonic()
         self.reported = set[str]()
@@ -58,23 +58,23 @@ class Sink:
         self.thread.start()
 
     def put(self, kind: str, run: str, **given: Any) -> None:
-        """Spool an event, unless it is there already."""
+        """Put an event into the outbox, unless it is there already."""
         if kind == "artifact":
             given["modified"] = _modified(Path(given["path"]))
-        event = self.lives.news({"kind": kind, "run": run, **given})
+        event = self.history.news({"kind": kind, "run": run, **given})
         if event is None:
             return
         try:
-            self.spool.append(event)
+            self.outbox.append(event)
         except OSError as error:
-            print(f"{self.spool.path}: {kind} of {run} is lost to MLflow ({error})", file=sys.stderr)
+            print(f"{self.outbox.path}: {kind} of {run} is lost to MLflow ({error})", file=sys.stderr)
             return
-        self.lives.take(event)
+        self.history.take(event)
         self.wake.set()
 
     def end_open_runs(self, time_ms: int, but: str | None = None) -> None:
         """End every run that has no end as interrupted, children first."""
-        for run in [*self.lives.open()]:
+        for run in [*self.history.open()]:
             if run != but:
                 self.put("end", run, status="KILLED", tags={"status": INTERRUPTED}, time_ms=time_ms)
 
@@ -95,7 +95,7 @@ class Sink:
         """
         began = time.monotonic()
         searched = began - self.began if search_seconds is None else search_seconds
-        local = self.spool.target.uri.startswith("sqlite:")
+        local = self.outbox.target.uri.startswith("sqlite:")
         most = began + most_seconds
         patient = most if local else min(most, began + max(LEAST_PATIENCE_SECONDS, PATIENCE * searched))
         self.closing.set()
@@ -106,11 +106,11 @@ class Sink:
             check()
             self.thread.join(0.05)
         self.abandoned.set()
-        return self.spool.remaining() == 0
+        return self.outbox.remaining() == 0
 
     def _run(self) -> None:
         """Carry until closed. The lock is held to the end, so that no replay carries the same at the same time."""
-        held = lock(self.spool.run_dir)
+        held = lock(self.outbox.run_dir)
         try:
             self._carry_until_closed(held)
         finally:
@@ -127,8 +127,8 @@ class Sink:
                     held.acquire()
                 with reaching():
                     carrier = carrier or self.connect()
-                for event, end in self.spool.waiting():
-                    deliver(self.spool, carrier, event, end)
+                for event, end in self.outbox.waiting():
+                    deliver(self.outbox, carrier, event, end)
                     self.moved, failures = time.monotonic(), 0
                     if self.abandoned.is_set():
                         return
@@ -157,17 +157,17 @@ class Sink:
         if self.abandoned.is_set():  # nobody waits for it any more, and the search may have said its last
             return
         if isinstance(error, Unreachable):
-            culprit = f"MLflow at {masked(self.spool.target.uri)}"
+            culprit = f"MLflow at {masked(self.outbox.target.uri)}"
             line = f"{culprit} cannot be reached ({brief(error)})"
         else:
-            culprit = str(getattr(error, "filename", None) or self.spool.path)
+            culprit = str(getattr(error, "filename", None) or self.outbox.path)
             line = f"{culprit}: {brief(error)}"
         if culprit not in self.reported:
             self.reported.add(culprit)
             print(f"{line}; the search goes on", file=sys.stderr)
 
 
-def deliver(spool: Spool, carrier: Carrier, event: Event, end: int) -> bool:
+def deliver(outbox: Outbox, carrier: Carrier, event: Event, end: int) -> bool:
     """Carry one event, or put it aside; say whether it was carried.
 
     Raises:
@@ -176,8 +176,8 @@ def deliver(spool: Spool, carrier: Carrier, event: Event, end: int) -> bool:
     """
     reason = attempt(carrier, event)
     if reason is not None:
-        spool.refuse(event, reason)
-    spool.done(end)
+        outbox.refuse(event, reason)
+    outbox.done(end)
     return reason is None
 
 

@@ -39,7 +39,7 @@ class Run:
 def train(run: Run) -> optuna.Study | None:
     """Search, and confirm what was found; what the record has already is not done again."""
     plan, record = run.plan, run.record
-    checkpoints.drop_misfits(plan, run.known, record)
+    checkpoints.discard_incompatible(plan, run.known, record)
     to_mlflow, gauges = events.Tracking(run.sink), Metrics(plan.run_dir.name)
     for row in record.rows.values():
         gauges.ended(row)

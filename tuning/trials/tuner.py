@@ -15,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler
 from trainables.actors.host_registry import Hosts
 from trainables.actors.packed_trainable import PackedTrainable
 from trainables.spec import TrialSpec, Workload
-from trainables.training import farewell
+from trainables.training import stop_signal
 from tuning.callbacks.trial_callback import Harvest
 from tuning.cluster.connection import slots_of
 from tuning.cluster.hosting import save_all
@@ -28,7 +28,7 @@ from tuning.trials.asha import make_scheduler
 from tuning.trials.fixed_search import FixedSearch
 from tuning.trials.optuna_search import StudySearch, effective_key
 
-FAREWELL_SECONDS = 10.0
+LAST_SECONDS = 10.0
 
 
 def run(
@@ -75,20 +75,20 @@ def run(
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
     )
-    harvest.stop.farewell = functools.partial(_keep_all, plan, harvest)
+    harvest.stop.before_it = functools.partial(_keep_all, plan, harvest)
     try:
         tuner.fit()
     finally:
-        harvest.stop.farewell = None
+        harvest.stop.before_it = None
 
 
 def _keep_all(plan: SearchPlan, harvest: Harvest) -> None:
     """Have every trial that runs keep how it stands; one that takes long is not waited for."""
     folder = plan.run_dir / RAY / STOPPED
     if plan.isolation == "packed":
-        save_all(plan, folder, FAREWELL_SECONDS)
+        save_all(plan, folder, LAST_SECONDS)
     else:
-        farewell.keep_all(folder, harvest.running, FAREWELL_SECONDS)
+        stop_signal.keep_all(folder, harvest.running, LAST_SECONDS)
 
 
 def _attempt(folder: Path, phase: str) -> str:

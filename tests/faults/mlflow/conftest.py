@@ -118,13 +118,13 @@ def proxy(gate, monkeypatch):
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory):
-    """What an MLflow that never failed has of a spool's events: a function of the run folder and the search."""
+    """What an MLflow that never failed has of an outbox's events: a function of the run folder and the search."""
     folder = tmp_path_factory.mktemp("healthy")
 
     def carried(run_dir, search):
         target = Target(f"sqlite:///{folder}/mlflow.db", (folder / "files").as_uri(), search)
         carrier = MlflowCarrier(target)
-        for line in (run_dir / "mlflow-spool.jsonl").read_text().splitlines():
+        for line in (run_dir / "mlflow-outbox.jsonl").read_text().splitlines():
             event = json.loads(line)
             del event["checksum"]
             if event["kind"] != "target":
@@ -198,9 +198,9 @@ class Search:
     def arrived(self, seconds=90):
         """Wait until MLflow has everything so far."""
         until = time.monotonic() + seconds
-        while self.sink.spool.remaining() and time.monotonic() < until:
+        while self.sink.outbox.remaining() and time.monotonic() < until:
             time.sleep(0.05)
-        assert self.sink.spool.remaining() == 0
+        assert self.sink.outbox.remaining() == 0
 
     def replay(self):
         self.sink.thread.join(90)

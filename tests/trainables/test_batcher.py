@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from trainables.data.splits import mean_loss
-from trainables.engine.batcher import Conductor
+from trainables.engine.batcher import BatchedExecutor
 from trainables.engine.pack import Pack
 from trainables.training.session import next_report
 from trainables.training.solo import SoloSession
@@ -24,10 +24,10 @@ def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload, sp
         )
         solo.close()
     pack = Pack(workload.model, workload.data, "cpu", 2)
-    conductor = Conductor(pack)
+    executor = BatchedExecutor(pack)
 
     def life(trial):
-        session = conductor.admit(workload, trial)
+        session = executor.admit(workload, trial)
         return [
             session.train(4).eval_loss,
             session.train(4).eval_loss,
@@ -38,8 +38,8 @@ def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload, sp
         found = list(pool.map(life, trials))
     for own, alone in zip(found, expected, strict=True):
         assert own == pytest.approx(alone, abs=1e-5)
-    assert conductor.slot_rounds == 4 * 8 * 2
-    assert conductor.rounds < conductor.slot_rounds
+    assert executor.slot_rounds == 4 * 8 * 2
+    assert executor.rounds < executor.slot_rounds
 
 
 @pytest.fixture
@@ -49,26 +49,26 @@ def long(workload):
 
 
 def test_a_trial_is_let_in_at_the_next_step_of_its_neighbours(long, spec, wait_for):
-    conductor = Conductor(Pack(long.model, long.data, "cpu", 2))
-    first = conductor.admit(long, spec(learning_rate=0.01))
+    executor = BatchedExecutor(Pack(long.model, long.data, "cpu", 2))
+    first = executor.admit(long, spec(learning_rate=0.01))
     with ThreadPoolExecutor(1) as pool:
         report = pool.submit(next_report, first)
         wait_for(lambda: first.learner.step)
         asked_at = first.learner.step
-        conductor.admit(long, spec(learning_rate=0.02))
+        executor.admit(long, spec(learning_rate=0.02))
         assert first.learner.step < asked_at + 10
         assert report.result()["step"] == 20
 
 
 def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, strategy, tmp_path, spec, wait_for):
     def session():
-        return Conductor(Pack(long.model, long.data, "cpu", 2)).admit(long, spec(strategy, learning_rate=0.01))
+        return BatchedExecutor(Pack(long.model, long.data, "cpu", 2)).admit(long, spec(strategy, learning_rate=0.01))
 
     unbroken = session()
     with ThreadPoolExecutor(1) as pool:
         report = pool.submit(next_report, unbroken)
         wait_for(lambda: unbroken.learner.step >= 3)
-        with unbroken._conductor.between_rounds():
+        with unbroken._executor.between_rounds():
             unbroken.save(tmp_path / "saved")
         expected = report.result()
     taken_up = session()
@@ -81,8 +81,8 @@ def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, stra
 
 
 def test_a_pack_keeps_nothing_of_a_trial_that_has_left(workload, spec):
-    conductor = Conductor(Pack(workload.model, workload.data, "cpu", 2))
-    session = conductor.admit(workload, spec(learning_rate=0.01))
+    executor = BatchedExecutor(Pack(workload.model, workload.data, "cpu", 2))
+    session = executor.admit(workload, spec(learning_rate=0.01))
     session.train(1)
     weights = weakref.ref(session.learner.parameters[0])
     session.close()
@@ -92,8 +92,8 @@ def test_a_pack_keeps_nothing_of_a_trial_that_has_left(workload, spec):
 
 
 def test_a_trial_that_raises_leaves_its_neighbours_alone(workload, monkeypatch, spec):
-    conductor = Conductor(Pack(workload.model, workload.data, "cpu", 2))
-    good, bad = (conductor.admit(workload, spec(learning_rate=0.01)) for _ in range(2))
+    executor = BatchedExecutor(Pack(workload.model, workload.data, "cpu", 2))
+    good, bad = (executor.admit(workload, spec(learning_rate=0.01)) for _ in range(2))
     monkeypatch.setattr(bad.learner, "gather", lambda: {}["nothing"])
     with ThreadPoolExecutor(2) as pool:
         reports = [pool.submit(session.train, 2) for session in (good, bad)]
@@ -103,8 +103,8 @@ def test_a_trial_that_raises_leaves_its_neighbours_alone(workload, monkeypatch, 
 
 def test_an_error_in_a_round_reaches_every_trial_in_it_and_leaves_the_pack_usable(workload, monkeypatch, spec):
     pack = Pack(workload.model, workload.data, "cpu", 2)
-    conductor = Conductor(pack)
-    sessions = [conductor.admit(workload, spec(learning_rate=0.01, seed=seed)) for seed in range(2)]
+    executor = BatchedExecutor(pack)
+    sessions = [executor.admit(workload, spec(learning_rate=0.01, seed=seed)) for seed in range(2)]
 
     step, failed = pack.step, []
 

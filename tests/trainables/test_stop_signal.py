@@ -9,9 +9,9 @@ import pytest
 from trainables.spec import TrialSpec
 from trainables.training import checkpoint
 from trainables.training.checkpoint import LAST, SESSION
-from trainables.training.farewell import NOW, Listener, keep_all
 from trainables.training.session import next_report
 from trainables.training.solo import SoloSession
+from trainables.training.stop_signal import NOW, Listener, keep_all
 
 PLACE = f"one/{LAST}/{SESSION}"
 
