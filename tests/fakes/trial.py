@@ -20,6 +20,7 @@ from strategies.base import Site
 from strategies.empirical import EVIDENCE_KINDS
 from strategies.geometry import Geometry, gpt2, parameter_efficiency
 from trainables.data.splits import Splits
+from trainables.models.files import resolve
 from trainables.spec import TrialSpec, Workload
 from trainables.training import checkpoint
 from trainables.training.session import Diverged, StepReport
@@ -31,8 +32,8 @@ STEP_SECONDS = "FAKE_STEP_SECONDS"
 
 
 def geometry_of(model: str) -> Geometry:
-    """Return sites and size of a GPT-2 from its folder's ``config.json``."""
-    config = json.loads((Path(model) / "config.json").read_text())
+    """Return sites and size of a GPT-2 from its ``config.json``."""
+    config = json.loads((Path(resolve(model)) / "config.json").read_text())
     return gpt2(config["n_embd"], config["n_layer"], config["vocab_size"], config["n_positions"])
 
 

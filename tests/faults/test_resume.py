@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import optuna
@@ -236,3 +238,24 @@ def test_a_file_that_cannot_be_written_is_named_and_is_no_full_disk(simulated, c
     (copied / "rows.csv").rmdir()
     assert main(flags) == 0, capsys.readouterr().err
     assert read_rows(copied / "rows.csv") == read_rows(copied / "rows.jsonl")
+
+
+OLD = Path(__file__).parents[1] / "data" / "run-2026-11-27"
+"""A simulated search that was killed after two of its four trials; of the code before modules moved into rooms."""
+
+
+def test_a_search_of_an_older_version_is_read_and_goes_on(simulated, told, tmp_path):
+    shutil.copytree(OLD, tmp_path / "old")
+    again = ("--resume", "old", "--runs-dir", tmp_path)
+    assert "lora-rank-search was 0.1.0+aaf2ee349ca2, is " in told(*again)[2], (
+        "another version of the code is another circumstance"
+    )
+    status, out, errors = told(*again, "--allow-changes")
+    assert (status, errors) == (0, "")
+    assert (tmp_path / "old" / "rows.jsonl").read_bytes().startswith((OLD / "rows.jsonl").read_bytes())
+    rows = read_rows(tmp_path / "old" / "rows.jsonl")
+    assert Counter(row.phase for row in rows) == {"search": 4, "confirm": 4}, out
+    assert len({row.trial_id for row in rows}) == len(rows)
+    (stored,) = simulated.values()
+    assert not [run for run in stored.values() if run.status == "RUNNING"]
+    assert (tmp_path / "old" / "report.html").is_file()
