@@ -7,6 +7,7 @@ import click
 import torch
 
 from strategies import RankBudget
+from strategies.baseline import Baseline
 from trainables.data.splits import DataSource, mean_loss
 from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
@@ -22,7 +23,7 @@ def main(splits: int, rank: int, learning_rate: float, threads: int) -> None:
     torch.set_num_threads(threads)
     budget = RankBudget.like_uniform(rank, load("bundled").sites)
     workload = Workload("bundled", DataSource(), budget, epochs=3, batch_size=8, reports=1, scale=2.0)
-    spec = TrialSpec.from_config({"strategy": "baseline", "learning_rate": learning_rate})
+    spec = TrialSpec("baseline", Baseline(), learning_rate)
     for split in range(splits):
         session = SoloSession(replace(workload, data=DataSource(split_seed=split)), spec)
         before = mean_loss(session.splits.test, session.test_losses())

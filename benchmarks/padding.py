@@ -5,6 +5,7 @@ from dataclasses import replace
 import click
 import torch
 
+from analysis.results.trial_config import TrialConfig
 from benchmarks import workloads
 from benchmarks.pairs import Ratio, interleaved
 from benchmarks.passes import train
@@ -27,7 +28,7 @@ def main(model: str, trials: int, steps: int, pairs: int) -> None:
     """Print how many times faster the same steps are than with padding, on one thread."""
     torch.set_num_threads(1)
     workload = replace(_bundled() if model == "bundled" else workloads.gpt2_medium(8), epochs=10_000)
-    configs = [{"strategy": "baseline", "learning_rate": 0.002, "seed": seed} for seed in range(trials)]
+    configs = [TrialConfig("baseline", learning_rate=0.002, seed=seed) for seed in range(trials)]
     packs = []
     for joinable in (False, True):
         pack = Pack(workload.model, workload.data, workload.device, ROWS)

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import torch
 
+from analysis.results.trial_config import TrialConfig
 from benchmarks import peers, workloads
 from benchmarks.pairs import Ratio, interleaved
 from strategies.base import Evidence, Site
@@ -23,8 +24,8 @@ SLOTS = 4
 class Drill(Host):
     """A host that trains without evaluating."""
 
-    def fill(self, reference: list[Any], configs: list[dict[str, Any]]) -> None:
-        workload = self._known(reference)
+    def fill(self, reference: list[Any], configs: list[TrialConfig]) -> None:
+        workload = self._unpack(reference)
         self.pack = Pack.of(workload, workload.micro_batch)
         self.slots = [self.pack.admit(workload, TrialSpec.from_config(config)) for config in configs]
 
@@ -98,7 +99,7 @@ def prefix(pairs: int, device: str) -> Ratio:
     """Tokens a second where the lower half of the blocks has rank 0, cached, against all blocks adapted."""
     torch.set_num_threads(1)
     workload = replace(workloads.standard(device, 4), pack_size=SLOTS, epochs=200)
-    configs = [{"strategy": "baseline", "learning_rate": 0.002, "seed": seed} for seed in range(SLOTS)]
+    configs = [TrialConfig("baseline", learning_rate=0.002, seed=seed) for seed in range(SLOTS)]
     pack, everywhere = _packed(workload, configs)
     upper = [pack.admit(workload, replace(TrialSpec.from_config(config), allocator=UpperHalf())) for config in configs]
     train(pack, everywhere, 2), train(pack, upper, 4)  # an epoch fills the cache
@@ -110,7 +111,7 @@ def _actor(kind: type, device: str, share: int) -> Any:
     return ray.remote(kind).options(num_cpus=0, num_gpus=0.5 / share if device == "cuda" else 0)
 
 
-def _packed(workload: Workload, configs: list[dict[str, Any]]) -> tuple[Pack, list[Slot]]:
+def _packed(workload: Workload, configs: list[TrialConfig]) -> tuple[Pack, list[Slot]]:
     pack = Pack(workload.model, workload.data, workload.device, workload.micro_batch)
     return pack, [pack.admit(workload, TrialSpec.from_config(config)) for config in configs]
 

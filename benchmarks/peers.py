@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune as ray_tune
 
+from analysis.results.trial_config import TrialConfig
 from benchmarks import workloads
 from trainables.spec import TrialSpec, Workload
 
@@ -25,10 +26,11 @@ def tutorial(config: dict[str, Any], workload: Workload) -> None:
 
     torch.set_num_threads(workload.threads)
     splits = workloads.splits(workload)
-    spec = TrialSpec.from_config(config)
+    trial_config = TrialConfig.from_ray(config)
+    spec = TrialSpec.from_config(trial_config)
     model = AutoModelForCausalLM.from_pretrained(resolve(workload.model), dtype=torch.float32)
     torch.manual_seed(spec.seed)
-    model = get_peft_model(model, LoraConfig(**workloads.lora(workload, config)))
+    model = get_peft_model(model, LoraConfig(**workloads.lora(workload, trial_config)))
 
     def collated(examples: list[Any]) -> dict[str, torch.Tensor]:
         batch = collate(examples, 0, "cpu")
@@ -72,7 +74,7 @@ class Expert:
         config: Ray's configuration of the trial.
     """
 
-    def __init__(self, workload: Workload, config: dict[str, Any]) -> None:
+    def __init__(self, workload: Workload, config: TrialConfig) -> None:
         import torch
         from peft import LoraConfig, get_peft_model
 
@@ -129,7 +131,7 @@ class Expert:
 
 def expert(config: dict[str, Any], workload: Workload) -> None:
     """P1 as a function trainable; Ray reuses its process."""
-    trial = Expert(workload, config)
+    trial = Expert(workload, TrialConfig.from_ray(config))
     try:
         trial.train(workload.steps)
         losses = [trial.evaluate(split) for split in (trial.splits.validation, trial.splits.test)]
@@ -141,7 +143,7 @@ def expert(config: dict[str, Any], workload: Workload) -> None:
 class Experts:
     """A warm process of P1: trains trials one after the other."""
 
-    def train(self, workload: Workload, configs: list[dict[str, Any]], steps: int) -> int:
+    def train(self, workload: Workload, configs: list[TrialConfig], steps: int) -> int:
         """Train each a few steps and return the learned tokens."""
         tokens = 0
         for config in configs:

@@ -6,6 +6,7 @@ import click
 import numpy as np
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase
 from analysis.stats.verdicts import PLAIN, Verdict, verdicts
 
 EFFECTS = {"none": 0.0, "small": -0.01, "large": -0.05}
@@ -63,7 +64,7 @@ def simulated(
         losses[1:] += effect
         rows = [
             ResultRow(
-                f"{name}{seed}", name, name, "finished", phase="confirm", seed=seed, trainable_parameters=1000,
+                f"{name}{seed}", name, name, "finished", phase=Phase.CONFIRM, seed=seed, trainable_parameters=1000,
                 test_loss=float(own @ weights / weights.sum()),
                 test_documents=list(zip((own * weights).tolist(), tokens, strict=True)),
             ) for name, runs in zip(names, losses, strict=True) for seed, own in enumerate(runs)

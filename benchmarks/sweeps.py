@@ -12,6 +12,7 @@ from typing import Any
 from ray import tune as ray_tune
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import TrialConfig
 from benchmarks import peers, workloads
 from benchmarks.memory import Meter
 from benchmarks.pairs import Ratio, interleaved
@@ -39,7 +40,7 @@ class Clock(ray_tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.ends.append(time.perf_counter())
 
-    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
+    def started(self, config: TrialConfig) -> None:
         """Not of interest."""
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
@@ -54,7 +55,7 @@ class Clock(ray_tune.Callback):  # type: ignore[misc]
         return (self.ends[last] - self.ends[first]) / (last - first)
 
 
-def ours(workload: Workload, configs: list[dict[str, Any]], **choices: Any) -> Clock:
+def ours(workload: Workload, configs: list[TrialConfig], **choices: Any) -> Clock:
     """Run a search of ours over given configurations, or over what Optuna suggests if there are none."""
     with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         plan = SearchPlan(
@@ -81,7 +82,7 @@ def ours(workload: Workload, configs: list[dict[str, Any]], **choices: Any) -> C
 
 
 def peer(
-    function: Any, workload: Workload, configs: list[dict[str, Any]], concurrent: int, reuse_actors: bool | None = None
+    function: Any, workload: Workload, configs: list[TrialConfig], concurrent: int, reuse_actors: bool | None = None
 ) -> Clock:
     """Run a sweep of P0, or with ``reuse_actors`` of P1."""
     clock, share = Clock(), min(1.0, (os.cpu_count() or 1) / concurrent)
@@ -102,7 +103,7 @@ def peer(
     return clock
 
 
-def _experts(workload: Workload, configs: list[dict[str, Any]], concurrent: int) -> Clock:
+def _experts(workload: Workload, configs: list[TrialConfig], concurrent: int) -> Clock:
     return peer(peers.expert, workload, configs, concurrent, reuse_actors=True)
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from analysis.results.trial_config import TrialConfig
 from strategies import SEARCHED, STRATEGIES, RankBudget
 from trainables.data.splits import DataSource, Splits, load_splits
 from trainables.evidence.importance import measure
@@ -40,17 +41,23 @@ def nothing(device: str) -> Workload:
     return replace(workload, data=source, batch_size=1)
 
 
-def configs(count: int) -> list[dict[str, Any]]:
-    """Return Ray configurations: the strategies in turn, each with its known good choices, learning rates spread."""
-    found = []
-    for number in range(count):
-        name = SEARCHED[number % len(SEARCHED)]
-        own = {**STRATEGIES[name].known_good, "learning_rate": 0.002 * 1.2 ** (number % 9)}
-        found.append({"trial_id": f"b{number:03d}", "strategy": name, name: own, "scaling": "constant", "seed": number})
-    return found
+def configs(count: int) -> list[TrialConfig]:
+    """Return configurations: the strategies in turn, each with its known good choices, learning rates spread."""
+    names = [SEARCHED[number % len(SEARCHED)] for number in range(count)]
+    return [
+        TrialConfig(
+            strategy=name,
+            trial_id=f"b{number:03d}",
+            params=STRATEGIES[name].known_good,
+            learning_rate=0.002 * 1.2 ** (number % 9),
+            scaling="constant",
+            seed=number,
+        )
+        for number, name in enumerate(names)
+    ]
 
 
-def lora(workload: Workload, config: dict[str, Any]) -> dict[str, Any]:
+def lora(workload: Workload, config: TrialConfig) -> dict[str, Any]:
     """Return what a user would write into PEFT's LoraConfig for a trial."""
     sites = shape_of(workload.model).sites
     spec = TrialSpec.from_config(config)

@@ -1,4 +1,4 @@
-"""Who gets how much rank: strategies score sites, ``allocate`` spends the budget. Pure Python and NumPy."""
+"""Rank allocation: strategies score sites, ``allocate`` spends the budget. Pure Python and NumPy."""
 
 from strategies.adalora import AdaLora
 from strategies.allocation import RankAllocation, RankBudget, allocate
@@ -15,7 +15,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     cls.name: cls for cls in (Baseline, LinearDecay, AttentionHeavy, Empirical, Composite, Eva, AdaLora)
 }
 SEARCHED = tuple(name for name in STRATEGIES if name not in {Eva.name, AdaLora.name})
-"""Those that a search has unless it names others; each further one takes trials from the rest."""
+"""The default strategies of a search; each further one takes trials from the rest."""
 
 __all__ = [
     "CONTROLS",

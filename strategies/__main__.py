@@ -41,12 +41,12 @@ def preview(  # noqa: D103  (its help is the docstring of the module)
 ) -> None:
     if budget is not None and budget_rank is not None:
         raise ValueError("--budget and --budget-rank are two ways to say one thing; give one")
-    shape = _from_model(model) if model else _known(GEOMETRIES, geometry, "--geometry")
+    shape = _from_model(model) if model else _lookup(GEOMETRIES, geometry, "--geometry")
     if official:
         rows = [(e.name, e.strategy, e.allocation(shape.sites)) for e in OFFICIAL]
     else:
         spend = RankBudget(budget) if budget is not None else RankBudget.like_uniform(budget_rank or 2, shape.sites)
-        rows = [(name, name, _planned(name, settings, shape.sites, spend)) for name in names or _known_now()]
+        rows = [(name, name, _planned(name, settings, shape.sites, spend)) for name in names or _previewable()]
     described = [_described(*row, shape) for row in rows]
     if as_json:
         click.echo(json.dumps(described, indent=1))
@@ -59,12 +59,12 @@ def preview(  # noqa: D103  (its help is the docstring of the module)
                 click.echo(f"{name}: decided {cls.decided()}")
 
 
-def _known_now() -> list[str]:
+def _previewable() -> list[str]:
     return [name for name, cls in STRATEGIES.items() if not cls.decided()]
 
 
 def _planned(name: str, settings: tuple[str, ...], sites: tuple[Site, ...], budget: RankBudget) -> RankAllocation:
-    cls = _known(STRATEGIES, name, "--strategy")
+    cls = _lookup(STRATEGIES, name, "--strategy")
     if cls.decided():
         raise ValueError(f"--strategy {name}: its ranks are decided {cls.decided()}, which a preview does not do")
     fields = {field.name for field in dataclasses.fields(cls)}
@@ -88,7 +88,7 @@ def _number(setting: str, value: str) -> float:
     return number
 
 
-def _known(table: dict[str, Any], name: str, flag: str) -> Any:
+def _lookup(table: dict[str, Any], name: str, flag: str) -> Any:
     if name not in table:
         raise ValueError(f"{flag} {name}: unknown; known: {', '.join(table)}")
     return table[name]

@@ -28,7 +28,7 @@ class Phases:
 
 @dataclass(frozen=True)
 class AdaLora(Strategy):
-    """Begins as plain LoRA of ``initial`` times the budget and ends within it; ``trainables.adalora`` trains it.
+    """Begins as plain LoRA of ``initial`` times the budget, and ends within it (see ``trainables.training.adalora``).
 
     Args:
         initial: Rank at the start over that of plain LoRA of the budget's cost, rounded up to a whole rank.
@@ -65,7 +65,7 @@ class AdaLora(Strategy):
 
     @classmethod
     def suggest(cls, trial: Suggester) -> Self:
-        """Draw each from a range around what the paper uses."""
+        """Draw each from a range around the paper's value."""
         return cls(
             initial=trial.suggest_float("initial", 1.25, 3.0),
             orthogonal=trial.suggest_float("orthogonal", 0.03, 1.0, log=True),
@@ -74,11 +74,11 @@ class AdaLora(Strategy):
         )
 
     def scores(self, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
-        """Return 1 for every site: nobody is preferred at the start."""
+        """Return 1 for every site: no site is preferred at the start."""
         return {site.name: 1.0 for site in sites}
 
     def start_budget(self, sites: Sequence[Site], budget: RankBudget) -> RankBudget:
-        """Return what a trial begins with: one rank at every site, as far as its dimensions allow."""
+        """Return the budget that a trial begins with: one rank at every site, as far as its dimensions allow."""
         mean = budget.params / sum(site.cost for site in sites)
         rank = max(1, math.ceil(round(self.initial * mean, 9)))
         return RankBudget(sum(site.cost * min(rank, site.max_rank) for site in sites), high=rank)

@@ -36,7 +36,7 @@ class RankBudget:
 
     @classmethod
     def like_uniform(cls, rank: int, sites: Sequence[Site]) -> Self:
-        """Return what plain LoRA of ``rank`` on every site spends.
+        """Return the budget that plain LoRA of ``rank`` on every site spends.
 
         Raises:
             ValueError: ``rank`` is below 1 or above the smallest dimension of some site.
@@ -84,16 +84,16 @@ def allocate(scores: Mapping[str, Score], sites: Sequence[Site], budget: RankBud
     Units of rank are dealt one at a time, the next to the site with the largest claim. A score is a claim of
     ``score / (2 * rank + 1)``, which is the Sainte-Laguë (Webster) method of apportionment: ranks come out as the
     proportional shares rounded to the nearest integer. A tuple of scores has the claim of each unit, the first one's
-    first. A unit costs ``d_in + d_out``. A site whose unit does not fit any more is finished; ties go to the site that
-    comes first. A unit without a claim is dealt only if more than 1 % of the budget would be left.
+    first. A unit costs ``d_in + d_out``. A site whose next unit does not fit is finished; ties go to the site that
+    comes first. A unit without a claim is dealt only if more than 1 % of the budget would remain.
 
     Args:
         scores: Importance >= 0 for every site, or of every unit of rank at it.
         sites: The sites, in the model's order.
-        budget: What may be spent, and the bounds of a rank.
+        budget: The parameters to spend, and the bounds of a rank.
 
     Returns:
-        Ranks that never cost more than the budget. What is left is less than the cheapest unit that could be added
+        Ranks that never cost more than the budget. The remainder is less than the cheapest unit that could be added
         to a site with a positive score, or at most 1 %.
 
     Raises:
@@ -106,37 +106,37 @@ def allocate(scores: Mapping[str, Score], sites: Sequence[Site], budget: RankBud
     _check_scores(scores, sites)
     caps = {site.name: min(budget.high, site.max_rank) for site in sites}
     ranks = {site.name: min(budget.low, caps[site.name]) for site in sites}
-    left = budget.params - sum(site.cost * ranks[site.name] for site in sites)
-    if left < 0:
+    remaining = budget.params - sum(site.cost * ranks[site.name] for site in sites)
+    if remaining < 0:
         raise ValueError(f"budget {budget.params} is too small for rank {budget.low} at each of {len(sites)} sites")
-    left = _deal(sites, _rounded(scores), ranks, caps, left)
-    if left > UNSPENT_TOLERANCE * budget.params:
-        left = _deal(sites, dict.fromkeys(scores, 1.0), ranks, caps, left)
+    remaining = _deal(sites, _rounded(scores), ranks, caps, remaining)
+    if remaining > UNSPENT_TOLERANCE * budget.params:
+        remaining = _deal(sites, dict.fromkeys(scores, 1.0), ranks, caps, remaining)
     if not any(ranks.values()):
         cheapest = min(site.cost for site in sites)
         raise ValueError(f"budget {budget.params} is too small for any rank: one unit costs at least {cheapest}")
-    return RankAllocation(ranks=ranks, params=budget.params - left)
+    return RankAllocation(ranks=ranks, params=budget.params - remaining)
 
 
 def _deal(
-    sites: Sequence[Site], scores: Mapping[str, Score], ranks: dict[str, int], caps: Mapping[str, int], left: int
+    sites: Sequence[Site], scores: Mapping[str, Score], ranks: dict[str, int], caps: Mapping[str, int], remaining: int
 ) -> int:
-    """Raise ``ranks`` in place, best claim first, and return what is left of the budget."""
+    """Raise ``ranks`` in place, best claim first, and return the remaining budget."""
     queue = [(-_claim(scores[site.name], ranks[site.name]), index) for index, site in enumerate(sites)]
     heapq.heapify(queue)
     while queue:
         claim, index = heapq.heappop(queue)
         site = sites[index]
-        if claim == 0 or site.cost > left or ranks[site.name] >= caps[site.name]:
-            continue  # `left` only falls, so this site is finished
+        if claim == 0 or site.cost > remaining or ranks[site.name] >= caps[site.name]:
+            continue  # `remaining` only falls, so this site is finished
         ranks[site.name] += 1
-        left -= site.cost
+        remaining -= site.cost
         heapq.heappush(queue, (-_claim(scores[site.name], ranks[site.name]), index))
-    return left
+    return remaining
 
 
 def _claim(score: Score, rank: int) -> float:
-    """Return the claim of a site that has ``rank`` units to its next one."""
+    """Return the claim to its next unit of a site that has ``rank`` units."""
     if isinstance(score, tuple):
         return score[rank] if rank < len(score) else 0.0
     return score / (2 * rank + 1)
@@ -148,10 +148,10 @@ def units(score: Score) -> tuple[float, ...]:
 
 
 def _rounded(scores: Mapping[str, Score]) -> dict[str, Score]:
-    """Scale to a maximum of 1 and drop digits that are float noise, so that scores equal on paper are equal here."""
+    """Scale to a maximum of 1 and round off float noise, so that mathematically equal scores are equal."""
     largest = max((value for score in scores.values() for value in units(score)), default=0.0)
     if largest == 0:
-        return dict.fromkeys(scores, 1.0)  # nobody is preferred
+        return dict.fromkeys(scores, 1.0)  # no site is preferred
     return {
         name: tuple(round(value / largest, 12) for value in score)
         if isinstance(score, tuple)

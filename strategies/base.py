@@ -1,4 +1,4 @@
-"""What every strategy is given and what it must answer."""
+"""The interface of every strategy: its inputs and its scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, Protocol, Self
 
 Kind = Literal["attention", "mlp"]
 Evidence = Mapping[str, Mapping[str, float]]
-"""Measured importance: kind of evidence -> site name -> value >= 0. Empty where nothing was measured."""
+"""Measured importance: kind of evidence -> site name -> value >= 0. Empty if nothing was measured."""
 Score = float | tuple[float, ...]
-"""Importance of a site; or of its first unit of rank, its second and so on, those beyond the last being worth 0."""
+"""Importance of a site; or of its first unit of rank, its second and so on, later ones being worth 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Suggester(Protocol):
 
 
 class Scorer(Protocol):
-    """Anything that can say how important each site is."""
+    """Anything that scores sites."""
 
     def scores(self, sites: Sequence[Site], evidence: Evidence) -> Mapping[str, Score]:
         """Return each site's importance, as ``Strategy.scores``."""
@@ -85,7 +85,7 @@ class Strategy(ABC):
 
     @classmethod
     def decided(cls) -> str | None:
-        """Say when the ranks are known; None if they are from the start."""
+        """Return when the ranks are decided; None if from the start."""
         if cls.allocates_while_training:
             return "while training"
         return "after the evidence is measured" if cls.needs_evidence or cls.needs_components else None
@@ -96,11 +96,11 @@ class Strategy(ABC):
 
         Args:
             sites: All sites of the model.
-            evidence: What was measured before training; empty unless ``needs_evidence`` or ``needs_components``.
+            evidence: The evidence measured before training; empty unless ``needs_evidence`` or ``needs_components``.
 
         Returns:
             Site name -> score >= 0. Ranks become proportional to scores; 0 leaves a site unadapted; equal scores are
-            plain LoRA. A strategy that can tell what each unit of rank is worth returns a tuple instead.
+            plain LoRA. A strategy that scores each unit of rank returns a tuple instead.
 
         Raises:
             ValueError: The evidence that the strategy needs is missing.

@@ -59,12 +59,12 @@ class Composite(Strategy):
         )
 
     def scores(self, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
-        """Return the product; with power 0 nothing needs to have been measured."""
+        """Return the product; with power 0 no evidence is needed."""
         relative = relative_evidence(self.evidence, sites, evidence) if self.power else {s.name: 1.0 for s in sites}
-        found = {}
+        scores = {}
         for site in sites:
             t = relative_depth(site, sites)
             depth = max(0.0, 1 + self.slope * (1 - 2 * t) + self.curvature * (6 * t * t - 6 * t + 1))
             kind = math.exp((1 if site.kind == "attention" else -1) * self.log_ratio / 2)
-            found[site.name] = depth * kind * max(relative[site.name], LEAST_RELATIVE_EVIDENCE) ** self.power
-        return found
+            scores[site.name] = depth * kind * max(relative[site.name], LEAST_RELATIVE_EVIDENCE) ** self.power
+        return scores

@@ -1,4 +1,4 @@
-"""Controls: an allocation's own scores at the wrong matrices. Beating them is what shows that the places matter."""
+"""Controls: an allocation's own scores at the wrong matrices. Beating them shows that the placement matters."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ class Shuffled:
     """Another strategy's scores, dealt to the matrices at random; the budget is then spent anew, so the cost is equal.
 
     Args:
-        of: Whose scores.
-        seed: Decides who gets which.
+        of: The strategy whose scores are shuffled.
+        seed: Seed of the shuffle.
     """
 
     of: Scorer
@@ -36,8 +36,8 @@ class Inverted:
     """Another strategy's scores upside down: ``highest + lowest - score``, unit by unit if units are scored.
 
     Args:
-        of: Whose scores.
-        seed: Of no influence; there is one way to invert.
+        of: The strategy whose scores are inverted.
+        seed: Without influence; there is one way to invert.
     """
 
     of: Scorer
@@ -45,34 +45,34 @@ class Inverted:
     name: ClassVar[str] = "inverted"
 
     def scores(self, sites: Sequence[Site], evidence: Evidence) -> Mapping[str, Score]:
-        """Return high scores where low ones were, ties kept."""
+        """Return high scores in place of low ones, with ties unchanged."""
         scores = self.of.scores(sites, evidence)
         ends = [max(unit) + min(unit) for unit in zip_longest(*map(units, scores.values()), fillvalue=0.0)]
-        found: dict[str, Score] = {}
+        inverted: dict[str, Score] = {}
         for name, score in scores.items():
             row = (*units(score), *(0.0 for _ in ends))
-            turned = tuple(max(0.0, end - value) for end, value in zip(ends, row, strict=False))
-            found[name] = turned if isinstance(score, tuple) else turned[0]
-        return found
+            flipped = tuple(max(0.0, end - value) for end, value in zip(ends, row, strict=False))
+            inverted[name] = flipped if isinstance(score, tuple) else flipped[0]
+        return inverted
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """The ranks that a strategy ended with while it trained, given from the start: what is left of it is plain LoRA.
+    """The final ranks of a strategy that allocates while training, fixed from the start as in plain LoRA.
 
     Args:
-        ranks: A rank for each site in the model's order, with spaces between them.
+        ranks: A rank for each site in the model's order, separated by spaces.
     """
 
     ranks: str
     name: ClassVar[str] = "frozen"
 
     def scores(self, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
-        """Return the ranks; ``allocate`` gives each site its own before it gives any more than that."""
-        found = self.ranks.split()
-        if len(found) != len(sites):
-            raise ValueError(f"frozen/ranks has {len(found)} ranks, the model has {len(sites)} sites")
-        return {site.name: float(rank) for site, rank in zip(sites, found, strict=True)}
+        """Return the ranks; ``allocate`` gives every site its rank before it gives any more."""
+        ranks = self.ranks.split()
+        if len(ranks) != len(sites):
+            raise ValueError(f"frozen/ranks has {len(ranks)} ranks, the model has {len(sites)} sites")
+        return {site.name: float(rank) for site, rank in zip(sites, ranks, strict=True)}
 
 
 CONTROLS: dict[str, type[Shuffled] | type[Inverted]] = {cls.name: cls for cls in (Shuffled, Inverted)}

@@ -1,4 +1,4 @@
-"""Rank where a measurement says that it is needed."""
+"""Rank according to measured importance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Empirical(Strategy):
     Args:
         evidence: ``gradient`` is the expected squared gradient of one unit of rank at initialisation, ``activation``
             the energy of the site's input, ``sensitivity`` the mean of weight times gradient, unsigned, ``fisher`` the
-            mean squared gradient of a weight (see ``trainables.evidence`` for the formulas).
+            mean squared gradient of a weight (see ``trainables.evidence.importance`` for the formulas).
         temperature: Above 1 flattens towards plain LoRA, below 1 sharpens.
 
     Source:

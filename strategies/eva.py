@@ -15,8 +15,8 @@ COMPONENT = "explained_variance/"
 class Eva(Strategy):
     """The k-th unit of rank at a site is worth the share of its input's variance that the k-th component explains.
 
-    The rest of EVA is not a matter of scores: ``trainables.eva`` measures the components, and a trial's A begins
-    as the first of them (B as 0).
+    The rest of EVA is not a matter of scores: ``trainables.evidence.input_pca`` measures the components, and a trial's
+    A begins as the first of them (B as 0).
 
     EVA sorts the components of all matrices by explained variance and keeps as many as there are ranks to give. Here
     they are dealt in the same order until the *parameters* are spent, so a unit that costs more leaves fewer to others.
@@ -56,7 +56,7 @@ class Eva(Strategy):
 
 def spectra(evidence: Evidence) -> list[Mapping[str, float]]:
     """Return site name -> explained variance ratio for the first component, the second, and so on."""
-    found: list[Mapping[str, float]] = []
-    while (kind := f"{COMPONENT}{len(found) + 1}") in evidence:
-        found.append(evidence[kind])
-    return found
+    ratios: list[Mapping[str, float]] = []
+    while (kind := f"{COMPONENT}{len(ratios) + 1}") in evidence:
+        ratios.append(evidence[kind])
+    return ratios

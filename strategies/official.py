@@ -19,8 +19,8 @@ class OfficialExperiment:
     """One row of the seed report.
 
     Args:
-        name: Its experiment name there.
-        strategy: Its strategy name there.
+        name: Its experiment name in the report.
+        strategy: Its strategy name in the report.
         mean_rank: Trainable parameters over those of one rank at every site.
         depth_profile: Relative importance from the lowest to the highest block, evenly spaced.
         attention_weight: Importance of attention sites against 1 for MLP sites.

@@ -20,9 +20,9 @@ from trainables.training.checkpoint import BEST
 
 
 def uniform(model: str, adapter: Path, output: Path) -> None:
-    """Write an adapter for servers that know one rank and one scale.
+    """Write an adapter for servers that support one rank and one scale.
 
-    Every matrix of a kind that is adapted anywhere gets the highest rank: A and B are padded with zeros, the scale is
+    Every matrix of an adapted kind gets the highest rank: A and B are padded with zeros, the scale is
     multiplied into B, and alpha is the rank. Logits are those of the original.
 
     Args:
@@ -56,9 +56,9 @@ def uniform(model: str, adapter: Path, output: Path) -> None:
 
 def merged(model: str, adapter: Path, output: Path) -> None:
     """Write the base with the adapter added to its weights, and its tokenizer: a model that needs no PEFT."""
-    base = read_weights(model)  # a new one, since merging changes it
-    found: Any = PeftModel.from_pretrained(base, str(adapter))
-    found.merge_and_unload().save_pretrained(str(output))
+    base = read_weights(model)  # not the cached one, since merging changes it
+    wrapped: Any = PeftModel.from_pretrained(base, str(adapter))
+    wrapped.merge_and_unload().save_pretrained(str(output))
     load_tokenizer(model).save_pretrained(str(output))
 
 
@@ -86,7 +86,7 @@ def convert(run_dir: Path, form: str, output: Path) -> None:  # noqa: D103  (its
     adapter, plan = run_dir / BEST, run_dir / "plan.json"
     if not adapter.is_dir() or not plan.is_file():
         raise click.ClickException(f"{run_dir}: no best_adapter and plan.json in it; give the folder of a finished run")
-    for name in (CONFIG, WEIGHTS):  # PEFT would read a pickle in the place of the second
+    for name in (CONFIG, WEIGHTS):  # without the second, PEFT would read a pickle
         if not (adapter / name).is_file():
             raise click.ClickException(f"{adapter}: no {name} in it; give the folder of a finished run")
     if output.exists():

@@ -1,10 +1,11 @@
-"""What one trial does. The only reader of Ray's config dict."""
+"""What one trial does, and what it shares with the others."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from analysis.results.trial_config import TrialConfig
 from strategies import CONTROLS, STRATEGIES, AdaLora, Frozen, RankAllocation, RankBudget, Scorer, Strategy, allocate
 from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
@@ -15,7 +16,6 @@ if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch t
 
 Scaling = Literal["constant", "alpha/r", "alpha/sqrt(r)"]
 SCALINGS: tuple[Scaling, ...] = ("constant", "alpha/r", "alpha/sqrt(r)")
-BUDGET_SHARE = "budget_share"
 
 SCORERS: Mapping[str, type[Strategy] | type[Frozen]] = {**STRATEGIES, Frozen.name: Frozen}
 
@@ -110,28 +110,17 @@ class TrialSpec:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {self.scaling!r}")
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read Ray's config: ``strategy``, its own parameters, learning rate and budget under its name; common ones.
-
-        A control's own parameters are those of what it is a control of, which it names as ``of``.
+    def from_config(cls, config: TrialConfig) -> Self:
+        """Make the strategy that a configuration names, with its hyperparameters.
 
         Raises:
-            ValueError: The strategy is unknown, or a value is out of range.
+            ValueError: The strategy is unknown, a value is out of range, or there is no learning rate.
         """
-        own = dict(config.get(config["strategy"], {}))
-        common = {key: config[key] for key in ("learning_rate", "scaling", "seed") if key in config}
-        common |= {key: own.pop(key) for key in ("learning_rate", BUDGET_SHARE) if key in own}
-        if "official" in config:
-            experiment = next(item for item in OFFICIAL if item.name == config["official"])
-            return cls(label=experiment.strategy, allocator=experiment, **common)
-        name, of = config["strategy"], own.pop("of", None)
-        scorer = of if name in CONTROLS else name
-        if scorer not in SCORERS:
-            raise ValueError(f"unknown strategy {scorer!r}; known: {', '.join(STRATEGIES)}")
-        allocator: Scorer = SCORERS[scorer](**own)
-        if name in CONTROLS:
-            allocator = CONTROLS[name](allocator, common.get("seed", 0))
-        return cls(label=name, allocator=allocator, **common)
+        if config.learning_rate is None:
+            raise ValueError(f"{config.name}: no learning rate")
+        chosen = {"scaling": config.scaling, "seed": config.seed, "budget_share": config.budget_share}
+        common: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        return cls(config.strategy, _allocator(config), config.learning_rate, **common)
 
     def allocation(self, sites: Sequence[Site], budget: RankBudget, evidence: Evidence) -> RankAllocation:
         """Return the planned ranks, which cost no more than the trial's share of ``budget``.
@@ -175,3 +164,13 @@ class TrialSpec:
         mean_rank = allocation.params / sum(site.cost for site in sites)
         exponent = {"constant": 1.0, "alpha/r": 0.0, "alpha/sqrt(r)": 0.5}[self.scaling]
         return {name: scale * mean_rank ** (1 - exponent) * rank**exponent for name, rank in allocation.adapted.items()}
+
+
+def _allocator(config: TrialConfig) -> Scorer | OfficialExperiment:
+    if config.official is not None:
+        return next(experiment for experiment in OFFICIAL if experiment.name == config.official)
+    scorer = config.control_of if config.strategy in CONTROLS else config.strategy
+    if scorer is None or scorer not in SCORERS:
+        raise ValueError(f"unknown strategy {scorer!r}; known: {', '.join(STRATEGIES)}")
+    allocator = SCORERS[scorer](**config.params)
+    return CONTROLS[config.strategy](allocator, config.seed or 0) if config.strategy in CONTROLS else allocator

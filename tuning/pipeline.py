@@ -15,6 +15,7 @@ from typing import Any
 import click
 import optuna
 
+from analysis.results.trial_config import Phase
 from analysis.stats import ranking
 from trainables.actors.host_registry import Hosts
 from tuning.cluster import connection, hosting, node_check
@@ -47,8 +48,8 @@ def dry_run(plan: SearchPlan) -> int:
         Unusable: Something about the plan is wrong.
     """
     with _refusing():
-        known = preflight.check(plan)
-    preview.show(plan, known)
+        checked = preflight.check(plan)
+    preview.show(plan, checked)
     return OK
 
 
@@ -64,18 +65,18 @@ def search(plan: SearchPlan) -> int:
             if os.path.lexists(plan.run_dir):
                 continued = f"--resume {plan.name} takes it up"
                 raise ValueError(f"--name {plan.name}: {plan.run_dir} exists; choose another name, or {continued}")
-            known = preflight.check(plan)
-            disk_space.check(plan, known)
+            checked = preflight.check(plan)
+            disk_space.check(plan, checked)
             search_id = uuid.uuid4().hex
-            dashboard = stack.enter_context(_ray(plan, known, search_id))
-            hosts = stack.enter_context(hosting.hosts_for(plan, known.workload))
-            plan, known = measuring.measured(plan, known, hosts)
-            plan = plan.model_copy(update=known.pinned)
-            facts = _facts(plan, known, search_id)
+            dashboard = stack.enter_context(_ray(plan, checked, search_id))
+            hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
+            plan, checked = measuring.measured(plan, checked, hosts)
+            plan = plan.model_copy(update=checked.pinned)
+            facts = _facts(plan, checked, search_id)
             record = _created(plan, facts)
             process.leave_with(f"Stopped. To go on: {_again(plan)}")
             stack.enter_context(continuation.locked(plan.run_dir))
-        return _run(plan, known, record, facts, hosts.sharing(known.workload), dashboard)
+        return _run(plan, checked, record, facts, hosts.sharing(checked.workload), dashboard)
 
 
 def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: bool = False) -> int:
@@ -108,21 +109,21 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
                 summary.show(plan, list(record.rows.values()), "", "")
                 return record.exit_status
             process.leave_with(f"Stopped. To go on: {_again(plan)}")
-            known = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
+            checked = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
             origin = continuation.origin(record, before)
-            others = continuation.other_circumstances(origin, str(known.workload.base), known.corpus_sha256)
+            others = continuation.other_circumstances(origin, str(checked.workload.base), checked.corpus_sha256)
             _refuse(name, others, allow_changes)
-            disk_space.check(plan, known, len(record.rows))
+            disk_space.check(plan, checked, len(record.rows))
             search_id = origin["search_id"] or uuid.uuid4().hex
-            dashboard = stack.enter_context(_ray(plan, known, search_id))
-            hosts = stack.enter_context(hosting.hosts_for(plan, known.workload))
-            plan, known = measuring.measured(plan, known, hosts)
-            plan = plan.model_copy(update=known.pinned)
-            facts = _facts(plan, known, search_id, record)
+            dashboard = stack.enter_context(_ray(plan, checked, search_id))
+            hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
+            plan, checked = measuring.measured(plan, checked, hosts)
+            plan = plan.model_copy(update=checked.pinned)
+            facts = _facts(plan, checked, search_id, record)
             curve = finalize.known_curve(plan, record)
             facts = replace(facts, changes=(*facts.changes, *changes, *others), shrink=curve)
             _note_plan(record, plan, facts, [*changes, *others])
-        return _run(plan, known, record, facts, hosts.sharing(known.workload), dashboard)
+        return _run(plan, checked, record, facts, hosts.sharing(checked.workload), dashboard)
 
 
 @contextmanager
@@ -142,25 +143,25 @@ def _refuse(name: str, changes: list[str], allowed: bool) -> None:
 
 
 @contextmanager
-def _ray(plan: SearchPlan, known: Preflight, search_id: str) -> Iterator[str]:
+def _ray(plan: SearchPlan, checked: Preflight, search_id: str) -> Iterator[str]:
     with connection.ray_for(plan, search_id) as dashboard:
         if plan.ray_address is not None:
-            node_check.check(plan, known.workload)
+            node_check.check(plan, checked.workload)
         click.echo(f"Ray dashboard, while this search runs: http://{dashboard} (its token: ray get-auth-token)")
         if gpus := connection.unused_gpus(plan):
             click.echo(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
         yield dashboard
 
 
-def _facts(plan: SearchPlan, known: Preflight, search_id: str, record: Record | None = None) -> Facts:
+def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record | None = None) -> Facts:
     """Return the facts of a search that begins or, with a record, goes on."""
     plans = record.plans if record else []
     commands = [earlier["command"] for earlier in plans] + [shlex.join(sys.argv)]
     return Facts(
         search_id=search_id,
-        base_params=known.shape.params,
-        base_sha256=str(known.workload.base),
-        budget_params=known.workload.budget.params,
+        base_params=checked.shape.params,
+        base_sha256=str(checked.workload.base),
+        budget_params=checked.workload.budget.params,
         command=commands[0],
         versions=versions(),
         revision=revision(),
@@ -202,12 +203,12 @@ def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str
     )
 
 
-def _run(plan: SearchPlan, known: Preflight, record: Record, facts: Facts, hosts: Hosts, dashboard: str) -> int:
-    finalize.keep_evidence(plan.run_dir, known.workload)
-    stop = Stop(plan.run_dir, disk_space.reserve_bytes(known))
+def _run(plan: SearchPlan, checked: Preflight, record: Record, facts: Facts, hosts: Hosts, dashboard: str) -> int:
+    finalize.keep_evidence(plan.run_dir, checked.workload)
+    stop = Stop(plan.run_dir, disk_space.reserve_bytes(checked))
     mlflow = (summary.tracking_uri(plan), summary.artifact_uri(plan))
     sink = events.open_sink(plan.run_dir, *mlflow, search=facts.search_id)
-    run = Run(plan, known, record, stop, facts, sink, hosts)
+    run = Run(plan, checked, record, stop, facts, sink, hosts)
     with stop.on_signals():
         try:
             return _to_its_end(run, dashboard)
@@ -234,7 +235,7 @@ def _to_its_end(run: Run, dashboard: str) -> int:
         return _cut_off(run, study)
     rows = list(record.rows.values())
     summary.show(plan, rows, dashboard, run.facts.search_id)
-    if (searched := len(record.of_phase("search"))) < plan.trials:
+    if (searched := len(record.of_phase(Phase.SEARCH))) < plan.trials:
         click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
     failed = SOME_FAILED if any(row.status == "failed" for row in rows) else OK
     record.completed(failed if ranking.usable(rows) else NO_USABLE_TRIAL)
@@ -248,7 +249,7 @@ def _start_tracking(run: Run) -> None:
     params = {key: value for key, value in saved.items() if value is not None}
     tags = {"kind": "search", "status": "running"}
     run.sink.put("start", PARENT, name=run.plan.name, time_ms=now_ms(), params=params, tags=tags)
-    run.sink.put("dataset", PARENT, name=run.plan.dataset, digest=run.known.corpus_sha256)
+    run.sink.put("dataset", PARENT, name=run.plan.dataset, digest=run.checked.corpus_sha256)
 
 
 def _cut_off(run: Run, study: optuna.Study | None) -> int:
@@ -267,7 +268,7 @@ def _cut_off(run: Run, study: optuna.Study | None) -> int:
         print(f"Error: {masked(stop.failure)}; to go on: {again}", file=sys.stderr)
         return CUT_OFF
     _leave_so_far(run, study)
-    done, total = len(run.record.of_phase("search")), run.plan.trials
+    done, total = len(run.record.of_phase(Phase.SEARCH)), run.plan.trials
     click.echo(f"Stopped with {done} of {total} trials ended; nothing of them is lost. To go on: {again}")
     return stop.status
 

@@ -5,16 +5,20 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.results import journal
+from analysis.results.trial_config import Phase, TrialConfig
 
 STATUSES = ("finished", "stopped", "diverged", "failed")
 NESTED = ("config", "ranks", "alphas", "history", "test_documents")
 INTEGERS = ("seed", "trainable_parameters", "tokens", "restarts")
+COPIED = ("learning_rate", "budget_share", "control_of")
 NUMBERS = (
+    "learning_rate",
+    "budget_share",
     "parameter_efficiency",
     "final_eval_loss",
     "final_perplexity",
@@ -35,7 +39,10 @@ class ResultRow:
         phase: Part of the protocol the trial belongs to: ``search``, ``confirm``, or ``superseded`` for a confirmation
             run of what a longer search no longer finds best.
         seed: Seed of adapter, data order and dropout.
-        config: Hyperparameters.
+        config: Hyperparameters, as ``TrialConfig.to_ray`` has them.
+        learning_rate: Peak learning rate; as the two below, taken from ``config`` if not given.
+        budget_share: Searched share of the budget; None where every trial has all of it.
+        control_of: The strategy that it is a control of.
         ranks: Site name -> applied rank, zeros included.
         alphas: Adapted site name -> LoRA's alpha.
         fan_in_fan_out: Whether the adapted layers keep their weight as (d_in, d_out), which PEFT must be told.
@@ -57,9 +64,12 @@ class ResultRow:
     experiment_name: str
     strategy: str
     status: str
-    phase: str = "search"
+    phase: Phase = Phase.SEARCH
     seed: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+    budget_share: float | None = None
+    control_of: str | None = None
     ranks: Mapping[str, int] | None = None
     alphas: Mapping[str, float] | None = None
     fan_in_fan_out: bool | None = None
@@ -76,12 +86,22 @@ class ResultRow:
     history: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "phase", Phase(self.phase))
+        if self.config:
+            for name in COPIED:
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, getattr(self.trial_config, name))
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}")
         for name in NUMBERS:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} must be finite or unknown, got {value}")
+
+    @property
+    def trial_config(self) -> TrialConfig:
+        """What the trial was asked to do."""
+        return replace(TrialConfig.from_ray({"strategy": self.strategy, **self.config}), trial_id=self.trial_id)
 
 
 FIELDS = tuple(item.name for item in fields(ResultRow))

@@ -1,5 +1,7 @@
 """A sweep of ours in the benchmarks is a search like any other."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import sweeps, workloads
@@ -12,6 +14,6 @@ def test_a_sweep_notes_the_end_of_each_trial_and_refuses_one_that_failed(shared_
     clock = sweeps.ours(short, configs)
     assert len(clock.ends) == 2
     assert clock.each(0, 1) > 0
-    configs[1]["strategy"] = "none such"
+    configs[1] = replace(configs[1], strategy="none such")
     with pytest.raises(RuntimeError, match="1 of 2 trials ended well"):
         sweeps.ours(short, configs)

@@ -15,16 +15,16 @@ class FakeHost(Host):
 
     work: ClassVar[tuple[str, ...]] = ()
 
-    def slots_that_fit(self, workload: list[Any]) -> int:
+    def slots_that_fit(self, reference: list[Any]) -> int:
         return 4
 
-    def evidence(self, workload: list[Any]) -> dict[str, dict[str, float]]:
-        return evidence_of(self._known(workload))
+    def evidence(self, reference: list[Any]) -> dict[str, dict[str, float]]:
+        return evidence_of(self._unpack(reference))
 
-    def shrink_curve(self, workload: list[Any], ranks: Any, alphas: Any, folder: Any) -> list[dict[str, float]]:
+    def shrink_curve(self, reference: list[Any], ranks: Any, alphas: Any, folder: Any) -> list[dict[str, float]]:
         return shrink_curve_of(alphas, folder)
 
-    def _known(self, reference: list[Any]) -> Workload:
+    def _unpack(self, reference: list[Any]) -> Workload:
         with self.lock:
             if self.unpacked is None or self.unpacked[0] != reference:
                 self.unpacked = (reference, ray.get(reference[0]))

@@ -23,6 +23,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from safetensors import SafetensorError
 
+from analysis.results.trial_config import TrialConfig
 from tests.fakes.trial import FakeSession, Rounds, evidence_of, shrink_curve_of
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import LAST, SESSION
@@ -54,7 +55,7 @@ class Trial:
 
     def begin(self, kept: str | None) -> None:
         """Begin, or go on from a checkpoint."""
-        self.session = FakeSession(self.workload, TrialSpec.from_config(self.config), self.rounds)
+        self.session = FakeSession(self.workload, TrialSpec.from_config(TrialConfig.from_ray(self.config)), self.rounds)
         if kept is not None:
             self.session.load(Path(kept) / SESSION)
 

@@ -25,7 +25,7 @@ DISK_BYTES = 40_000_000
 def disk(tmp_path, lacking):
     """A folder that is a disk of 40 MB."""
     folder = tmp_path / "runs"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     options = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
     if subprocess.run(options, capture_output=True, check=False).returncode:
         lacking("mounting a small file system needs root")
@@ -88,7 +88,7 @@ def _assert_it_goes_on(told, runs, name, kept):
 
 @pytest.mark.process
 @pytest.mark.thorough
-def test_a_real_search_stops_and_goes_on_in_the_same_way(tree, told, disk):
+def test_a_real_search_stops_and_goes_on_in_the_same_way(disk, tree, told):
     tree.script = "tune.py"
     process, rows = tree.new("full", *FLAGS), disk / "full" / "rows.jsonl"
     tree.wait_for(lambda: process.poll() is not None or (rows.exists() and rows.read_bytes().endswith(b"\n")))

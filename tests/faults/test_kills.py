@@ -16,7 +16,6 @@ from analysis.results.rows import read_rows
 from tests.fakes import mlflow, ray_tune
 from trainables.training import checkpoint
 from tuning.cli import main
-from tuning.plan.search_space import experiment_name
 from tuning.state.record import Record
 from tuning.tracking.mlflow_client import EXPERIMENT, TRIAL_TAG
 
@@ -106,7 +105,7 @@ def _checkpoints(tree):
     """Return trial id -> the furthest step at which it is whole on disk."""
     found = {}
     for trial_id, config in Record(tree.runs / "cut").configs.items():
-        for folder in (tree.runs / "cut" / "ray").glob(f"*/{experiment_name(config)}/checkpoint_*/session"):
+        for folder in (tree.runs / "cut" / "ray").glob(f"*/{config.name}/checkpoint_*/session"):
             if (progress := checkpoint.progress_of(folder)) is not None:
                 found[trial_id] = max(progress.step, found.get(trial_id, 0))
     return found

@@ -150,7 +150,7 @@ def _full(rows, strategy):
 
 @pytest.mark.process
 def test_a_search_that_another_process_runs_is_not_taken_up(copied, capsys):
-    holding = "import sys, time, pathlib; from tuning.continuation import locked\n"
+    holding = "import sys, time, pathlib; from tuning.state.continuation import locked\n"
     holding += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     command = [sys.executable, "-c", holding, str(copied)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:

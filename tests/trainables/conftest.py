@@ -12,6 +12,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
 from trainables.data.splits import DataSource
 from trainables.models.base_model import load
@@ -73,6 +74,6 @@ def spec():
     """A function that says what a trial of one of these strategies is."""
 
     def make(strategy="linear_decay", **config):
-        return TrialSpec.from_config({"strategy": strategy, strategy: OWN[strategy], **config})
+        return TrialSpec.from_config(TrialConfig.from_ray({"strategy": strategy, strategy: OWN[strategy], **config}))
 
     return make

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
 from trainables.adapters import peft_adapter
 from trainables.adapters.peft_adapter import AllocationMismatch
@@ -37,7 +38,7 @@ def workload_on(folder, source, rank=2):
 
 def trial(strategy="adalora", seed=0, **own):
     own = {**OWN, **own} if strategy == "adalora" else own
-    return TrialSpec.from_config({"strategy": strategy, strategy: {**own, "learning_rate": 0.02}, "seed": seed})
+    return TrialSpec.from_config(TrialConfig(strategy, params=own, learning_rate=0.02, seed=seed))
 
 
 def reference(folder, learner, target_rank=1):
@@ -216,8 +217,8 @@ def test_a_step_that_is_begun_again_counts_nothing_twice(model_folder, source):
 @pytest.mark.parametrize(("share", "steps"), [(0.5, 20), (1.0, 3), (1.0, 1)])
 def test_it_ends_within_the_trials_own_share_of_the_budget_however_short_it_is(model_folder, source, share, steps):
     workload = dataclasses.replace(workload_on(model_folder, source), epochs=steps * 4 / 20)
-    own = {**OWN, "learning_rate": 0.02, "budget_share": share}
-    session = SoloSession(workload, TrialSpec.from_config({"strategy": "adalora", "adalora": own, "seed": 0}))
+    config = TrialConfig("adalora", params=OWN, learning_rate=0.02, budget_share=share, seed=0)
+    session = SoloSession(workload, TrialSpec.from_config(config))
     assert session.learner.facts["trainable_parameters"] > share * workload.budget.params
     assert session.train(steps).step == workload.steps == steps
     spent = session.learner.facts["trainable_parameters"]

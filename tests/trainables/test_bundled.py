@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
 from trainables.data.splits import DataSource, mean_loss
 from trainables.models.base_model import load, load_tokenizer, shape_of
@@ -53,7 +54,7 @@ def perplexities(model: str) -> tuple[float, float]:
     """Return test perplexity before and after fine-tuning as ``tune.py`` does by default, at rank 8."""
     budget = RankBudget.like_uniform(8, load(model).sites)
     workload = Workload(model, DataSource(), budget, epochs=3, batch_size=8, reports=1, scale=2.0)
-    spec = TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01})
+    spec = TrialSpec.from_config(TrialConfig("baseline", learning_rate=0.01))
     session = SoloSession(workload, spec)
     before = mean_loss(session.splits.test, session.test_losses())
     session.train(workload.steps)

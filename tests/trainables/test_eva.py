@@ -8,6 +8,7 @@ import torch
 from peft.tuners.lora.eva import get_eva_state_dict
 from safetensors import SafetensorError
 
+from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget, allocate
 from strategies.base import Site
 from strategies.eva import Eva
@@ -97,7 +98,7 @@ def workload(model_folder, tiny_text):
 
 def trial(strategy="eva", **own):
     own = {"rho": 2.0, **own} if strategy == "eva" else own
-    return TrialSpec.from_config({"strategy": strategy, strategy: {**own, "learning_rate": 0.01}})
+    return TrialSpec.from_config(TrialConfig.from_ray({"strategy": strategy, strategy: {**own, "learning_rate": 0.01}}))
 
 
 FEW = pytest.mark.parametrize("model", ["gpt2", "llama-gqa"], indirect=True)
@@ -122,7 +123,7 @@ def test_a_trial_begins_as_the_first_components_alone_and_in_a_pack(workload):
 def test_controls_of_eva_begin_as_the_components_of_the_site_that_they_are_at(workload):
     config = {"of": "eva", "rho": 2.0, "learning_rate": 0.01}
     for control in ("shuffled", "inverted"):
-        spec = TrialSpec.from_config({"strategy": control, control: config})
+        spec = TrialSpec.from_config(TrialConfig.from_ray({"strategy": control, control: config}))
         adapter = peft_adapter.fresh_planned(load(workload.model), workload, spec)
         assert adapter.ranks != peft_adapter.fresh_planned(load(workload.model), workload, trial()).ranks
         assert all(torch.equal(a.detach(), workload.components[n][: len(a)]) for n, (a, _) in adapter.factors.items())

@@ -12,10 +12,11 @@ import pytest
 import ray
 import torch
 
+from analysis.results.trial_config import TrialConfig
 from trainables.actors import host as hosting
-from trainables.actors.host import Host, Use
+from trainables.actors.host import Host, TrialHandle
 
-CONFIG = {"strategy": "baseline", "learning_rate": 0.01}
+CONFIG = TrialConfig("baseline", learning_rate=0.01)
 
 
 @pytest.fixture
@@ -58,14 +59,14 @@ def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_o
     host, reference, process, wait_for
 ):
     killed, other, later = (process() for _ in range(3))
-    host.admit(Use("killed", killed.pid), reference, "trial", CONFIG, None)
-    host.admit(Use("other", other.pid), reference, "trial", CONFIG, None)  # of the same name, as Ray may do it
+    host.admit(TrialHandle("killed", killed.pid), reference, "trial", CONFIG, None)
+    host.admit(TrialHandle("other", other.pid), reference, "trial", CONFIG, None)  # of the same name, as Ray may do it
     session = host.sessions["killed"][1]
     with ThreadPoolExecutor(2) as pool:
         report, own = (pool.submit(host.step, key) for key in ("killed", "other"))
         wait_for(lambda: session.learner.step >= 3)
         kill(killed)
-        host.admit(Use("later", later.pid), reference, "trial", CONFIG, None)
+        host.admit(TrialHandle("later", later.pid), reference, "trial", CONFIG, None)
         left_at = session.learner.step
         assert [*host.sessions] == ["other", "later"]
         with pytest.raises(RuntimeError, match="the trial has left the pack"):
@@ -80,7 +81,7 @@ def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_o
 def test_it_is_let_go_when_another_trains_on_too(host, reference, process):
     killed, other = process(), process()
     for key, one in (("killed", killed), ("other", other)):
-        host.admit(Use(key, one.pid), reference, key, CONFIG, None)
+        host.admit(TrialHandle(key, one.pid), reference, key, CONFIG, None)
     kill(killed)
     host.step("other")
     assert [*host.sessions] == ["other"]
@@ -90,7 +91,7 @@ def test_it_is_let_go_when_another_trains_on_too(host, reference, process):
 def test_what_a_killed_trial_had_is_not_kept_when_the_search_stops(host, reference, process, tmp_path):
     killed, other = process(), process()
     for key, one in (("killed", killed), ("other", other)):
-        host.admit(Use(key, one.pid), reference, key, CONFIG, None)
+        host.admit(TrialHandle(key, one.pid), reference, key, CONFIG, None)
         host.sessions[key][1].train(1)
     kill(killed)
     host.save_all(str(tmp_path))
@@ -100,17 +101,17 @@ def test_what_a_killed_trial_had_is_not_kept_when_the_search_stops(host, referen
 @pytest.mark.process
 def test_a_trial_goes_where_the_fewest_live(host, process):
     first, second, third = (process() for _ in range(3))
-    assert [host.assign(Use(f"{n}", p.pid), 2) for n, p in enumerate((first, second, third))] == [0, 1, 0]
+    assert [host.assign(TrialHandle(f"{n}", p.pid), 2) for n, p in enumerate((first, second, third))] == [0, 1, 0]
     second.kill()
     second.wait()
-    assert [host.assign(Use(key, first.pid), 2) for key in "abc"] == [1, 1, 0]
+    assert [host.assign(TrialHandle(key, first.pid), 2) for key in "abc"] == [1, 1, 0]
     for key in ("0", "2", "c", "c", "nobody"):
         host.leave(key)
-    assert host.assign(Use("d", third.pid), 2) == 0
+    assert host.assign(TrialHandle("d", third.pid), 2) == 0
 
 
 def test_a_trial_that_was_not_let_in_can_be_forgotten_and_no_other_is(host, reference):
-    host.admit(Use("a", os.getpid()), reference, "a", CONFIG, None)
+    host.admit(TrialHandle("a", os.getpid()), reference, "a", CONFIG, None)
     host.free("nobody")
     assert [*host.sessions] == ["a"]
     assert host.step("a")["step"] == 100
@@ -133,7 +134,7 @@ def left(monkeypatch):
 @pytest.mark.parametrize(
     "what",
     [
-        lambda host, reference: host.admit(Use("b", os.getpid()), reference, "b", CONFIG, None),
+        lambda host, reference: host.admit(TrialHandle("b", os.getpid()), reference, "b", CONFIG, None),
         lambda host, reference: host.step("a"),
         lambda host, reference: host.save("a", "anywhere"),
         lambda host, reference: host.save_all("anywhere"),
@@ -143,7 +144,7 @@ def test_it_ends_and_says_why_once_its_device_is_broken(host, reference, left, m
     def broken(*arguments, **named):
         raise error
 
-    host.admit(Use("a", os.getpid()), reference, "a", CONFIG, None)
+    host.admit(TrialHandle("a", os.getpid()), reference, "a", CONFIG, None)
     session = host.sessions["a"][1]
     session.learner.step = 1
     for owner, name in ((session.pack, "admit"), (session.pack, "step"), (session.learner, "save")):
@@ -168,7 +169,7 @@ def test_it_stays_where_memory_does_not_suffice_or_a_trial_is_wrong(host, refere
     def failing(loss, tokens):
         raise error
 
-    host.admit(Use("a", os.getpid()), reference, "a", CONFIG, None)
+    host.admit(TrialHandle("a", os.getpid()), reference, "a", CONFIG, None)
     monkeypatch.setattr(host.sessions["a"][1].learner, "advance", failing)
     with pytest.raises(type(error)):
         host.step("a")
@@ -176,7 +177,7 @@ def test_it_stays_where_memory_does_not_suffice_or_a_trial_is_wrong(host, refere
 
 def test_what_a_failed_trial_has_is_not_kept(host, reference, monkeypatch, tmp_path):
     for key in ("well", "failed"):
-        host.admit(Use(key, os.getpid()), reference, key, CONFIG, None)
+        host.admit(TrialHandle(key, os.getpid()), reference, key, CONFIG, None)
         host.sessions[key][1].train(1)
     learner = host.sessions["failed"][1].learner
     monkeypatch.setattr(learner.optimizer, "step", lambda: torch.empty(2**60))

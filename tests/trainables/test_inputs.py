@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
 from trainables.data.splits import DataSource, load_splits
 from trainables.engine.pack import Pack
@@ -46,7 +47,7 @@ def test_another_tokenizer_makes_another_base(workload, tmp_path, name):
     assert identity(str(tmp_path / "model")) != before
 
 
-SPEC = TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01})
+SPEC = TrialSpec.from_config(TrialConfig("baseline", learning_rate=0.01))
 
 
 @pytest.mark.parametrize(

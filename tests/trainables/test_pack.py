@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
 from trainables.adapters import peft_adapter
 from trainables.data.collate import collate
@@ -50,7 +51,7 @@ def trials(model, source, dropout=0.0):
             "seed": changes.pop("seed", 0),
         }
         spec["scaling"] = changes.pop("scaling", "constant")
-        return dataclasses.replace(plain, **changes), TrialSpec.from_config(spec)
+        return dataclasses.replace(plain, **changes), TrialSpec.from_config(TrialConfig.from_ray(spec))
 
     return [
         trial("baseline", 5e-3),

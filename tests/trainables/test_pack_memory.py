@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
 from trainables.data.splits import DataSource
 from trainables.engine.pack import Pack
@@ -34,10 +35,8 @@ def pack(workload):
 
 
 def trial(seed, log_ratio=-3.0):
-    own = {"log_ratio": log_ratio}
-    return TrialSpec.from_config(
-        {"strategy": "attention_heavy", "attention_heavy": own, "learning_rate": 5e-3, "seed": seed}
-    )
+    config = TrialConfig("attention_heavy", params={"log_ratio": log_ratio}, learning_rate=5e-3, seed=seed)
+    return TrialSpec.from_config(config)
 
 
 def check_trained_as_alone(slot):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from analysis.results.trial_config import TrialConfig
 from trainables.data.splits import mean_loss
 from trainables.engine.batcher import BatchedExecutor
 from trainables.engine.pack import Pack
@@ -83,7 +84,7 @@ def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_pa
 def test_a_checkpoint_of_another_allocation_is_refused(workload, session, tmp_path, start):
     session.save(tmp_path / "saved")
     session.close()
-    other = start(workload, TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01}))
+    other = start(workload, TrialSpec.from_config(TrialConfig("baseline", learning_rate=0.01)))
     with pytest.raises(ValueError, match="allocation"):
         other.load(tmp_path / "saved")
     other.close()

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from analysis.results.trial_config import TrialConfig
 from trainables.spec import TrialSpec
 from trainables.training import checkpoint
 from trainables.training.checkpoint import LAST, SESSION
@@ -24,7 +25,7 @@ def workload(workload):
 
 @pytest.fixture
 def session(workload):
-    session = SoloSession(workload, TrialSpec.from_config({"strategy": "baseline", "learning_rate": 0.01}))
+    session = SoloSession(workload, TrialSpec.from_config(TrialConfig("baseline", learning_rate=0.01)))
     yield session
     session.close()
 

@@ -44,7 +44,7 @@ def test_the_most_important_triplets_that_fit_are_kept(budget, kept, monkeypatch
         for _, value, _ in tensors.values.values():
             value.fill_(1.0)
     allocator.mask_to_budget(tensors, budget)
-    assert {name: found.tolist() for name, found in allocator.kept.items()} == kept
+    assert {name: mask.tolist() for name, mask in allocator.masks.items()} == kept
     assert {n: (v != 0).flatten().tolist() for n, (_, v, _) in tensors.values.items()} == kept
 
 

@@ -116,8 +116,8 @@ def test_a_token_that_others_can_read_and_that_is_not_ours_is_refused(home, monk
 
 LISTENERS = """
 import contextlib, psutil, ray, time
-from tuning.plan import SearchPlan
-from tuning.ray_connection import ray_for
+from tuning.plan.search_plan import SearchPlan
+from tuning.cluster.connection import ray_for
 
 with ray_for(SearchPlan()):
     ray.get(ray.remote(num_cpus=0)(lambda: 0).remote())

@@ -34,19 +34,19 @@ PLAN = SearchPlan(seed=7, confirm_seeds=2)
 def test_the_best_of_every_strategy_is_confirmed_from_the_same_fresh_seeds():
     configs = confirmations(PLAN, ROWS)
     names = ["baseline", "linear_decay", "attention_heavy"]
-    assert [(config["strategy"], config["seed"]) for config in configs] == [(n, s) for s in (8, 9) for n in names]
-    assert {config["phase"] for config in configs} == {"confirm"}
-    assert configs[1]["linear_decay"] == {"slope": -0.5, "learning_rate": 0.011}
+    assert [(config.strategy, config.seed) for config in configs] == [(n, s) for s in (8, 9) for n in names]
+    assert {config.phase for config in configs} == {"confirm"}
+    assert (configs[1].params, configs[1].learning_rate) == ({"slope": -0.5}, 0.011)
 
 
 def confirmed(**losses):
     """Confirmation runs of given (evaluation loss, test loss) by strategy; seeds differ by a trifle."""
     rows = []
     for number, config in enumerate(confirmations(PLAN, ROWS)):
-        (loss, test_loss), strategy = losses[config["strategy"]], config["strategy"]
+        (loss, test_loss), strategy = losses[config.strategy], config.strategy
         rows.append(
-            ResultRow(f"{number}", f"{number}", strategy, "finished", phase="confirm", seed=config["seed"],
-                      config=config, final_eval_loss=loss, test_loss=test_loss + 1e-6 * number)
+            ResultRow(f"{number}", f"{number}", strategy, "finished", phase="confirm", seed=config.seed,
+                      config=config.to_ray(), final_eval_loss=loss, test_loss=test_loss + 1e-6 * number)
         )  # fmt: skip
     return rows
 
@@ -54,12 +54,13 @@ def confirmed(**losses):
 def test_controls_are_the_best_confirmed_allocation_at_the_wrong_matrices():
     none_wins = confirmed(baseline=(3.0, 4.0), linear_decay=(4.0, 5.0), attention_heavy=(3.9, 6.0))
     configs = controls(PLAN, [*ROWS, *none_wins])
-    assert [(c["strategy"], c["seed"], c["phase"]) for c in configs] == [
+    assert [(c.strategy, c.seed, c.phase) for c in configs] == [
         (name, seed, "confirm") for seed in (8, 9) for name in CONTROLS
     ]
     shuffled = configs[0]
-    assert shuffled["shuffled"] == {"of": "attention_heavy", "log_ratio": 1.0, "learning_rate": 0.01}
-    assert "attention_heavy" not in shuffled
+    assert (shuffled.control_of, shuffled.params) == ("attention_heavy", {"log_ratio": 1.0})
+    assert shuffled.learning_rate == 0.01
+    assert "attention_heavy" not in shuffled.to_ray()
     spec = TrialSpec.from_config(shuffled)
     assert (spec.label, spec.learning_rate, spec.allocator.of.log_ratio) == ("shuffled", 0.01, 1.0)
     assert spec.allocator.seed == spec.seed == 8
@@ -69,10 +70,10 @@ def test_controls_are_the_best_confirmed_allocation_at_the_wrong_matrices():
 def test_every_allocation_that_wins_has_controls_of_its_own():
     one_wins = confirmed(baseline=(3.0, 6.0), linear_decay=(4.0, 5.0), attention_heavy=(3.9, 7.0))
     configs = controls(PLAN, [*ROWS, *one_wins])
-    assert [(c["strategy"], c[c["strategy"]]["of"]) for c in configs if c["seed"] == 8] == [
+    assert [(c.strategy, c.control_of) for c in configs if c.seed == 8] == [
         (name, of) for of in ("attention_heavy", "linear_decay") for name in CONTROLS
     ]
-    assert len({c["trial_id"] for c in configs}) == len(configs) == 8
+    assert len({c.trial_id for c in configs}) == len(configs) == 8
 
 
 def test_ranks_found_while_training_are_controlled_as_plain_lora_with_them_and_with_their_shuffle():
@@ -82,13 +83,12 @@ def test_ranks_found_while_training_are_controlled_as_plain_lora_with_them_and_w
         dataclasses.replace(found, trial_id=f"c{seed}", phase="confirm", seed=seed, test_loss=3.0) for seed in (8, 9)
     ]
     configs = controls(PLAN, [*rows, *confirmed])
-    assert [(c["strategy"], c["seed"], c["phase"]) for c in configs] == [
+    assert [(c.strategy, c.seed, c.phase) for c in configs] == [
         (name, seed, "confirm") for seed in (8, 9) for name in ("frozen", "shuffled")
     ]
-    assert configs[0]["trial_id"] == "frozen_adalora2_baseline0_seed8", "another of either is another control"
-    plain = {"ranks": "3 0 1", "learning_rate": 0.01}  # the baseline's: what trains is plain LoRA
-    assert configs[0]["frozen"] == {"of": "adalora", **plain}
-    assert configs[1]["shuffled"] == {"of": "frozen", **plain}
+    assert configs[0].trial_id == "frozen_adalora2_baseline0_seed8", "another of either is another control"
+    plain = ({"ranks": "3 0 1"}, 0.01)  # the baseline's rate: what trains is plain LoRA
+    assert [(c.control_of, (c.params, c.learning_rate)) for c in configs[:2]] == [("adalora", plain), ("frozen", plain)]
     sites = tuple(Site(name, 8, 8, 0, "mlp") for name in "abc")
     frozen, shuffled = (TrialSpec.from_config(config) for config in configs[:2])
     assert frozen.allocation(sites, RankBudget(64), {}).ranks == {"a": 3, "b": 0, "c": 1}
@@ -108,7 +108,7 @@ def test_of_budgets_that_were_searched_the_smallest_that_is_about_as_good_is_con
     ]  # fmt: skip
     plan = SearchPlan(objective="loss,params", seed=7, confirm_seeds=2)
     configs = confirmations(plan, rows)
-    found = [(c["trial_id"], c[c["strategy"]]["budget_share"]) for c in configs if c["seed"] == 8]
+    found = [(c.trial_id, c.budget_share) for c in configs if c.seed == 8]
     assert found == [
         ("baseline_baseline0_seed8", 1.0), ("linear_decay_linear_decay0_seed8", 1.0),
         ("attention_heavy_attention_heavy0_seed8", 1.0), ("linear_decay_linear_decay2-small_seed8", 0.3),
@@ -122,20 +122,20 @@ def test_a_smaller_one_that_wins_has_controls_of_its_own_size():
         trial("baseline", 4.0, budget_share=1.0), dataclasses.replace(trial("baseline", 4.0, 1, budget_share=0.5)),
         trial("linear_decay", 3.9, budget_share=1.0), trial("linear_decay", 3.905, 1, budget_share=0.4),
     ]  # fmt: skip
-    rows = [dataclasses.replace(row, trainable_parameters=round(1000 * row.config[row.strategy]["budget_share"]))
+    rows = [dataclasses.replace(row, trainable_parameters=round(1000 * row.budget_share))
             for row in rows]  # fmt: skip
     losses = {("baseline", 1.0): 4.0, ("baseline", 0.5): 3.9, ("linear_decay", 1.0): 4.0, ("linear_decay", 0.4): 3.9}
     again = [
-        ResultRow(str(number), str(number), config["strategy"], "finished", phase="confirm", seed=config["seed"],
-                  config=config, final_eval_loss=4.0,
-                  test_loss=losses[config["strategy"], config[config["strategy"]]["budget_share"]] + 1e-6 * number)
+        ResultRow(str(number), str(number), config.strategy, "finished", phase="confirm", seed=config.seed,
+                  config=config.to_ray(), final_eval_loss=4.0,
+                  test_loss=losses[config.strategy, config.budget_share] + 1e-6 * number)
         for number, config in enumerate(confirmations(plan, rows))
     ]  # fmt: skip
-    configs = [config for config in controls(plan, [*rows, *again]) if config["seed"] == 8]
-    assert [(c["strategy"], c[c["strategy"]]["of"], c[c["strategy"]]["budget_share"]) for c in configs] == [
+    configs = [config for config in controls(plan, [*rows, *again]) if config.seed == 8]
+    assert [(c.strategy, c.control_of, c.budget_share) for c in configs] == [
         (name, "linear_decay", share) for share in (1.0, 0.4) for name in CONTROLS
     ]
-    assert len({c["trial_id"] for c in configs}) == 4
+    assert len({c.trial_id for c in configs}) == 4
     assert TrialSpec.from_config(configs[-1]).budget_share == 0.4
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import TrialConfig
 from trainables.spec import TrialSpec
 from trainables.training.solo import SoloSession
 from tuning.cli import main
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.search_space import experiment_name
 from tuning.preflight import preflight
 from tuning.state.checkpoints import checkpoints, discard_incompatible, newest_checkpoint
 from tuning.state.continuation import changed_plan, origin, other_circumstances, save_plan, saved_plan
@@ -113,7 +113,7 @@ def known(extended):
     return extended
 
 
-CONFIG = {"strategy": "linear_decay", "linear_decay": {"slope": 0.5, "learning_rate": 0.01}, "seed": 0}
+CONFIG = TrialConfig("linear_decay", params={"slope": 0.5}, learning_rate=0.01, seed=0)
 
 
 def kept_by_three(tmp_path, tiny_gpt2, tiny_text):
@@ -126,10 +126,10 @@ def kept_by_three(tmp_path, tiny_gpt2, tiny_text):
     plan.run_dir.mkdir()
     record = Record(plan.run_dir)
     for number, workload in enumerate((known.workload, known.workload, more.workload)):
-        config = {**CONFIG, "trial_id": f"t{number}"}
-        record.began(config["trial_id"], config)
-        record.reported(config["trial_id"], {"step": 0, "eval_loss": 1.0})
-        folder = plan.run_dir / "ray" / "search-1" / experiment_name(config) / "checkpoint_000000"
+        config = replace(CONFIG, trial_id=f"t{number}")
+        record.began(config)
+        record.reported(config.trial_id, {"step": 0, "eval_loss": 1.0})
+        folder = plan.run_dir / "ray" / "search-1" / config.name / "checkpoint_000000"
         session = SoloSession(workload, TrialSpec.from_config(config))
         session.save(folder / "session")
         session.close()
@@ -144,7 +144,7 @@ def test_a_trial_begins_anew_whose_checkpoint_is_of_another_base_or_other_ranks(
     assert checkpoints(plan, record).keys() == record.reports.keys() == Record(plan.run_dir).reports.keys() == {"t0"}
     discard_incompatible(plan, replace(known, workload=replace(known.workload, base="another")), record)
     assert checkpoints(plan, record) == record.reports == {}
-    assert newest_checkpoint(plan, experiment_name({**CONFIG, "trial_id": "t1"})), "a trial that ended keeps its own"
+    assert newest_checkpoint(plan, replace(CONFIG, trial_id="t1").name), "a trial that ended keeps its own"
 
 
 def test_a_trial_whose_incompatible_checkpoints_are_only_begun_to_be_removed_begins_anew_all_the_same(

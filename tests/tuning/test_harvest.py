@@ -14,10 +14,10 @@ from ray.tune.experiment import Trial
 from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from analysis.results.rows import read_rows
+from analysis.results.trial_config import TrialConfig
 from trainables.training.session import Diverged
 from tuning.callbacks.trial_callback import Harvest, row_from
 from tuning.lifecycle.stop import FULL, Stop
-from tuning.plan.search_space import experiment_name
 from tuning.state.record import Record
 
 CONFIG = {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": 0, "trial_id": "t1"}
@@ -76,7 +76,7 @@ def test_a_diverged_trial_keeps_its_cause_and_has_no_loss(harvest):
 @pytest.mark.parametrize(("phase", "status", "loss"), [("search", "finished", 2.0), ("confirm", "diverged", None)])
 def test_no_search_decides_by_a_test_loss_and_no_comparison_leaves_out_one_that_is_not_finite(phase, status, loss):
     report = {**REPORT, "test_loss": math.nan, "test_documents": "[[NaN, 3]]", "error": "test loss nan at step 8"}
-    row = row_from({**CONFIG, "phase": phase}, report, ())
+    row = row_from(TrialConfig.from_ray({**CONFIG, "phase": phase}), report, ())
     assert (row.status, row.final_eval_loss, row.test_loss, row.test_documents) == (status, loss, None, None)
     assert row.error == "test loss nan at step 8"
 
@@ -222,7 +222,7 @@ def test_rays_statistics_of_a_trial_end_with_it(harvest):
 
 
 def test_a_loss_too_large_for_a_perplexity_has_none():
-    row = row_from(CONFIG, {**REPORT, "eval_loss": 1e4}, ())
+    row = row_from(TrialConfig.from_ray(CONFIG), {**REPORT, "eval_loss": 1e4}, ())
     assert (row.final_eval_loss, row.final_perplexity) == (1e4, None)
 
 
@@ -259,4 +259,4 @@ def test_a_listener_that_raises_harms_nobody(tmp_path, capsys):
     ],
 )
 def test_a_trials_name_says_what_it_tries(config, name):
-    assert experiment_name({**config, "trial_id": "t1"}) == name
+    assert TrialConfig.from_ray({**config, "trial_id": "t1"}).name == name

@@ -85,11 +85,11 @@ def test_one_that_dies_while_it_measures_is_replaced(plan, known, kind, tmp_path
     mark = tmp_path / "asked"
 
     def hang(host):
-        def known(reference):
+        def unpack(reference):
             mark.touch()
             time.sleep(600)
 
-        host._known = known
+        host._unpack = unpack
 
     with hosting.hosts_for(plan, known.workload) as hosts:
         (first,) = processes("cpu0")
@@ -131,7 +131,7 @@ def said(monkeypatch):
 
 def refusing():
     class Refusing(FakeHost):  # local, so that it travels to its process by value
-        def _known(self, reference):
+        def _unpack(self, reference):
             raise ValueError("this node has another model there")
 
     class Hosts(FakeHosts):

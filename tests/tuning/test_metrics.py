@@ -13,6 +13,7 @@ import pytest
 import ray
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import TrialConfig
 from tuning.callbacks import metrics
 from tuning.callbacks.metrics import Metrics
 
@@ -30,7 +31,7 @@ def heard():
     """Tell a search's gauges of four trials."""
     metrics = Metrics("nightly")
     for name, speed in (("a", 7.0), ("b", None), ("c", 5.5), ("d", 100.0)):
-        metrics.started(name, name, {})
+        metrics.started(TrialConfig("baseline", name))
         metrics.reported(name, {"tokens_per_second": speed})
     metrics.ended(ResultRow("b", "b", "baseline", "finished", final_eval_loss=4.5))
     metrics.ended(ResultRow("d", "d", "baseline", "finished", phase="confirm", final_eval_loss=4.0))

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import optuna
@@ -11,13 +12,14 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from analysis.results.rows import ResultRow, read_rows
+from analysis.results.trial_config import TrialConfig
 from analysis.stats import pareto
 from strategies import SEARCHED, RankBudget, Site, allocate
-from trainables.spec import BUDGET_SHARE, TrialSpec
+from trainables.spec import TrialSpec
 from tuning.callbacks.trial_callback import row_from
 from tuning.cli import main
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.search_space import SMALLEST_SHARE, budget_class, budget_share, experiment_name
+from tuning.plan.search_space import SMALLEST_SHARE, budget_class
 from tuning.state.record import Record
 from tuning.trials.asha import StrategyASHA
 from tuning.trials.confirmation import confirmations, controls
@@ -29,8 +31,12 @@ STATUSES = {"finished": "finished", "stopped": "running", "diverged": "diverged"
 SITES = tuple(Site(f"h.{depth}", 64, 64, depth, "mlp") for depth in range(4))
 
 
-def configuration(share, strategy="linear_decay", **own):
-    return {"strategy": strategy, strategy: {**own, "learning_rate": 0.01, BUDGET_SHARE: share}, "seed": 7}
+def configuration(share, strategy="linear_decay", **params):
+    return TrialConfig(strategy, params=params, learning_rate=0.01, budget_share=share, seed=7)
+
+
+def suggested(search, number):
+    return TrialConfig.from_ray(search.suggest(str(number)))
 
 
 @pytest.fixture
@@ -56,17 +62,17 @@ def finish(search, trial_id, loss, params):
 
 
 def test_every_trial_has_a_budget_of_its_own_and_each_strategy_begins_with_all_of_it(search):
-    configs = [search.suggest(str(number)) for number in range(40)]
+    configs = [suggested(search, number) for number in range(40)]
     first, later = configs[: len(SEARCHED)], configs[len(SEARCHED) :]
-    assert [config["strategy"] for config in first] == list(SEARCHED)
-    assert [budget_share(config) for config in first] == [1.0] * len(SEARCHED)
-    assert all(SMALLEST_SHARE <= budget_share(config) <= 1 for config in later)
+    assert [config.strategy for config in first] == list(SEARCHED)
+    assert [config.budget_share for config in first] == [1.0] * len(SEARCHED)
+    assert all(SMALLEST_SHARE <= config.budget_share <= 1 for config in later)
     assert Counter(budget_class(config) for config in later).keys() == {0, 1, 2}
 
 
 def test_one_objective_has_one_budget(begin):
     search = begin(SearchPlan())
-    assert [budget_share(search.suggest(str(number))) for number in range(8)] == [None] * 8
+    assert [suggested(search, number).budget_share for number in range(8)] == [None] * 8
 
 
 def test_optuna_hears_both_objectives_of_a_finished_trial_and_of_others_only_how_they_ended(search):
@@ -87,8 +93,8 @@ def test_the_sampler_learns_from_both_objectives_and_a_seed_repeats_it(begin):
         search = begin(TWO.model_copy(update={"seed": seed}))
         found = []
         for number in range(40):
-            found.append(search.suggest(str(number)))
-            share = budget_share(found[-1])
+            found.append(suggested(search, number))
+            share = found[-1].budget_share
             if number % 5 == 4:
                 search.on_trial_complete(str(number), {"eval_loss": 3.0, "status": "running"})
             else:
@@ -102,7 +108,7 @@ def test_the_sampler_learns_from_both_objectives_and_a_seed_repeats_it(begin):
 def test_a_study_of_two_objectives_is_made_anew_from_its_record(begin):
     search = begin(TWO)
     for number, status in enumerate(("finished", "stopped", "diverged", "finished")):
-        config = search.suggest(str(number))
+        config = suggested(search, number)
         last = {"eval_loss": 2.0 - number / 10, "trainable_parameters": 4096, "status": STATUSES[status]}
         search.on_trial_complete(str(number), last)
         search._record.ended(row_from(config, last, [{"step": 1, "eval_loss": 2.5}]))
@@ -146,15 +152,15 @@ def test_what_mattered_is_what_mattered_for_the_loss():
     ("share", "expected"), [(1.0, 0), (0.51, 0), (0.5, 1), (0.26, 1), (0.25, 2), (0.13, 2), (0.125, 2), (None, 0)]
 )
 def test_classes_of_budgets_are_halvings(share, expected):
-    config = {"strategy": "baseline"} if share is None else configuration(share, "baseline")
-    assert budget_class(config) == expected
+    assert budget_class(configuration(share, "baseline")) == expected
 
 
 def test_a_small_budget_is_not_stopped_by_what_larger_ones_reach():
     scheduler, numbers = StrategyASHA(reports=4), itertools.count()
 
     def first_report(share, loss):
-        trial = SimpleNamespace(trial_id="Ray's", config={**configuration(share), "trial_id": str(next(numbers))})
+        config = replace(configuration(share), trial_id=str(next(numbers)))
+        trial = SimpleNamespace(trial_id="Ray's", config=config.to_ray())
         scheduler.on_trial_add(None, trial)
         return scheduler.on_trial_result(None, trial, {"report": 1, "eval_loss": loss})
 
@@ -187,40 +193,38 @@ def test_a_trials_allocation_is_that_of_its_own_budget(share):
 
 
 def test_a_trial_is_named_after_its_budget_only_where_budgets_differ():
-    named = {**configuration(0.3333), "trial_id": "ab1"}
-    assert experiment_name(named) == "linear_decay_budget0.33_lr0.01_ab1"
-    same = {"strategy": "baseline", "baseline": {"learning_rate": 0.01}, "trial_id": "ab1"}
-    assert experiment_name(same) == "baseline_lr0.01_ab1"
+    assert replace(configuration(0.3333), trial_id="ab1").name == "linear_decay_budget0.33_lr0.01_ab1"
+    assert TrialConfig("baseline", "ab1", learning_rate=0.01).name == "baseline_lr0.01_ab1"
 
 
 def test_confirmation_runs_and_their_controls_have_the_whole_budget():
     def trial(strategy, loss, share):
-        config = configuration(share, strategy)
+        config = configuration(share, strategy).to_ray()
         return ResultRow(f"{strategy}{share}", strategy, strategy, "finished", config=config, final_eval_loss=loss)
 
     rows = [trial("baseline", 4.0, 1.0), trial("linear_decay", 3.9, 0.6), trial("linear_decay", 4.5, 0.2)]
     configs = confirmations(TWO, rows)
-    assert [config["strategy"] for config in configs] == ["baseline", "linear_decay"] * 2
+    assert [config.strategy for config in configs] == ["baseline", "linear_decay"] * 2
     confirmed = [
-        ResultRow(str(n), "again", config["strategy"], "finished", phase="confirm", config=config, final_eval_loss=4.0)
+        ResultRow(str(n), "again", config.strategy, "finished", "confirm", config=config.to_ray(), final_eval_loss=4.0)
         for n, config in enumerate(configs)
     ]
     everything = [*configs, *controls(TWO, [*rows, *confirmed])]
     assert len(everything) == 8
     assert {TrialSpec.from_config(config).budget_share for config in everything} == {1.0}
-    assert configs[1]["linear_decay"]["learning_rate"] == 0.01
+    assert configs[1].learning_rate == 0.01
 
 
 def test_ranks_found_while_training_are_controlled_at_the_whole_budget():
     def row(strategy, share, loss, phase="search"):
-        config = {**configuration(share, strategy), "scaling": "constant"}
+        config = replace(configuration(share, strategy), scaling="constant").to_ray()
         ranks = {"a": round(share * 8)}
         return ResultRow(f"{strategy}_{phase}", strategy, strategy, "finished", config=config, phase=phase, seed=8,
                          final_eval_loss=loss, ranks=ranks)  # fmt: skip
 
     rows = [row("baseline", 0.25, 4.0), row("adalora", 0.5, 3.0), row("adalora", 1.0, 3.1, "confirm")]
-    frozen = controls(TWO, rows)[0]["frozen"]
-    assert (frozen["ranks"], frozen[BUDGET_SHARE]) == ("8", 1.0)
+    frozen = controls(TWO, rows)[0]
+    assert (frozen.params, frozen.budget_share) == ({"ranks": "8"}, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +266,7 @@ def check_front(errors, folder):
     rows = [row for row in read_rows(folder / "rows.jsonl") if row.phase == "search"]
     assert len(rows) == 12
     for row in rows:
-        share = row.config[row.strategy][BUDGET_SHARE]
+        share = row.budget_share
         assert row.trainable_parameters <= share * 4096
         assert f"{row.strategy}_budget{share:.2g}_lr" in row.experiment_name
     sizes = {row.trainable_parameters for row in rows if row.status == "finished"}

@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import TrialConfig
 from tuning.callbacks.progress import Progress
 
-CONFIG = {"strategy": "baseline"}
 REPORT = {"eval_loss": 2.0, "step": 8, "trainable_parameters": 10, "seconds": 1.5}
 
 
@@ -16,7 +16,7 @@ def follow(console):
     """Show three trials of four: finished, diverged, running."""
     with Progress(4, console=console) as progress:
         for trial_id in ("a", "b", "c"):
-            progress.started(trial_id, f"baseline_{trial_id}", CONFIG)
+            progress.started(TrialConfig("baseline", trial_id))
             progress.reported(trial_id, REPORT)
         progress.ended(ResultRow("a", "baseline_a", "baseline", "finished", final_eval_loss=1.25))
         progress.ended(ResultRow("b", "baseline_b", "baseline", "diverged", error="at step [4]"))
@@ -46,7 +46,7 @@ def test_time_left_follows_the_reports_of_ended_trials(reports, left, monkeypatc
     console = Console(file=io.StringIO(), force_terminal=False)
     progress = Progress(4, console=console)
     for trial_id in list("a")[:reports]:
-        progress.started(trial_id, trial_id, CONFIG)
+        progress.started(TrialConfig("baseline", trial_id))
         progress.reported(trial_id, REPORT)
         progress.ended(ResultRow(trial_id, trial_id, "baseline", "finished", final_eval_loss=1.0))
     assert left in (console.file.getvalue() or progress._time_left())

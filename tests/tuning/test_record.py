@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase, TrialConfig
 from tuning.state.record import Record
 
-CONFIG = {"strategy": "baseline", "trial_id": "t001", "baseline": {"learning_rate": 0.1}}
+CONFIG = TrialConfig("baseline", "t001", learning_rate=0.1)
 ROW = ResultRow("t001", "baseline_t001", "baseline", "finished", final_eval_loss=1.5)
 
 
@@ -14,14 +15,14 @@ def record(tmp_path):
     """One trial that ended, one of which a report is known, one confirmation run that has just begun."""
     record = Record(tmp_path)
     record.planned(plan={"seed": 3}, search_id="abc", command="tune.py", versions={}, changes=[])
-    record.began("t001", CONFIG, turn=0)
+    record.began(CONFIG, turn=0)
     record.reported("t001", {"step": 5, "eval_loss": 2.0})
     record.ended(ROW)
-    record.repeated(CONFIG, turn=1, same_as="t001", values=[1.5])
-    record.began("t002", {**CONFIG, "trial_id": "t002"}, turn=1)
+    record.repeated(replace(CONFIG, trial_id=""), turn=1, same_as="t001", values=[1.5])
+    record.began(replace(CONFIG, trial_id="t002"), turn=1)
     record.reported("t002", {"step": 5, "eval_loss": 3.0})
     record.reported("t002", {"step": 5, "eval_loss": 2.5})
-    record.began("c1", {**CONFIG, "trial_id": "c1", "phase": "confirm"})
+    record.began(replace(CONFIG, trial_id="c1", phase=Phase.CONFIRM))
     record.restarted("t002")
     record.short_of("8 slots did not fit")
     record.short_of("8 slots did not fit")
@@ -51,10 +52,10 @@ def test_a_record_read_anew_knows_what_was_noted(record, tmp_path):
 
 
 def test_what_has_begun_and_not_ended_is_unfinished_in_its_phase(record):
-    assert [config["trial_id"] for config in record.unfinished("search")] == ["t002"]
-    assert [config["trial_id"] for config in record.unfinished("confirm")] == ["c1"]
+    assert [config.trial_id for config in record.unfinished(Phase.SEARCH)] == ["t002"]
+    assert [config.trial_id for config in record.unfinished(Phase.CONFIRM)] == ["c1"]
     assert record.reports == {"t002": {5: {"step": 5, "eval_loss": 2.5}}}
-    assert record.of_phase("search") == [ROW]
+    assert record.of_phase(Phase.SEARCH) == [ROW]
 
 
 def test_a_search_is_complete_until_something_is_noted_again(record, tmp_path):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from analysis.results.trial_config import TrialConfig
 from tuning.callbacks.trial_callback import row_from
 from tuning.plan.search_plan import SearchPlan
 from tuning.state.record import Record
@@ -69,17 +70,16 @@ def test_rungs_are_made_anew_from_the_record(tmp_path):
     """Ended trials reported 1, 3 and 5, an unfinished one 2 before its checkpoint, and the median of all is 2.5."""
     record = Record(tmp_path)
     for number, loss in ((1, 1.0), (2, 3.0), (3, 5.0)):
-        config = {"strategy": "a", "trial_id": f"t00{number}"}
-        record.began(config["trial_id"], config)
+        config = TrialConfig("a", f"t00{number}")
+        record.began(config)
         record.ended(row_from(config, {"status": "finished", "eval_loss": loss}, [{"step": 5, "eval_loss": loss}]))
-    unfinished = {"strategy": "a", "trial_id": "t004"}
-    record.began("t004", unfinished)
+    record.began(TrialConfig("a", "t004"))
     record.reported("t004", {"step": 5, "eval_loss": 2.0})
     rungs = Rungs()
     record.reported("t004", {"step": 10, "eval_loss": 0.5})
     rungs.scheduler = make_scheduler(SearchPlan(), Record(tmp_path), {"t004": 10})
     assert rungs.report(rungs.add("a"), 2.6) == TrialScheduler.STOP
-    taken_up = SimpleNamespace(trial_id="another of Ray's", config=unfinished)
+    taken_up = SimpleNamespace(trial_id="another of Ray's", config={"strategy": "a", "trial_id": "t004"})
     rungs.scheduler.on_trial_add(None, taken_up)
     assert rungs.report(taken_up, 9.0) == TrialScheduler.CONTINUE, "its first report was judged before"
     assert rungs.report(rungs.add("a"), 2.55) == TrialScheduler.CONTINUE, "and 9.0 is not in the rung"

@@ -219,6 +219,7 @@ def test_packed_and_solo_trials_of_one_configuration_have_the_same_losses(shared
 @pytest.mark.process
 def test_a_packed_trials_process_does_not_load_torch():
     code = (
-        "import sys, trainables.proxy, trainables.host; assert not {'torch', 'peft', 'transformers'} & {*sys.modules}"
+        "import sys, trainables.actors.packed_trainable, trainables.actors.host as _;"
+        "assert not {'torch', 'peft', 'transformers'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -31,8 +31,8 @@ class Counting:
     def __init__(self):
         self.running, self.most = set(), 0
 
-    def started(self, trial_id, name, config):
-        self.running.add(trial_id)
+    def started(self, config):
+        self.running.add(config.trial_id)
         self.most = max(self.most, len(self.running))
 
     def reported(self, trial_id, report):

@@ -1,12 +1,14 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from analysis.results.trial_config import TrialConfig
 from strategies import SEARCHED, STRATEGIES
 from tuning.callbacks.trial_callback import row_from
 from tuning.plan.search_plan import SearchPlan
@@ -17,7 +19,7 @@ from tuning.trials.optuna_search import StudySearch, effective_key, make_sampler
 
 
 def whole(config):
-    return json.dumps({name: value for name, value in config.items() if name != "trial_id"}, sort_keys=True)
+    return json.dumps(replace(config, trial_id="").to_ray(), sort_keys=True)
 
 
 @pytest.fixture
@@ -99,13 +101,12 @@ def test_the_same_effective_configuration_is_not_handed_out_twice(begin):
     """Linear decay's slope rounds to few allocations; here there are four keys in all."""
 
     def coarse(config):
-        own = config[config["strategy"]]
-        return f"{config['strategy']}{own['learning_rate'] > 0.01}"
+        return f"{config.strategy}{config.learning_rate > 0.01}"
 
     search = begin(SearchPlan(num_samples=4, strategies=("baseline", "linear_decay"), seed=1), coarse)
     keys = []
     for number in range(4):
-        keys.append(coarse(search.suggest(str(number))))
+        keys.append(coarse(TrialConfig.from_ray(search.suggest(str(number)))))
         finish(search, str(number), float(number))
     assert len(set(keys)) == 4
     twins = [trial for trial in search.study.trials if "same_as" in trial.user_attrs]
@@ -168,9 +169,9 @@ def test_start_up_trials_leave_most_of_a_search_to_the_model():
 def test_a_searched_scaling_is_part_of_the_space_and_a_fixed_one_is_not():
     fixed, searched = SearchPlan(scaling="alpha/r"), SearchPlan(scaling="search")
     trial = optuna.trial.FixedTrial({**fixed_part(searched, 0), "scaling": "alpha/sqrt(r)"})
-    assert Space(searched, "baseline")(trial) == {"strategy": "baseline", "seed": 0}
+    assert Space(searched, "baseline")(trial).scaling == "alpha/sqrt(r)"
     assert trial.params["scaling"] == "alpha/sqrt(r)"
-    assert Space(fixed, "baseline")(optuna.trial.FixedTrial(fixed_part(fixed, 0)))["scaling"] == "alpha/r"
+    assert Space(fixed, "baseline")(optuna.trial.FixedTrial(fixed_part(fixed, 0))).scaling == "alpha/r"
 
 
 def test_effective_keys_see_ranks_scales_and_three_digits_of_the_learning_rate():
@@ -185,13 +186,13 @@ def test_fixed_configurations_come_in_order_and_those_that_ended_are_left_out(tm
     configs = official_configs(SearchPlan(official=True))
     record = Record(tmp_path)
     search = FixedSearch(configs, record)
-    assert [search.suggest("0"), search.suggest("1")] == configs[:2]
+    assert [search.suggest("0"), search.suggest("1")] == [config.to_ray() for config in configs[:2]]
     record.ended(row_from(configs[0], {"status": "finished", "eval_loss": 1.0}, ()))
     again = FixedSearch(configs, Record(tmp_path))
     assert len(again) == 4
-    assert [again.suggest(str(number)) for number in range(4)] == configs[1:]
+    assert [again.suggest(str(number)) for number in range(4)] == [config.to_ray() for config in configs[1:]]
     assert again.suggest("5") == FixedSearch.FINISHED
-    assert list(Record(tmp_path).configs) == [item["trial_id"] for item in configs]
+    assert list(Record(tmp_path).configs) == [config.trial_id for config in configs]
 
 
 PLAN = SearchPlan(num_samples=12, strategies=("baseline", "linear_decay", "attention_heavy"), seed=3)
@@ -199,8 +200,8 @@ PLAN = SearchPlan(num_samples=12, strategies=("baseline", "linear_decay", "atten
 
 def rounded(config):
     """A key with few values, so that configurations repeat."""
-    own = {name: round(value, 2) for name, value in config[config["strategy"]].items()}
-    return json.dumps([config["strategy"], own], sort_keys=True)
+    numbers = {**config.params, "learning_rate": config.learning_rate}
+    return json.dumps([config.strategy, {name: round(value, 2) for name, value in numbers.items()}], sort_keys=True)
 
 
 def lead(search, trials, first=0):
@@ -218,7 +219,7 @@ def lead(search, trials, first=0):
         last = {"eval_loss": value, "status": status, "report": 1 if status == "running" else 2}
         search.on_trial_complete(str(number), last)
         history = [{"step": 1, "eval_loss": loss + 1}] + ([{"step": 2, "eval_loss": loss}] if value == loss else [])
-        search._record.ended(row_from(config, {"eval_loss": value, "status": status}, history))
+        search._record.ended(row_from(TrialConfig.from_ray(config), {"eval_loss": value, "status": status}, history))
         found.append(config)
     return found
 

@@ -2,12 +2,14 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase, TrialConfig
 from tests.fakes import mlflow
 from tuning.tracking.__main__ import command
 from tuning.tracking.events import Tracking, open_sink, remaining, replay
@@ -32,7 +34,8 @@ def run_dir(tmp_path):
     return folder
 
 
-CONFIG = {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": 0}
+CONFIG = TrialConfig("baseline", "t1", learning_rate=0.1, seed=0)
+AGAIN = TrialConfig("baseline", "c1", Phase.CONFIRM, learning_rate=0.1, seed=0)
 
 
 def _begin(sink):
@@ -48,7 +51,7 @@ def _events(sink):
     """One trial's life: seven lines with the one that says where they go."""
     tracking = Tracking(sink)
     _begin(sink)
-    tracking.started("t1", "baseline_t1", CONFIG)
+    tracking.started(CONFIG)
     tracking.reported("t1", {"step": 5, "eval_loss": 2.0, "train_loss": float("nan")})
     tracking.reported("t1", {"step": 10, "eval_loss": 1.0})
     tracking.ended(ResultRow("t1", "baseline_t1", "baseline", "diverged", error="step 10"))
@@ -79,7 +82,7 @@ def test_a_trial_is_a_run_with_its_parameters_metrics_and_end(local, run_dir):
     assert set(runs) == {PARENT, "t1"}
     assert child.data.tags["mlflow.parentRunId"] == runs[PARENT].info.run_id
     assert (child.info.status, child.data.tags["status"], child.data.tags["error"]) == ("FAILED", "diverged", "step 10")
-    assert child.data.params == {"strategy": "baseline", "seed": "0", "learning_rate": "0.1"}
+    assert child.data.params == {"strategy": "baseline", "trial_id": "t1", "seed": "0", "learning_rate": "0.1"}
     assert child.data.metrics == {"eval_loss": 1.0, "perplexity": pytest.approx(2.718, abs=1e-3)}
     assert _losses(local, child) == [(5, 2.0), (10, 1.0)]
 
@@ -89,11 +92,11 @@ def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left
     tracking = Tracking(sink)
     _begin(sink)
     for trial in ("t1", "t2", "t3"):
-        tracking.started(trial, trial, CONFIG)
+        tracking.started(replace(CONFIG, trial_id=trial))
         tracking.reported(trial, {"step": 5, "eval_loss": 2.0})
     tracking.ended(ResultRow("t1", "t1", "baseline", "finished"))
     tracking.open_group("confirm")
-    tracking.started("c1", "c1", {**CONFIG, "phase": "confirm"})
+    tracking.started(AGAIN)
     tracking.interrupted()
     assert sink.close()
     stopped = _stored(local, run_dir)
@@ -106,12 +109,12 @@ def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left
     tracking = Tracking(sink)
     _begin(sink)
     for trial in ("t1", "t2"):  # t3 is not gone on with
-        tracking.started(trial, trial, CONFIG)
+        tracking.started(replace(CONFIG, trial_id=trial))
         tracking.reported(trial, {"step": 5, "eval_loss": 2.0})
     assert not sink.history.news({"kind": "start", "run": "t1", "tags": {}})
     tracking.reported("t2", {"step": 10, "eval_loss": 1.0})
     tracking.open_group("confirm")
-    tracking.started("c1", "c1", {**CONFIG, "phase": "confirm"})
+    tracking.started(AGAIN)
     wait_for(lambda: not sink.outbox.remaining())
     going = _stored(local, run_dir)
     assert {name for name, run in going.items() if run.info.status == "RUNNING"} == {PARENT, "t2", "confirm", "c1"}
@@ -133,7 +136,7 @@ def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left
 def test_what_a_killed_search_left_open_ends_with_the_one_that_goes_on(local, run_dir):
     sink = open_sink(run_dir, *local)
     _begin(sink)
-    Tracking(sink).started("t1", "t1", CONFIG)
+    Tracking(sink).started(CONFIG)
     sink.close()
     sink = open_sink(run_dir, *local)
     _begin(sink)

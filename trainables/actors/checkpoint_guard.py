@@ -8,19 +8,19 @@ from ray.tune.trainable.trainable import _DICT_CHECKPOINT_FILE_NAME as PICKLE
 
 
 class Unpickled(ray_tune.Trainable):  # type: ignore[misc]
-    """Ours write tensors and JSON; Ray also knows checkpoints that are a dict, and would load one that is planted."""
+    """Ours write tensors and JSON; Ray also accepts pickled dicts as checkpoints, and would load a planted one."""
 
     def restore(self, checkpoint_path: Any) -> None:
         """Continue from a checkpoint.
 
         Args:
-            checkpoint_path: What Ray has of it: a folder, a ``Checkpoint``, or a result with one.
+            checkpoint_path: As Ray passes it: a folder, a ``Checkpoint``, or a result with one.
 
         Raises:
-            ValueError: There is a pickle in it.
+            ValueError: It contains a pickle.
         """
-        found = getattr(checkpoint_path, "checkpoint", checkpoint_path)
-        folder = Path(getattr(found, "path", found))
+        checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
+        folder = Path(getattr(checkpoint, "path", checkpoint))
         if (folder / PICKLE).exists():
             raise ValueError(f"{folder / PICKLE}: a pickle, which no trial of this search has written; not loaded")
         super().restore(checkpoint_path)

@@ -22,7 +22,8 @@ import ray
 
 from trainables.training.checkpoint import LAST, SESSION
 
-if TYPE_CHECKING:  # whoever only names the class, as proxies do, must not load torch
+if TYPE_CHECKING:  # processes that only name the class, such as proxies, must not load torch
+    from analysis.results.trial_config import TrialConfig
     from strategies.base import Evidence
     from trainables.engine.batcher import BatchedExecutor, PackedSession
     from trainables.evidence.components import Components
@@ -34,12 +35,12 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """A trial in the hands of a process. Ray may put a trial into several hands, and several into one's, in turn.
+class TrialHandle:
+    """A trial in a process. Ray may run a trial in several processes, and several trials in one process, in turn.
 
     Args:
-        key: No other use has it.
-        pid: Of the process, which is on the host's node.
+        key: Unique.
+        pid: Process id of the trial's process, which is on the host's node.
     """
 
     key: str
@@ -47,7 +48,7 @@ class Use:
 
 
 def _ending_if_broken(method: Callable[P, R]) -> Callable[P, R]:
-    """Have the process end once the device is found broken: Ray sees that, and trials go on in a new host."""
+    """End the process on an error that breaks the device: Ray notices, and trials continue in a new host."""
 
     @functools.wraps(method)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -68,10 +69,10 @@ def _ending_if_broken(method: Callable[P, R]) -> Callable[P, R]:
 class Host:
     """An actor's class: one per GPU, or one per CPU share of a node. Its methods may be called from many threads.
 
-    Whoever calls says which workload is meant, by a reference in a list, so that only this process unpacks it.
+    Callers pass the workload as a reference in a list, so that only this process unpacks it.
 
     Args:
-        lease: Name of an actor of the search; this process ends once that is gone, since nobody else would end it if
+        lease: Name of an actor of the search; this process ends once that is gone, since nothing else would end it if
             the search were killed.
     """
 
@@ -82,43 +83,43 @@ class Host:
         "engine.capacity",
         "postprocess.truncation",
     )
-    """Modules that it works with."""
+    """Modules to import at the start."""
 
     def __init__(self, lease: str = "") -> None:
         gc.disable()
-        for name in self.work:  # in one thread, and at a time that is nobody's yet
+        for name in self.work:  # in one thread, and before any trial's time is measured
             importlib.import_module(f"trainables.{name}")
-        gc.freeze()  # what libraries made stays, and need not be looked through again and again
+        gc.freeze()  # the libraries' objects stay; do not scan them in every collection
         gc.enable()
         self.unpacked: tuple[list[Any], Workload] | None = None
         self.executor: BatchedExecutor | None = None
         self.sessions: dict[str, tuple[str, PackedSession, psutil.Process]] = {}
-        self.guests: dict[str, tuple[int, psutil.Process]] = {}
+        self.assignments: dict[str, tuple[int, psutil.Process]] = {}
         self.lock = threading.Lock()
         if lease:
             threading.Thread(target=_end_with, args=(lease,), daemon=True).start()
 
-    def load(self, workload: list[Any]) -> None:
-        """Load the base, so that whoever comes next need not wait for it.
+    def load(self, reference: list[Any]) -> None:
+        """Load the base, so that later calls need not wait for it.
 
         Raises:
-            ValueError: It does not load, or is not the one that was planned; whoever comes next hears that, too.
+            ValueError: It does not load, or is not the one that was planned; later calls raise this, too.
         """
-        self._known(workload)
+        self._unpack(reference)
 
-    def slots_that_fit(self, workload: list[Any]) -> int:
+    def slots_that_fit(self, reference: list[Any]) -> int:
         """Return how many trials fit onto the device together."""
         from trainables.engine.capacity import slots_that_fit
 
-        return slots_that_fit(self._known(workload))
+        return slots_that_fit(self._unpack(reference))
 
-    def evidence(self, workload: list[Any]) -> "Evidence":
+    def evidence(self, reference: list[Any]) -> "Evidence":
         """Measure what strategies score from."""
         from trainables.evidence import importance
 
-        return importance.measure(self._known(workload))
+        return importance.measure(self._unpack(reference))
 
-    def components(self, workload: list[Any]) -> "Components":
+    def components(self, reference: list[Any]) -> "Components":
         """Measure the principal components of the sites' inputs.
 
         Raises:
@@ -126,59 +127,61 @@ class Host:
         """
         from trainables.evidence import input_pca
 
-        return input_pca.measure(self._known(workload))
+        return input_pca.measure(self._unpack(reference))
 
     def shrink_curve(
-        self, workload: list[Any], ranks: Mapping[str, int], alphas: Mapping[str, float], folder: Path
+        self, reference: list[Any], ranks: Mapping[str, int], alphas: Mapping[str, float], folder: Path
     ) -> list[dict[str, Any]]:
-        """Return ``shrink.shrink_curve`` of a trained adapter; what trains meanwhile waits."""
+        """Return ``truncation.shrink_curve`` of a trained adapter; trials wait meanwhile."""
         from trainables.postprocess.truncation import shrink_curve
 
-        known = self._known(workload)
-        with self._executing(known).between_rounds():
-            return shrink_curve(known, ranks, alphas, folder)
+        workload = self._unpack(reference)
+        with self._executing(workload).between_rounds():
+            return shrink_curve(workload, ranks, alphas, folder)
 
-    def assign(self, use: Use, hosts: int) -> int:
-        """Return the number of the node's host with the fewest trials that live, and count this one there."""
-        process = psutil.Process(use.pid)
+    def assign(self, handle: TrialHandle, hosts: int) -> int:
+        """Assign a trial to the node's host with the fewest live trials, and return that host's number."""
+        process = psutil.Process(handle.pid)
         with self.lock:
-            self.guests = {key: guest for key, guest in self.guests.items() if lives(guest[1])}
-            trials = Counter(number for number, _ in self.guests.values())
+            self.assignments = {key: entry for key, entry in self.assignments.items() if lives(entry[1])}
+            trials = Counter(number for number, _ in self.assignments.values())
             number = min(range(hosts), key=trials.__getitem__)
-            self.guests[use.key] = (number, process)
+            self.assignments[handle.key] = (number, process)
             return number
 
     def leave(self, key: str) -> None:
-        """Count a trial no more."""
+        """Remove a trial's assignment."""
         with self.lock:
-            self.guests.pop(key, None)
+            self.assignments.pop(key, None)
 
     @_ending_if_broken
-    def admit(self, use: Use, workload: list[Any], name: str, config: dict[str, Any], checkpoint: str | None) -> None:
-        """Let a trial in.
+    def admit(
+        self, handle: TrialHandle, reference: list[Any], name: str, config: "TrialConfig", checkpoint: str | None
+    ) -> None:
+        """Admit a trial.
 
         Args:
-            use: Of the trial.
-            workload: The same for all trials.
-            name: Of the trial, as its folder's.
-            config: Ray's.
+            handle: The trial's handle.
+            reference: Of the workload, the same for all trials.
+            name: The trial's name, which is its folder's.
+            config: Of the trial.
             checkpoint: Folder to continue from.
         """
         from trainables.spec import TrialSpec
 
-        process, known = psutil.Process(use.pid), self._known(workload)
+        process, workload = psutil.Process(handle.pid), self._unpack(reference)
         self._release_dead()
-        session = self._executing(known).admit(known, TrialSpec.from_config(config))
+        session = self._executing(workload).admit(workload, TrialSpec.from_config(config))
         if checkpoint is not None:
             session.load(Path(checkpoint) / SESSION)
-        self.sessions[use.key] = (name, session, process)
+        self.sessions[handle.key] = (name, session, process)
 
     @_ending_if_broken
     def step(self, key: str, again: bool = False) -> dict[str, Any]:
-        """Train a trial to its next report; the report tells, as JSON, of memory that did not suffice.
+        """Train a trial to its next report, which lists, as JSON, when memory did not suffice.
 
         Args:
-            key: Of the trial.
+            key: The trial handle's key.
             again: As for ``next_report``.
         """
         from trainables.training.session import next_report
@@ -195,28 +198,28 @@ class Host:
 
     @_ending_if_broken
     def save_all(self, folder: str) -> None:
-        """Write the state of every trial that trains here, at its last optimizer step, into ``folder/NAME``."""
+        """Write the state of every trial on this host, at its last optimizer step, into ``folder/NAME``."""
         if self.executor is None:
             return
-        self._release_dead()  # which may train elsewhere by now
+        self._release_dead()  # those may train on another host by now
         with self.executor.between_rounds():
             for name, session, _ in list(self.sessions.values()):
                 if session.learner.step and not session.failed:
                     session.save(Path(folder) / name / LAST / SESSION)
 
     def free(self, key: str) -> None:
-        """Forget a trial, if it was let in."""
-        if (known := self.sessions.pop(key, None)) is not None:
-            known[1].close()
-        _give_memory_back()
+        """Release a trial, if it was admitted."""
+        if (entry := self.sessions.pop(key, None)) is not None:
+            entry[1].close()
+        _trim_memory()
 
     def _release_dead(self) -> None:
-        """Forget the trials of processes that were killed; these cannot do it, and Ray begins such a trial again."""
+        """Release the trials of killed processes: these cannot do it, and Ray starts such a trial again."""
         for key, (_, _, process) in list(self.sessions.items()):
             if not lives(process):
                 self.free(key)
 
-    def _known(self, reference: list[Any]) -> "Workload":
+    def _unpack(self, reference: list[Any]) -> "Workload":
         """Unpack a workload, and load its base."""
         import torch
 
@@ -238,7 +241,7 @@ class Host:
 
         with self.lock:
             if self.executor is None:
-                if workload.device == "cuda":  # what was measured before is no trial's
+                if workload.device == "cuda":  # the peak of the measurements before is no trial's
                     torch.cuda.reset_peak_memory_stats()
                 self.executor = BatchedExecutor(Pack.of(workload, workload.micro_batch))
             return self.executor
@@ -248,14 +251,14 @@ class Lease:
     """An actor's class; it does nothing but live as long as the search that made it."""
 
 
-def _give_memory_back() -> None:
-    """Have the C library return what is free: on CPU it would keep a GB, in pieces between what is in use."""
-    with contextlib.suppress(OSError, AttributeError):  # elsewhere than on Linux
+def _trim_memory() -> None:
+    """Have the C library return free memory: on CPU it would keep a GB, fragmented between blocks in use."""
+    with contextlib.suppress(OSError, AttributeError):  # not on Linux
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _end_with(lease: str) -> None:
-    """End this process once an actor is gone; as long as Ray cannot tell, it goes on."""
+    """End this process once an actor is gone; it goes on while Ray cannot be asked."""
     try:
         while True:
             time.sleep(LEASE_SECONDS)
@@ -263,16 +266,16 @@ def _end_with(lease: str) -> None:
                 ray.get_actor(lease)
     except ValueError:
         os._exit(0)
-    except Exception:  # with nobody to watch, this process would outlive its search
+    except Exception:  # without this thread, the process would outlive its search
         traceback.print_exc()
         os._exit(1)
 
 
 def lives(process: psutil.Process) -> bool:
-    """Return True if a process is there; one that has taken its number is another, and a zombie is none."""
+    """Return True if a process is running: neither a zombie, nor another process that has reused its id."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-    except (psutil.AccessDenied, OSError):  # it cannot be seen, which says nothing
+    except (psutil.AccessDenied, OSError):  # it cannot be inspected, so it may be running
         return True

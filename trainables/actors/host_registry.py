@@ -1,4 +1,4 @@
-"""How the host of a device is found, by whoever needs its base. Imports no torch."""
+"""The hosts of a search, and how a process gets the one of a device. Imports no torch."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ class Hosts:
 
     Args:
         search: Names its hosts apart from others'.
-        workload: Reference to the workload in a list, so that whoever passes it on does not unpack it.
+        workload: Reference to the workload in a list, so that Ray does not unpack it on the way.
         per_node: Hosts of a node without GPUs; a GPU has one.
         lease: Name of an actor that lives as long as the search does; hosts end when it is gone.
     """
@@ -27,27 +27,27 @@ class Hosts:
     per_node: int
     lease: str = ""
     actor: ClassVar[type] = Host
-    """Whose actors they are."""
+    """Class of the actors."""
 
     def sharing(self, workload: Any) -> "Hosts":
         """Return the same hosts for another workload over the same base."""
         return replace(self, workload=[ray.put(workload)])
 
-    def here(self) -> Any:
-        """Return the host of the device that Ray gave to the process that asks; without a GPU, the node's first."""
+    def local_host(self) -> Any:
+        """Return the host of the device that Ray gave to this process; without a GPU, the node's first."""
         gpus = ray.get_gpu_ids()
         return self.at(ray.get_runtime_context().get_node_id(), f"gpu{gpus[0]}" if gpus else "cpu0")
 
-    def ask_here(self, what: str, *arguments: Any) -> Any:
-        """Call a method of the host that is here, about its workload, and return its answer."""
-        return ray.get(getattr(self.here(), what).remote(self.workload, *arguments))
+    def ask_here(self, method: str, *arguments: Any) -> Any:
+        """Call a method of ``local_host`` with the workload, and return its answer."""
+        return ray.get(getattr(self.local_host(), method).remote(self.workload, *arguments))
 
     def at(self, node: str, device: str) -> Any:
-        """Return a node's host for a device, ``cpuN`` or ``gpuN``; the first who asks starts it.
+        """Return a node's host for a device, ``cpuN`` or ``gpuN``; the first call starts it.
 
         It takes no resources: its trials do.
         """
-        # each call comes by another thread, and glibc would keep a step's memory for each of up to eight a core
+        # each call runs on another thread, and glibc would keep a step's memory in up to eight arenas per core
         variables = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "MALLOC_ARENA_MAX": "2"}
         if device.startswith("gpu"):
             variables["CUDA_VISIBLE_DEVICES"] = device.removeprefix("gpu")

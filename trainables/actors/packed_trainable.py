@@ -1,4 +1,4 @@
-"""A trial as Ray sees it when trials are packed: a small process that asks its device's host. Imports no torch."""
+"""A trial as Ray sees it when trials are packed: a small process that calls its device's host. Imports no torch."""
 
 import os
 import uuid
@@ -8,8 +8,9 @@ from typing import Any
 
 import ray
 
+from analysis.results.trial_config import TrialConfig
 from trainables.actors.checkpoint_guard import Unpickled
-from trainables.actors.host import Use
+from trainables.actors.host import TrialHandle
 from trainables.actors.host_registry import Hosts
 
 
@@ -22,12 +23,12 @@ class PackedTrainable(Unpickled):
         hosts: Hosts | None = None,
         checkpoints: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Remember the trial. It is admitted at its first step: Ray may set up more trials than it runs.
+        """Store the trial's config. It is admitted at its first step: Ray may set up more trials than it runs.
 
         Args:
             config: Ray's.
-            hosts: Where it may train.
-            checkpoints: Trial id -> where an earlier run of the search left it.
+            hosts: The search's hosts.
+            checkpoints: Trial id -> checkpoint folder from an earlier run of the search.
         """
         if hosts is None:
             raise ValueError("PackedTrainable needs hosts; wrap it with ray.tune.with_parameters")
@@ -44,7 +45,7 @@ class PackedTrainable(Unpickled):
         """Train to the next report, together with the host's other trials."""
         again = False
         if self.key is None:
-            checkpoint = self.checkpoints.get(self.config.get("trial_id", ""))
+            checkpoint = self.checkpoints.get(TrialConfig.from_ray(self.config).trial_id)
             self._admit(checkpoint)
             again = checkpoint is not None
         # the task's name is the only place where Ray's dashboard shows which trial trains
@@ -65,13 +66,17 @@ class PackedTrainable(Unpickled):
         self._free()
 
     def _admit(self, checkpoint: str | None) -> None:
-        use = Use(uuid.uuid4().hex, os.getpid())
-        self.host = self.assigner = self.hosts.here()
-        self.key = use.key
+        handle = TrialHandle(uuid.uuid4().hex, os.getpid())
+        self.host = self.assigner = self.hosts.local_host()
+        self.key = handle.key
         if not ray.get_gpu_ids():
-            number = ray.get(self.assigner.assign.remote(use, self.hosts.per_node))
+            number = ray.get(self.assigner.assign.remote(handle, self.hosts.per_node))
             self.host = self.hosts.at(ray.get_runtime_context().get_node_id(), f"cpu{number}")
-        ray.get(self.host.admit.remote(use, self.hosts.workload, self.trial_name, self.config, checkpoint))
+        ray.get(
+            self.host.admit.remote(
+                handle, self.hosts.workload, self.trial_name, TrialConfig.from_ray(self.config), checkpoint
+            )
+        )
 
     def _free(self) -> None:
         if self.key is not None:

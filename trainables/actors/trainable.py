@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from analysis.results.trial_config import TrialConfig
 from trainables.actors.checkpoint_guard import Unpickled
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import SESSION
@@ -71,12 +72,12 @@ class LoraTrainable(Unpickled):
             self.session.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.session = SoloSession(self.workload, TrialSpec.from_config(config))
+        self.session = SoloSession(self.workload, TrialSpec.from_config(trial := TrialConfig.from_ray(config)))
         self.session.after_step = self._listen
-        found = self.checkpoints.get(config.get("trial_id", ""))
-        if found is not None:
-            self.load_checkpoint(found)
-        self.again = found is not None
+        checkpoint = self.checkpoints.get(trial.trial_id)
+        if checkpoint is not None:
+            self.load_checkpoint(checkpoint)
+        self.again = checkpoint is not None
 
     def _listen(self, at_once: bool = False) -> None:
         self.listener.listen(self.trial_name, self.session, at_once)

@@ -1,4 +1,4 @@
-"""An allocation as a PEFT adapter: attach it, read it back, cut it, take it off."""
+"""An allocation as a PEFT adapter: attach it, read it back, cut it, detach it."""
 
 import math
 import re
@@ -23,7 +23,7 @@ ADAPTER = "default"
 
 
 class AllocationMismatch(RuntimeError):
-    """What was built is not what was planned. The trial must not train."""
+    """The adapter differs from the plan. The trial must not train."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +60,30 @@ class Adapter:
         }
 
     def set_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put tensors from ``weights`` back.
+        """Restore tensors from ``weights``.
 
         Raises:
             AllocationMismatch: Names or shapes do not fit.
         """
-        own = self.weights
-        if own.keys() != tensors.keys():
-            raise AllocationMismatch(f"the checkpoint's adapter differs at {min(own.keys() ^ tensors.keys())}")
+        weights = self.weights
+        if weights.keys() != tensors.keys():
+            raise AllocationMismatch(f"the checkpoint's adapter differs at {min(weights.keys() ^ tensors.keys())}")
         with torch.no_grad():
-            for name, tensor in own.items():
+            for name, tensor in weights.items():
                 if tensor.shape != tensors[name].shape:
                     raise AllocationMismatch(f"{name}: {tuple(tensors[name].shape)} saved, {tuple(tensor.shape)} here")
                 tensor.copy_(tensors[name])
 
-    def cut(self, kept: Mapping[str, torch.Tensor]) -> "Adapter":
+    def cut(self, masks: Mapping[str, torch.Tensor]) -> "Adapter":
         """Return an adapter of some of the rows of A and columns of B, at the same scales.
 
         Args:
-            kept: Adapted site -> a boolean for each of its rows; a site that keeps none is left out.
+            masks: Adapted site -> a boolean for each of its rows; a site without a row to keep is omitted.
         """
         factors = {
-            name: (a.detach()[kept[name]], b.detach()[:, kept[name]])
+            name: (a.detach()[masks[name]], b.detach()[:, masks[name]])
             for name, (a, b) in self.factors.items()
-            if kept[name].any()
+            if masks[name].any()
         }
         scales = {name: self.scales[name] for name in factors}
         ranks = {name: len(a) for name, (a, _) in factors.items()}
@@ -119,7 +119,7 @@ def attach_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Any:
     torch.manual_seed(spec.seed)
     model = attach(base.model, allocation, alphas, workload.dropout)
     if spec.begins_as_components:
-        _begin_as(workload.components, read(model).factors)
+        _initialise_from(workload.components, read(model).factors)
     return model
 
 
@@ -137,7 +137,7 @@ def fresh_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Adapt
         if allocation.ranks[site.name]
     }
     if spec.begins_as_components:
-        _begin_as(workload.components, factors)
+        _initialise_from(workload.components, factors)
     config = lora_config(base.model, allocation, alphas, workload.dropout)
     config.base_model_name_or_path = base.model.name_or_path or None
     adapter = Adapter(config, factors, {name: alphas[name] / len(a) for name, (a, _) in factors.items()})
@@ -159,8 +159,10 @@ def _fresh_factors(site: Site, rank: int, device: str) -> tuple[torch.Tensor, to
     return a.weight.detach().to(device).requires_grad_(), b.weight.detach().to(device).requires_grad_()
 
 
-def _begin_as(components: Mapping[str, torch.Tensor], factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Put the first components of each site into its A; B is zero.
+def _initialise_from(
+    components: Mapping[str, torch.Tensor], factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    """Copy the first components of each site into its A; B is zero.
 
     Raises:
         AllocationMismatch: A site has more rank than there are components.
@@ -170,9 +172,9 @@ def _begin_as(components: Mapping[str, torch.Tensor], factors: Mapping[str, tupl
     """
     with torch.no_grad():
         for name, (a, _) in factors.items():
-            known = len(components.get(name, ()))
-            if known < len(a):
-                raise AllocationMismatch(f"{name}: rank {len(a)}, but {known} components of its input are known")
+            available = len(components.get(name, ()))
+            if available < len(a):
+                raise AllocationMismatch(f"{name}: rank {len(a)}, but {available} components of its input are known")
             a.copy_(components[name][: len(a)])
 
 
@@ -183,7 +185,7 @@ def attach(
 
     Args:
         model: The frozen base; its targeted layers are replaced in place until ``detach``.
-        allocation: Rank per site; sites of rank 0 are left as they are.
+        allocation: Rank per site; sites of rank 0 are unchanged.
         alphas: LoRA's alpha per adapted site; the scale is alpha / rank.
         dropout: Dropout before A.
 
@@ -233,7 +235,7 @@ def _patterns(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str
 def audit(
     applied: Mapping[str, tuple[int, float]], trainable: int, allocation: RankAllocation, alphas: Mapping[str, float]
 ) -> None:
-    """Compare what was built with the plan.
+    """Compare the adapter with the plan.
 
     Args:
         applied: Adapted site -> (rank, scale), read from the tensors and the scales in use.
@@ -257,17 +259,17 @@ def audit(
 
 def read_back(model: Any) -> dict[str, tuple[int, float]]:
     """Return site name -> (rank of the actual A and B, scale in use) for every adapter in ``model``."""
-    found = {}
+    applied = {}
     for name, layer in _lora_layers(model):
         rows, columns = layer.lora_A[ADAPTER].weight.shape[0], layer.lora_B[ADAPTER].weight.shape[1]
         if rows != columns:
             raise AllocationMismatch(f"{name}: A has rank {rows}, B has rank {columns}")
-        found[name] = (int(rows), float(layer.scaling[ADAPTER]))
-    return found
+        applied[name] = (int(rows), float(layer.scaling[ADAPTER]))
+    return applied
 
 
 def read(model: Any) -> Adapter:
-    """Return the adapter in ``model``, its tensors those that the model uses."""
+    """Return the adapter in ``model``, with the tensors that the model uses."""
     factors = {
         name: (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight) for name, layer in _lora_layers(model)
     }
@@ -276,7 +278,7 @@ def read(model: Any) -> Adapter:
 
 
 def detach(model: Any) -> None:
-    """Take the adapter off and leave the base as it was before ``attach``."""
+    """Remove the adapter; the base is as it was before ``attach``."""
     model.unload()
 
 

@@ -1,4 +1,4 @@
-"""What a text file, a table or a hub data set says; or the line at fault. Nothing here reads a pickle."""
+"""Reads text files, tables and hub data sets; errors name the line at fault. Nothing here reads a pickle."""
 
 import json
 import os
@@ -14,7 +14,7 @@ HUB_FILES = ("README.md", *(f"*.{kind}{packed}" for kind in KINDS for packed in 
 
 
 def suffix(dataset: str) -> str:
-    """Return what decides how a file is read."""
+    """Return a file's ending in lower case, which decides how it is read."""
     return Path(dataset).suffix.lower()
 
 
@@ -22,11 +22,11 @@ def read_text(path: str) -> str:
     """Read a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        ValueError: It cannot be read, or names the first byte and line that are no text.
+        ValueError: It cannot be read, or is no text; names the first such byte and line.
     """
     if not os.path.isfile(path):
-        found = "not a file" if os.path.exists(path) else "No such file"
-        raise ValueError(f"--dataset {path}: {found}; give a file that can be read")
+        problem = "not a file" if os.path.exists(path) else "No such file"
+        raise ValueError(f"--dataset {path}: {problem}; give a file that can be read")
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
@@ -45,14 +45,14 @@ def _place(raw: bytes, byte: int) -> str:
 
 
 def read_columns(dataset: str, columns: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Read columns of a table; a row with a null in one of them is left out.
+    """Read columns of a table; a row with a null in one of them is omitted.
 
     Args:
         dataset: A .jsonl, .csv or .parquet file, or a hub id with its commit.
         columns: Flag, for messages -> name of a column.
 
     Raises:
-        ValueError: It cannot be read, lacks a column, or a column has no text in it.
+        ValueError: It cannot be read, lacks a column, or a column has no text.
     """
     table = _from_hub(dataset) if hub.is_hub_id(dataset) else _from_file(dataset)
     for flag, column in columns.items():
@@ -61,8 +61,8 @@ def read_columns(dataset: str, columns: Mapping[str, str]) -> list[tuple[str, ..
                 f"--dataset {dataset}: no column {column!r} ({flag}); it has {', '.join(table.column_names)}"
             )
     rows = list(zip(*(_texts(dataset, flag, table[name]) for flag, name in columns.items()), strict=True))
-    for place, (flag, column) in enumerate(columns.items()):
-        if rows and all(row[place] is None for row in rows):
+    for index, (flag, column) in enumerate(columns.items()):
+        if rows and all(row[index] is None for row in rows):
             raise ValueError(f"--dataset {dataset}: the column {column!r} ({flag}) is null in all {len(rows):,} rows")
     return [row for row in rows if None not in row]
 
@@ -80,14 +80,14 @@ def _texts(dataset: str, flag: str, values: Any) -> Iterator[str | None]:
 def _from_file(dataset: str) -> Any:
     kind = LOADERS.get(suffix(dataset))
     if kind is None:
-        found = "unknown kind of file" if os.path.exists(dataset) else "no such file or hub id"
-        raise ValueError(f"--dataset {dataset}: {found}; give .txt, {', '.join(LOADERS)} or a hub id")
+        problem = "unknown kind of file" if os.path.exists(dataset) else "no such file or hub id"
+        raise ValueError(f"--dataset {dataset}: {problem}; give .txt, {', '.join(LOADERS)} or a hub id")
     if not os.path.isfile(dataset):
-        found = "not a file" if os.path.exists(dataset) else "no such file"
-        raise ValueError(f"--dataset {dataset}: {found}; give .txt, {', '.join(LOADERS)} or a hub id")
+        problem = "not a file" if os.path.exists(dataset) else "no such file"
+        raise ValueError(f"--dataset {dataset}: {problem}; give .txt, {', '.join(LOADERS)} or a hub id")
     if os.path.getsize(dataset) == 0:
         raise ValueError(f"--dataset {dataset}: no text in it, it is empty")
-    text = read_text(dataset) if kind != "parquet" else ""  # names a byte better than the parsers do
+    text = read_text(dataset) if kind != "parquet" else ""  # locates a wrong byte better than the parsers do
     try:
         return _load(kind, data_files=dataset)
     except Exception as error:  # of pandas, Arrow and datasets, by whichever parser failed
@@ -104,23 +104,23 @@ def _from_hub(dataset: str) -> Any:
         raise ValueError(f"--dataset {dataset}: cannot be read ({_first_line(error)})") from error
 
 
-def _load(path: str, **how: Any) -> Any:
+def _load(path: str, **options: Any) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what matters is raised here, in one line
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are raised by this module, in one line
     split: Literal["train"] = "train"
-    return datasets.load_dataset(path, split=split, **how)
+    return datasets.load_dataset(path, split=split, **options)
 
 
 def _broken_line(text: str) -> str | None:
     """Return the first line of JSON lines that is no JSON object, and why."""
     for number, line in enumerate(text.split("\n"), 1):
         try:
-            if line.strip() and not isinstance(found := json.loads(line), dict):
+            if line.strip() and not isinstance(value := json.loads(line), dict):
                 return f"line {number:,}: {line.strip()[:40]} is no JSON object"
             if line.strip():
-                json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is JSON but no text
+                json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is JSON but no text
         except (ValueError, RecursionError) as error:
             return f"line {number:,}: no JSON ({error})"
     return None

@@ -19,18 +19,18 @@ TEXT_CHARACTERS = 1_000_000  # a tokenizer takes a second for as many, and 200 M
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """Where examples come from, and how many.
+    """The source of the examples, and their number.
 
     Args:
         dataset: ``pydoc`` (Python's language reference), a .txt, .jsonl, .csv or .parquet file, or a hub id. In a .txt
-            file each non-empty line is a text; of a table, a row with a null in a wanted column is left out.
+            file each non-empty line is a text; of a table, a row with a null in a wanted column is omitted.
         text_column: The column to learn, for tables without prompts.
         prompt_column: Column that is read but not learned; needs ``completion_column``.
         completion_column: Column that is learned.
         train_examples: Examples of the training split; likewise the other two.
         max_length: Tokens per example. Longer texts are cut into several examples, longer completions are cut off. Of a
             text of millions of characters, only as much as all splits together could use is read.
-        split_seed: Decides which text is in which split.
+        split_seed: Seed of the split.
     """
 
     dataset: str = "pydoc"
@@ -94,7 +94,7 @@ class Splits:
 
     @property
     def train_sha256(self) -> str:
-        """A digest of what is trained on, in order."""
+        """A digest of the training examples, in order."""
         return hashlib.sha256(repr([(e.input_ids, e.labels) for e in self.train]).encode()).hexdigest()
 
 
@@ -105,11 +105,11 @@ def mean_loss(examples: Sequence[Example], losses: Sequence[float]) -> float:
 
 def by_document(examples: Sequence[Example], losses: Sequence[float]) -> dict[int, tuple[float, int]]:
     """Return document -> (its examples' summed loss, their learned tokens), in the order of the documents."""
-    found = {example.document: (0.0, 0) for example in sorted(examples, key=lambda example: example.document)}
+    totals = {example.document: (0.0, 0) for example in sorted(examples, key=lambda example: example.document)}
     for example, loss in zip(examples, losses, strict=True):
-        total, tokens = found[example.document]
-        found[example.document] = (total + loss, tokens + example.learned_tokens)
-    return found
+        total, tokens = totals[example.document]
+        totals[example.document] = (total + loss, tokens + example.learned_tokens)
+    return totals
 
 
 def read_documents(source: DataSource) -> list[Document]:
@@ -149,7 +149,7 @@ def load_splits(source: DataSource, model: str) -> Splits:
     """Tokenise ``source`` for ``model``; a second call in the same process returns the same object.
 
     Whole documents are dealt to the splits; each split's examples are then drawn from all of its documents alike, since
-    the windows of a few long texts would stand for themselves alone. ``split_seed`` decides both.
+    the windows of a few long texts would not represent the rest. ``split_seed`` decides both.
 
     Raises:
         ValueError: There is too little text for the three splits.
@@ -163,15 +163,15 @@ def load_splits(source: DataSource, model: str) -> Splits:
     pools = _deal(pool, wanted)
     if any(len(pools[name]) < count for name, count in wanted.items()):
         raise ValueError(f"--dataset {source.dataset}: {_too_little(source, pool, sum(wanted.values()))}")
-    chosen = random.Random(source.split_seed)
-    return Splits(**{name: _spread(pools[name], count, chosen) for name, count in wanted.items()})
+    rng = random.Random(source.split_seed)
+    return Splits(**{name: _spread(pools[name], count, rng) for name, count in wanted.items()})
 
 
-def _spread(pool: Sequence[Example], count: int, chosen: random.Random) -> tuple[Example, ...]:
+def _spread(pool: Sequence[Example], count: int, rng: random.Random) -> tuple[Example, ...]:
     """Draw examples so that every document has as many as any other, as far as it has them."""
     turns: Counter[int] = Counter()
     drawn = []
-    for example in chosen.sample(pool, len(pool)):
+    for example in rng.sample(pool, len(pool)):
         drawn.append((turns[example.document], example))
         turns[example.document] += 1
     return tuple(example for _, example in sorted(drawn, key=lambda pair: pair[0])[:count])
@@ -198,17 +198,17 @@ def _grouped(documents: Sequence[Document]) -> list[list[Document]]:
 def _pool(source: DataSource, tokenizer: Any, wanted: int) -> list[list[Example]]:
     """Tokenise documents in random order, a list per document, until there are ``POOL`` times the wanted examples.
 
-    And as many times a text for each split: a few long ones are not to be dealt alone.
+    And until there are ``POOL`` documents for each split, so that no split has only a few long ones.
     """
     documents = read_documents(source)
     characters = max(TEXT_CHARACTERS, 4 * POOL * wanted * source.max_length)
     random.Random(source.split_seed).shuffle(documents)
-    pool, found = [], 0
+    pool, example_count = [], 0
     for number, group in enumerate(_grouped(documents)):
         parts = (Document(document.prompt[:characters], document.text[:characters]) for document in group)
         pool.append([example for part in parts for example in _tokenise(part, tokenizer, source.max_length, number)])
-        found += len(pool[-1])
-        if found >= POOL * wanted and len(pool) >= POOL * len(SPLITS):
+        example_count += len(pool[-1])
+        if example_count >= POOL * wanted and len(pool) >= POOL * len(SPLITS):
             break
     return pool
 

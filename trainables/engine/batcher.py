@@ -1,4 +1,4 @@
-"""A trial in a pack, behind the same protocol as a trial alone; any number of threads may drive one pack."""
+"""A trial in a pack, behind the same protocol as a trial alone; many threads may share one pack."""
 
 import threading
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from trainables.training.trial_state import Learner
 
 @dataclass(slots=True)
 class StepRequest:
-    """What a trial wants: to be trained up to a step, and then measured.
+    """A trial's request to be trained up to a step, and then evaluated.
 
     Args:
         until: Optimizer step to reach.
-        split: Split to measure on.
-        losses: The measured loss of each example, once they are there.
-        error: What prevented it.
+        split: Split to evaluate on.
+        losses: The loss of each example, once evaluated.
+        error: Why it failed.
     """
 
     until: int
@@ -33,50 +33,50 @@ class StepRequest:
 class BatchedExecutor:
     """Carries out the requests of all trials of a pack together.
 
-    There is no thread of its own: of the threads that wait for their trials, one does the next round for all. A trial
-    that has no request, because its report is being judged, takes no part.
+    It has no thread of its own: of the threads that wait for their trials, one does the next round for all. A trial
+    without a request, because its report is being judged, takes no part.
     """
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        self._turn = threading.Condition()
-        self._working, self._visitors = False, 0
+        self._condition = threading.Condition()
+        self._working, self._pauses = False, 0
         self._requests: dict[Slot, StepRequest] = {}
         self.rounds, self.slot_rounds = 0, 0
 
     @contextmanager
     def between_rounds(self) -> Iterator[None]:
-        """Within, no trial is trained or measured; the round that is being done is waited for, and no further one."""
-        with self._turn:
-            self._visitors += 1
+        """Pause training and evaluation: wait for the current round, and hold back the next ones."""
+        with self._condition:
+            self._pauses += 1
             try:
-                self._turn.wait_for(lambda: not self._working)
+                self._condition.wait_for(lambda: not self._working)
                 yield
             finally:
-                self._visitors -= 1
-                self._turn.notify_all()
+                self._pauses -= 1
+                self._condition.notify_all()
 
     def admit(self, workload: Workload, spec: TrialSpec) -> "PackedSession":
-        """Let a trial in between two rounds.
+        """Admit a trial between two rounds.
 
         Raises:
-            AllocationMismatch: What was built is not what was planned.
+            AllocationMismatch: The adapter differs from the plan.
         """
         with self.between_rounds():
             return PackedSession(self, self.pack.admit(workload, spec))
 
     def fulfil(self, slot: Slot, request: StepRequest) -> list[float]:
-        """Return the measured losses once the request is met.
+        """Return the losses once the request is done.
 
         Raises:
             Diverged: The trial's loss or gradient is not finite.
             RuntimeError: The trial has left.
         """
-        with self._turn:
+        with self._condition:
             self._requests[slot] = request
             while slot in self._requests:
-                if self._working or self._visitors:
-                    self._turn.wait()
+                if self._working or self._pauses:
+                    self._condition.wait()
                 else:
                     self._round()
         if request.error is not None:
@@ -86,20 +86,20 @@ class BatchedExecutor:
         return request.losses
 
     def _round(self) -> None:
-        """Do one step for all who want one, with the lock released; called and left with the lock held."""
+        """Do one step for all requests, with the lock released; it is held on entry and on exit."""
         self._working, requests = True, dict(self._requests)
-        self._turn.release()
+        self._condition.release()
         try:
-            met = self._work(requests)
+            done = self._work(requests)
         except Exception as error:
-            met = list(requests)
+            done = list(requests)
             for request in requests.values():
                 request.error = error
         finally:
-            self._turn.acquire()
+            self._condition.acquire()
             self._working = False
-            self._turn.notify_all()
-        for slot in met:
+            self._condition.notify_all()
+        for slot in done:
             del self._requests[slot]
 
     def _work(self, requests: dict[Slot, StepRequest]) -> list[Slot]:
@@ -107,7 +107,7 @@ class BatchedExecutor:
         if training:
             self.pack.step(training)
             self.rounds, self.slot_rounds = self.rounds + 1, self.slot_rounds + len(training)
-        met = []
+        done = []
         for split in sorted({request.split for request in requests.values()}):
             due = [
                 slot
@@ -119,8 +119,8 @@ class BatchedExecutor:
                 requests[slot].losses = losses
             for slot in due:
                 requests[slot].error = slot.failure
-            met += due
-        return met
+            done += due
+        return done
 
 
 class PackedSession:
@@ -131,7 +131,7 @@ class PackedSession:
 
     @property
     def learner(self) -> Learner:
-        """What belongs to the trial alone."""
+        """The trial's own state."""
         return self._slot.learner
 
     @property
@@ -141,16 +141,16 @@ class PackedSession:
 
     @property
     def failed(self) -> bool:
-        """Whether it may not go on; what it has then is not to be kept."""
+        """Whether it may not go on; its state is then not to be saved."""
         return self._slot.failure is not None
 
     @property
     def pack(self) -> Pack:
-        """In whose company it trains."""
+        """The pack that it trains in."""
         return self._executor.pack
 
     def train(self, steps: int) -> StepReport:
-        """Train up to ``steps`` more steps, in company, and evaluate."""
+        """Train up to ``steps`` more steps, together with the pack, and evaluate."""
         until = min(self.learner.step + steps, self.learner.workload.steps)
         losses = self._executor.fulfil(self._slot, StepRequest(until, "validation"))
         return self.learner.report(mean_loss(self.splits.validation, losses))
@@ -168,7 +168,7 @@ class PackedSession:
         self.learner.load(folder)
 
     def close(self) -> None:
-        """Leave the pack between two rounds; whoever waits for a report of the trial hears it."""
+        """Leave the pack between two rounds; a thread that waits for the trial's report gets an error."""
         with self._executor.between_rounds():
             self._slot.failure = self._slot.failure or RuntimeError("the trial has left the pack")
             self.pack.forget(self._slot)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import psutil
 import torch
 
+from strategies.baseline import Baseline
 from trainables.engine.pack import Pack, Slot
 from trainables.engine.prefix_cache import LIMIT_BYTES
 from trainables.spec import TrialSpec, Workload
@@ -23,13 +24,13 @@ def slots_that_fit(workload: Workload, most: int = MOST) -> int:
         most: Answer to give where more would fit.
 
     Returns:
-        Trials that keep within ``SHARE`` of the device's memory that nobody else uses, and that cached states of
-        frozen blocks do not need; at least 1.
+        Trials that fit into ``SHARE`` of the device's memory, without what other processes and the cached states of
+        frozen blocks take; at least 1.
     """
     pack = Pack.of(workload, workload.batch_size)
     train = pack.splits.train
     longest = sorted(range(len(train)), key=lambda index: -len(train[index].input_ids))[: workload.batch_size]
-    spec = TrialSpec.from_config({"strategy": "baseline", "learning_rate": 1e-6})
+    spec = TrialSpec(Baseline.name, Baseline(), learning_rate=1e-6)
     slots = [pack.admit(workload, spec) for _ in range(2)]
     for slot in slots:
         slot.learner.order = [tuple((longest * workload.batch_size)[: workload.batch_size])] * workload.steps
@@ -38,9 +39,9 @@ def slots_that_fit(workload: Workload, most: int = MOST) -> int:
 
 
 def fitting(one: int, two: int, available: int, most: int) -> int:
-    """Return how many trials fit, from the peaks of one and of two of them and what there is, in bytes."""
-    each = two - one
-    return max(1, min(most, 1 + math.floor((SHARE * available - one) / each) if each > 0 else most))
+    """Return how many trials fit, from the peaks of one and of two and the available memory, in bytes."""
+    per_trial = two - one
+    return max(1, min(most, 1 + math.floor((SHARE * available - one) / per_trial) if per_trial > 0 else most))
 
 
 def _peak(pack: Pack, slots: Sequence[Slot]) -> int:
@@ -49,7 +50,7 @@ def _peak(pack: Pack, slots: Sequence[Slot]) -> int:
 
 
 def _available(device: str) -> int:
-    """Return what this process has and could have."""
+    """Return the memory that this process has and could still get."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
     return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)

@@ -1,13 +1,13 @@
-"""What an error says about the device: that it has too little memory, or that this process cannot use it any more."""
+"""Errors of the device: it has too little memory, or this process cannot use it any more."""
 
 import torch
 
-# the first on CPU; the others are no OutOfMemoryError, since no allocation of PyTorch's own has failed
+# the first is the CPU's; the others are no OutOfMemoryError, since no allocation by PyTorch itself has failed
 SHORTAGES = (
     "can't allocate memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # so it is told if there is no room for a thread's handle
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # raised if there is no memory for a thread's handle
 )
 
 

@@ -30,10 +30,10 @@ class Slot:
     """A trial in a pack.
 
     Args:
-        learner: What is the trial's own.
+        learner: The trial's own state.
         generator: Source of its dropout masks.
         micro: Micro-batches done of the current optimizer step.
-        loss: Summed loss of those.
+        loss: Their summed loss.
         failure: Why it may not go on.
     """
 
@@ -44,7 +44,7 @@ class Slot:
     failure: Exception | None = None
 
     def begin_again(self) -> None:
-        """Forget what has been done of the current optimizer step."""
+        """Discard the micro-batches done of the current optimizer step."""
         self.micro, self.loss = 0, 0.0
         self.learner.zero_grad()
 
@@ -69,12 +69,12 @@ class Pack:
 
     Args:
         model: As ``Workload.model``.
-        data: What the trials read.
+        data: As ``Workload.data``.
         device: ``cpu`` or ``cuda``.
         micro_batch: Rows of a trial in one pass; every trial's batch size must be a multiple of it.
-        splits: The examples, if they are at hand already.
+        splits: The examples, if already loaded.
 
-    ``max_trials_per_pass`` is how many trials fit into one pass, and ``resource_events`` says how that became known.
+    ``max_trials_per_pass`` is how many trials fit into one pass; ``resource_events`` lists what lowered it.
     """
 
     def __init__(
@@ -91,19 +91,19 @@ class Pack:
 
     @classmethod
     def of(cls, workload: Workload, micro_batch: int) -> "Pack":
-        """Return a pack over what a workload trains on.
+        """Return a pack on a workload's base and data.
 
         Raises:
-            ValueError: The base that is here is not the one that was planned.
+            ValueError: The base on this node is not the one that was planned.
         """
         base_of(workload)
         return cls(workload.model, workload.data, workload.device, micro_batch, splits_of(workload))
 
     def admit(self, workload: Workload, spec: TrialSpec) -> Slot:
-        """Make a slot for a trial; nothing of its neighbours changes.
+        """Make a slot for a trial; the others do not change.
 
         Raises:
-            AllocationMismatch: What was built is not what was planned.
+            AllocationMismatch: The adapter differs from the plan.
             ValueError: The batch size is no multiple of the pack's micro-batch.
         """
         if workload.batch_size % self.micro_batch:
@@ -119,27 +119,27 @@ class Pack:
     def step(self, slots: Sequence[Slot]) -> None:
         """Do one micro-batch of each slot; those whose batch is full take their optimizer step.
 
-        A slot whose loss or gradient is not finite, or for which memory does not suffice, gets a ``failure`` and is
-        otherwise left as it was; only if memory ends within its optimizer step may it have changed by a part of that.
+        A slot whose loss or gradient is not finite, or for which memory does not suffice, gets a ``failure`` and
+        stays unchanged otherwise; only if memory runs out within its optimizer step, a part of that may be done.
         """
         for group in self._by_prefix(slots):
             self._together(group, self._step)
 
     def _together(self, slots: Sequence[Slot], work: Callable[[Sequence[Slot]], None]) -> None:
-        """Do some work for slots in one pass, or in as many as memory makes necessary, now and later."""
-        left = list(slots)
-        while left:
-            part = left[: self.max_trials_per_pass]
+        """Run ``work`` for slots in one pass, or in as many as memory makes necessary, now and later."""
+        remaining = list(slots)
+        while remaining:
+            part = remaining[: self.max_trials_per_pass]
             try:
                 work(part)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
                 part = self._relieve(part, error)
-            left = left[len(part) :]
+            remaining = remaining[len(part) :]
 
     def _relieve(self, slots: list[Slot], error: RuntimeError) -> list[Slot]:
-        """Make passes smaller after one for which memory did not suffice; return the slots that are given up."""
+        """Make passes smaller after one for which memory did not suffice; return the slots that failed."""
         for slot in slots:
             slot.begin_again()
         if self.device == "cuda":
@@ -184,15 +184,15 @@ class Pack:
         order = by_length(examples)
         parts = [order[start : start + self.micro_batch] for start in range(0, len(order), self.micro_batch)]
         losses = [self._losses(slots, [[examples[index] for index in part]] * len(slots)) for part in parts]
-        places = sorted(range(len(order)), key=order.__getitem__)
-        found: list[list[float]] = torch.cat(losses, 1)[:, places].tolist()
+        columns = sorted(range(len(order)), key=order.__getitem__)
+        in_order: list[list[float]] = torch.cat(losses, 1)[:, columns].tolist()
         for slot in slots:
             slot.learner.seconds += (time.perf_counter() - started) / len(slots)
-        return found
+        return in_order
 
     @staticmethod
     def _by_prefix(slots: Sequence[Slot]) -> list[list[Slot]]:
-        """Part slots by the number of blocks below their first adapter; those skip the same blocks together."""
+        """Group slots by the number of blocks below their first adapter; a group skips these together."""
         groups: dict[int, list[Slot]] = {}
         for slot in slots:
             groups.setdefault(slot.prefix, []).append(slot)
@@ -207,7 +207,7 @@ class Pack:
         try:
             slot.learner.advance(slot.loss, tokens)
         except Exception as error:
-            # its neighbours have nothing to do with it; the pass has given its memory back, so smaller ones help nobody
+            # fails alone: the pass has already released its memory, so smaller passes would not help
             slot.failure = error.with_traceback(None) if out_of_memory(error) else error
         slot.micro, slot.loss = 0, 0.0
 
@@ -220,12 +220,12 @@ class Pack:
         prefix = self.prefix.skipped(slots[0].prefix, examples, lanes)
         dropping = training and any(slot.learner.workload.dropout for slot in slots)
         with autocast(self.device), prefix, self._adapted(tuple(slots), lanes if dropping else None):
-            losses, places = token_losses(self.base.model, inputs, labels, self.base.separable_head)
-        owner = lanes.owners[places[:, 0], places[:, 1]]
-        return losses.new_zeros(len(examples)).index_add(0, owner, losses).view(len(slots), -1)
+            losses, positions = token_losses(self.base.model, inputs, labels, self.base.separable_head)
+        row_numbers = lanes.owners[positions[:, 0], positions[:, 1]]
+        return losses.new_zeros(len(examples)).index_add(0, row_numbers, losses).view(len(slots), -1)
 
     def _stack(self, slots: tuple[Slot, ...]) -> Stack:
-        """Return the slots' adapters, stacked; other stacks that hold one of them are given up."""
+        """Return the slots' adapters, stacked; other stacks that hold one of them are dropped."""
         if slots not in self._stacks:
             self._stacks = {others: stack for others, stack in self._stacks.items() if not {*others} & {*slots}}
             self._stacks[slots] = Stack([slot.learner.adapter for slot in slots])
@@ -233,11 +233,11 @@ class Pack:
 
     @contextmanager
     def _adapted(self, slots: tuple[Slot, ...], dropping: Lanes | None) -> Iterator[None]:
-        """Within, the base's layers compute their own part and the slots' adapters' together.
+        """Make the base's layers compute the slots' adapters, too.
 
         Args:
             slots: In the order of their rows.
-            dropping: Where the rows lie, if there is dropout.
+            dropping: The rows' lanes, if there is dropout.
         """
         layers = []
         try:
@@ -271,6 +271,6 @@ def _dropout(slots: tuple[Slot, ...], lanes: Lanes, name: str, x: torch.Tensor) 
     for mask, slot, lengths, sources in zip(masks, slots, lanes.lengths, lanes.sources, strict=True):
         if name in slot.learner.adapter.factors:
             keep = 1 - slot.learner.workload.dropout
-            own = x.new_empty(len(lengths) * max(lengths), x.shape[-1])  # alone, its rows are padded to its longest
-            torch.index_select(own.bernoulli_(keep, generator=slot.generator).div_(keep), 0, sources, out=mask)
+            padded = x.new_empty(len(lengths) * max(lengths), x.shape[-1])  # alone, rows are padded to its longest
+            torch.index_select(padded.bernoulli_(keep, generator=slot.generator).div_(keep), 0, sources, out=mask)
     return masks

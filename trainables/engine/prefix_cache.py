@@ -1,4 +1,4 @@
-"""What the blocks below the first adapter compute: the same for every trial and epoch, so done once per example."""
+"""Outputs of the blocks below the first adapter: equal in every trial and epoch, so computed once per example."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,22 +14,22 @@ from trainables.engine.sequence_packing import Lanes
 LIMIT_BYTES = 2**30
 
 
-class _Enough(Exception):
-    """The blocks that were wanted have been computed."""
+class _StopForward(Exception):
+    """Ends a forward pass once the wanted blocks are computed."""
 
 
 class FrozenPrefix:
     """Hidden states at the input of a block, cached per example.
 
-    The base is frozen, in evaluation mode and causal, rows are padded on the right and kept apart: what it computes
-    below the first adapter depends on the example alone.
+    The base is frozen, in evaluation mode and causal, rows are padded on the right and kept apart: below the
+    first adapter, the states depend on the example alone.
 
     Args:
         model: The Hugging Face model.
-        sites: Its sites; their names tell where the blocks are.
-        pad_id: Fills up rows.
-        device: Of the model.
-        limit_bytes: Room for cached states; beyond it they are computed each time, still once for all trials of a pass.
+        sites: Its sites; their names contain those of the blocks.
+        pad_id: Pads rows.
+        device: The model's.
+        limit_bytes: Size of the cache; beyond it states are computed in each pass, still once for all its trials.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class FrozenPrefix:
 
     @contextmanager
     def skipped(self, depth: int, examples: Sequence[Example], lanes: Lanes) -> Iterator[None]:
-        """Within, no block below ``depth`` is computed; the inputs must be ``examples``, as they lie in ``lanes``."""
+        """Skip the blocks below ``depth``; the inputs must be ``examples``, as laid out in ``lanes``."""
         if depth == 0:
             yield
             return
@@ -64,29 +64,29 @@ class FrozenPrefix:
         """Return (length, width) of each example."""
         missing = [example for example in dict.fromkeys(examples) if (depth, example) not in self._cache]
         fresh = self._compute(depth, missing) if missing else {}
-        known = [fresh[e] if e in fresh else self._cache[depth, e] for e in examples]
+        states = [fresh[e] if e in fresh else self._cache[depth, e] for e in examples]
         for example, state in fresh.items():
             size = state.numel() * state.element_size()
             if size <= self.left_bytes:
                 self._cache[depth, example] = state
                 self.left_bytes -= size
-        return known
+        return states
 
     def _compute(self, depth: int, examples: Sequence[Example]) -> dict[Example, torch.Tensor]:
         batch: Batch = collate(examples, self.pad_id, self.device)
-        found: list[torch.Tensor] = []
+        captured: list[torch.Tensor] = []
 
         def stop(block: Any, args: tuple[torch.Tensor, ...]) -> None:
-            found.append(args[0])
-            raise _Enough
+            captured.append(args[0])
+            raise _StopForward
 
         hook = self.blocks[depth].register_forward_pre_hook(stop)
         try:
             # not inference mode: the states will be inputs of training passes
             with torch.inference_mode(False), torch.no_grad():
                 self.model.base_model(**batch.inputs)
-        except _Enough:
+        except _StopForward:
             pass
         finally:
             hook.remove()
-        return {e: state[: len(e.input_ids)].clone() for e, state in zip(examples, found[0], strict=True)}
+        return {e: state[: len(e.input_ids)].clone() for e, state in zip(examples, captured[0], strict=True)}

@@ -1,4 +1,4 @@
-"""Rows of several trials end to end in lanes of one length, so that little is computed that is nobody's token."""
+"""Rows of several trials end to end in lanes of one length, so that little padding is computed."""
 
 import functools
 import heapq
@@ -16,14 +16,14 @@ WORTH_IT = 0.95
 
 @dataclass(frozen=True)
 class Lanes:
-    """Where each row of a pass lies.
+    """The position of each row of a pass.
 
     Args:
         per_trial: Lanes that each trial has.
         length: Tokens of a lane.
-        starts: Each row's lane, counted over all trials, and first place in it; trial after trial.
+        starts: Each row's lane, counted over all trials, and first position in it; trial after trial.
         lengths: Each trial's rows' lengths, in tokens.
-        device: Where tensors are wanted, ``cpu`` or ``cuda``.
+        device: Device of the tensors, ``cpu`` or ``cuda``.
     """
 
     per_trial: int
@@ -38,7 +38,7 @@ class Lanes:
         return self.per_trial < len(self.lengths[0])
 
     def inputs(self, examples: Sequence[Example], pad_id: int) -> tuple[dict[str, Any], torch.Tensor]:
-        """Return what the model takes and its labels, all (lanes, length).
+        """Return the model's inputs and labels, all (lanes, length).
 
         No attention mask is needed: padding comes after a row, and Transformers keeps rows apart whose positions begin
         anew. The first token of a row has no prediction, so its label is ``IGNORED``.
@@ -50,41 +50,41 @@ class Lanes:
             ids[lane, start:stop] = torch.tensor(example.input_ids)
             labels[lane, start + 1 : stop] = torch.tensor(example.labels[1:])
             positions[lane, start:stop] = torch.arange(stop - start)
-        taken = {"input_ids": ids.to(self.device)} | (
+        inputs = {"input_ids": ids.to(self.device)} | (
             {"position_ids": positions.to(self.device)} if self.joined else {}
         )
-        return taken, labels.to(self.device)
+        return inputs, labels.to(self.device)
 
     def spread(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return rows (own length, width) at their places in (lanes, length, width), and zeros between them."""
-        places = rows[0].new_zeros(len(self.lengths) * self.per_trial, self.length, rows[0].shape[-1])
+        """Return rows (row length, width) at their positions in (lanes, length, width), and zeros between them."""
+        lanes = rows[0].new_zeros(len(self.lengths) * self.per_trial, self.length, rows[0].shape[-1])
         for row, (lane, start) in zip(rows, self.starts, strict=True):
-            places[lane, start : start + len(row)] = row
-        return places
+            lanes[lane, start : start + len(row)] = row
+        return lanes
 
     @functools.cached_property
     def owners(self) -> torch.Tensor:
-        """Return whose place each is, (lanes, length): a row's number, trial after trial; 0 where nobody is."""
-        found = torch.zeros(len(self.lengths) * self.per_trial, self.length, dtype=torch.long)
-        every = [length for own in self.lengths for length in own]
-        for number, (length, (lane, start)) in enumerate(zip(every, self.starts, strict=True)):
-            found[lane, start : start + length] = number
-        return found.to(self.device)
+        """Return the row number at each position, (lanes, length), counted trial after trial; 0 at padding."""
+        row_numbers = torch.zeros(len(self.lengths) * self.per_trial, self.length, dtype=torch.long)
+        all_lengths = [length for row_lengths in self.lengths for length in row_lengths]
+        for number, (length, (lane, start)) in enumerate(zip(all_lengths, self.starts, strict=True)):
+            row_numbers[lane, start : start + length] = number
+        return row_numbers.to(self.device)
 
     @functools.cached_property
     def sources(self) -> torch.Tensor:
-        """Return where each place's token would be if a trial's rows were padded to its own longest.
+        """Return each position's index if a trial's rows were padded to its own longest.
 
         Returns:
-            (trials, per_trial * length), counted over a trial's rows; 0 where nobody's token is.
+            (trials, per_trial * length), counted over a trial's rows; 0 at padding.
         """
-        found = torch.zeros(len(self.lengths), self.per_trial * self.length, dtype=torch.long)
+        indices = torch.zeros(len(self.lengths), self.per_trial * self.length, dtype=torch.long)
         rows = ((trial, row) for trial, lengths in enumerate(self.lengths) for row in range(len(lengths)))
         for (trial, row), (lane, start) in zip(rows, self.starts, strict=True):
-            place, own = (lane - trial * self.per_trial) * self.length + start, self.lengths[trial]
-            first = row * max(own)
-            found[trial, place : place + own[row]] = torch.arange(first, first + own[row])
-        return found.to(self.device)
+            position, row_lengths = (lane - trial * self.per_trial) * self.length + start, self.lengths[trial]
+            first = row * max(row_lengths)
+            indices[trial, position : position + row_lengths[row]] = torch.arange(first, first + row_lengths[row])
+        return indices.to(self.device)
 
 
 def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: str = "cpu") -> Lanes:
@@ -95,10 +95,10 @@ def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: st
 
     Args:
         lengths: Each trial's rows' lengths, in tokens; as many rows of each.
-        width: Features of a token. Attention compares every two places of a lane: beside the twelve ``width ** 2`` of a
-            block's products a token costs another two ``length * width``.
+        width: Features of a token. Attention compares every two positions of a lane: beside the twelve ``width ** 2``
+            of a block's products a token costs another two ``length * width``.
         join: Whether the model keeps rows of one lane apart.
-        device: Where tensors are wanted.
+        device: Device of the tensors.
 
     Source:
         Graham, Bounds on multiprocessing timing anomalies (1969): longest first is at most a third above the optimum.
@@ -109,15 +109,15 @@ def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: st
 
     rows, longest, most = len(lengths[0]), max(map(max, lengths)), max(map(sum, lengths))
     best = rows, longest, [[(row, 0) for row in range(rows)] for _ in lengths]
-    least = WORTH_IT * cost(rows, longest)  # a mask that keeps rows apart has its price, too
+    least = WORTH_IT * cost(rows, longest)  # the mask that keeps rows apart costs time, too
     at_least = sorted((cost(lanes, max(longest, math.ceil(most / lanes))), lanes) for lanes in range(1, rows))
     for bound, lanes in at_least if join else []:
         if bound >= least:
             break
-        filled = [_filled(own, lanes) for own in lengths]
+        filled = [_fill(row_lengths, lanes) for row_lengths in lengths]
         length = max(
-            start + own[row]
-            for own, places in zip(lengths, filled, strict=True)
+            start + row_lengths[row]
+            for row_lengths, places in zip(lengths, filled, strict=True)
             for row, (_, start) in enumerate(places)
         )
         if cost(lanes, length) < least:
@@ -127,8 +127,8 @@ def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: st
     return Lanes(per_trial, length, tuple(starts), tuple(map(tuple, lengths)), device)
 
 
-def _filled(lengths: Sequence[int], lanes: int) -> list[tuple[int, int]]:
-    """Return each row's lane and first place in it."""
+def _fill(lengths: Sequence[int], lanes: int) -> list[tuple[int, int]]:
+    """Return each row's lane and first position in it."""
     ends = [(0, lane) for lane in range(lanes)]
     places = [(0, 0)] * len(lengths)
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

@@ -54,13 +54,13 @@ class Stack:
         return Factors(down.requires_grad_(), up.requires_grad_(), down.new_tensor(scales))
 
 
-def _move(own: torch.Tensor, place: torch.Tensor, gradient: torch.Tensor) -> None:
+def _move(tensor: torch.Tensor, place: torch.Tensor, gradient: torch.Tensor) -> None:
     """Make a trial's tensor and its gradient views of the stack."""
-    place.copy_(own)
-    if own.grad is not None:
-        gradient.copy_(own.grad)
-    own.data = place
-    own.grad = gradient
+    place.copy_(tensor)
+    if tensor.grad is not None:
+        gradient.copy_(tensor.grad)
+    tensor.data = place
+    tensor.grad = gradient
 
 
 class AdaptedLinear(torch.autograd.Function):
@@ -83,7 +83,7 @@ class AdaptedLinear(torch.autograd.Function):
         """Return (K, tokens, d_out).
 
         Args:
-            ctx: Keeps what the gradients need.
+            ctx: Stores what the gradients need.
             x: (K, tokens, d_in).
             weight: (d_in, d_out).
             bias: (d_out,) or None.

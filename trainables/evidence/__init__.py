@@ -1,1 +1,1 @@
-"""What strategies score from, measured before any trial."""
+"""The evidence that strategies score from, measured before any trial."""

@@ -1,4 +1,4 @@
-"""What EVA's measurement finds, and its file."""
+"""The result of EVA's measurement, and its file."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ SHA256 = "sha256"
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """What EVA needs to know about every site.
+    """The principal components of every site's input, for EVA.
 
     Args:
         vectors: Site -> right-singular vectors of its centred input, (components, d_in), the strongest first.
@@ -37,7 +37,7 @@ class Components:
         """The ratios, a kind of evidence for each component."""
         most = max(map(len, self.ratios.values()))
         return {
-            f"{COMPONENT}{k + 1}": {name: float(found[k]) for name, found in self.ratios.items() if k < len(found)}
+            f"{COMPONENT}{k + 1}": {name: float(ratios[k]) for name, ratios in self.ratios.items() if k < len(ratios)}
             for k in range(most)
         }
 
@@ -46,16 +46,16 @@ class Components:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}")
         parts = {"vectors": self.vectors, "ratios": self.ratios}
-        tensors = {f"{part}/{name}": t for part, found in parts.items() for name, t in found.items()}
+        tensors = {f"{part}/{name}": t for part, by_site in parts.items() for name, t in by_site.items()}
         save_file(tensors, aside, metadata={SHA256: _digest(tensors)})
         aside.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "Components":
-        """Read what ``save`` wrote.
+        """Read a file of ``save``.
 
         Raises:
-            OSError: The file is not there.
+            OSError: The file does not exist.
             SafetensorError: It was cut off.
             ValueError: It was changed.
         """
@@ -71,7 +71,7 @@ class Components:
 
 
 def cache_key(workload: Workload, corpus_sha256: str) -> str:
-    """Return a digest of all that ``eva.measure`` depends on: model, texts, splits, batches, budget."""
+    """Return a digest of all that ``input_pca.measure`` depends on: model, texts, splits, batches, budget."""
     parts = [
         "eva", workload.base, corpus_sha256, asdict(workload.data), splits_of(workload).train_sha256,
         workload.batch_size, asdict(workload.budget), MOST_RHO, ENOUGH,

@@ -1,4 +1,4 @@
-"""What strategies score from: measured on the frozen base before any training."""
+"""The evidence that strategies score from: measured on the frozen base before any training."""
 
 import hashlib
 import json
@@ -65,15 +65,15 @@ def cache_key(workload: Workload, corpus_sha256: str) -> str:
 
 
 def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch]) -> Evidence:
-    """Measure on given batches; the model's gradients are left as they were: absent."""
+    """Measure on given batches; the model has no gradients, before and after."""
     modules = dict(model.named_modules())
-    found = {kind: dict.fromkeys((site.name for site in sites), 0.0) for kind in EVIDENCE_KINDS}
+    evidence = {kind: dict.fromkeys((site.name for site in sites), 0.0) for kind in EVIDENCE_KINDS}
     mask: list[torch.Tensor] = []
 
     def hook(name: str) -> Any:
         def record(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             tokens = inputs[0].detach().float()[mask[0]]
-            found["activation"][name] += tokens.square().mean().item() / len(batches)
+            evidence["activation"][name] += tokens.square().mean().item() / len(batches)
 
         return record
 
@@ -87,12 +87,12 @@ def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch])
             loss = token_losses(model, batch.inputs, batch.labels, False)[0].mean()
             for site, weight, slope in zip(sites, parameters, torch.autograd.grad(loss, parameters), strict=True):
                 squares = slope.float().square()
-                found["gradient"][site.name] += squares.sum().item() / site.d_in / len(batches)
-                found["fisher"][site.name] += squares.mean().item() / len(batches)
-                found["sensitivity"][site.name] += (weight * slope).float().abs().mean().item() / len(batches)
+                evidence["gradient"][site.name] += squares.sum().item() / site.d_in / len(batches)
+                evidence["fisher"][site.name] += squares.mean().item() / len(batches)
+                evidence["sensitivity"][site.name] += (weight * slope).float().abs().mean().item() / len(batches)
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)
         for handle in handles:
             handle.remove()
-    return found
+    return evidence

@@ -62,7 +62,7 @@ class Decomposition:
         self._last: tuple[str, torch.Tensor] | None = None
 
     def add(self, model: Any, batch: Batch) -> None:
-        """Run the model on a batch and take its sites' inputs in."""
+        """Run the model on a batch and add its sites' inputs."""
         learned = batch.attention_mask.bool() & (batch.labels != IGNORED)
         self._before = {name: fit.components_.clone() for name, fit in self._fits.items()}
 
@@ -91,26 +91,26 @@ class Decomposition:
         if len(tokens) <= wanted:
             return  # a decomposition needs more tokens than components; they come with the next batch
         if name not in self._fits:
-            # the approximation that PEFT uses, where it has room to be one
+            # PEFT's low-rank approximation, where the rank is low enough
             self._fits[name] = IncrementalPCA(wanted, lowrank=4 * wanted < min(tokens.shape), lowrank_seed=42)
         self._fits[name].partial_fit(tokens)
         self._waiting[name] = []
 
     @property
     def converged(self) -> bool:
-        """Whether the last batch has turned no component that the budget can buy."""
+        """Whether the last batch has changed the direction of no component within the budget."""
         if len(self._before) < len(self.sites) - len(self._same_as):
             return False
         ratios = {site.name: tuple(self._fit(site).explained_variance_ratio_.tolist()) for site in self.sites}
-        kept = allocate(ratios, self.sites, self.budget).adapted
-        leaders = {self._same_as.get(name, name): rank for name, rank in kept.items()}
+        ranks = allocate(ratios, self.sites, self.budget).adapted
+        leaders = {self._same_as.get(name, name): rank for name, rank in ranks.items()}
         return all(
             torch.cosine_similarity(self._before[name][:rank], self._fits[name].components_[:rank]).min() >= ENOUGH
             for name, rank in leaders.items()
         )
 
     def result(self) -> Components:
-        """Return what has been found.
+        """Return the components.
 
         Raises:
             ValueError: There were too few tokens for some site.

@@ -1,1 +1,1 @@
-"""Base models: where their files are, what can be adapted, and loading them."""
+"""Base models: their files, their adaptable layers, and loading them."""

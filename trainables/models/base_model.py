@@ -18,12 +18,12 @@ from trainables.models import hub
 from trainables.models.files import resolve
 
 logging.disable_progress_bar()
-logging.set_verbosity_error()  # what matters is raised here, in one line
+logging.set_verbosity_error()  # errors are raised by this module, in one line
 
 ATTENTION = re.compile(r"att", re.IGNORECASE)
-PARTS = {".safetensors", ".json", ".txt", ".model"}  # the last two are tokenizers'
+PARTS = {".safetensors", ".json", ".txt", ".model"}  # the last two are tokenizer files
 CAUSAL = re.compile(r"(CausalLM|LMHeadModel)$")
-UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}  # code of a model's own never runs
+UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}  # a model's code never runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class BaseModel:
         params: Parameters of the model, tied ones once.
         device: ``cpu`` or ``cuda``.
         separable_head: Whether the logits are the output embedding of the last hidden state and nothing else.
-        joinable: Whether rows end to end, each with positions of its own, are computed as each is alone.
+        joinable: Whether rows end to end, each with its own positions, give the outputs that each gives alone.
     """
 
     model: Any
@@ -50,18 +50,18 @@ class BaseModel:
 
     @property
     def pad_id(self) -> int:
-        """The id that fills up a row; it is masked, so any will do."""
+        """The padding id; padding is masked, so any id will do."""
         return int(self.tokenizer.pad_token_id or 0)
 
 
 def sites_of(model: Any) -> tuple[Site, ...]:
     """List the linear layers inside the blocks of ``model``, in its own order.
 
-    The output embedding and anything outside a numbered block are left out. A layer is attention if a part of its name
-    says so, else MLP.
+    The output embedding and anything outside a numbered block are omitted. A layer is attention if its name says so,
+    else MLP.
 
     Raises:
-        ValueError: There is no such layer.
+        ValueError: No such layer exists.
     """
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     sites = []
@@ -84,7 +84,7 @@ def sites_of(model: Any) -> tuple[Site, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a model's configuration alone tells: sites, parameters, context and vocabulary in tokens."""
+    """A model's shape, from its configuration alone: sites, parameters, context and vocabulary in tokens."""
 
     sites: tuple[Site, ...]
     params: int
@@ -103,7 +103,7 @@ def shape_of(model: str) -> Shape:
         config = AutoConfig.from_pretrained(location, **UNTRUSTED)
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # a configuration can hold anything, and libraries raise anything for it
+    except Exception as error:  # a configuration can contain anything, and libraries raise anything for it
         raise ValueError(
             f"--model {model}: no causal language model that loads ({_reason(error)}); give a saved one"
         ) from error
@@ -118,14 +118,18 @@ def shape_of(model: str) -> Shape:
 
 
 def _check_architecture(model: str, config: Any, built: str) -> None:
-    saved = config.architectures or [built]
-    if not any(name == built or CAUSAL.search(name) for name in saved):
-        raise ValueError(f"--model {model}: {saved[0]} is no causal language model; give one that ends in ForCausalLM")
+    architectures = config.architectures or [built]
+    if not any(name == built or CAUSAL.search(name) for name in architectures):
+        raise ValueError(
+            f"--model {model}: {architectures[0]} is no causal language model; give one that ends in ForCausalLM"
+        )
     if getattr(config, "quantization_config", None):
         raise ValueError(f"--model {model}: its weights are quantised; give the model that they were made from")
-    named = getattr(config, "transformers_weights", None)
-    if named is not None:
-        raise ValueError(f"--model {model}: its config.json takes weights from {named}; call them model.safetensors")
+    weights_file = getattr(config, "transformers_weights", None)
+    if weights_file is not None:
+        raise ValueError(
+            f"--model {model}: its config.json takes weights from {weights_file}; call them model.safetensors"
+        )
 
 
 @functools.lru_cache(maxsize=1)
@@ -133,14 +137,14 @@ def load_tokenizer(model: str) -> Any:
     """Load the tokenizer and give it a pad token (its end-of-text token) if it has none.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No tokenizer exists.
     """
     location = resolve(model, weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, **UNTRUSTED)
     except Exception as error:  # as above
         raise ValueError(f"--model {model}: no tokenizer that loads ({_reason(error)}); add its files") from error
-    if len(tokenizer) < 2:  # Transformers makes an empty one of no files
+    if len(tokenizer) < 2:  # Transformers makes an empty one if there are no files
         raise ValueError(f"--model {model}: no tokenizer in it; add its files, such as tokenizer.json")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -156,8 +160,8 @@ def check_fit(model: str) -> None:
     read_weights(model, device_map="meta")
 
 
-def read_weights(model: str, **how: Any) -> Any:
-    """Return a new float32 model from safetensors; ``how`` goes to Transformers.
+def read_weights(model: str, **options: Any) -> Any:
+    """Return a new float32 model from safetensors; ``options`` go to Transformers.
 
     Raises:
         ValueError: The weights do not load, one is missing or one has another shape.
@@ -166,13 +170,13 @@ def read_weights(model: str, **how: Any) -> Any:
     try:
         network, info = AutoModelForCausalLM.from_pretrained(
             location, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
-            output_loading_info=True, **UNTRUSTED, **how,
+            output_loading_info=True, **UNTRUSTED, **options,
         )  # fmt: skip
     except Exception as error:  # as above
         raise ValueError(f"--model {model}: its weights do not load ({_reason(error)})") from error
     wrong = [f"lack {min(info['missing_keys'])}"] if info["missing_keys"] else []
-    for name, found, wanted in sorted(info["mismatched_keys"]):
-        wrong.append(f"have {name} of shape {tuple(found)} for {tuple(wanted)}")
+    for name, actual, expected in sorted(info["mismatched_keys"]):
+        wrong.append(f"have {name} of shape {tuple(actual)} for {tuple(expected)}")
     if wrong:
         raise ValueError(f"--model {model}: its weights {wrong[0]}; give those that belong to its config")
     return network
@@ -187,7 +191,7 @@ def load(model: str, device: str = "cpu") -> BaseModel:
     """
     network = read_weights(model)
     if hub.is_hub_id(model):
-        network.name_or_path, network.hub_commit = hub.split(model)  # an adapter names these, not a folder of a cache
+        network.name_or_path, network.hub_commit = hub.split(model)  # an adapter names these, not a cache folder
     network.requires_grad_(False)
     _fuse_activations(network)
     network.config.use_cache = False
@@ -195,8 +199,8 @@ def load(model: str, device: str = "cpu") -> BaseModel:
     if not looks_back_only(network):
         raise ValueError(f"--model {model}: its tokens see later ones; give a causal language model")
     params = sum(parameter.numel() for parameter in network.parameters())
-    known = sites_of(network), params, device, separable_head(network), joinable(network)
-    return BaseModel(network, load_tokenizer(model), *known)
+    properties = sites_of(network), params, device, separable_head(network), joinable(network)
+    return BaseModel(network, load_tokenizer(model), *properties)
 
 
 def _fuse_activations(network: Any) -> None:
@@ -219,7 +223,7 @@ def separable_head(network: Any) -> bool:
 
 @torch.inference_mode()
 def looks_back_only(network: Any) -> bool:
-    """Return True if the logits of a token leave later tokens out: an encoder would be taught to copy."""
+    """Return True if a token's logits do not depend on later tokens: an encoder would learn to copy."""
     ids = _four_tokens(network)
     other = ids.clone()
     other[0, -1] = ids[0, 0]
@@ -229,14 +233,14 @@ def looks_back_only(network: Any) -> bool:
 
 @torch.inference_mode()
 def joinable(network: Any) -> bool:
-    """Return True if rows end to end, whose positions begin anew, are computed as apart: not every model heeds that."""
+    """Return True if rows end to end, whose positions begin anew, give the outputs that they give apart."""
     if "position_ids" not in inspect.signature(network.forward).parameters:
         return False
     ids = _four_tokens(network)
     both, positions = torch.cat([ids, ids.flip(1)], 1), torch.arange(4, device=network.device).repeat(1, 2)
-    alone, seen = network(ids.flip(1)).logits, network(both).logits[:, 4:]
+    alone, mixed = network(ids.flip(1)).logits, network(both).logits[:, 4:]
     apart = network(both, position_ids=positions).logits[:, 4:]
-    return bool((apart - alone).abs().max() <= 1e-3 * (seen - alone).abs().max())
+    return bool((apart - alone).abs().max() <= 1e-3 * (mixed - alone).abs().max())
 
 
 def _four_tokens(network: Any) -> Any:
@@ -256,12 +260,12 @@ def identity(model: str) -> str:
 
 
 def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:  # a shard may be larger than the memory that is left
+    with path.open("rb") as file:  # a shard may be larger than the free memory
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of an error; of the many that ask for code of the model's own, what matters."""
+    """Return the first line of an error, or a short reason if the model needs its own code."""
     if "trust_remote_code" in str(error):
         return "it needs code of its own, which is not run; give an architecture that Transformers has"
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,4 +1,4 @@
-"""A model's files, before anything is loaded: where they are, and whether they are whole. No pickle is ever read."""
+"""A model's files, before anything is loaded: their folder, and whether they are intact. No pickle is ever read."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def resolve(model: str, weights: bool = True) -> str:
     """Return the directory behind a ``--model`` value; a hub id's files are downloaded, weights only if wanted.
 
     Raises:
-        ValueError: There is no model in it, or none of that name.
+        ValueError: It contains no model, or none of that name exists.
     """
     if model == "bundled":
         return str(BUNDLED)
@@ -27,9 +27,9 @@ def resolve(model: str, weights: bool = True) -> str:
         folder = hub.folder("model", model, (*DESCRIPTION, "*.safetensors") if weights else DESCRIPTION)
     else:
         folder = Path(model)
-    if not os.path.isdir(folder):  # unlike Path's, this takes a name of any length
-        found = "not a directory" if os.path.exists(folder) else "no such directory"
-        raise ValueError(f"--model {model}: {found}; give a saved Hugging Face model or a hub id")
+    if not os.path.isdir(folder):  # unlike Path's, this accepts a name of any length
+        problem = "not a directory" if os.path.exists(folder) else "no such directory"
+        raise ValueError(f"--model {model}: {problem}; give a saved Hugging Face model or a hub id")
     if (folder / "adapter_config.json").is_file():
         raise ValueError(f"--model {model}: an adapter, not a model; give its base, or the two merged")
     if not (folder / "config.json").is_file():
@@ -38,22 +38,22 @@ def resolve(model: str, weights: bool = True) -> str:
 
 
 def check_weights(model: str) -> bool:
-    """Look at the weights without loading them; of a hub model's that are not here yet, at their names.
+    """Check the weights without loading them; of a hub model's that are not downloaded yet, the names.
 
     Returns:
-        Whether they are all here.
+        Whether all are on this machine.
 
     Raises:
-        ValueError: There are none, they are pickles, or a file is missing or cut off.
+        ValueError: None exist, they are pickles, or a file is missing or cut off.
     """
     folder = Path(resolve(model, weights=False))
-    there = hub.file_names("model", model) if hub.is_hub_id(model) else {path.name for path in folder.iterdir()}
-    needed = _weight_files(model, folder, there)
+    file_names = hub.file_names("model", model) if hub.is_hub_id(model) else {path.name for path in folder.iterdir()}
+    needed = _weight_files(model, folder, file_names)
     for name in needed:
-        if name not in there:
+        if name not in file_names:
             raise ValueError(f"--model {model}: {INDEX} names {name}, which is not there; copy it too")
-    here = [name for name in needed if (folder / name).exists()]
-    for name in here:
+    present = [name for name in needed if (folder / name).exists()]
+    for name in present:
         try:
             with safe_open(folder / name, "pt"):
                 pass
@@ -61,20 +61,20 @@ def check_weights(model: str) -> bool:
             raise ValueError(
                 f"--model {model}: {name} is no whole safetensors file ({error}); copy or {SAVE}"
             ) from error
-    return here == needed
+    return present == needed
 
 
-def _weight_files(model: str, folder: Path, there: set[str]) -> list[str]:
-    """Name the files that a load will read, as Transformers chooses them."""
-    if WEIGHTS in there:
+def _weight_files(model: str, folder: Path, file_names: set[str]) -> list[str]:
+    """Return the names of the weight files that Transformers would load."""
+    if WEIGHTS in file_names:
         return [WEIGHTS]
-    if INDEX in there:
+    if INDEX in file_names:
         try:
             shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"--model {model}: {INDEX} cannot be read ({error}); copy it again") from error
         return sorted(map(str, shards))
-    pickles = sorted(name for name in there if Path(name).suffix in PICKLES)
+    pickles = sorted(name for name in file_names if Path(name).suffix in PICKLES)
     if pickles:
         raise ValueError(f"--model {model}: {pickles[0]} is a pickle, which can run code and is not loaded; {SAVE}")
     raise ValueError(f"--model {model}: no weights in it; give a folder that save_pretrained wrote")

@@ -15,10 +15,10 @@ FILE_NAME = re.compile(r"(?i)\.(txt|jsonl?|csv|tsv|parquet|arrow|xlsx?|pkl|gz|zi
 
 
 def is_hub_id(name: str) -> bool:
-    """Return True if ``name``, without its commit, is written as a hub id and is nothing on this machine's disk."""
+    """Return True if ``name``, without its commit, has the form of a hub id and is no path on this machine."""
     repo, _ = split(name)
-    written = HUB_ID.fullmatch(repo) is not None and len(repo) <= LONGEST and not FILE_NAME.search(repo)
-    return written and repo not in BUILT_IN and not os.path.exists(name)
+    well_formed = HUB_ID.fullmatch(repo) is not None and len(repo) <= LONGEST and not FILE_NAME.search(repo)
+    return well_formed and repo not in BUILT_IN and not os.path.exists(name)
 
 
 def split(reference: str) -> tuple[str, str | None]:
@@ -28,17 +28,17 @@ def split(reference: str) -> tuple[str, str | None]:
 
 
 def commit_of(name: str) -> str | None:
-    """Return the commit of a hub id; None if it has none, or is something on this machine's disk."""
+    """Return the commit of a hub id; None if it has none, or is a path on this machine."""
     return split(name)[1] if is_hub_id(name) else None
 
 
 def at(repo: str, commit: str | None) -> str:
-    """Return ``ORG/NAME@COMMIT``, or the name as it is if there is no commit."""
+    """Return ``ORG/NAME@COMMIT``, or the name unchanged if there is no commit."""
     return f"{repo}@{commit}" if commit else repo
 
 
 def pinned(flag: str, repo: str, revision: str | None) -> str:
-    """Return ``ORG/NAME@COMMIT`` for a hub id, and anything else as it is.
+    """Return ``ORG/NAME@COMMIT`` for a hub id, and anything else unchanged.
 
     Args:
         flag: ``model`` or ``dataset``, for messages and as the kind of the repository.
@@ -46,7 +46,7 @@ def pinned(flag: str, repo: str, revision: str | None) -> str:
         revision: Branch, tag or commit; the default branch if None.
 
     Raises:
-        ValueError: There is no such revision, or a revision of something that has none.
+        ValueError: The revision does not exist, or is of something that has none.
     """
     if not is_hub_id(repo):
         if revision is not None:
@@ -59,10 +59,10 @@ def pinned(flag: str, repo: str, revision: str | None) -> str:
 
 
 def folder(flag: str, reference: str, patterns: Sequence[str]) -> Path:
-    """Return a folder with those files of a commit that match ``patterns``; what is not there yet is downloaded.
+    """Return a folder with the files of a commit that match ``patterns``; missing ones are downloaded.
 
     Raises:
-        ValueError: They cannot be had.
+        ValueError: They cannot be downloaded.
     """
     repo, commit = split(reference)
     try:
@@ -72,10 +72,10 @@ def folder(flag: str, reference: str, patterns: Sequence[str]) -> Path:
 
 
 def file_names(flag: str, reference: str) -> set[str]:
-    """Return what files a commit has, here or on the hub; without the hub, those that are here.
+    """Return the names of a commit's files; those in the local cache if the hub cannot be reached.
 
     Raises:
-        ValueError: That cannot be found out.
+        ValueError: They cannot be listed.
     """
     repo, commit = split(reference)
     try:
@@ -87,9 +87,9 @@ def file_names(flag: str, reference: str) -> set[str]:
 
 
 def _absent(flag: str, repo: str, revision: str | None, error: Exception) -> str:
-    at = f" --{flag}-revision {revision}" if revision else ""
+    option = f" --{flag}-revision {revision}" if revision else ""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:250]
     return (
-        f"--{flag} {repo}{at}: nothing of that name here, and not to be had from the hub ({reason}); give a path or a "
-        f"hub id, and HF_TOKEN for a private one"
+        f"--{flag} {repo}{option}: nothing of that name here, and not to be had from the hub ({reason}); give a path "
+        f"or a hub id, and HF_TOKEN for a private one"
     )

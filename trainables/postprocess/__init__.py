@@ -1,1 +1,1 @@
-"""What is done with a trained adapter."""
+"""Postprocessing of a trained adapter."""

@@ -1,4 +1,4 @@
-"""How small the trained adapter can be: its singular values cut, the largest kept wherever they are."""
+"""Truncation of a trained adapter: its smallest singular values are cut, over all sites together."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,13 +26,13 @@ def shrink_curve(
     """Measure a trained adapter on the test split at falling numbers of parameters.
 
     Args:
-        workload: What it was trained in.
+        workload: The workload that it was trained on.
         ranks: Site -> rank, zeros included.
         alphas: Adapted site -> alpha.
-        folder: Where its weights are.
+        folder: Folder of its weights.
 
     Returns:
-        A mapping for each of ``FRACTIONS``: ``fraction``, ``params`` (what is left) and ``test_loss``.
+        A mapping for each of ``FRACTIONS``: ``fraction``, ``params`` (the remaining ones) and ``test_loss``.
     """
     base = base_of(workload)
     splits = splits_of(workload)
@@ -44,14 +44,14 @@ def shrink_curve(
         adapter.set_weights(peft_adapter.load_weights(folder))
         scales = adapter.scales
         whole = {name: (a.detach().clone(), b.detach() * scales[name]) for name, (a, b) in adapter.factors.items()}
-        found = []
+        curve = []
         for fraction in FRACTIONS:
-            kept = shrunk(whole, base.sites, int(fraction * params)) if fraction < 1 else whole
-            _put(adapter, kept)
-            left = sum(by_name[name].cost * len(a) for name, (a, _) in kept.items())
+            truncated = shrunk(whole, base.sites, int(fraction * params)) if fraction < 1 else whole
+            _put(adapter, truncated)
+            remaining = sum(by_name[name].cost * len(a) for name, (a, _) in truncated.items())
             loss = mean_loss(splits.test, evaluate(base, splits.test, workload.batch_size))
-            found.append({"fraction": fraction, "params": left, "test_loss": loss})
-        return found
+            curve.append({"fraction": fraction, "params": remaining, "test_loss": loss})
+        return curve
     finally:
         peft_adapter.detach(model)
 
@@ -59,7 +59,7 @@ def shrink_curve(
 def shrunk(factors: Factors, sites: Sequence[Site], params: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Return the factors of lower rank that are closest to given ones, within a number of parameters.
 
-    Singular directions are kept in the order of squared singular value per parameter, over all sites together.
+    Singular directions are kept in descending order of squared singular value per parameter, over all sites together.
 
     Args:
         factors: Site -> (A of shape (rank, d_in), B of shape (d_out, rank), its scale multiplied in).
@@ -67,7 +67,7 @@ def shrunk(factors: Factors, sites: Sequence[Site], params: int) -> dict[str, tu
         params: Parameters to stay within.
 
     Returns:
-        Site -> (A, B); a site that keeps nothing is left out.
+        Site -> (A, B); a site of rank 0 is omitted.
 
     Source:
         Eckart and Young (1936) for one matrix. QR of both factors first, so that only (rank, rank) is decomposed.
@@ -80,22 +80,22 @@ def shrunk(factors: Factors, sites: Sequence[Site], params: int) -> dict[str, tu
         u, s, v = torch.linalg.svd(r_b @ r_a.t())
         parts[name] = (q_b @ u, s, v @ q_a.t())
         queue += [(-(value**2) / costs[name], name) for value in s.tolist()]
-    kept, left = dict.fromkeys(factors, 0), params
+    ranks, remaining = dict.fromkeys(factors, 0), params
     for _, name in sorted(queue):
-        if costs[name] <= left:
-            kept[name], left = kept[name] + 1, left - costs[name]
-    return {name: _factors(*parts[name], count, factors[name][0].dtype) for name, count in kept.items() if count}
+        if costs[name] <= remaining:
+            ranks[name], remaining = ranks[name] + 1, remaining - costs[name]
+    return {name: _factors(*parts[name], rank, factors[name][0].dtype) for name, rank in ranks.items() if rank}
 
 
 def _factors(
-    u: torch.Tensor, s: torch.Tensor, v: torch.Tensor, count: int, dtype: torch.dtype
+    u: torch.Tensor, s: torch.Tensor, v: torch.Tensor, rank: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    root = s[:count].sqrt()
-    return (root[:, None] * v[:count]).to(dtype), (u[:, :count] * root).to(dtype)
+    root = s[:rank].sqrt()
+    return (root[:, None] * v[:rank]).to(dtype), (u[:, :rank] * root).to(dtype)
 
 
 def _put(adapter: Adapter, factors: Factors) -> None:
-    """Put smaller factors of scale 1 into an adapter's tensors, zeros in the place of what was cut."""
+    """Copy smaller factors of scale 1 into an adapter's tensors, with zeros for the rows that were cut."""
     with torch.no_grad():
         for name, (a, b) in adapter.factors.items():
             a.zero_(), b.zero_()

@@ -1,4 +1,4 @@
-"""A trial whose ranks are found while it trains: AdaLoRA, over the adapter of any other trial."""
+"""A trial whose ranks are decided while it trains: AdaLoRA, over the adapter of any other trial."""
 
 from collections.abc import Mapping
 
@@ -15,10 +15,10 @@ from trainables.training.triplets import CostAllocator, Triplets
 
 
 class AdaLoraLearner(Learner):
-    """What belongs to an AdaLoRA trial.
+    """An AdaLoRA trial's own state.
 
     The model runs an ordinary adapter of the ranks at the start, so the trial trains alone or in a pack like any other;
-    what is trained are the triplets behind it. What the trial has to show is that adapter without its pruned rows.
+    the triplets behind it are trained. Its outcome is that adapter without its pruned rows.
 
     Source:
         Zhang et al., AdaLoRA (arXiv 2303.10512), algorithm 1; PEFT's ``AdaLoraModel``, with which the tests compare.
@@ -46,11 +46,11 @@ class AdaLoraLearner(Learner):
     @property
     def outcome(self) -> Adapter:
         """The adapter without the rows that are pruned; lambda is in A."""
-        used = {}
+        masks = {}
         for name, (a, _) in self.adapter.factors.items():
             # between two prunings the optimizer may have brought a pruned triplet back
-            used[name] = self.allocator.kept[name].to(a.device) | a.detach().any(1)
-        return self.adapter.cut(used)
+            masks[name] = self.allocator.masks[name].to(a.device) | a.detach().any(1)
+        return self.adapter.cut(masks)
 
     def gather(self) -> None:
         """Take the adapter's gradients to the triplets, with the penalty's."""
@@ -62,13 +62,13 @@ class AdaLoraLearner(Learner):
         self.triplets.apply()
 
     def zero_grad(self) -> None:
-        """Zero the adapter's gradients, in place; those of the triplets are made anew."""
+        """Zero the adapter's gradients, in place; the triplets' are computed from them."""
         for tensor in self.adapter.parameters:
             if tensor.grad is not None:
                 tensor.grad.zero_()
 
     def report(self, eval_loss: float) -> StepReport:
-        """Return what is reported after some steps, as ``Learner``.
+        """Return the report, as ``Learner``.
 
         Raises:
             AllocationMismatch: The trial is done, and over its budget.
@@ -78,32 +78,32 @@ class AdaLoraLearner(Learner):
             raise AllocationMismatch(f"{cost} parameters after the last pruning, the budget is {budget}")
         return super().report(eval_loss)
 
-    def restore(self, weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
-        """Put triplets, their importance and what is pruned back; ``weights`` follow from these."""
-        tensors = {name: tensor.to(self.device) for name, tensor in own.items()}
-        found: dict[str, dict[str, torch.Tensor]] = {}
+    def restore(self, weights: Mapping[str, torch.Tensor], extra_state: Mapping[str, torch.Tensor]) -> None:
+        """Restore the triplets, their importance and their masks; ``weights`` follow from these."""
+        tensors = {name: tensor.to(self.device) for name, tensor in extra_state.items()}
+        parts: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             part, _, name = key.partition("/")
-            found.setdefault(part, {})[name] = tensor
-        self.triplets.set(found["value"])
-        self.allocator.kept = {name: tensor.bool().cpu() for name, tensor in found["kept"].items()}
-        self.allocator.ipt = dict(found.get("sensitivity", {}))
-        self.allocator.exp_avg_ipt = dict(found.get("sensitivity", {}))
-        self.allocator.exp_avg_unc = dict(found.get("uncertainty", {}))
+            parts.setdefault(part, {})[name] = tensor
+        self.triplets.set(parts["value"])
+        self.allocator.masks = {name: tensor.bool().cpu() for name, tensor in parts["kept"].items()}
+        self.allocator.ipt = dict(parts.get("sensitivity", {}))
+        self.allocator.exp_avg_ipt = dict(parts.get("sensitivity", {}))
+        self.allocator.exp_avg_unc = dict(parts.get("uncertainty", {}))
 
-    def own_state(self) -> dict[str, torch.Tensor]:
-        """Return the triplets, their importance and what is pruned."""
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        """Return the triplets, their importance and their masks."""
         parts = {
             "value": dict(self.triplets.named_parameters()),
-            "kept": self.allocator.kept,
+            "kept": self.allocator.masks,
             "sensitivity": self.allocator.exp_avg_ipt,
             "uncertainty": self.allocator.exp_avg_unc,
         }
-        return {f"{part}/{name}": tensor for part, found in parts.items() for name, tensor in found.items()}
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
 def learner_of(workload: Workload, spec: TrialSpec, base: BaseModel, adapter: Adapter, examples: int) -> Learner:
-    """Return what is a trial's own, as ``Learner``."""
+    """Return the learner of a trial, as its strategy needs it."""
     if isinstance(spec.allocator, AdaLora):
         return AdaLoraLearner(workload, spec, base, adapter, examples)
     return Learner(workload, spec, base, adapter, examples)

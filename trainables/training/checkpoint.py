@@ -1,4 +1,4 @@
-"""A trial on disk: adapter, tensors, and where it stands. Written aside and renamed; imports no torch."""
+"""A trial on disk: adapter, tensors and progress. Written aside and renamed; imports no torch."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ META = "session.json"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a session stands besides its tensors. The schedule and the data's position follow from the step.
+    """A session's progress, without its tensors. The schedule and the data's position follow from the step.
 
     Args:
         step: Optimizer steps done.
@@ -42,9 +42,9 @@ def write(folder: Path, progress: Progress, write_tensors: Callable[[Path], None
     """Write a checkpoint into ``folder``; a reader sees all of it or nothing.
 
     Args:
-        folder: Replaced if it is there.
-        progress: Where the session stands.
-        write_tensors: Writes ``STATE`` and the folder ``ADAPTER`` into the folder that it is given.
+        folder: Replaced if it exists.
+        progress: The session's progress.
+        write_tensors: Writes ``STATE`` and the folder ``ADAPTER`` into the given folder.
     """
     aside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -57,10 +57,10 @@ def write(folder: Path, progress: Progress, write_tensors: Callable[[Path], None
 
 
 def fitting(folder: Path, expected: Mapping[str, str]) -> Progress:
-    """Return where a checkpoint stands that a session may continue from.
+    """Return the progress of a checkpoint that a session may continue from.
 
     Args:
-        folder: Where ``write`` put it.
+        folder: As for ``write``.
         expected: ``base`` and ``allocation`` of the session that continues.
 
     Raises:
@@ -76,7 +76,7 @@ def fitting(folder: Path, expected: Mapping[str, str]) -> Progress:
 
 
 def progress_of(folder: Path) -> Progress | None:
-    """Return where a checkpoint stands; None if a file of it is missing, cut off or changed."""
+    """Return a checkpoint's progress; None if a file of it is missing, cut off or changed."""
     try:
         values = json.loads((folder / META).read_text())
         digest = values.pop("sha256")
@@ -86,7 +86,7 @@ def progress_of(folder: Path) -> Progress | None:
 
 
 def newest(folders: Iterable[Path]) -> Path | None:
-    """Return the checkpoint that is furthest, of those that are whole."""
+    """Return the intact checkpoint with the most steps; None if there is none."""
     steps = {folder: progress.step for folder in folders if (progress := progress_of(folder)) is not None}
     return max(steps, key=lambda folder: (steps[folder], str(folder)), default=None)
 

@@ -10,8 +10,8 @@ CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**27}  # on CPU a chunk of logits stays
 class FrozenHeadLoss(torch.autograd.Function):
     """Cross-entropy of ``hidden @ weight.T + bias``, and its gradient with respect to ``hidden`` alone.
 
-    The head is frozen, so that gradient is all there is: ``(softmax - onehot) @ weight``. It is computed in the forward
-    pass, chunk by chunk, while the exponentials are at hand; the backward pass only scales it.
+    The head is frozen, so that is the only gradient: ``(softmax - onehot) @ weight``. It is computed in the forward
+    pass, chunk by chunk, where the exponentials are available; the backward pass only scales it.
 
     Source:
         The idea of a fused linear cross-entropy: Hsu et al., Liger Kernel (arXiv 2410.10989).
@@ -24,11 +24,11 @@ class FrozenHeadLoss(torch.autograd.Function):
         """Return the loss of each token, in nats.
 
         Args:
-            ctx: Keeps the gradient.
+            ctx: Stores the gradient.
             hidden: (tokens, width).
             weight: (vocabulary, width).
             bias: (vocabulary,) or None.
-            targets: (tokens,), the right ids.
+            targets: (tokens,), the target ids.
         """
         losses = torch.empty(len(hidden), device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -37,9 +37,9 @@ class FrozenHeadLoss(torch.autograd.Function):
             part = slice(start, start + rows)
             logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
             logits -= logits.amax(1, keepdim=True)
-            right = logits.gather(1, targets[part, None])
+            target_logits = logits.gather(1, targets[part, None])
             total = logits.exp_().sum(1, keepdim=True)
-            losses[part] = (total.log() - right).squeeze(1)
+            losses[part] = (total.log() - target_logits).squeeze(1)
             if gradient is not None:
                 logits /= total
                 logits.scatter_add_(1, targets[part, None], -torch.ones_like(total))
@@ -49,7 +49,7 @@ class FrozenHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        """Scale each token's gradient by what comes from above."""
+        """Scale each token's gradient by the upstream gradient."""
         return ctx.gradient * upstream[:, None].to(ctx.gradient.dtype), None, None, None
 
 

@@ -8,20 +8,20 @@ from trainables.spec import Workload
 def base_of(workload: Workload) -> BaseModel:
     """Load the workload's base.
 
-    A cluster's nodes may hold different files at one path, and a node may join in the middle of a search: so whoever
-    loads looks, and nobody trains on another base than the rest.
+    A cluster's nodes may hold different files at one path, and a node may join in the middle of a search: so
+    every process checks its base when it loads it, and all train on the same one.
 
     Raises:
-        ValueError: What is here is not what the search was planned with, or it does not load.
+        ValueError: The base on this node is not the one that the search was planned with, or it does not load.
     """
-    if workload.base not in {None, found := identity(workload.model)}:
+    if workload.base not in {None, base_digest := identity(workload.model)}:
         raise ValueError(
-            f"--model {workload.model}: this node has {found[:12]} there, the search was planned with "
+            f"--model {workload.model}: this node has {base_digest[:12]} there, the search was planned with "
             f"{str(workload.base)[:12]} (SHA-256); put the same folder on every node, or on storage that all share"
         )
     return load(workload.model, workload.device)
 
 
 def splits_of(workload: Workload) -> Splits:
-    """Return the workload's examples; one that carries none has them read and tokenised here."""
+    """Return the workload's examples; if it carries none, they are read and tokenised."""
     return workload.splits or load_splits(workload.data, workload.model)

@@ -22,17 +22,17 @@ def autocast(device: str) -> Any:
 def token_losses(
     model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, separable_head: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the next-token cross-entropy of each learned token, in nats, and where in the labels it is predicted.
+    """Return the next-token cross-entropy of each learned token, in nats, and its position in the labels.
 
     Args:
         model: The Hugging Face model.
-        inputs: What it takes, each (rows, length).
+        inputs: The model's inputs, each (rows, length).
         labels: (rows, length), ``IGNORED`` where nothing is learned.
         separable_head: Whether the logits are the output embedding of the last hidden state and nothing else; then
-            they are computed only where there is a loss.
+            they are computed only where a token is learned.
 
     Returns:
-        (learned tokens,), and (learned tokens, 2): row, and place before that of the token.
+        (learned tokens,), and (learned tokens, 2): row, and position of the token before it.
     """
     targets = labels[:, 1:]
     learned = targets != IGNORED
@@ -48,15 +48,17 @@ def token_losses(
 @torch.inference_mode()
 def evaluate(base: BaseModel, examples: Sequence[Example], batch_size: int) -> list[float]:
     """Return the summed loss of each example, in nats."""
-    found: dict[int, float] = {}
+    loss_by_index: dict[int, float] = {}
     order = by_length(examples)
     for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        batch = collate([examples[index] for index in part], base.pad_id, base.device)
+        indices = order[start : start + batch_size]
+        batch = collate([examples[index] for index in indices], base.pad_id, base.device)
         with autocast(base.device):
-            losses, places = token_losses(base.model, batch.inputs, batch.labels, base.separable_head)
-        found |= zip(part, losses.new_zeros(len(part)).index_add(0, places[:, 0], losses).tolist(), strict=True)
-    return [found[index] for index in range(len(examples))]
+            losses, positions = token_losses(base.model, batch.inputs, batch.labels, base.separable_head)
+        loss_by_index |= zip(
+            indices, losses.new_zeros(len(indices)).index_add(0, positions[:, 0], losses).tolist(), strict=True
+        )
+    return [loss_by_index[index] for index in range(len(examples))]
 
 
 def by_length(examples: Sequence[Example]) -> list[int]:

@@ -1,4 +1,4 @@
-"""A trial while it trains, as its Ray trainable knows it, and what it reports. Imports no torch."""
+"""A trial that trains, as its Ray trainable drives it, and its reports. Imports no torch."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from trainables.data.splits import Splits, by_document, mean_loss
 
-if TYPE_CHECKING:  # whoever only asks for a report, as proxies and hosts do, must not load torch
+if TYPE_CHECKING:  # processes that only ask for a report, such as proxies, must not load torch
     from trainables.training.trial_state import Learner
 
 
@@ -18,7 +18,7 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What Ray and MLflow see after some steps.
+    """What Ray and MLflow receive after some steps.
 
     Args:
         step: Optimizer steps done.
@@ -40,11 +40,11 @@ class StepReport:
 
 
 class Session(Protocol):
-    """A trial that trains, is measured, and can be put away and taken up again."""
+    """A trial that can be trained, evaluated, saved and resumed."""
 
     @property
     def learner(self) -> "Learner":
-        """What belongs to the trial alone."""
+        """The trial's own state."""
         ...
 
     @property
@@ -77,44 +77,44 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """Give everything back; the base is as it was before."""
+        """Release everything; the base is as it was before."""
         ...
 
 
 def next_report(session: Session, again: bool = False) -> dict[str, Any]:
-    """Train a trial to its next report, and return what Ray sees of it.
+    """Train a trial to its next report, and return the result for Ray.
 
     Args:
         session: The trial.
-        again: Whether it was taken up again. Where it stands at a report, it is measured there and not trained: the
-            interruption may have come between that report and what was decided about it.
+        again: Whether the trial was resumed. If it stands at a report, it is evaluated and not trained: it may have
+            been interrupted between that report and the scheduler's decision about it.
 
-    Ranks and alphas are one JSON string, since loggers flatten nested values at a cost, and so are the test split's
-    documents: summed loss and learned tokens of each. A trial that diverges is done.
+    Ranks and alphas are one JSON string, since loggers flatten nested values at a cost, and so are the summed
+    loss and the learned tokens of each document of the test split. A trial that diverges is done.
     ``report`` counts a trial's reports from 1, those before an interruption included.
     """
     learner = session.learner
     interval = math.ceil(learner.workload.steps / learner.workload.reports)
-    found: dict[str, Any] = {"seed": learner.spec.seed, "error": None}
+    result: dict[str, Any] = {"seed": learner.spec.seed, "error": None}
     try:
-        since = learner.step % interval
-        judged = again and learner.step and (learner.done or not since)
-        report = asdict(session.train(0 if judged else interval - since))
-        found |= {"status": "running", "done": False, **report}
+        steps_since = learner.step % interval
+        at_report = again and learner.step and (learner.done or not steps_since)
+        report = asdict(session.train(0 if at_report else interval - steps_since))
+        result |= {"status": "running", "done": False, **report}
         if learner.done:
             losses = session.test_losses()
             documents = by_document(session.splits.test, losses)
             test_loss = mean_loss(session.splits.test, losses)
-            if not math.isfinite(test_loss):  # which no search decides by, but whoever compares must know
-                found["error"] = str(learner.diverged("test loss", test_loss))
-            found |= {"status": "finished", "done": True, "test_loss": test_loss}
-            found |= {"test_documents": json.dumps(list(documents.values()))}
+            if not math.isfinite(test_loss):  # no search decides by it, but comparisons need to know
+                result["error"] = str(learner.diverged("test loss", test_loss))
+            result |= {"status": "finished", "done": True, "test_loss": test_loss}
+            result |= {"test_documents": json.dumps(list(documents.values()))}
     except Diverged as error:
-        found |= {
+        result |= {
             "status": "diverged", "done": True, "error": str(error), "step": learner.step, "tokens": learner.tokens,
             "seconds": learner.seconds, "train_loss": None, "eval_loss": math.nan,
         }  # fmt: skip
     facts = learner.facts  # after training, which may have changed the ranks
     allocation = {"ranks": facts.pop("ranks"), "alphas": facts.pop("alphas")}
     report_number = math.ceil(learner.step / interval)
-    return {**facts, "allocation": json.dumps(allocation), "report": report_number, **found}
+    return {**facts, "allocation": json.dumps(allocation), "report": report_number, **result}

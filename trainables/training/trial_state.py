@@ -1,4 +1,4 @@
-"""A trial's own state, whatever computes its losses: adapter, optimizer, schedule, order of the data, counters."""
+"""A trial's own state, however its losses are computed: adapter, optimizer, schedule, order of the data, counters."""
 
 import math
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from trainables.training import checkpoint
 from trainables.training.losses import batch_order, learning_rate_factor, rng_state
 from trainables.training.session import Diverged, StepReport
 
-RNG, OWN = "rng", "own/"
-"""Names in a checkpoint's tensors: the state of the random numbers, and what a kind of trial has besides."""
+RNG, EXTRA = "rng", "own/"
+"""Names in a checkpoint's tensors: the random number generator's, and the prefix of ``Learner.extra_state``'s."""
 
 
 @dataclass(slots=True)
 class Recent:
-    """What a trial has done since its last report.
+    """What a trial has trained since its last report.
 
     Args:
         loss: Summed training loss, in nats.
@@ -38,7 +38,7 @@ class Recent:
 
 
 class Learner:
-    """What belongs to one trial alone.
+    """The state of one trial.
 
     Args:
         workload: What all trials share.
@@ -71,7 +71,7 @@ class Learner:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is applied, read from the tensors that are trained: ranks, alphas, parameters, efficiency."""
+        """The applied allocation, read from the trained tensors: ranks, alphas, parameters, efficiency."""
         adapter = self.outcome
         ranks = adapter.ranks
         trainable = sum(p.numel() for p in adapter.parameters)
@@ -89,7 +89,7 @@ class Learner:
         return self.adapter
 
     def advance(self, loss: float, tokens: int) -> None:
-        """Do one optimizer step with the gradients that are there, and zero them.
+        """Do one optimizer step with the accumulated gradients, and zero them.
 
         Args:
             loss: The batch's summed loss, in nats.
@@ -114,10 +114,10 @@ class Learner:
         self.zero_grad()
 
     def gather(self) -> None:
-        """Bring the adapter's gradients to what is trained: here they are there."""
+        """Pass the adapter's gradients on to the trained tensors; here these are the adapter's."""
 
     def settle(self) -> None:
-        """Bring what was trained to the adapter: here it is there."""
+        """Write the trained tensors to the adapter; here these are the adapter's."""
 
     def zero_grad(self) -> None:
         """Zero the adapter's gradients, in place."""
@@ -129,7 +129,7 @@ class Learner:
         self.recent.seconds += seconds
 
     def report(self, eval_loss: float) -> StepReport:
-        """Return what is reported after some steps.
+        """Return the report on the steps since the last one.
 
         Args:
             eval_loss: Mean validation loss per token.
@@ -150,23 +150,23 @@ class Learner:
             peak_bytes=peak_bytes(self.device),
         )
 
-    def diverged(self, what: str, *values: float) -> Diverged:
-        """Return the error that says where and with which choices this trial diverged."""
+    def diverged(self, quantities: str, *values: float) -> Diverged:
+        """Return the error that names the step and the choices with which this trial diverged."""
         dtype = "bfloat16 autocast" if self.device == "cuda" else "float32"
         choices = f"learning rate {self.spec.learning_rate:g}, scaling {self.spec.scaling} x {self.workload.scale:g}"
-        return Diverged(f"{what} {', '.join(map(str, values))} at step {self.step} ({choices}, {dtype})")
+        return Diverged(f"{quantities} {', '.join(map(str, values))} at step {self.step} ({choices}, {dtype})")
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint; its ``adapter`` folder is an ordinary PEFT adapter."""
         progress = checkpoint.Progress(
-            step=self.step, tokens=self.tokens, seconds=self.seconds, recent=asdict(self.recent), **self._ties()
+            step=self.step, tokens=self.tokens, seconds=self.seconds, recent=asdict(self.recent), **self._provenance()
         )
         checkpoint.write(folder, progress, self._write_tensors)
 
     def _write_tensors(self, folder: Path) -> None:
         self.outcome.save(folder / checkpoint.ADAPTER)
-        own = {OWN + name: tensor.detach().cpu().contiguous() for name, tensor in self.own_state().items()}
-        save_file(_flat(self.optimizer) | own | {RNG: self.rng.contiguous()}, folder / checkpoint.STATE)
+        extra = {EXTRA + name: tensor.detach().cpu().contiguous() for name, tensor in self.extra_state().items()}
+        save_file(_flat(self.optimizer) | extra | {RNG: self.rng.contiguous()}, folder / checkpoint.STATE)
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint.
@@ -174,25 +174,25 @@ class Learner:
         Raises:
             ValueError: It belongs to another base or allocation.
         """
-        progress = checkpoint.fitting(folder, self._ties())
+        progress = checkpoint.fitting(folder, self._provenance())
         tensors = load_file(folder / checkpoint.STATE)
         self.rng = tensors.pop(RNG)
-        own = {key.removeprefix(OWN): tensors.pop(key) for key in [*tensors] if key.startswith(OWN)}
-        self.restore(load_weights(folder / checkpoint.ADAPTER), own)
+        extra = {key.removeprefix(EXTRA): tensors.pop(key) for key in [*tensors] if key.startswith(EXTRA)}
+        self.restore(load_weights(folder / checkpoint.ADAPTER), extra)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": _unflat(tensors)})
         self.step, self.tokens, self.seconds = progress.step, progress.tokens, progress.seconds
         self.recent = Recent(**progress.recent)
 
-    def own_state(self) -> dict[str, torch.Tensor]:
-        """Return what a checkpoint must keep besides adapter and optimizer: here nothing."""
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        """Return the tensors to save besides adapter and optimizer; here none."""
         return {}
 
-    def restore(self, weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
-        """Put the tensors of a checkpoint back: here they are the adapter's ``weights``."""
+    def restore(self, weights: Mapping[str, torch.Tensor], extra_state: Mapping[str, torch.Tensor]) -> None:
+        """Restore the tensors of a checkpoint; here the adapter's ``weights``."""
         self.adapter.set_weights(weights)
 
-    def _ties(self) -> Mapping[str, str]:
-        """Return what a checkpoint must have been made with; the allocation is the planned one, which was audited."""
+    def _provenance(self) -> Mapping[str, str]:
+        """Return the base and allocation that a checkpoint must match; the allocation is as planned and audited."""
         workload = self.workload
         allocation = self.spec.digest(self.sites, workload.budget, workload.evidence)
         return {"base": identity(workload.model), "allocation": allocation}
@@ -208,7 +208,7 @@ def _flat(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 
 def _unflat(tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
-    """Return parameter number -> its optimizer state, from what ``_flat`` made of it."""
+    """Return parameter number -> its optimizer state; the inverse of ``_flat``."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".")
@@ -217,7 +217,7 @@ def _unflat(tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Te
 
 
 def peak_bytes(device: str) -> int:
-    """Return the most memory that this process has had: of the GPU, or resident."""
+    """Return this process's peak memory: of the GPU, or resident."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     import resource

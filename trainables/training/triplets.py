@@ -78,7 +78,7 @@ class Triplets:
 def penalty_gradient(rows: torch.Tensor) -> torch.Tensor:
     """Return the gradient of ``|rows rows^T - 1|``, the Frobenius norm; rows is (rank, d).
 
-    The paper squares the norm; its authors' code and PEFT do not, and the weights that are in use are for that.
+    The paper squares the norm; its authors' code and PEFT do not, and the usual weights are meant for that.
     """
     gap = rows @ rows.t() - torch.eye(len(rows), device=rows.device)
     gradient: torch.Tensor = 2 * gap @ rows / gap.norm().clamp_min(1e-12)
@@ -91,25 +91,25 @@ class CostAllocator(RankAllocator):  # type: ignore[misc]
     Args:
         triplets: What is pruned.
         config: Its schedule.
-        costs: Site -> parameters of one triplet; lambda is folded into Q in the end and counts nothing.
+        costs: Site -> parameters of one triplet; lambda is folded into Q in the end and is not counted.
         budget: Parameters to end with.
 
     Source:
         AdaLoRA (arXiv 2303.10512), equations 8 to 12. Triplets are kept by importance alone, as there; one that costs
-        more than what is left is passed over for the next that does not.
+        more than the remaining budget is skipped for the next that fits.
     """
 
     def __init__(self, triplets: Triplets, config: AdaLoraConfig, costs: Mapping[str, int], budget: int) -> None:
         self.costs, self.budget = costs, budget
         super().__init__(triplets, config, ADAPTER)
-        self.kept = {name: torch.ones(len(q), dtype=torch.bool) for name, (q, _, _) in triplets.values.items()}
+        self.masks = {name: torch.ones(len(q), dtype=torch.bool) for name, (q, _, _) in triplets.values.items()}
 
     def _set_budget_scheduler(self, model: Triplets) -> None:
         self.init_bgt = sum(self.costs[name] * len(q) for name, (q, _, _) in model.values.items())
         self.target_bgt = self.budget
 
     def after(self, step: int, triplets: Triplets) -> None:
-        """Weigh the triplets, and prune if it is time; gradients must be those of the step.
+        """Update the triplets' importance, and prune if it is time; gradients must be those of the step.
 
         Args:
             step: Optimizer steps done, this one included.
@@ -117,7 +117,7 @@ class CostAllocator(RankAllocator):  # type: ignore[misc]
         """
         last = self.peft_config.total_step - self.peft_config.tfinal
         if step <= last:
-            if step == last and not self.exp_avg_ipt:  # PEFT weighs them in steps before the last only
+            if step == last and not self.exp_avg_ipt:  # PEFT scores them only in steps before the last
                 self.update_ipt(triplets)
             self.update_and_allocate(triplets, step, force_mask=step == last)
             if step == last:
@@ -130,20 +130,20 @@ class CostAllocator(RankAllocator):  # type: ignore[misc]
         queue = []
         for number, name in enumerate(model.values):
             queue += [(-value, number, k, name) for k, value in enumerate(self._importance(name).tolist())]
-            self.kept[name].fill_(False)
+            self.masks[name].fill_(False)
         for _, _, k, name in sorted(queue):
             if self.costs[name] <= budget:
-                self.kept[name][k] = True
+                self.masks[name][k] = True
                 budget -= self.costs[name]
         self._prune(model)
         return {}
 
     def _importance(self, name: str) -> torch.Tensor:
         q, value, p = (self._element_score(f"{name}.{part}.{ADAPTER}") for part in PARTS)
-        found: torch.Tensor = self._combine_ipt(value, torch.stack([q.mean(1), p.mean(0)], 1))
-        return found
+        importance: torch.Tensor = self._combine_ipt(value, torch.stack([q.mean(1), p.mean(0)], 1))
+        return importance
 
     @torch.no_grad()
     def _prune(self, triplets: Triplets) -> None:
         for name, (_, value, _) in triplets.values.items():
-            value[~self.kept[name]] = 0
+            value[~self.masks[name]] = 0

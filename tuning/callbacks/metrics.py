@@ -8,6 +8,7 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase, TrialConfig
 
 TAG = "search"
 
@@ -33,9 +34,9 @@ class Metrics:
         self.ends: Counter[str] = Counter()
         self.lowest = math.inf
 
-    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
+    def started(self, config: TrialConfig) -> None:
         """Count a trial in."""
-        self.running[trial_id] = 0.0
+        self.running[config.trial_id] = 0.0
         self._set()
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
@@ -47,7 +48,7 @@ class Metrics:
         """Count a trial out."""
         self.running.pop(row.trial_id, None)
         self.ends[row.status] += 1
-        if row.status == "finished" and row.phase == "search" and (row.final_eval_loss or math.inf) < self.lowest:
+        if row.status == "finished" and row.phase == Phase.SEARCH and (row.final_eval_loss or math.inf) < self.lowest:
             self.lowest = row.final_eval_loss or math.inf
             self.best.set(self.lowest)
         self._set()

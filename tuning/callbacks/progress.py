@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import TrialConfig
 
 SHOWN_ENDED = 12
 COLUMNS = {"trial": "left", "params": "right", "step": "right", "eval loss": "right",
@@ -51,11 +52,11 @@ class Progress:
         console: Where to print.
     """
 
-    def __init__(self, total: int, known: Sequence[ResultRow] = (), console: Console | None = None) -> None:
-        self.total, self.began, self.known = total, time.monotonic(), len(known)
+    def __init__(self, total: int, ended_before: Sequence[ResultRow] = (), console: Console | None = None) -> None:
+        self.total, self.began, self.ended_before = total, time.monotonic(), len(ended_before)
         self.lines: dict[str, Line] = {}
         self.best: tuple[float, str] = (math.inf, "")
-        for row in known:
+        for row in ended_before:
             self._note_best(row)
         self.console = console or Console()
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
@@ -69,9 +70,9 @@ class Progress:
         if self.live:
             self.live.stop()
 
-    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
+    def started(self, config: TrialConfig) -> None:
         """Show a new trial."""
-        self.lines[trial_id] = Line(name)
+        self.lines[config.trial_id] = Line(config.name)
         self._show()
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
@@ -115,7 +116,7 @@ class Progress:
         return table
 
     def _ended(self) -> int:
-        return self.known + sum(line.status != "running" for line in self.lines.values())
+        return self.ended_before + sum(line.status != "running" for line in self.lines.values())
 
     def _summary(self) -> str:
         best = f"best {self.best[0]:.4f} ({self.best[1]})" if self.best[1] else "best: none yet"
@@ -127,6 +128,6 @@ class Progress:
         done = sum(line.reports for line in self.lines.values())
         if not lengths:
             return "time left not known yet"
-        expected = sum(lengths) / len(lengths) * (self.total - self.known)
+        expected = sum(lengths) / len(lengths) * (self.total - self.ended_before)
         seconds = (time.monotonic() - self.began) * max(0.0, expected - done) / max(1, done)
         return f"about {datetime.timedelta(seconds=round(seconds))} left in this phase"

@@ -5,14 +5,15 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ray import tune as ray_tune
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase, TrialConfig
 from tuning.lifecycle.stop import Stop, is_want_of_room
-from tuning.plan.search_space import experiment_name
 from tuning.plan.secrets import masked
 from tuning.state.record import Record
 
@@ -24,7 +25,7 @@ STATUSES = {"finished": "finished", "diverged": "diverged", "running": "stopped"
 class Listener(Protocol):
     """Hears what happens to trials, in their order; may be slow or fail without harm to the search."""
 
-    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
+    def started(self, config: TrialConfig) -> None:
         """Hear that a trial has begun; its reports and its end come later."""
         ...
 
@@ -59,21 +60,20 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
     @property
     def running(self) -> list[str]:
         """Names of the trials that have begun and not ended."""
-        configs = [self.record.configs[trial_id] for trial_id in self.started if trial_id not in self.record.rows]
-        return [experiment_name(config) for config in configs]
+        return [self.record.configs[trial_id].name for trial_id in self.started if trial_id not in self.record.rows]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass a start on, once for each trial."""
-        trial_id = trial.config["trial_id"]
-        if trial_id not in self.started:
-            self.started.add(trial_id)
-            self._tell("started", trial_id, experiment_name(trial.config), trial.config)
+        config = TrialConfig.from_ray(trial.config)
+        if config.trial_id not in self.started:
+            self.started.add(config.trial_id)
+            self._tell("started", config)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Note a report and pass it on."""
-        trial_id = trial.config["trial_id"]
+        trial_id = _id_of(trial)
         before = self.record.reports.get(trial_id, {}).get(result["step"], {})  # a trial taken up again repeats it
         report = {name: _first(_finite(result.get(name)), before.get(name)) for name in HISTORY}
         self._note(self.record.reported, trial_id, report)
@@ -83,7 +83,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Count a trial that is started again."""
-        self._note(self.record.restarted, trial.config["trial_id"])
+        self._note(self.record.restarted, _id_of(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Make a row of a trial that ended by itself or was stopped."""
@@ -94,7 +94,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         self.on_trial_start(iteration, trials, trial)
         error = _cause(trial)
         if error is not None and is_want_of_room(error):
-            self.stop.for_want_of_room(f"trial {trial.config['trial_id']}: {error}")
+            self.stop.for_want_of_room(f"trial {_id_of(trial)}: {error}")
         self._end(trial, {**(trial.last_result or {}), "status": "failed", "error": error})
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
@@ -104,11 +104,12 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
 
     def _end(self, trial: Any, last: dict[str, Any]) -> None:
         self.stop.watch_disk()
-        trial_id = trial.config["trial_id"]
+        config = TrialConfig.from_ray(trial.config)
+        trial_id = config.trial_id
         if self.stop.is_broken or trial_id in self.record.rows:  # of a trial that has ended Ray's own files may fail
             return
         reports = self.record.reports.get(trial_id, {})
-        row = row_from(trial.config, last, reports.values(), self.record.restarts[trial_id])
+        row = row_from(config, last, reports.values(), self.record.restarts[trial_id])
         self._tell("ended", row)  # first, so that no listener lacks what the record has
         self._note(self.record.ended, row)
         # nobody reads Ray's averages of every number that was reported; of a thousand trials they fill 80 MB
@@ -131,7 +132,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
 
 
 def row_from(
-    config: Mapping[str, Any], last: Mapping[str, Any], history: Iterable[Mapping[str, Any]], restarts: int = 0
+    config: TrialConfig, last: Mapping[str, Any], history: Iterable[Mapping[str, Any]], restarts: int = 0
 ) -> ResultRow:
     """Return a trial's row; what is unknown is None.
 
@@ -143,19 +144,19 @@ def row_from(
     """
     status = STATUSES.get(last.get("status", ""), "failed")
     allocation = json.loads(last.get("allocation") or "{}")
-    confirmed, test_loss = config.get("phase") == "confirm", _finite(last.get("test_loss"))
+    confirmed, test_loss = config.phase == Phase.CONFIRM, _finite(last.get("test_loss"))
     if confirmed and status == "finished" and test_loss is None:  # leaving it out would flatter its strategy
         status = "diverged"
     documents = last.get("test_documents") if confirmed and test_loss is not None else None
     loss = _finite(last.get("eval_loss")) if status in {"finished", "stopped"} else None
     return ResultRow(
-        trial_id=config["trial_id"],
-        experiment_name=experiment_name(config),
-        phase=config.get("phase", "search"),
-        strategy=config["strategy"],
+        trial_id=config.trial_id,
+        experiment_name=config.name,
+        phase=config.phase,
+        strategy=config.strategy,
         status=status,
-        seed=config.get("seed"),
-        config={name: value for name, value in config.items() if name != "trial_id"},
+        seed=config.seed,
+        config=replace(config, trial_id="").to_ray(),
         ranks=allocation.get("ranks"),
         alphas=allocation.get("alphas"),
         fan_in_fan_out=last.get("fan_in_fan_out"),
@@ -171,6 +172,10 @@ def row_from(
         error=masked(last.get("error") or "") or None,
         history=tuple(history),
     )
+
+
+def _id_of(trial: Any) -> str:
+    return TrialConfig.from_ray(trial.config).trial_id
 
 
 def _finite(value: Any) -> float | None:

@@ -82,10 +82,10 @@ def private_folder() -> Path:
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700, parents=True)
-        found = path.lstat()
+        status = path.lstat()
     except OSError as error:
         raise ValueError(f"{path}: cannot be made ({error.strerror}); set RAY_TMPDIR to a folder of yours") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise ValueError(f"{path}: must be a folder of yours that nobody else reaches; remove it, or set RAY_TMPDIR")
     return path
 

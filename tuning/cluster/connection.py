@@ -27,7 +27,7 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.stop
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.lifecycle.stop
     "TUNE_GLOBAL_CHECKPOINT_S": "600",  # nobody reads Ray's snapshot, and writing it takes longer with every trial
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls whose answer nobody waits for: a traceback each
@@ -110,10 +110,10 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         access.provide_token()
         access.tighten_token()
         folder = access.private_folder() / "ray"
-        own = {"dashboard_host": plan.dashboard_host, "_temp_dir": str(folder)}
+        local = {"dashboard_host": plan.dashboard_host, "_temp_dir": str(folder)}
         try:
             with access.on_loopback(), sparing_children(), _keeping_handlers():
-                return ray.init(address="local", **own, **common)
+                return ray.init(address="local", **local, **common)
         except OSError as error:
             if "AF_UNIX" not in str(error):
                 raise
@@ -184,7 +184,7 @@ def unused_gpus(plan: SearchPlan) -> int:
     return 0 if plan.gpus_per_trial else int(ray.cluster_resources().get("GPU", 0))
 
 
-def slots_of(plan: SearchPlan, found: dict[str, float]) -> int:
+def slots_of(plan: SearchPlan, resources: dict[str, float]) -> int:
     """Return how many trials run at once on the resources that Ray has now."""
     wanted = plan.trial_resources
-    return max(1, math.floor(min(found.get(k.upper(), 0) / n for k, n in wanted.items() if n) + 1e-6))
+    return max(1, math.floor(min(resources.get(k.upper(), 0) / n for k, n in wanted.items() if n) + 1e-6))

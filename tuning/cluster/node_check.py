@@ -48,8 +48,8 @@ def look(probe: str, model: str) -> View:
 def check(plan: SearchPlan, workload: Workload) -> None:
     """Ask every node that is there now; nothing stays written.
 
-    One that joins later is caught all the same: whoever loads the base checks it (``trainables.inputs``), Ray Tune
-    fails a trial whose node does not see the run's folder, and a Ray that wants a token lets no node in without it.
+    One that joins later is caught all the same: whoever loads the base checks it (``trainables.training.inputs``), Ray
+    Tune fails a trial whose node does not see the run's folder, and a Ray that wants a token lets none in without it.
 
     Args:
         plan: The search; it is about to use a Ray that others may use, too.

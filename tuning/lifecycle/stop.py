@@ -158,7 +158,7 @@ def cause_of(error: Exception, where: str) -> Cause | None:
     if isinstance(error, TuneError):
         chain, where = [*_chain(error)], f"{where}, or Ray's temporary folder"
     origin = next(filter(_is_of_disk_or_ray, reversed(chain)), None)
-    want_of_room = any(_is_full(found) for found in chain)
+    want_of_room = any(_is_full(error) for error in chain)
     if origin is None and not want_of_room and not (isinstance(error, TuneError) and len(chain) == 1):
         return None
     return Cause(_told(origin or error, where), want_of_room)

@@ -55,11 +55,11 @@ def read_config(path: str) -> dict[str, Any]:
 def _text(path: str) -> str:
     wanted = "give a YAML or JSON file of choices"
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"not a file; {wanted}")
-        if found.st_size > LARGEST_BYTES:
-            raise ValueError(f"{found.st_size:,} bytes; such a file has at most {LARGEST_BYTES:,}")
+        if status.st_size > LARGEST_BYTES:
+            raise ValueError(f"{status.st_size:,} bytes; such a file has at most {LARGEST_BYTES:,}")
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"--config {path}: not UTF-8 at byte {error.start}; {wanted}") from error

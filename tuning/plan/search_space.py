@@ -1,13 +1,14 @@
 """The define-by-run space of each strategy: its own parameters, its own learning rate and budget."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from analysis.results.trial_config import BUDGET_SHARE, LEARNING_RATE, TrialConfig
 from strategies import STRATEGIES
 from strategies.official import OFFICIAL
-from trainables.spec import BUDGET_SHARE, SCALINGS
+from trainables.spec import SCALINGS
 from tuning.plan.search_plan import SearchPlan
 
 HALVINGS = 3
@@ -16,18 +17,24 @@ SMALLEST_SHARE = 0.5**HALVINGS
 
 @dataclass(frozen=True, slots=True)
 class Prefixed:
-    """A trial seen by one strategy: its parameters get the strategy's name before them."""
+    """A trial seen by one strategy: its parameters get the strategy's name before them.
+
+    ``drawn`` has them without it.
+    """
 
     trial: Any
     prefix: str
+    drawn: dict[str, Any] = field(default_factory=dict)
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         """Return a number in [low, high]."""
-        return float(self.trial.suggest_float(f"{self.prefix}/{name}", low, high, log=log))
+        self.drawn[name] = float(self.trial.suggest_float(f"{self.prefix}/{name}", low, high, log=log))
+        return float(self.drawn[name])
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
         """Return one of ``choices``."""
-        return str(self.trial.suggest_categorical(f"{self.prefix}/{name}", choices))
+        self.drawn[name] = str(self.trial.suggest_categorical(f"{self.prefix}/{name}", choices))
+        return str(self.drawn[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +48,22 @@ class Space:
     plan: SearchPlan
     strategy: str
 
-    def __call__(self, trial: Any) -> dict[str, Any]:
-        """Draw one configuration; return the part of it that is not drawn."""
+    def __call__(self, trial: Any) -> TrialConfig:
+        """Draw one configuration."""
         centre, factor = self.plan.centre_learning_rate, self.plan.learning_rate_factor
-        view = Prefixed(trial, self.strategy)
+        view, scaling = Prefixed(trial, self.strategy), self.plan.scaling
         STRATEGIES[self.strategy].suggest(view)
-        view.suggest_float("learning_rate", centre / factor, centre * factor, log=True)
-        if self.plan.searches_budget:
-            view.suggest_float(BUDGET_SHARE, SMALLEST_SHARE, 1.0, log=True)
-        if self.plan.scaling == "search":
-            trial.suggest_categorical("scaling", SCALINGS)
-            return {"strategy": self.strategy, "seed": self.plan.seed}
-        return {"strategy": self.strategy, "seed": self.plan.seed, "scaling": self.plan.scaling}
+        params = dict(view.drawn)
+        return TrialConfig(
+            strategy=self.strategy,
+            params=params,
+            learning_rate=view.suggest_float(LEARNING_RATE, centre / factor, centre * factor, log=True),
+            budget_share=(
+                view.suggest_float(BUDGET_SHARE, SMALLEST_SHARE, 1.0, log=True) if self.plan.searches_budget else None
+            ),
+            scaling=trial.suggest_categorical("scaling", SCALINGS) if scaling == "search" else scaling,
+            seed=self.plan.seed,
+        )
 
 
 def fixed_part(plan: SearchPlan, number: int) -> dict[str, Any]:
@@ -65,7 +76,7 @@ def fixed_part(plan: SearchPlan, number: int) -> dict[str, Any]:
     fixed: dict[str, Any] = {"strategy": name}
     if number < len(plan.strategies):
         fixed |= {f"{name}/{key}": value for key, value in STRATEGIES[name].known_good.items()}
-        fixed[f"{name}/learning_rate"] = plan.centre_learning_rate
+        fixed[f"{name}/{LEARNING_RATE}"] = plan.centre_learning_rate
         if plan.searches_budget:
             fixed[f"{name}/{BUDGET_SHARE}"] = 1.0
         if plan.scaling == "search":
@@ -73,45 +84,29 @@ def fixed_part(plan: SearchPlan, number: int) -> dict[str, Any]:
     return fixed
 
 
-def budget_share(config: Mapping[str, Any]) -> float | None:
-    """Return the searched share of the budget that a trial may spend; None where every trial has all of it."""
-    share: float | None = config.get(config["strategy"], {}).get(BUDGET_SHARE)
-    return share
-
-
-def experiment_name(config: Mapping[str, Any]) -> str:
-    """Return a trial's name everywhere: in Ray, MLflow and the report."""
-    strategy, trial_id = config["strategy"], str(config["trial_id"])
-    if "official" in config or config.get("phase") == "confirm":
-        return trial_id
-    rate, share = config.get(strategy, {}).get("learning_rate"), budget_share(config)
-    tried = ([] if share is None else [f"budget{share:.2g}"]) + ([] if rate is None else [f"lr{rate:.2g}"])
-    return "_".join((strategy, *tried, trial_id))
-
-
-def budget_class(config: Mapping[str, Any]) -> int:
+def budget_class(config: TrialConfig) -> int:
     """Return how often a trial's budget is halved: 0 above a half of what is given, 1 above a quarter, 2 below."""
-    return min(HALVINGS - 1, math.floor(-math.log2(budget_share(config) or 1.0)))
+    return min(HALVINGS - 1, math.floor(-math.log2(config.budget_share or 1.0)))
 
 
-def with_whole_budget(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with all of the budget, whatever share of it was searched."""
-    if budget_share(config) is None:
-        return dict(config)
-    return {**config, config["strategy"]: {**config[config["strategy"]], BUDGET_SHARE: 1.0}}
+def to_optuna(config: TrialConfig) -> dict[str, Any]:
+    """Return what is drawn of a configuration, under the names that ``Space`` draws it by."""
+    drawn = {**config.params, LEARNING_RATE: config.learning_rate, BUDGET_SHARE: config.budget_share}
+    named = {f"{config.strategy}/{name}": value for name, value in drawn.items() if value is not None}
+    return {"strategy": config.strategy} | ({} if config.scaling is None else {"scaling": config.scaling}) | named
 
 
-def official_configs(plan: SearchPlan) -> list[dict[str, Any]]:
+def official_configs(plan: SearchPlan) -> list[TrialConfig]:
     """Return the five experiments of the seed report as configurations, one after the other."""
     scaling = "constant" if plan.scaling == "search" else plan.scaling
     return [
-        {
-            "trial_id": item.name,
-            "official": item.name,
-            "strategy": item.strategy,
-            "learning_rate": plan.centre_learning_rate,
-            "scaling": scaling,
-            "seed": plan.seed,
-        }
+        TrialConfig(
+            strategy=item.strategy,
+            trial_id=item.name,
+            official=item.name,
+            learning_rate=plan.centre_learning_rate,
+            scaling=scaling,
+            seed=plan.seed,
+        )
         for item in OFFICIAL
     ]

@@ -14,12 +14,12 @@ TRIAL_BYTES = 600_000
 FIXED_BYTES = 20_000_000
 
 
-def checkpoint_bytes(known: Preflight) -> int:
+def checkpoint_bytes(checked: Preflight) -> int:
     """Return the size of a checkpoint of a trial that spends the whole budget."""
-    return BYTES_PER_PARAMETER * known.workload.budget.params + TRIAL_BYTES // 10
+    return BYTES_PER_PARAMETER * checked.workload.budget.params + TRIAL_BYTES // 10
 
 
-def needed_bytes(plan: SearchPlan, known: Preflight, done: int = 0) -> int:
+def needed_bytes(plan: SearchPlan, checked: Preflight, done: int = 0) -> int:
     """Return about how much a search writes.
 
     Args:
@@ -28,15 +28,15 @@ def needed_bytes(plan: SearchPlan, known: Preflight, done: int = 0) -> int:
         done: Trials that have been written already.
     """
     trials = max(0, plan.trials + plan.most_confirmations - done)
-    return FIXED_BYTES + trials * (KEPT_CHECKPOINTS * checkpoint_bytes(known) + TRIAL_BYTES)
+    return FIXED_BYTES + trials * (KEPT_CHECKPOINTS * checkpoint_bytes(checked) + TRIAL_BYTES)
 
 
-def reserve_bytes(known: Preflight) -> int:
+def reserve_bytes(checked: Preflight) -> int:
     """Return what must be free for a search to go on: the next checkpoints, and leaving everything in order."""
-    return 4 * checkpoint_bytes(known) + FIXED_BYTES // 4
+    return 4 * checkpoint_bytes(checked) + FIXED_BYTES // 4
 
 
-def check(plan: SearchPlan, known: Preflight, done: int = 0) -> None:
+def check(plan: SearchPlan, checked: Preflight, done: int = 0) -> None:
     """Look whether there is room.
 
     Raises:
@@ -45,7 +45,7 @@ def check(plan: SearchPlan, known: Preflight, done: int = 0) -> None:
     folder = Path(plan.runs_dir).resolve()
     while not folder.exists():
         folder = folder.parent
-    free, needed = shutil.disk_usage(folder).free, needed_bytes(plan, known, done)
+    free, needed = shutil.disk_usage(folder).free, needed_bytes(plan, checked, done)
     if free < needed:
         raise ValueError(
             f"--runs-dir {plan.runs_dir}: {free / 1e6:,.0f} MB free, about {needed / 1e6:,.0f} MB needed; make room "

@@ -37,8 +37,8 @@ def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[Sear
         if preflight.needs_evidence:
             workload = replace(workload, evidence=_evidence(plan, preflight, hosts))
         if preflight.needs_components:
-            found = _components(plan, workload, preflight.corpus_sha256, hosts)
-            workload = replace(workload, evidence={**workload.evidence, **found.evidence}, components=found.vectors)
+            result = _components(plan, workload, preflight.corpus_sha256, hosts)
+            workload = replace(workload, evidence={**workload.evidence, **result.evidence}, components=result.vectors)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise ValueError(str(error.cause)) from error
@@ -50,14 +50,14 @@ def _evidence(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> Evidence:
     """Measure once per model and data; afterwards read from the runs folder."""
     key = importance.cache_key(preflight.workload, preflight.corpus_sha256)
     cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.json"
-    if (known := _whole(cached)) is None:
-        found: Evidence = ask(plan, hosts, "evidence")
+    if (evidence_on_disk := _whole(cached)) is None:
+        evidence: Evidence = ask(plan, hosts, "evidence")
         cached.parent.mkdir(parents=True, exist_ok=True)
         aside = cached.with_suffix(f".{uuid.uuid4().hex}")
-        aside.write_text(journal.sealed(found) + "\n")
+        aside.write_text(journal.sealed(evidence) + "\n")
         aside.replace(cached)
-        return found
-    return known
+        return evidence
+    return evidence_on_disk
 
 
 def _whole(path: Path) -> Evidence | None:
@@ -75,6 +75,6 @@ def _components(plan: SearchPlan, workload: Workload, corpus_sha256: str, hosts:
     try:
         return Components.read(cached)
     except (OSError, ValueError, SafetensorError):  # not there, or not as it was written
-        found: Components = ask(plan, hosts, "components")
-        found.save(cached)
-        return found
+        result: Components = ask(plan, hosts, "components")
+        result.save(cached)
+        return result

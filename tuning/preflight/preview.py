@@ -9,24 +9,24 @@ from tuning.preflight import disk_space
 from tuning.preflight.preflight import Preflight
 
 
-def show(plan: SearchPlan, known: Preflight) -> None:
+def show(plan: SearchPlan, checked: Preflight) -> None:
     """Print the resolved plan, the budget, each strategy's first allocation and the cost."""
     click.echo(plan.model_dump_json(indent=2))
-    click.echo(f"\nbudget: {known.workload.budget.params:,} of {known.shape.params:,} base parameters")
+    click.echo(f"\nbudget: {checked.workload.budget.params:,} of {checked.shape.params:,} base parameters")
     if plan.searches_budget:
-        smallest = known.workload.budget.share(SMALLEST_SHARE)
+        smallest = checked.workload.budget.share(SMALLEST_SHARE)
         click.echo(f"searched: each trial's budget, from {smallest.params:,}")
-    for name, allocation in known.allocations.items():
+    for name, allocation in checked.allocations.items():
         if allocation is None:
             click.echo(f"{name}: decided {STRATEGIES[name].decided()}")
             continue
         ranks = list(allocation.ranks.values())
         click.echo(f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}")
     again = plan.most_confirmations
-    tokens = known.token_estimate(plan.trials + again)
+    tokens = checked.token_estimate(plan.trials + again)
     trials = f"{plan.trials} trials and {again} confirmation runs"
-    click.echo(f"cost: at most {trials} x {known.workload.steps} steps, {tokens:,} tokens in all")
-    click.echo(f"disk: about {disk_space.needed_bytes(plan, known) / 1e6:,.0f} MB in {plan.runs_dir}")
+    click.echo(f"cost: at most {trials} x {checked.workload.steps} steps, {tokens:,} tokens in all")
+    click.echo(f"disk: about {disk_space.needed_bytes(plan, checked) / 1e6:,.0f} MB in {plan.runs_dir}")
 
 
 def _compact(ranks: list[int]) -> str:

@@ -15,6 +15,7 @@ from analysis.report.pictures import FOLDER
 from analysis.report.publish import publish
 from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow, write_rows
+from analysis.results.trial_config import Phase
 from analysis.stats import ranking, verdicts
 from trainables.spec import Workload
 from trainables.training import checkpoint
@@ -84,11 +85,11 @@ def known_curve(plan: SearchPlan, record: Record) -> list[dict[str, float]]:
 
 def adapter_of(plan: SearchPlan, row: ResultRow) -> Path | None:
     """Return the folder of the adapter that a row's losses are of; None if there is none that is whole."""
-    found = newest_checkpoint(plan, row.experiment_name)
-    progress = None if found is None else checkpoint.progress_of(found / SESSION)
-    if found is None or progress is None or not row.history or progress.step != row.history[-1]["step"]:
+    newest = newest_checkpoint(plan, row.experiment_name)
+    progress = None if newest is None else checkpoint.progress_of(newest / SESSION)
+    if newest is None or progress is None or not row.history or progress.step != row.history[-1]["step"]:
         return None
-    return found / SESSION / ADAPTER
+    return newest / SESSION / ADAPTER
 
 
 def finish_tracking(sink: events.Sink, plan: SearchPlan, record: Record) -> None:
@@ -96,7 +97,7 @@ def finish_tracking(sink: events.Sink, plan: SearchPlan, record: Record) -> None
     rows = list(record.rows.values())
     for row in rows:
         sink.put("artifact", row.trial_id, path=str(trial_files.trial_folder(plan.run_dir, row)))
-    best = {row.trial_id: row for row in ranking.best_of_each_strategy(record.of_phase("search")).values()}
+    best = {row.trial_id: row for row in ranking.best_of_each_strategy(record.of_phase(Phase.SEARCH)).values()}
     if (chosen := verdicts.recommended(rows, plan.margin)) is not None:
         best[chosen.trial_id] = chosen
     for row in best.values():
@@ -138,13 +139,13 @@ def close_tracking(run: Run, in_time: bool = True) -> None:
 
 def _adapter_aside(plan: SearchPlan, best: ResultRow) -> Path | None:
     """Copy the winner's adapter beside where it belongs; None, and say so, if there is none that is whole."""
-    if (found := adapter_of(plan, best)) is None:
+    if (adapter := adapter_of(plan, best)) is None:
         click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole", err=True)
         return None
     aside = plan.run_dir / f"{BEST}.partial"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    for path in found.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
+    for path in adapter.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
         shutil.copyfile(path, aside / path.name)
     return aside
 
@@ -163,10 +164,10 @@ def _replace(folder: Path, new: Path | None) -> None:
 def _shrink_curve(run: Run, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
     """Measure the winner at fewer parameters, where the trials ran; nothing if that fails, and say so."""
     try:
-        found: list[dict[str, float]] = ask(
+        curve: list[dict[str, float]] = ask(
             run.plan, run.hosts, "shrink_curve", best.ranks, best.alphas, adapter, stop=run.stop
         )
     except RayError as error:
         click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)
         return []
-    return found
+    return curve

@@ -8,6 +8,7 @@ import click
 
 from analysis.report import verdict_section
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase
 from analysis.stats import ranking, verdicts
 from trainables.training.checkpoint import BEST
 from tuning.plan.search_plan import SearchPlan
@@ -17,13 +18,13 @@ from tuning.tracking import mlflow_client
 def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str, search_id: str) -> None:
     """Print the best trial of every strategy and the commands that open each view."""
     click.echo("\nBest finished trial of each strategy (evaluation loss):")
-    searched = [row for row in rows if row.phase == "search"]
+    searched = [row for row in rows if row.phase == Phase.SEARCH]
     best = ranking.best_of_each_strategy(searched)
     ranked = sorted(best, key=lambda name: best[name].final_eval_loss or 0.0)
     for strategy in dict.fromkeys([*ranked, *(row.strategy for row in searched)]):
         row = best.get(strategy)
-        found = f"{row.final_eval_loss:.4f}  {row.trainable_parameters:,} parameters" if row else "none finished"
-        click.echo(f"  {strategy:18} {found}")
+        outcome = f"{row.final_eval_loss:.4f}  {row.trainable_parameters:,} parameters" if row else "none finished"
+        click.echo(f"  {strategy:18} {outcome}")
     if judged := verdicts.verdicts(rows, plan.margin):
         click.echo("\nVerdict on each strategy against plain LoRA (test loss, confirmation runs):")
         for line in verdict_section.headline(judged):

@@ -10,7 +10,6 @@ from trainables.spec import TrialSpec
 from trainables.training import checkpoint
 from trainables.training.checkpoint import SESSION
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.search_space import experiment_name
 from tuning.preflight.preflight import Preflight
 from tuning.state.record import Record
 
@@ -26,16 +25,16 @@ def newest_checkpoint(plan: SearchPlan, experiment: str) -> Path | None:
 def checkpoints(plan: SearchPlan, record: Record) -> dict[str, str]:
     """Return trial id -> its furthest whole checkpoint, of trials that an earlier run of the search left unfinished."""
     left = [record.configs[trial_id] for trial_id in record.configs if trial_id not in record.rows]
-    found = {config["trial_id"]: newest_checkpoint(plan, experiment_name(config)) for config in left}
-    return {trial_id: str(folder) for trial_id, folder in found.items() if folder is not None}
+    newest = {config.trial_id: newest_checkpoint(plan, config.name) for config in left}
+    return {trial_id: str(folder) for trial_id, folder in newest.items() if folder is not None}
 
 
 def steps(plan: SearchPlan, record: Record) -> dict[str, int]:
     """Return trial id -> the optimizer steps that its furthest whole checkpoint has, of the same trials."""
-    found = {
+    furthest = {
         trial_id: checkpoint.progress_of(Path(path) / SESSION) for trial_id, path in checkpoints(plan, record).items()
     }
-    return {trial_id: progress.step for trial_id, progress in found.items() if progress is not None}
+    return {trial_id: progress.step for trial_id, progress in furthest.items() if progress is not None}
 
 
 def discard_incompatible(plan: SearchPlan, preflight: Preflight, record: Record) -> None:
@@ -46,14 +45,14 @@ def discard_incompatible(plan: SearchPlan, preflight: Preflight, record: Record)
     """
     workload = preflight.workload
     for trial_id, config in record.configs.items():
-        if trial_id in record.rows or not (sessions := [*_sessions(plan, experiment_name(config))]):
+        if trial_id in record.rows or not (sessions := [*_sessions(plan, config.name)]):
             continue
         digest = TrialSpec.from_config(config).digest(preflight.shape.sites, workload.budget, workload.evidence)
-        whole = {folder: found for folder in sessions if (found := checkpoint.progress_of(folder)) is not None}
+        whole = {folder: progress for folder in sessions if (progress := checkpoint.progress_of(folder)) is not None}
         now = (workload.base, digest)
-        incompatible = [folder for folder, found in whole.items() if (found.base, found.allocation) != now]
+        incompatible = [folder for folder, progress in whole.items() if (progress.base, progress.allocation) != now]
         if incompatible and len(incompatible) == len(whole):  # first: were it cut off after the last, nobody would know
-            click.echo(f"{experiment_name(config)} begins anew: what it has kept is of another base or other ranks")
+            click.echo(f"{config.name} begins anew: what it has kept is of another base or other ranks")
             record.began_anew(trial_id)
         for folder in incompatible:
             shutil.rmtree(folder.parent)

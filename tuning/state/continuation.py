@@ -44,8 +44,8 @@ def folder_of(name: str, runs_dir: str) -> Path:
     """
     run_dir = Path(runs_dir).resolve() / name
     if not any((run_dir / file).is_file() for file in (EVENTS, PLAN, ROWS)):
-        known = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{EVENTS}"))
-        there = f"there are {', '.join(known[-5:])}" if known else "there is none at all"
+        names = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{EVENTS}"))
+        there = f"there are {', '.join(names[-5:])}" if names else "there is none at all"
         raise ValueError(f"--resume {name}: no search of that name in {run_dir.parent}; {there}")
     return run_dir
 
@@ -107,10 +107,10 @@ def origin(record: Record, plan: SearchPlan) -> dict[str, Any]:
     sources = ([_facts_file(record.run_dir / FILE)] if lost else []) + record.plans[-1:]
 
     def said(name: str, kind: type) -> Any:
-        return next((found for source in sources if isinstance(found := source.get(name), kind) and found), None)
+        return next((value for source in sources if isinstance(value := source.get(name), kind) and value), None)
 
-    known = {"search_id": said("search_id", str), "base_sha256": said("base_sha256", str)}
-    return {**known, "versions": said("versions", dict), "corpus_sha256": plan.corpus_sha256}
+    identity = {"search_id": said("search_id", str), "base_sha256": said("base_sha256", str)}
+    return {**identity, "versions": said("versions", dict), "corpus_sha256": plan.corpus_sha256}
 
 
 def other_circumstances(origin: Mapping[str, Any], base_sha256: str, corpus_sha256: str) -> list[str]:
@@ -125,19 +125,19 @@ def other_circumstances(origin: Mapping[str, Any], base_sha256: str, corpus_sha2
     """
     before, now = origin["versions"], versions()
     if before is None:
-        found = ["no file says any more which versions of libraries it had"]
+        changes = ["no file says any more which versions of libraries it had"]
     else:
         differ = [name for name in now if before.get(name, now[name]) != now[name]]
-        found = [f"{name} was {before[name]}, is {now[name]}" for name in differ]
+        changes = [f"{name} was {before[name]}, is {now[name]}" for name in differ]
     for what, old, new in (
         ("base model", origin["base_sha256"], base_sha256),
         ("texts", origin["corpus_sha256"], corpus_sha256),
     ):
         if old is None:
-            found.append(f"no file says any more which {what} it had")
+            changes.append(f"no file says any more which {what} it had")
         elif old != new:
-            found.append(f"the {what} had SHA-256 {old[:12]}, now {new[:12]}")
-    return found
+            changes.append(f"the {what} had SHA-256 {old[:12]}, now {new[:12]}")
+    return changes
 
 
 def save_plan(plan: SearchPlan, run_dir: Path) -> None:
@@ -149,10 +149,10 @@ def save_plan(plan: SearchPlan, run_dir: Path) -> None:
 
 def _facts_file(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _plan_file(path: Path) -> tuple[dict[str, Any] | None, str]:

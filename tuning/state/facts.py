@@ -65,9 +65,9 @@ def versions() -> dict[str, str]:
     root = Path(__file__).parents[2]
     for path in sorted(file for package in PACKAGES for file in (root / package).rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    own = f"{importlib.metadata.version(PROJECT)}+{digest.hexdigest()[:12]}"
+    project_version = f"{importlib.metadata.version(PROJECT)}+{digest.hexdigest()[:12]}"
     libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {PROJECT: own, "python": platform.python_version(), **libraries}
+    return {PROJECT: project_version, "python": platform.python_version(), **libraries}
 
 
 def revision() -> str | None:

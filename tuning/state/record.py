@@ -6,13 +6,32 @@ to, and each line has a checksum. Ray's snapshots and Optuna's storage are not n
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.results import journal
 from analysis.results.rows import ResultRow, append_row, surviving_rows
+from analysis.results.trial_config import Phase, TrialConfig
 
 ROWS, EVENTS = "rows.jsonl", "record.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A configuration that was drawn.
+
+    Args:
+        config: Without a ``trial_id`` if it was not handed out, since it is what another trial is.
+        turn: Of the search, if it decided by turns whose it is.
+        same_as: That other trial.
+        values: What Optuna was told then, one for each objective; None if nothing was known.
+    """
+
+    config: TrialConfig
+    turn: int | None = None
+    same_as: str | None = None
+    values: list[float] | None = None
 
 
 class Record:
@@ -23,8 +42,7 @@ class Record:
 
     Attributes:
         rows: Trial id -> its row, in the order in which trials ended.
-        suggestions: What was handed out, in order: ``trial_id``, ``config``, ``turn``; with ``same_as``, what was drawn
-            and not handed out, since it is what that trial is.
+        suggestions: What was drawn, in order.
         configs: Trial id -> configuration, as handed out.
         exhausted: Strategies that have no configuration left that differs.
         reports: Trial id -> step -> report, of trials that have no row yet.
@@ -42,8 +60,8 @@ class Record:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.rows: dict[str, ResultRow] = {}
-        self.suggestions: list[dict[str, Any]] = []
-        self.configs: dict[str, dict[str, Any]] = {}
+        self.suggestions: list[Suggestion] = []
+        self.configs: dict[str, TrialConfig] = {}
         self.exhausted: set[str] = set()
         self.reports: dict[str, dict[int, dict[str, Any]]] = {}
         self.restarts: Counter[str] = Counter()
@@ -61,17 +79,11 @@ class Record:
         """Note what is planned from now on."""
         self._note("planned", **facts)
 
-    def began(self, trial_id: str, config: Mapping[str, Any], turn: int | None = None) -> None:
-        """Note a configuration before it is handed out.
+    def began(self, config: TrialConfig, turn: int | None = None) -> None:
+        """Note a configuration before it is handed out, by a turn of the search if that decides by turns."""
+        self._note("began", trial_id=config.trial_id, config=config.to_ray(), turn=turn)
 
-        Args:
-            trial_id: Unique in the run.
-            config: What the trial is given.
-            turn: Of the search, if it decided by turns whose it is.
-        """
-        self._note("began", trial_id=trial_id, config=dict(config), turn=turn)
-
-    def repeated(self, config: Mapping[str, Any], turn: int, same_as: str, values: Any) -> None:
+    def repeated(self, config: TrialConfig, turn: int, same_as: str, values: list[float] | None) -> None:
         """Note a configuration that was drawn and is already known.
 
         Args:
@@ -80,7 +92,7 @@ class Record:
             same_as: The trial that it repeats.
             values: What Optuna was told, one for each objective; None if nothing is known.
         """
-        self._note("repeated", config=dict(config), turn=turn, same_as=same_as, values=values)
+        self._note("repeated", config=config.to_ray(), turn=turn, same_as=same_as, values=values)
 
     def ran_out(self, strategy: str) -> None:
         """Note that a strategy has no configuration left that differs."""
@@ -121,15 +133,13 @@ class Record:
         """Note that nothing is left to be done, whatever could not be read before."""
         self._note("completed", exit_status=exit_status, damaged=self._damaged)
 
-    def unfinished(self, phase: str) -> list[dict[str, Any]]:
+    def unfinished(self, phase: Phase) -> list[TrialConfig]:
         """Return the configurations of a phase that were begun and have not ended, in order."""
         return [
-            config
-            for trial_id, config in self.configs.items()
-            if trial_id not in self.rows and config.get("phase", "search") == phase
+            config for trial_id, config in self.configs.items() if trial_id not in self.rows and config.phase == phase
         ]
 
-    def of_phase(self, phase: str) -> list[ResultRow]:
+    def of_phase(self, phase: Phase) -> list[ResultRow]:
         """Return the rows of a phase."""
         return [row for row in self.rows.values() if row.phase == phase]
 
@@ -150,10 +160,12 @@ class Record:
                 if facts.get("changes"):  # other choices may leave a strategy something that differs
                     self.exhausted.clear()
             case "began":
-                self.suggestions.append(facts)
-                self.configs[facts["trial_id"]] = facts["config"]
+                config = replace(TrialConfig.from_ray(facts["config"]), trial_id=facts["trial_id"])
+                self.suggestions.append(Suggestion(config, facts.get("turn")))
+                self.configs[config.trial_id] = config
             case "repeated":
-                self.suggestions.append(facts)
+                config = TrialConfig.from_ray(facts["config"])
+                self.suggestions.append(Suggestion(config, facts["turn"], facts["same_as"], facts["values"]))
             case "ran_out":
                 self.exhausted.add(facts["strategy"])
             case "reported":
@@ -184,8 +196,8 @@ class Record:
         rows, more = surviving_rows(self.run_dir / ROWS) if (self.run_dir / ROWS).is_file() else ([], [])
         for row in rows:
             self._keep(row)
-        for name, found in ((EVENTS, damage), (ROWS, more)):
-            for number, reason in found:
+        for name, damaged_lines in ((EVENTS, damage), (ROWS, more)):
+            for number, reason in damaged_lines:
                 self._damaged.append(where := f"{name}, line {number}")
                 if where not in self._done_without:
                     self.damage.append(f"{self.run_dir / where}: {reason}")

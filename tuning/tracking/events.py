@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results.rows import ResultRow
-from trainables.spec import BUDGET_SHARE
+from analysis.results.trial_config import BUDGET_SHARE, CONTROL_OF, LEARNING_RATE, Phase, TrialConfig
 from tuning.tracking.mlflow_client import PARENT, MlflowCarrier, now_ms
 from tuning.tracking.outbox import Outbox, Target, lock
 from tuning.tracking.run_history import RunHistory
@@ -71,18 +71,20 @@ class Tracking:
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
 
-    def started(self, trial_id: str, name: str, config: Mapping[str, Any]) -> None:
+    def started(self, config: TrialConfig) -> None:
         """Open the trial's run; one that was interrupted goes on."""
-        strategy = config["strategy"]
-        own = dict(config.get(strategy, {}))
-        params = {key: value for key, value in config.items() if not isinstance(value, dict)}
+        params = {key: value for key, value in config.to_ray().items() if not isinstance(value, dict)}
         # what every strategy has is one column of MLflow's; its comparison draws the first three in the alphabet, so
         # names of the rest begin with a word that comes after these
-        params |= {key: own.pop(key) for key in ("learning_rate", BUDGET_SHARE) if key in own}
-        params |= {f"strategy/{strategy}/{key}": value for key, value in own.items()}
-        tags = {"strategy": strategy, "status": "running", "phase": config.get("phase", "search")}
-        parent = config.get("phase", PARENT)
-        self.sink.put("start", trial_id, name=name, params=params, tags=tags, time_ms=now_ms(), parent=parent)
+        common = {LEARNING_RATE: config.learning_rate, BUDGET_SHARE: config.budget_share}
+        particular = {CONTROL_OF: config.control_of, **config.params}
+        named = common | {f"strategy/{config.strategy}/{key}": value for key, value in particular.items()}
+        params |= {key: value for key, value in named.items() if value is not None}
+        tags = {"strategy": config.strategy, "status": "running", "phase": config.phase}
+        parent = PARENT if config.phase == Phase.SEARCH else config.phase
+        self.sink.put(
+            "start", config.trial_id, name=config.name, params=params, tags=tags, time_ms=now_ms(), parent=parent
+        )
 
     def open_group(self, name: str) -> None:
         """Open a run under the parent; trials of this phase become its children."""

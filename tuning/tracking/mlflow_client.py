@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from trainables.spec import BUDGET_SHARE
+from analysis.results.trial_config import BUDGET_SHARE
 from tuning.tracking.outbox import Event, Target
 from tuning.tracking.uploader import brief
 
@@ -46,11 +46,13 @@ class MlflowCarrier:
 
         _make_database(target.uri)
         self.client, self.search = MlflowClient(tracking_uri=target.uri), target.search
-        found = self.client.get_experiment_by_name(EXPERIMENT)
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
         # without the tag the UI opens on its pages for generative AI
         kind = {"mlflow.experimentKind": "custom_model_development"}
         self.experiment = (
-            found.experiment_id if found else self.client.create_experiment(EXPERIMENT, target.artifacts, kind)
+            experiment.experiment_id
+            if experiment
+            else self.client.create_experiment(EXPERIMENT, target.artifacts, kind)
         )
         _experiments[self.search] = self.experiment
         self.runs: dict[str, str] = {}
@@ -96,12 +98,12 @@ class MlflowCarrier:
     def _stored(self) -> list[Any]:
         from mlflow.entities import ViewType
 
-        mine, found, token = f"tags.`{TRIAL_TAG}` LIKE '{self.search}/%'", [], None
+        mine, runs, token = f"tags.`{TRIAL_TAG}` LIKE '{self.search}/%'", [], None
         while token != "":
             page = self.client.search_runs([self.experiment], mine, ViewType.ALL, max_results=1000, page_token=token)
-            found += page
+            runs += page
             token = page.token or ""
-        return [run for run in found if run.data.tags[TRIAL_TAG].startswith(f"{self.search}/")]
+        return [run for run in runs if run.data.tags[TRIAL_TAG].startswith(f"{self.search}/")]
 
     def _start(
         self, run: str, name: str, params: dict[str, Any], tags: dict[str, str], time_ms: int, parent: str = PARENT
@@ -128,10 +130,10 @@ class MlflowCarrier:
 
     def _complete(self, run: str, name: str, tags: dict[str, str]) -> None:
         """Give a run what it would have been created with; what happened to it since stays."""
-        known = self.client.get_run(self.runs[run])
-        if known.info.run_name != name:
-            self.client.update_run(known.info.run_id, name=name)
-        self._tag(run, {key: value for key, value in tags.items() if key not in known.data.tags})
+        stored = self.client.get_run(self.runs[run])
+        if stored.info.run_name != name:
+            self.client.update_run(stored.info.run_id, name=name)
+        self._tag(run, {key: value for key, value in tags.items() if key not in stored.data.tags})
 
     def _create(self, run: str, name: str, tags: dict[str, str], time_ms: int, parent: str = PARENT) -> str:
         tags = tags | self._place(run, parent)
@@ -139,14 +141,14 @@ class MlflowCarrier:
         return self.runs[run]
 
     def _place(self, run: str, parent: str) -> dict[str, str]:
-        own = {TRIAL_TAG: f"{self.search}/{run}"}
-        return own if run == PARENT else own | {PARENT_TAG: self._id(parent)}
+        identity = {TRIAL_TAG: f"{self.search}/{run}"}
+        return identity if run == PARENT else identity | {PARENT_TAG: self._id(parent)}
 
     def _metrics(self, run: str, values: dict[str, float], step: int, time_ms: int) -> None:
         from mlflow.entities import Metric
 
-        found = [Metric(key, value, time_ms, step) for key, value in values.items()]
-        self.client.log_batch(self._id(run), metrics=found)
+        metrics = [Metric(key, value, time_ms, step) for key, value in values.items()]
+        self.client.log_batch(self._id(run), metrics=metrics)
 
     def _artifact(self, run: str, path: str, folder: str | None = None, modified: int = 0) -> None:
         if Path(path).is_dir():

@@ -56,13 +56,13 @@ class Outbox:
         state = self._state()
         stored = _target({"search": run_dir.name} | state)  # the folder's name was the search before it had its own
         said = self._last_target() or stored
-        found = replace(target, search=said.search) if target and said else target or said
-        if found is None:
+        chosen = replace(target, search=said.search) if target and said else target or said
+        if chosen is None:
             raise UnknownTarget(f"{run_dir}: neither {OUTBOX} nor {STATE} says where MLflow is")
-        self.target, self.done_bytes = found, 0
-        if found != said:
-            self.append({"kind": TARGET, "run": "", **asdict(found)})
-        if found == stored:
+        self.target, self.done_bytes = chosen, 0
+        if chosen != said:
+            self.append({"kind": TARGET, "run": "", **asdict(chosen)})
+        if chosen == stored:
             self.done_bytes = state["done_bytes"]
         else:  # another server has nothing yet
             self.done(0)
@@ -111,10 +111,10 @@ class Outbox:
         path = self.run_dir / REFUSED
         if not path.is_file():
             return []
-        found, damage = journal.read(path)
+        refused, damage = journal.read(path)
         for number, reason in damage:
             self._name(path, f"line {number}: {reason}; the others are carried")
-        return [line["event"] for line in found]
+        return [line["event"] for line in refused]
 
     def keep_refused(self, events: list[tuple[Event, str]]) -> None:
         """Replace what was put aside."""
@@ -146,22 +146,22 @@ class Outbox:
     def _state(self) -> dict[str, Any]:
         path = self.run_dir / STATE
         try:
-            found = journal.opened(path.read_bytes())
-            if not isinstance(found.get("done_bytes"), int):
+            state = journal.opened(path.read_bytes())
+            if not isinstance(state.get("done_bytes"), int):
                 raise ValueError("does not say how far events were carried")
         except FileNotFoundError:
             return {}
         except ValueError as error:
             self._name(path, f"{error}; all events are carried again, which changes nothing that arrived")
             return {}
-        return found
+        return state
 
     def _last_target(self) -> Target | None:
-        found = None
+        target = None
         for event in self.events():
             if event["kind"] == TARGET:
-                found = _target(event) or found
-        return found
+                target = _target(event) or target
+        return target
 
     def _is_line_start(self, offset: int) -> bool:
         if offset == 0:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from analysis.results.trial_config import Phase, TrialConfig
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import budget_class
 from tuning.state.record import Record
@@ -20,7 +21,6 @@ class _Entry:
     """A trial as a rung knows it: by our id, which outlives an interruption as Ray's does not."""
 
     trial_id: str
-    config: Mapping[str, Any]
 
 
 class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
@@ -45,39 +45,49 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
         self._reports = reports
         self._by_kind: dict[tuple[str, int], ASHAScheduler] = {}
 
-    def recall(self, config: Mapping[str, Any], losses: Sequence[float | None]) -> None:
+    def recall(self, config: TrialConfig, losses: Sequence[float | None]) -> None:
         """Put what a trial reported before an interruption into the rungs; what was decided then stays decided.
 
         Args:
             config: The trial's.
             losses: One for each of its reports, in order; None where it was not finite.
         """
-        trial = _Entry(config["trial_id"], config)
-        self.on_trial_add(None, trial)
+        asha, entry = self._asha_of(config), _Entry(config.trial_id)
+        asha.on_trial_add(None, entry)
         for number, loss in enumerate(losses, 1):
-            self.on_trial_result(None, trial, {METRIC: math.nan if loss is None else loss, TIME: number})
+            if loss is not None:
+                asha.on_trial_result(None, entry, {METRIC: loss, TIME: number})
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Enter a trial in the ASHA of its kind."""
-        self._own(trial).on_trial_add(tune_controller, _entry(trial))
+        asha, entry = self._seen_by(trial)
+        asha.on_trial_add(tune_controller, entry)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stop a trial whose loss is not finite; let ASHA decide about the others."""
         if not math.isfinite(result.get(METRIC, math.nan)):
             return str(TrialScheduler.STOP)
-        return str(self._own(trial).on_trial_result(tune_controller, _entry(trial), result))
+        asha, entry = self._seen_by(trial)
+        return str(asha.on_trial_result(tune_controller, entry, result))
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Record a final finite loss."""
         if math.isfinite(result.get(METRIC, math.nan)):
-            self._own(trial).on_trial_complete(tune_controller, _entry(trial), result)
+            asha, entry = self._seen_by(trial)
+            asha.on_trial_complete(tune_controller, entry, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Forget a trial that never ran."""
-        self._own(trial).on_trial_remove(tune_controller, _entry(trial))
+        asha, entry = self._seen_by(trial)
+        asha.on_trial_remove(tune_controller, entry)
 
-    def _own(self, trial: Any) -> ASHAScheduler:
-        kind = (trial.config["strategy"], budget_class(trial.config))
+    def _seen_by(self, trial: Any) -> tuple[ASHAScheduler, _Entry]:
+        """Return the ASHA of a trial of Ray's, and the trial as that knows it."""
+        config = TrialConfig.from_ray(trial.config)
+        return self._asha_of(config), _Entry(config.trial_id)
+
+    def _asha_of(self, config: TrialConfig) -> ASHAScheduler:
+        kind = (config.strategy, budget_class(config))
         if kind not in self._by_kind:
             self._by_kind[kind] = ASHAScheduler(
                 time_attr=TIME, metric=METRIC, mode="min", max_t=self._reports, grace_period=1, reduction_factor=2
@@ -97,13 +107,9 @@ def make_scheduler(plan: SearchPlan, record: Record, kept_steps: Mapping[str, in
     if plan.scheduler == "fifo":
         return FIFOScheduler()
     scheduler = StrategyASHA(plan.reports)
-    for row in record.of_phase("search"):
-        scheduler.recall({**row.config, "trial_id": row.trial_id}, [report["eval_loss"] for report in row.history])
-    for config in record.unfinished("search"):
-        kept, reports = (kept_steps or {}).get(config["trial_id"], 0), record.reports.get(config["trial_id"], {})
+    for row in record.of_phase(Phase.SEARCH):
+        scheduler.recall(row.trial_config, [report["eval_loss"] for report in row.history])
+    for config in record.unfinished(Phase.SEARCH):
+        kept, reports = (kept_steps or {}).get(config.trial_id, 0), record.reports.get(config.trial_id, {})
         scheduler.recall(config, [report["eval_loss"] for step, report in reports.items() if step < kept])
     return scheduler
-
-
-def _entry(trial: Any) -> _Entry:
-    return _Entry(trial.config["trial_id"], trial.config)

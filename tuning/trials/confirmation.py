@@ -1,25 +1,22 @@
 """After the search: the best of every strategy again, in full, from fresh seeds; then controls."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase, TrialConfig
 from analysis.stats import pareto, ranking, verdicts
 from analysis.stats.statistics import has_fewer
 from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
 from strategies.controls import Shuffled
-from trainables.spec import BUDGET_SHARE
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.search_space import budget_share, with_whole_budget
 
 ALL_CONTROLS = (*CONTROLS, Frozen.name)
-PHASE, SUPERSEDED = "confirm", "superseded"
 
 
-def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
-    """Return Ray configurations of the confirmation runs, seed by seed; none if there is nothing to compare.
+def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
+    """Return the configurations of the confirmation runs, seed by seed; none if there is nothing to compare.
 
     All have the whole budget, so that a verdict compares equal budgets. If the search looked for small ones, each
     strategy's smallest trial within the margin of its best is confirmed beside it, at its own size.
@@ -28,13 +25,14 @@ def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str,
         plan: The search.
         rows: Its trials.
     """
-    searched = [row for row in rows if row.phase == "search"]
+    searched = [row for row in rows if row.phase == Phase.SEARCH]
     best = ranking.best_of_each_strategy(searched)
     if plan.official or Baseline.name not in best or len(best) < 2:
         return []
-    whole = [{**with_whole_budget(row.config), "source": row.trial_id} for row in best.values()]
+    whole = [replace(row.trial_config.with_whole_budget(), source=row.trial_id) for row in best.values()]
     close = _smaller(searched, plan.margin) if plan.searches_budget else ()
-    return _from_fresh_seeds(plan, [*whole, *({**row.config, "source": f"{row.trial_id}-small"} for row in close)])
+    small = [replace(row.trial_config, source=f"{row.trial_id}-small") for row in close]
+    return _from_fresh_seeds(plan, [*whole, *small])
 
 
 def _smaller(searched: Sequence[ResultRow], margin: float) -> Iterator[ResultRow]:
@@ -49,8 +47,8 @@ def _smaller(searched: Sequence[ResultRow], margin: float) -> Iterator[ResultRow
             yield smallest
 
 
-def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
-    """Return Ray configurations of the controls: an allocation's scores at the wrong matrices.
+def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
+    """Return the configurations of the controls: an allocation's scores at the wrong matrices.
 
     Those of every strategy that wins, at the size at which it does, and of the one of the lowest mean evaluation loss
     over its confirmation runs with the whole budget. If ranks were found while training there are no scores: the ranks
@@ -67,41 +65,40 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[dict[str, Any]
         if runs[0].strategy not in {Baseline.name, *ALL_CONTROLS}
     }
     whole = {
-        name: runs
-        for name, runs in confirmed.items()
-        if budget_share(runs[0].config) in {None, 1.0} and ranking.usable(runs)
+        name: runs for name, runs in confirmed.items() if runs[0].budget_share in {None, 1.0} and ranking.usable(runs)
     }
     leader = min(whole, key=lambda name: ranking.mean_loss(whole[name]), default=None)
     winners = [item.strategy for item in verdicts.verdicts(rows, plan.margin) if item.answer == "win"]
-    found: list[dict[str, Any]] = []
+    configs: list[TrialConfig] = []
     for name in dict.fromkeys(name for name in (leader, *winners) if name in confirmed):
         frozen = STRATEGIES[confirmed[name][0].strategy].allocates_while_training
-        found += _frozen(rows, confirmed[name]) if frozen else _misplaced(confirmed[name][0])
-    return _from_fresh_seeds(plan, found)
+        configs += _frozen(rows, confirmed[name]) if frozen else _misplaced(confirmed[name][0])
+    return _from_fresh_seeds(plan, configs)
 
 
-def _misplaced(run: ResultRow) -> list[dict[str, Any]]:
-    common = {key: value for key, value in run.config.items() if key != run.strategy}
-    own = {"of": run.strategy, **run.config.get(run.strategy, {})}
-    return [{**common, "strategy": name, name: own} for name in CONTROLS]
+def _misplaced(run: ResultRow) -> list[TrialConfig]:
+    return [replace(run.trial_config, strategy=name, control_of=run.strategy) for name in CONTROLS]
 
 
-def _frozen(rows: Sequence[ResultRow], runs: Sequence[ResultRow]) -> list[dict[str, Any]]:
-    best = ranking.best_of_each_strategy(row for row in rows if row.phase == "search")
-    strategy, share = runs[0].strategy, budget_share(runs[0].config)
-    plain, found = best[Baseline.name], best[strategy]
-    if budget_share(found.config) != share:  # only its confirmation runs had this much
-        found = ranking.best_of_each_strategy(runs)[strategy]
-    common = {**with_whole_budget(plain.config), "source": f"{found.trial_id}_{plain.trial_id}"}
-    ranks = " ".join(str(rank) for rank in (found.ranks or {}).values())
-    own = {**common.pop(Baseline.name), "ranks": ranks}
-    if share is not None:
-        own |= {BUDGET_SHARE: share}
-    named = {Frozen.name: {"of": strategy, **own}, Shuffled.name: {"of": Frozen.name, **own}}
-    return [{**common, "strategy": name, name: config} for name, config in named.items()]
+def _frozen(rows: Sequence[ResultRow], runs: Sequence[ResultRow]) -> list[TrialConfig]:
+    best = ranking.best_of_each_strategy(row for row in rows if row.phase == Phase.SEARCH)
+    strategy, share = runs[0].strategy, runs[0].budget_share
+    plain, source = best[Baseline.name], best[strategy]
+    if source.budget_share != share:  # only its confirmation runs had this much
+        source = ranking.best_of_each_strategy(runs)[strategy]
+    config = plain.trial_config.with_whole_budget()
+    frozen = replace(
+        config,
+        strategy=Frozen.name,
+        control_of=strategy,
+        source=f"{source.trial_id}_{plain.trial_id}",
+        params={**config.params, "ranks": " ".join(str(rank) for rank in (source.ranks or {}).values())},
+        budget_share=config.budget_share if share is None else share,
+    )
+    return [frozen, replace(frozen, strategy=Shuffled.name, control_of=Frozen.name)]
 
 
-def _from_fresh_seeds(plan: SearchPlan, configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _from_fresh_seeds(plan: SearchPlan, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
     """Return each configuration with each seed.
 
     Seeds follow the search's own, so no run of the search is among them. A seed decides the initial adapter, the order
@@ -109,20 +106,20 @@ def _from_fresh_seeds(plan: SearchPlan, configs: Sequence[Mapping[str, Any]]) ->
     """
     seeds = range(plan.seed + 1, plan.seed + 1 + plan.confirm_seeds)
     return [
-        {**config, "seed": seed, "phase": PHASE, "trial_id": f"{config['strategy']}_{config['source']}_seed{seed}"}
+        replace(config, seed=seed, phase=Phase.CONFIRM, trial_id=f"{config.strategy}_{config.source}_seed{seed}")
         for seed in seeds
         for config in configs
     ]
 
 
-def regrouped(rows: Sequence[ResultRow], wanted: Sequence[Mapping[str, Any]]) -> list[ResultRow]:
+def regrouped(rows: Sequence[ResultRow], wanted: Sequence[TrialConfig]) -> list[ResultRow]:
     """Return the confirmation runs whose phase changes since a longer search finds other trials best.
 
     Args:
         rows: Of one kind, of strategies or of controls; those of the search are passed over.
         wanted: Configurations of that kind that are to be confirmed now.
     """
-    ids = {config["trial_id"] for config in wanted}
-    again = [row for row in rows if row.phase in {PHASE, SUPERSEDED}]
-    changed = [replace(row, phase=PHASE if row.trial_id in ids else SUPERSEDED) for row in again]
+    ids = {config.trial_id for config in wanted}
+    again = [row for row in rows if row.phase in {Phase.CONFIRM, Phase.SUPERSEDED}]
+    changed = [replace(row, phase=Phase.CONFIRM if row.trial_id in ids else Phase.SUPERSEDED) for row in again]
     return [new for old, new in zip(again, changed, strict=True) if new.phase != old.phase]

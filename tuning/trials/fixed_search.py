@@ -5,6 +5,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from analysis.results.trial_config import TrialConfig
 from tuning.state.record import Record
 from tuning.trials.optuna_search import METRIC
 
@@ -17,10 +18,10 @@ class FixedSearch(Searcher):  # type: ignore[misc]
         record: Where each is noted before it is handed out.
     """
 
-    def __init__(self, configs: Iterable[dict[str, Any]], record: Record) -> None:
+    def __init__(self, configs: Iterable[TrialConfig], record: Record) -> None:
         super().__init__(metric=METRIC, mode="min")
         self._record = record
-        self._left = [config for config in configs if config["trial_id"] not in record.rows]
+        self._left = [config for config in configs if config.trial_id not in record.rows]
 
     def __len__(self) -> int:
         """Return how many are left."""
@@ -31,9 +32,9 @@ class FixedSearch(Searcher):  # type: ignore[misc]
         if not self._left:
             return str(Searcher.FINISHED)
         config = self._left.pop(0)
-        if config["trial_id"] not in self._record.configs:
-            self._record.began(config["trial_id"], config)
-        return config
+        if config.trial_id not in self._record.configs:
+            self._record.began(config)
+        return config.to_ray()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn nothing."""

@@ -5,6 +5,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase, TrialConfig
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.search_space import Space, fixed_part
+from tuning.plan.search_space import Space, fixed_part, to_optuna
 from tuning.state.record import Record
 
 METRIC, STRATEGY = "eval_loss", "strategy"
@@ -37,11 +39,11 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     Args:
         plan: The search.
-        effective_key: Config -> a key that is equal for configurations that train the same thing.
+        effective_key: Configuration -> a key that is equal for configurations that train the same thing.
         record: Where each configuration is noted before it is handed out, and what is known from before.
     """
 
-    def __init__(self, plan: SearchPlan, effective_key: Callable[[dict[str, Any]], str], record: Record) -> None:
+    def __init__(self, plan: SearchPlan, effective_key: Callable[[TrialConfig], str], record: Record) -> None:
         super().__init__(metric=METRIC, mode="min")
         self._plan, self._effective_key, self._record = plan, effective_key, record
         self._studies: dict[str, optuna.Study] = {}
@@ -50,7 +52,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._seen: dict[str, str] = {}
         self._live: dict[str, optuna.Trial] = {}
         self._told: set[tuple[str, int]] = set()
-        self._unfinished = record.unfinished("search")
+        self._unfinished = record.unfinished(Phase.SEARCH)
         self._recall()
 
     @property
@@ -74,15 +76,15 @@ class StudySearch(Searcher):  # type: ignore[misc]
         Those that were begun before an interruption come first.
         """
         if self._unfinished:
-            return self._again(trial_id, self._unfinished.pop(0))
+            return self._again(trial_id, self._unfinished.pop(0)).to_ray()
         while len(self._record.exhausted) < len(self._plan.strategies):
             fixed = fixed_part(self._plan, self._turn)
             self._turn += 1
-            if fixed["strategy"] not in self._record.exhausted:
+            if fixed[STRATEGY] not in self._record.exhausted:
                 config = self._new_config(trial_id, fixed)
                 if config is not None:
-                    return config
-                self._record.ran_out(fixed["strategy"])
+                    return config.to_ray()
+                self._record.ran_out(fixed[STRATEGY])
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -121,46 +123,46 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._drawn.append(strategy)
         return self._studies.setdefault(strategy, self._empty())
 
-    def _ask(self, fixed: Mapping[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
+    def _ask(self, fixed: Mapping[str, Any]) -> tuple[optuna.Trial, TrialConfig]:
         """Draw what ``fixed`` leaves open; return Optuna's trial and its configuration."""
         sampler, study = make_sampler(self._plan, len(self._drawn)), self._next_in(fixed[STRATEGY])
         study.sampler = sampler
         study.enqueue_trial(dict(fixed))
         trial = study.ask()
-        return trial, nested({**Space(self._plan, fixed[STRATEGY])(trial), **trial.params})
+        return trial, Space(self._plan, fixed[STRATEGY])(trial)
 
-    def _new_config(self, ray_id: str, fixed: dict[str, Any]) -> dict[str, Any] | None:
+    def _new_config(self, ray_id: str, fixed: dict[str, Any]) -> TrialConfig | None:
         turn = self._turn - 1
         for _ in range(MAX_DUPLICATES):
             trial, config = self._ask(fixed)
             key = self._effective_key(config)
             if key not in self._seen:
                 self._handed_out += 1
-                config["trial_id"] = f"t{self._handed_out:03d}"
-                self._record.began(config["trial_id"], config, turn)
+                config = replace(config, trial_id=f"t{self._handed_out:03d}")
+                self._record.began(config, turn)
                 self._hand_out(ray_id, trial, config)
                 return config
             self._tell_duplicate(trial, config, turn, self._seen[key])
         return None
 
-    def _hand_out(self, ray_id: str, trial: optuna.Trial, config: dict[str, Any]) -> None:
-        self._seen[self._effective_key(config)] = config["trial_id"]
-        trial.set_user_attr("trial_id", config["trial_id"])
+    def _hand_out(self, ray_id: str, trial: optuna.Trial, config: TrialConfig) -> None:
+        self._seen[self._effective_key(config)] = config.trial_id
+        trial.set_user_attr("trial_id", config.trial_id)
         self._live[ray_id] = trial
 
-    def _again(self, ray_id: str, config: dict[str, Any]) -> dict[str, Any]:
-        if self._known(config) is None:
-            self._seen[self._effective_key(config)] = config["trial_id"]
+    def _again(self, ray_id: str, config: TrialConfig) -> TrialConfig:
+        if self._drawn_as(config) is None:
+            self._seen[self._effective_key(config)] = config.trial_id
             return config
-        trial, _ = self._ask(flat(config))
-        for number, report in enumerate(self._record.reports.get(config["trial_id"], {}).values(), 1):
+        trial, _ = self._ask(to_optuna(config))
+        for number, report in enumerate(self._record.reports.get(config.trial_id, {}).values(), 1):
             if report["eval_loss"] is not None and not self._plan.searches_budget:
                 self._told.add((ray_id, number))
                 trial.report(report["eval_loss"], number)
         self._hand_out(ray_id, trial, config)
         return config
 
-    def _tell_duplicate(self, trial: optuna.Trial, config: dict[str, Any], turn: int, twin: str) -> None:
+    def _tell_duplicate(self, trial: optuna.Trial, config: TrialConfig, turn: int, twin: str) -> None:
         """Answer a repeated suggestion with what is known: the value of its twin, or nothing."""
         row = self._record.rows.get(twin)
         values = self._values(row) if row is not None and row.status == "finished" else None
@@ -173,24 +175,24 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     def _recall(self) -> None:
         """Make the study, the turns and the known configurations from the record."""
-        known = {item.get("trial_id") for item in self._record.suggestions}
-        lost = [row for row in self._record.of_phase("search") if row.trial_id not in known]
-        for item in self._record.suggestions:
-            row = self._record.rows.get(item.get("trial_id", ""))
-            if "same_as" in item:
-                self._remember(item["config"], {"same_as": item["same_as"]}, item["values"])
-            elif item["config"].get("phase", "search") == "search":
-                self._count(item["trial_id"], item["config"], item["turn"])
+        recorded = {suggestion.config.trial_id for suggestion in self._record.suggestions}
+        lost = [row for row in self._record.of_phase(Phase.SEARCH) if row.trial_id not in recorded]
+        for suggestion in self._record.suggestions:
+            row = self._record.rows.get(suggestion.config.trial_id)
+            if suggestion.same_as is not None:
+                self._remember(suggestion.config, {"same_as": suggestion.same_as}, suggestion.values)
+            elif suggestion.config.phase == Phase.SEARCH:
+                self._count(suggestion.config, suggestion.turn)
                 if row is not None:
                     self._remember_row(row)
         for row in lost:
-            self._count(row.trial_id, row.config, None)
+            self._count(row.trial_config, None)
             self._remember_row(row)
 
-    def _count(self, trial_id: str, config: Mapping[str, Any], turn: int | None) -> None:
-        self._handed_out = max(self._handed_out, int(trial_id[1:]))
+    def _count(self, config: TrialConfig, turn: int | None) -> None:
+        self._handed_out = max(self._handed_out, int(config.trial_id[1:]))
         self._turn = max(self._turn, self._handed_out, -1 if turn is None else turn + 1)
-        self._seen[self._effective_key(dict(config))] = trial_id
+        self._seen[self._effective_key(config)] = config.trial_id
 
     def _remember_row(self, row: ResultRow) -> None:
         reports = {
@@ -201,28 +203,28 @@ class StudySearch(Searcher):  # type: ignore[misc]
         if self._plan.searches_budget:
             reports = {}
         values = self._values(row) if row.status == "finished" or (row.status == "stopped" and reports) else None
-        self._remember(row.config, {"trial_id": row.trial_id}, values, STATES.get(row.status), reports)
+        self._remember(row.trial_config, {"trial_id": row.trial_id}, values, STATES.get(row.status), reports)
 
     def _values(self, row: ResultRow) -> list[float]:
         """Return what Optuna is told of a trial: a value for each objective."""
-        known = {METRIC: row.final_eval_loss, PARAMETERS: row.trainable_parameters}
-        return [float(known[name] or 0) for name in OBJECTIVES[self._plan.objective]]
+        objectives = {METRIC: row.final_eval_loss, PARAMETERS: row.trainable_parameters}
+        return [float(objectives[name] or 0) for name in OBJECTIVES[self._plan.objective]]
 
     def _remember(
         self,
-        config: Mapping[str, Any],
+        config: TrialConfig,
         attributes: Mapping[str, str],
         values: list[float] | None,
         state: TrialState | None = None,
         reports: Mapping[int, float] | None = None,
     ) -> None:
-        known = self._known(config)
-        if known is None:
+        trial = self._drawn_as(config)
+        if trial is None:
             return
-        self._next_in(config[STRATEGY]).add_trial(
+        self._next_in(config.strategy).add_trial(
             optuna.trial.create_trial(
-                params=known.params,
-                distributions=known.distributions,
+                params=trial.params,
+                distributions=trial.distributions,
                 values=values,  # of a pruned trial, as Optuna has it, the last intermediate one
                 state=state or (TrialState.FAIL if values is None else TrialState.COMPLETE),
                 user_attrs=dict(attributes),
@@ -230,35 +232,16 @@ class StudySearch(Searcher):  # type: ignore[misc]
             )
         )
 
-    def _known(self, config: Mapping[str, Any]) -> optuna.trial.FixedTrial | None:
+    def _drawn_as(self, config: TrialConfig) -> optuna.trial.FixedTrial | None:
         """Return what Optuna would have drawn; None if the plan was changed since and its space has no such point."""
-        known = optuna.trial.FixedTrial(flat(config))
+        trial = optuna.trial.FixedTrial(to_optuna(config))
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # of a value out of range
             try:
-                Space(self._plan, config[STRATEGY])(known)
+                Space(self._plan, config.strategy)(trial)
             except (ValueError, UserWarning):
                 return None
-        return known
-
-
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a configuration under the names that Optuna knows."""
-    own = config.get(config["strategy"], {})
-    scalars = {name: value for name, value in config.items() if not isinstance(value, dict)}
-    return scalars | {f"{config['strategy']}/{name}": value for name, value in own.items()}
-
-
-def nested(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of Optuna's parameters: a strategy's own are under its name."""
-    config: dict[str, Any] = {}
-    for name, value in params.items():
-        strategy, slash, own = name.partition("/")
-        if slash:
-            config.setdefault(strategy, {})[own] = value
-        else:
-            config[name] = value
-    return config
+        return trial
 
 
 def make_sampler(plan: SearchPlan, number: int) -> optuna.samplers.TPESampler:

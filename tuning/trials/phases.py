@@ -6,6 +6,7 @@ from typing import Any
 import click
 import optuna
 
+from analysis.results.trial_config import Phase
 from trainables.actors.host_registry import Hosts
 from tuning.callbacks.metrics import Metrics
 from tuning.callbacks.progress import Progress
@@ -18,7 +19,7 @@ from tuning.state.facts import Facts
 from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.trials import tuner
-from tuning.trials.confirmation import ALL_CONTROLS, PHASE, confirmations, controls, regrouped
+from tuning.trials.confirmation import ALL_CONTROLS, confirmations, controls, regrouped
 from tuning.trials.fixed_search import FixedSearch
 from tuning.trials.optuna_search import StudySearch
 
@@ -28,7 +29,7 @@ class Run:
     """A search that runs: what every part of it needs."""
 
     plan: SearchPlan
-    known: Preflight
+    checked: Preflight
     record: Record
     stop: Stop
     facts: Facts
@@ -39,15 +40,15 @@ class Run:
 def train(run: Run) -> optuna.Study | None:
     """Search, and confirm what was found; what the record has already is not done again."""
     plan, record = run.plan, run.record
-    checkpoints.discard_incompatible(plan, run.known, record)
+    checkpoints.discard_incompatible(plan, run.checked, record)
     to_mlflow, gauges = events.Tracking(run.sink), Metrics(plan.run_dir.name)
     for row in record.rows.values():
         gauges.ended(row)
     listeners = (to_mlflow, gauges)
-    trainable = tuner.trainable(plan, run.hosts, run.known.workload, record)
-    search = tuner.searcher(plan, run.known, record)
-    left = plan.trials - len(record.of_phase("search"))
-    _phase(run, trainable, search, left, listeners, "search")
+    trainable = tuner.trainable(plan, run.hosts, run.checked.workload, record)
+    search = tuner.searcher(plan, run.checked, record)
+    left = plan.trials - len(record.of_phase(Phase.SEARCH))
+    _phase(run, trainable, search, left, listeners, Phase.SEARCH)
     for what, make, kind in (("confirmation", confirmations, False), ("controls", controls, True)):
         if run.stop.stop_all():
             break
@@ -58,10 +59,10 @@ def train(run: Run) -> optuna.Study | None:
         again = FixedSearch(wanted, record)
         if len(again):
             click.echo(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
-            to_mlflow.open_group(PHASE)
+            to_mlflow.open_group(Phase.CONFIRM)
             _phase(run, trainable, again, len(again), listeners, what)
-    if not run.stop.stop_all() and record.of_phase(PHASE):
-        to_mlflow.close_group(PHASE)
+    if not run.stop.stop_all() and record.of_phase(Phase.CONFIRM):
+        to_mlflow.close_group(Phase.CONFIRM)
     return search.study if isinstance(search, StudySearch) else None
 
 
@@ -71,7 +72,7 @@ def _phase(
     """Train what is left of a phase."""
     if left < 1:
         return
-    known = run.record.of_phase("search") if phase == "search" else []
-    with Progress(left + len(known), known) as progress:
+    ended = run.record.of_phase(Phase.SEARCH) if phase == Phase.SEARCH else []
+    with Progress(left + len(ended), ended) as progress:
         harvest = Harvest(run.record, run.stop, (progress, *listeners))
         tuner.run(run.plan, trainable, search, left, harvest, phase)

@@ -18,20 +18,20 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     Source:
         Watanabe et al., PED-ANOVA (arXiv 2304.10255), as Optuna has it.
     """
-    found = {}
+    importance = {}
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     complete = [trial for trial in complete if "same_as" not in trial.user_attrs]  # one run counts once
     for strategy in dict.fromkeys(trial.params[STRATEGY] for trial in complete):
-        own = [trial for trial in complete if trial.params[STRATEGY] == strategy]
-        if len(own) < LEAST_FOR_IMPORTANCE:
+        trials = [trial for trial in complete if trial.params[STRATEGY] == strategy]
+        if len(trials) < LEAST_FOR_IMPORTANCE:
             continue
         alone = optuna.create_study()
-        alone.add_trials([_by_loss(trial) for trial in own])
-        names = [name for name in own[0].params if name.startswith(f"{strategy}/")]
+        alone.add_trials([_by_loss(trial) for trial in trials])
+        names = [name for name in trials[0].params if name.startswith(f"{strategy}/")]
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST)
         shares = optuna.importance.get_param_importances(alone, evaluator=evaluator, params=names)
-        found[strategy] = {name.removeprefix(f"{strategy}/"): share for name, share in shares.items()}
-    return found
+        importance[strategy] = {name.removeprefix(f"{strategy}/"): share for name, share in shares.items()}
+    return importance
 
 
 def _by_loss(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:

@@ -12,6 +12,7 @@ from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
 
+from analysis.results.trial_config import TrialConfig
 from trainables.actors.host_registry import Hosts
 from trainables.actors.packed_trainable import PackedTrainable
 from trainables.spec import TrialSpec, Workload
@@ -20,7 +21,7 @@ from tuning.callbacks.trial_callback import Harvest
 from tuning.cluster.connection import slots_of
 from tuning.cluster.hosting import save_all
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.search_space import experiment_name, official_configs
+from tuning.plan.search_space import official_configs
 from tuning.preflight.preflight import Preflight
 from tuning.state.checkpoints import RAY, STOPPED, checkpoints, steps
 from tuning.state.record import Record
@@ -112,21 +113,21 @@ def trainable(plan: SearchPlan, hosts: Hosts, workload: Workload, record: Record
         workload: What the others load themselves.
         record: Says where trials stand that an earlier run of the search left unfinished.
     """
-    known = checkpoints(plan, record)
+    left_off = checkpoints(plan, record)
     if plan.isolation == "process":
         from trainables.actors.trainable import LoraTrainable  # it loads PEFT, which takes four seconds
 
         stopped = str(plan.run_dir / RAY / STOPPED)
-        return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=known, stopped=stopped)
-    return ray_tune.with_parameters(PackedTrainable, hosts=hosts, checkpoints=known)
+        return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=left_off, stopped=stopped)
+    return ray_tune.with_parameters(PackedTrainable, hosts=hosts, checkpoints=left_off)
 
 
 def _name(trial: Any) -> str:
     """Return the name that the Ray dashboard, folders, MLflow and the report share."""
-    return experiment_name(trial.config)
+    return TrialConfig.from_ray(trial.config).name
 
 
-def _key(workload: Workload, preflight: Preflight, config: dict[str, Any]) -> str:
+def _key(workload: Workload, preflight: Preflight, config: TrialConfig) -> str:
     spec = TrialSpec.from_config(config)
     allocation = spec.allocation(preflight.shape.sites, workload.budget, workload.evidence)
     alphas = spec.alphas(allocation, preflight.shape.sites, workload.scale)

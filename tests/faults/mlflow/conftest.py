@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import TrialConfig
 from tuning.tracking.events import Tracking, open_sink, replay
 from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, PARENT_TAG, TRIAL_TAG, MlflowCarrier, now_ms
 from tuning.tracking.outbox import Target
@@ -179,8 +180,7 @@ class Search:
 
     def trials(self, *numbers):
         for number in numbers:
-            config = {"strategy": "baseline", "baseline": {"learning_rate": 0.1}, "seed": number}
-            self.tracking.started(f"t{number}", f"baseline_{number}", config)
+            self.tracking.started(TrialConfig("baseline", f"t{number}", learning_rate=0.1, seed=number))
             for step in range(REPORTS):
                 self.tracking.reported(f"t{number}", {"step": step, "eval_loss": 3.0 - step / 4, "seconds": 1.5})
             self.tracking.ended(ResultRow(f"t{number}", f"baseline_{number}", "baseline", "finished"))
