@@ -38,27 +38,27 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
         raise ValueError(f"--output {output}: a folder; give the name of a file")
     if epochs is not None and not 0 < epochs < math.inf:
         raise ValueError(f"--epochs {epochs:g}: must be above 0 and finite")
-    now = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
-    searches = [_read(folder, now) for folder in run_dirs]
+    generated = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+    searches = [_read(folder, generated) for folder in run_dirs]
     if not output.parent.is_dir():
         raise ValueError(f"--output {output}: its folder does not exist")
     if len(run_dirs) > 1:
-        publish_comparison(searches, now, output)
+        publish_comparison(searches, generated, output)
     else:
-        search = searches[0] if rows is None else Search("", ReportHeader(now), read_rows(rows))
-        given = {"dataset_size": dataset_size, "epochs": epochs}
-        known = {name: value for name, value in given.items() if value is not None}
-        publish(search.rows, replace(search.header, **known), output)  # type: ignore[arg-type]
+        search = searches[0] if rows is None else Search("", ReportHeader(generated), read_rows(rows))
+        options = {"dataset_size": dataset_size, "epochs": epochs}
+        header_fields = {name: value for name, value in options.items() if value is not None}
+        publish(search.rows, replace(search.header, **header_fields), output)  # type: ignore[arg-type]
     click.echo(str(output))
 
 
-def _read(run_dir: Path, now: str) -> Search:
-    """Read a run, as far as it is whole; its search has named what is not, and so is it here."""
-    header, path = ReportHeader.of_run(run_dir, now), run_dir / "rows.jsonl"
+def _read(run_dir: Path, generated: str) -> Search:
+    """Read a run's header and rows; print a warning that names damaged lines, and leave them out."""
+    header, path = ReportHeader.of_run(run_dir, generated), run_dir / "rows.jsonl"
     rows, damage = surviving_rows(path)
     if damage:
-        found = "; ".join(f"line {number}: {reason}" for number, reason in damage)
-        click.echo(f"Warning: {path}: {found}; the report is without them", err=True)
+        damaged_lines = "; ".join(f"line {number}: {reason}" for number, reason in damage)
+        click.echo(f"Warning: {path}: {damaged_lines}; the report is without them", err=True)
     return Search(run_dir.resolve().name, header, rows)
 
 

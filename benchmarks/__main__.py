@@ -33,19 +33,19 @@ RATIOS: dict[str, Callable[[int, str], Ratio]] = {
 @click.option("--workload", type=click.Choice(["standard", "gpt2-medium"]), default="standard", show_default=True,
               help="`standard`: bundled base on CPU, GPT-2 Medium on GPU; `gpt2-medium`: on CPU, 3 steps.")  # fmt: skip
 def main(only: tuple[str, ...], pairs: int, output: Path | None, workload: str) -> None:
-    """Run the ratios, print each as it is known, and write them all after each."""
+    """Measure the ratios; after each, print it and write all so far."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if workload == "gpt2-medium" and device == "cpu":
         print(smoke.gpt2_medium())
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, {device}, PyTorch {torch.__version__}, {pairs} pairs")
-    found: list[Ratio] = []
+    ratios: list[Ratio] = []
     with ray_for(SearchPlan(gpus_per_trial=1.0 if device == "cuda" else 0.0)):
         for name in only or RATIOS:
-            found.append(RATIOS[name](pairs, device))
-            print(found[-1].line(), flush=True)
+            ratios.append(RATIOS[name](pairs, device))
+            print(ratios[-1].line(), flush=True)
             if output is not None:
-                output.write_text(json.dumps([ratio.row() for ratio in found], indent=1) + "\n")
+                output.write_text(json.dumps([ratio.row() for ratio in ratios], indent=1) + "\n")
 
 
 if __name__ == "__main__":

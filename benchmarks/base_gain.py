@@ -26,12 +26,12 @@ def main(splits: int, rank: int, learning_rate: float, threads: int) -> None:
     spec = TrialSpec("baseline", Baseline(), learning_rate)
     for split in range(splits):
         session = SoloSession(replace(workload, data=DataSource(split_seed=split)), spec)
-        before = mean_loss(session.splits.test, session.test_losses())
+        loss_before = mean_loss(session.splits.test, session.test_losses())
         session.train(workload.steps)
-        after = mean_loss(session.splits.test, session.test_losses())
+        loss_after = mean_loss(session.splits.test, session.test_losses())
         session.close()
-        print(f"split {split}: test perplexity {math.exp(before):.1f} -> {math.exp(after):.1f}, "
-              f"{math.exp(after - before) - 1:+.1%}")  # fmt: skip
+        print(f"split {split}: test perplexity {math.exp(loss_before):.1f} -> {math.exp(loss_after):.1f}, "
+              f"{math.exp(loss_after - loss_before) - 1:+.1%}")  # fmt: skip
 
 
 if __name__ == "__main__":

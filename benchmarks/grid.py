@@ -36,10 +36,10 @@ def _cell(workload: Workload, count: int, seconds: float) -> str:
     try:
         slots = [pack.admit(workload, TrialSpec.from_config(config)) for config in workloads.configs(count)]
         pack.step(slots)
-        before, started = sum(slot.learner.tokens for slot in slots), time.perf_counter()
+        tokens_before, started = sum(slot.learner.tokens for slot in slots), time.perf_counter()
         while time.perf_counter() - started < seconds:
             pack.step(slots)
-        speed = (sum(slot.learner.tokens for slot in slots) - before) / (time.perf_counter() - started)
+        speed = (sum(slot.learner.tokens for slot in slots) - tokens_before) / (time.perf_counter() - started)
     except torch.OutOfMemoryError:
         return "out of memory"
     return f"{speed:,.0f}"

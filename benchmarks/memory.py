@@ -9,11 +9,11 @@ import psutil
 import torch
 
 EVERY_SECONDS = 0.2
-RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+RAY_SERVICES = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 class Meter:
-    """Within, the largest sum of the memory of Ray's processes that do something, in bytes; on a GPU, of the device.
+    """Context manager that measures peak memory in bytes: of Ray's busy processes together, or of the GPU in use.
 
     On CPU it is proportional set size: a page that several processes share is counted once in all. Linux only.
 
@@ -22,13 +22,13 @@ class Meter:
     """
 
     def __init__(self, device: str) -> None:
-        self.peak, self._in_use = 0, _gpu_bytes if device == "cuda" else _process_bytes
+        self.peak, self._bytes_in_use = 0, _gpu_bytes if device == "cuda" else _process_bytes
         self._done, self._thread = threading.Event(), threading.Thread(target=self._watch)
 
     def __enter__(self) -> Self:
-        while self._in_use is _process_bytes and _process_bytes():  # of an earlier search, about to end
+        while self._bytes_in_use is _process_bytes and _process_bytes():  # of an earlier search, about to end
             time.sleep(EVERY_SECONDS)
-        self._before = self._in_use()
+        self._bytes_before = self._bytes_in_use()
         self._thread.start()
         return self
 
@@ -40,7 +40,7 @@ class Meter:
 
     def _watch(self) -> None:
         while not self._done.wait(EVERY_SECONDS):
-            self.peak = max(self.peak, self._in_use() - self._before)
+            self.peak = max(self.peak, self._bytes_in_use() - self._bytes_before)
 
 
 def _process_bytes() -> int:
@@ -48,7 +48,7 @@ def _process_bytes() -> int:
     for process in psutil.process_iter():
         try:
             title = process.cmdline()
-            if title and title[0].startswith("ray::") and not title[0].startswith(RAYS_OWN):
+            if title and title[0].startswith("ray::") and not title[0].startswith(RAY_SERVICES):
                 total += process.memory_full_info().pss
         except psutil.Error:  # it has just ended
             continue

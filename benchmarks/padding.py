@@ -36,8 +36,8 @@ def main(model: str, trials: int, steps: int, pairs: int) -> None:
         packs.append((pack, [pack.admit(workload, TrialSpec.from_config(config)) for config in configs]))
     padded, joined = packs
     train(*padded, 1), train(*joined, 1)
-    taken = interleaved(lambda: train(*padded, steps), lambda: train(*joined, steps), pairs)
-    print(Ratio("padding", workload.device, tuple(a / b for a, b in taken), 1).line())
+    seconds = interleaved(lambda: train(*padded, steps), lambda: train(*joined, steps), pairs)
+    print(Ratio("padding", workload.device, tuple(padded_s / joined_s for padded_s, joined_s in seconds), 1).line())
 
 
 def _bundled() -> Workload:

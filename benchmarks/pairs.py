@@ -9,14 +9,14 @@ NOISE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times better ours is than a peer.
+    """How many times better this project is than a peer.
 
     Args:
         name: As ``--only`` takes it.
-        device: Where it was measured.
+        device: Device of the measurement.
         ratios: One per pair.
-        target: What the median should reach, or stay under if ``at_most``.
-        at_most: Whether smaller is better.
+        target: The least median wanted, or the largest if ``at_most``.
+        at_most: True if smaller is better.
     """
 
     name: str
@@ -27,36 +27,36 @@ class Ratio:
 
     @property
     def median(self) -> float | None:
-        """The ratio, or None if pairs vary by more than ``NOISE`` of it: then there is none."""
-        middle = statistics.median(self.ratios)
-        return middle if max(self.ratios) - min(self.ratios) <= NOISE * middle else None
+        """The median ratio, or None if the pairs vary by more than ``NOISE`` of it."""
+        median = statistics.median(self.ratios)
+        return median if max(self.ratios) - min(self.ratios) <= NOISE * median else None
 
     def row(self) -> dict[str, object]:
-        """Return what ``--json`` writes."""
+        """Return the record that ``--json`` writes."""
         return {
             "name": self.name, "device": self.device, "median": self.median, "min": min(self.ratios),
             "max": max(self.ratios), "pairs": len(self.ratios), "target": self.target,
         }  # fmt: skip
 
     def line(self) -> str:
-        """Return what a person reads."""
+        """Return the line that is printed."""
         low, high = min(self.ratios), max(self.ratios)
         target = f"target {'<=' if self.at_most else '>='} {self.target:g}"
         spread = f"({low:.2f} to {high:.2f}, {len(self.ratios)} pairs; {target})"
         if self.median is None:
             return f"{self.name}: too noisy {spread}"
-        met = self.median <= self.target if self.at_most else self.median >= self.target
-        return f"{self.name}: {self.median:.2f} {spread}{'' if met else ' MISSED'}"
+        target_met = self.median <= self.target if self.at_most else self.median >= self.target
+        return f"{self.name}: {self.median:.2f} {spread}{'' if target_met else ' MISSED'}"
 
 
 def interleaved(a: Callable[[], float], b: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
     """Return ``pairs`` results of (a, b), taken in the order A B B A A B B A …, so that drift hits both alike."""
-    taken = []
+    results = []
     for number in range(pairs):
         if number % 2:
-            second = b()
-            taken.append((a(), second))
+            b_result = b()
+            results.append((a(), b_result))
         else:
-            first = a()
-            taken.append((first, b()))
-    return taken
+            a_result = a()
+            results.append((a_result, b()))
+    return results

@@ -111,8 +111,8 @@ class Expert:
         total, size = 0.0, self.workload.batch_size
         with torch.inference_mode():
             for start in range(0, len(examples), size):
-                part = examples[start : start + size]
-                total += self._loss(part).item() * sum(example.learned_tokens for example in part)
+                batch = examples[start : start + size]
+                total += self._loss(batch).item() * sum(example.learned_tokens for example in batch)
         mean: float = total / sum(example.learned_tokens for example in examples)
         return mean
 

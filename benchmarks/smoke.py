@@ -12,7 +12,7 @@ STEPS, TRIALS = 3, 2
 
 
 def gpt2_medium() -> str:
-    """Train some trials both ways and return what was seen."""
+    """Train some trials both ways and return speeds and losses in words."""
     try:
         workload = replace(workloads.gpt2_medium(STEPS), pack_size=TRIALS)
     except FileNotFoundError as error:
@@ -23,8 +23,8 @@ def gpt2_medium() -> str:
     started = time.perf_counter()
     while any(slot.learner.step < STEPS for slot in slots):
         pack.step(slots)
-    ours = sum(slot.learner.tokens for slot in slots) / (time.perf_counter() - started)
-    own = [mean_loss(pack.splits.validation, losses or []) for losses in pack.evaluate(slots, "validation")]
+    our_speed = sum(slot.learner.tokens for slot in slots) / (time.perf_counter() - started)
+    our_losses = [mean_loss(pack.splits.validation, losses or []) for losses in pack.evaluate(slots, "validation")]
     tokens, seconds, losses = 0, 0.0, []
     for config in configs:
         trial = peers.Expert(workload, config)
@@ -33,5 +33,5 @@ def gpt2_medium() -> str:
         tokens, seconds = tokens + trial.tokens, seconds + time.perf_counter() - started
         losses.append(trial.evaluate(trial.splits.validation))
         trial.close()
-    agreed = ", ".join(f"{a:.4f} and {b:.4f}" for a, b in zip(own, losses, strict=True))
-    return f"gpt2-medium: ours {ours:.0f}, P1 {tokens / seconds:.0f} tokens/s; losses {agreed}"
+    loss_pairs = ", ".join(f"{a:.4f} and {b:.4f}" for a, b in zip(our_losses, losses, strict=True))
+    return f"gpt2-medium: ours {our_speed:.0f}, P1 {tokens / seconds:.0f} tokens/s; losses {loss_pairs}"

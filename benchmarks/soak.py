@@ -24,7 +24,7 @@ SHORT = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The driver at a moment: trials ended, bytes resident, files open, seconds since it began."""
+    """The driver at one time: trials ended, resident bytes, open files, seconds since the start."""
 
     ended: int
     rss: int
@@ -33,7 +33,7 @@ class Sample:
 
 
 def watched(trials: int, folder: Path) -> list[Sample]:
-    """Run a search and look at its driver at every fiftieth of it."""
+    """Run a search and sample its driver at every fiftieth of it."""
     command = [
         sys.executable,
         "tune.py",
@@ -46,13 +46,13 @@ def watched(trials: int, folder: Path) -> list[Sample]:
         "s",
     ]
     process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    rows, began = folder / "s" / "rows.jsonl", time.monotonic()
+    rows, started = folder / "s" / "rows.jsonl", time.monotonic()
     samples: list[Sample] = []
     while process.poll() is None:
         time.sleep(0.2)
         ended = rows.read_bytes().count(b"\n") if rows.exists() else 0
         if ended >= (len(samples) + 1) * trials / 50:
-            sample = Sample(ended, process.memory_info().rss, process.num_fds(), time.monotonic() - began)
+            sample = Sample(ended, process.memory_info().rss, process.num_fds(), time.monotonic() - started)
             click.echo(
                 f"{sample.ended:5} ended  {sample.rss / 1e6:6.0f} MB  {sample.files:3} files  {sample.seconds:6.0f} s"
             )
@@ -83,10 +83,10 @@ def growth(samples: list[Sample], trials: int) -> dict[str, float]:
 @click.option("--trials", default=1000, show_default=True)
 def main(trials: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        found = growth(watched(trials, Path(folder)), trials)
-    for name, ratio in found.items():
+        ratios = growth(watched(trials, Path(folder)), trials)
+    for name, ratio in ratios.items():
         click.echo(f"{name:16} {ratio:.2f}  (at most {LIMITS[name]:.2f}){'' if ratio <= LIMITS[name] else '  MISSED'}")
-    sys.exit(any(ratio > LIMITS[name] for name, ratio in found.items()))
+    sys.exit(any(ratio > LIMITS[name] for name, ratio in ratios.items()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ratios of whole searches: sweeps of short trials, a trial's fixed cost, memory, and what the 200th trial costs."""
+"""Ratios of whole searches: sweeps of short trials, a trial's fixed cost, memory, and the cost of the 200th trial."""
 
 import os
 import tempfile
@@ -32,7 +32,7 @@ CONCURRENCIES = (1, 2, 4, 8)
 
 
 class Clock(ray_tune.Callback):  # type: ignore[misc]
-    """Notes when each trial ends, whether it hears it from Ray or from a search of ours."""
+    """Notes when each trial ends, as a callback of Ray Tune or of a search of this project."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -50,18 +50,18 @@ class Clock(ray_tune.Callback):  # type: ignore[misc]
         if row.status == "finished":
             self.ends.append(time.perf_counter())
 
-    def each(self, first: int, last: int) -> float:
-        """Return the seconds that each trial from one to another costs."""
+    def seconds_per_trial(self, first: int, last: int) -> float:
+        """Return the mean seconds per trial from one trial's end to another's."""
         return (self.ends[last] - self.ends[first]) / (last - first)
 
 
-def ours(workload: Workload, configs: list[TrialConfig], **choices: Any) -> Clock:
-    """Run a search of ours over given configurations, or over what Optuna suggests if there are none."""
+def ours(workload: Workload, configs: list[TrialConfig], **options: Any) -> Clock:
+    """Run a search of this project over given configurations, or over Optuna's suggestions if there are none."""
     with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         plan = SearchPlan(
-            model=workload.model, scheduler="fifo", reports=1, num_samples=choices.pop("num_samples", len(configs)),
+            model=workload.model, scheduler="fifo", reports=1, num_samples=options.pop("num_samples", len(configs)),
             gpus_per_trial=1 / 16 if workload.device == "cuda" else 0, runs_dir=folder, name="sweep",
-            **{"isolation": "packed", **choices},
+            **{"isolation": "packed", **options},
         )  # fmt: skip
         shared = replace(
             workload,
@@ -70,8 +70,8 @@ def ours(workload: Workload, configs: list[TrialConfig], **choices: Any) -> Cloc
             evidence=workload.evidence,
         )
         clock, record = Clock(), Record(Path(folder))
-        known = Preflight(base_model.shape_of(workload.model), shared, "", {})
-        suggest = FixedSearch(configs, record) if configs else tuner.searcher(plan, known, record)
+        preflight = Preflight(base_model.shape_of(workload.model), shared, "", {})
+        suggest = FixedSearch(configs, record) if configs else tuner.searcher(plan, preflight, record)
         with hosts_for(plan, shared) as hosts:
             trainable = tuner.trainable(plan, hosts, shared, record)
             harvest = Harvest(record, Stop(record.run_dir, 0), [clock])
@@ -85,11 +85,13 @@ def peer(
     function: Any, workload: Workload, configs: list[TrialConfig], concurrent: int, reuse_actors: bool | None = None
 ) -> Clock:
     """Run a sweep of P0, or with ``reuse_actors`` of P1."""
-    clock, share = Clock(), min(1.0, (os.cpu_count() or 1) / concurrent)
-    gpu = 1 / concurrent if workload.device == "cuda" else 0
+    clock, cpu_share = Clock(), min(1.0, (os.cpu_count() or 1) / concurrent)
+    gpu_share = 1 / concurrent if workload.device == "cuda" else 0
     with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         results = ray_tune.Tuner(
-            ray_tune.with_resources(ray_tune.with_parameters(function, workload=workload), {"cpu": share, "gpu": gpu}),
+            ray_tune.with_resources(
+                ray_tune.with_parameters(function, workload=workload), {"cpu": cpu_share, "gpu": gpu_share}
+            ),
             tune_config=ray_tune.TuneConfig(
                 num_samples=len(configs),
                 search_alg=FixedSearch(configs, Record(Path(folder))),
@@ -116,53 +118,57 @@ def timed(sweep: Callable[[], Clock]) -> float:
 
 @lru_cache
 def best_concurrency(device: str) -> int:
-    """Return the number of concurrent trials that suits P1 best here."""
+    """Return the number of concurrent trials with which P1 is fastest on this machine."""
     workload, configs = workloads.standard(device, STEPS), workloads.configs(16)
-    taken = {count: timed(partial(_experts, workload, configs, count)) for count in CONCURRENCIES}
-    print("P1, 16 trials:", ", ".join(f"{count} at once {seconds:.0f} s" for count, seconds in taken.items()))
-    return min(taken, key=lambda count: taken[count])
+    seconds_taken = {count: timed(partial(_experts, workload, configs, count)) for count in CONCURRENCIES}
+    print("P1, 16 trials:", ", ".join(f"{count} at once {seconds:.0f} s" for count, seconds in seconds_taken.items()))
+    return min(seconds_taken, key=lambda count: seconds_taken[count])
 
 
 def sweep_vs_p0(pairs: int, device: str) -> Ratio:
     """Time of 32 short trials: P0 / ours."""
     workload, configs = workloads.standard(device, STEPS), workloads.configs(TRIALS)
     cores = os.cpu_count() or 1
-    taken = interleaved(
+    seconds = interleaved(
         lambda: timed(lambda: peer(peers.tutorial, workload, configs, cores)),
         lambda: timed(lambda: ours(workload, configs)),
         pairs,
     )
-    return Ratio("sweep_vs_p0", device, tuple(a / b for a, b in taken), 5 if device == "cpu" else 10)
+    return Ratio(
+        "sweep_vs_p0", device, tuple(peer_s / our_s for peer_s, our_s in seconds), 5 if device == "cpu" else 10
+    )
 
 
 def sweep_vs_p1(pairs: int, device: str) -> Ratio:
     """Time of 32 short trials: P1, at its best concurrency, / ours."""
     workload, configs, count = workloads.standard(device, STEPS), workloads.configs(TRIALS), best_concurrency(device)
-    taken = interleaved(
+    seconds = interleaved(
         lambda: timed(partial(_experts, workload, configs, count)),
         lambda: timed(lambda: ours(workload, configs)),
         pairs,
     )
-    return Ratio("sweep_vs_p1", device, tuple(a / b for a, b in taken), 1.5 if device == "cpu" else 4)
+    return Ratio(
+        "sweep_vs_p1", device, tuple(peer_s / our_s for peer_s, our_s in seconds), 1.5 if device == "cpu" else 4
+    )
 
 
 def fixed_cost_vs_p0(pairs: int, device: str) -> Ratio:
-    """What each further trial costs if it trains on next to nothing: P0 / ours."""
-    workload, cores = workloads.nothing(device), os.cpu_count() or 1
-    taken = interleaved(
-        lambda: peer(peers.tutorial, workload, workloads.configs(12), cores).each(cores, 11),
-        lambda: ours(workload, workloads.configs(48)).each(4, 47),
+    """Seconds of each further trial if it trains on next to nothing: P0 / ours."""
+    workload, cores = workloads.minimal(device), os.cpu_count() or 1
+    seconds = interleaved(
+        lambda: peer(peers.tutorial, workload, workloads.configs(12), cores).seconds_per_trial(cores, 11),
+        lambda: ours(workload, workloads.configs(48)).seconds_per_trial(4, 47),
         pairs,
     )
-    return Ratio("fixed_cost_vs_p0", device, tuple(a / b for a, b in taken), 20)
+    return Ratio("fixed_cost_vs_p0", device, tuple(peer_s / our_s for peer_s, our_s in seconds), 20)
 
 
 def scaling(pairs: int, device: str) -> Ratio:
-    """What a short trial costs after 200 of a search with Optuna, against after 20."""
+    """Seconds of a short trial after 200 of a search with Optuna, against after 20."""
     ratios = []
     for _ in range(pairs):
         clock = ours(workloads.standard(device, STEPS), [], num_samples=200)
-        ratios.append(clock.each(179, 199) / clock.each(4, 24))
+        ratios.append(clock.seconds_per_trial(179, 199) / clock.seconds_per_trial(4, 24))
     return Ratio("scaling", device, tuple(ratios), 1.1, at_most=True)
 
 
@@ -171,14 +177,14 @@ def memory(pairs: int, device: str) -> Ratio:
     workload, configs = workloads.standard(device, STEPS), workloads.configs(8)
     cores = os.cpu_count() or 1
 
-    def peak(**choices: Any) -> float:
+    def peak(**options: Any) -> float:
         with Meter(device) as meter:
-            ours(workload, configs, max_concurrent_trials=8, **choices)
+            ours(workload, configs, max_concurrent_trials=8, **options)
         return meter.peak
 
-    taken = interleaved(
+    peaks = interleaved(
         lambda: peak(isolation="process", cpus_per_trial=cores / 8),
         lambda: peak(pack_size=8, cpus_per_trial=cores),
         pairs,
     )
-    return Ratio("memory", device, tuple(a / b for a, b in taken), 4 if device == "cpu" else 5)
+    return Ratio("memory", device, tuple(alone / packed for alone, packed in peaks), 4 if device == "cpu" else 5)

@@ -1,4 +1,4 @@
-"""What is trained in the benchmarks: the same trials, data order, steps and seeds for every peer."""
+"""Trials of the benchmarks: the same configurations, data order, steps and seeds for every peer."""
 
 import json
 import tempfile
@@ -14,7 +14,7 @@ from trainables.evidence.importance import measure
 from trainables.models.base_model import shape_of
 from trainables.spec import TrialSpec, Workload
 
-E2E = Path(__file__).parents[2] / "shared" / "data"
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @lru_cache
@@ -27,15 +27,15 @@ def bundled(steps: int, evaluated: int = 16) -> Workload:
 
 
 def standard(device: str, steps: int) -> Workload:
-    """Return what is measured on a device: the bundled base on CPU, GPT-2 Medium on a GPU."""
+    """Return a device's workload: the bundled base on CPU, GPT-2 Medium on a GPU."""
     if device == "cpu":
         return bundled(steps)
     workload = replace(gpt2_medium(steps), device=device)
     return replace(workload, evidence=measure(workload))
 
 
-def nothing(device: str) -> Workload:
-    """Return trials of one step on one example, so that all they take is what every trial takes."""
+def minimal(device: str) -> Workload:
+    """Return trials of one step on one example, whose time is a trial's fixed cost."""
     workload = standard(device, 1)
     source = replace(workload.data, train_examples=1, validation_examples=1, test_examples=1)
     return replace(workload, data=source, batch_size=1)
@@ -58,7 +58,7 @@ def configs(count: int) -> list[TrialConfig]:
 
 
 def lora(workload: Workload, config: TrialConfig) -> dict[str, Any]:
-    """Return what a user would write into PEFT's LoraConfig for a trial."""
+    """Return the arguments of PEFT's LoraConfig for a trial."""
     sites = shape_of(workload.model).sites
     spec = TrialSpec.from_config(config)
     allocation = spec.allocation(sites, workload.budget, workload.evidence)
@@ -71,7 +71,7 @@ def lora(workload: Workload, config: TrialConfig) -> dict[str, Any]:
 
 
 def splits(workload: Workload) -> Splits:
-    """Read and tokenise the data, whether or not that was done before."""
+    """Read and tokenise the data anew, without the cache."""
     load_splits.cache_clear()
     return load_splits(workload.data, workload.model)
 
@@ -84,7 +84,7 @@ def e2e(train_examples: int) -> DataSource:
         FileNotFoundError: The text is not there.
     """
     folder = Path(tempfile.mkdtemp(prefix="e2e-"))
-    lines = (E2E / "e2e" / "valid.txt").read_text(encoding="utf-8").splitlines()
+    lines = (SHARED_DATA / "e2e" / "valid.txt").read_text(encoding="utf-8").splitlines()
     pairs = [line.split("||") for line in lines if "||" in line]
     rows = [json.dumps({"meaning": f"{meaning}||", "text": text}) for meaning, text in pairs]
     (folder / "e2e.jsonl").write_text("\n".join(rows), encoding="utf-8")
@@ -112,7 +112,7 @@ def gpt2_medium(steps: int) -> Workload:
     shape = GPT2Config(n_layer=24, n_embd=1024, n_head=16, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
     GPT2LMHeadModel(shape).save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(E2E / "gpt2-tokenizer" / "tokenizer.json"), eos_token="<|endoftext|>"
+        tokenizer_file=str(SHARED_DATA / "gpt2-tokenizer" / "tokenizer.json"), eos_token="<|endoftext|>"
     )
     tokenizer.save_pretrained(folder)
     source = e2e(8 * steps)

@@ -11,15 +11,15 @@ from analysis.stats import verdicts
 
 
 def card(best: ResultRow, rows: Sequence[ResultRow], header: ReportHeader) -> str:
-    """Return a card in the Hugging Face hub's format: data, metrics, verdict, ranks; what is unknown is left out.
+    """Return a card in the Hugging Face hub's format: data, metrics, verdict, ranks; unknown values are left out.
 
     Args:
         best: The run whose adapter it is.
         rows: All trials of its search.
-        header: What they do not know.
+        header: Facts of the search that its rows do not have.
     """
-    front = {"library_name": "peft", "base_model": header.model, "tags": ["lora"]}
-    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items() if value), "---", ""]
+    front_matter = {"library_name": "peft", "base_model": header.model, "tags": ["lora"]}
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front_matter.items() if value), "---", ""]
     lines += [f"# LoRA of {header.model or 'a language model'}, ranks by {best.strategy}", ""]
     trials = sum(row.phase == "search" for row in rows)
     data = f"{header.dataset_size or 'an unknown number of'} examples of {header.dataset or 'unknown data'}"
@@ -28,8 +28,8 @@ def card(best: ResultRow, rows: Sequence[ResultRow], header: ReportHeader) -> st
     for name, loss in (("validation", best.final_eval_loss), ("test", best.test_loss)):
         if loss is not None:
             lines += [f"- **Loss on the {name} split:** {loss:.4f} nats per token (perplexity {math.exp(loss):.2f})"]
-    if (beside := verdict_section.alone(best, rows)) is not None:
-        lines += [f"- **Test loss of this run alone:** {beside}"]
+    if (difference := verdict_section.difference_in_words(best, rows)) is not None:
+        lines += [f"- **Test loss of this run alone:** {difference}"]
     if best.trainable_parameters is not None:
         lines += [f"- **Parameters:** {best.trainable_parameters:,}"]
     judged = verdicts.verdicts(rows, header.margin)

@@ -1,4 +1,4 @@
-"""The report's sections without pictures: what it cost, what mattered, what went wrong, how to do it again."""
+"""The report's sections without pictures: parameter importance, cost, failures, how to reproduce it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from analysis.results.rows import STATUSES, ResultRow
 from analysis.stats import ranking
 
 
-def what_mattered(header: ReportHeader) -> list[str]:
-    """Return how much each searched parameter decided; empty if that is not known."""
+def parameter_importance(header: ReportHeader) -> list[str]:
+    """Return the importance of each searched parameter; empty if it is unknown."""
     if not header.importance:
         return []
     body = [
@@ -31,21 +31,23 @@ def what_mattered(header: ReportHeader) -> list[str]:
 
 
 def shrinking(header: ReportHeader) -> list[str]:
-    """Return what is left of the winner at fewer parameters; empty if that was not measured."""
+    """Return the winner's test loss at fewer parameters; empty if it was not measured."""
     if not header.shrink:
         return []
-    whole = header.shrink[0]["test_loss"]
+    full_loss = header.shrink[0]["test_loss"]
     body = [
         [f"{point['fraction']:.0%}", f"{point['params']:,}", f"{point['test_loss']:.4f}",
-         f"{math.expm1(point['test_loss'] - whole):+.2%}"] for point in header.shrink
+         f"{math.expm1(point['test_loss'] - full_loss):+.2%}"] for point in header.shrink
     ]  # fmt: skip
-    limit = ranking.within(point["test_loss"] for point in header.shrink)
-    small = min((p for p in header.shrink if p["test_loss"] <= limit), key=lambda point: point["params"])
+    loss_limit = ranking.within(point["test_loss"] for point in header.shrink)
+    smallest = min(
+        (point for point in header.shrink if point["test_loss"] <= loss_limit), key=lambda point: point["params"]
+    )
     return [
         "## Shrinking the Winner", "", "The trained winner with its largest singular values kept, wherever they are, "
         "and the rest cut; nothing is trained again.", "",
         tabulate(body, ("kept", "parameters", "test loss", "perplexity"), tablefmt="pipe", disable_numparse=True),
-        "", f"The smallest of these within 1 % of the best perplexity has {small['params']:,} parameters.", "",
+        "", f"The smallest of these within 1 % of the best perplexity has {smallest['params']:,} parameters.", "",
     ]  # fmt: skip
 
 
@@ -56,7 +58,10 @@ def evidence(header: ReportHeader) -> list[str]:
         return []
     sites = list(header.evidence[kinds[0]])
     values = {kind: [header.evidence[kind][site] for site in sites] for kind in kinds}
-    body = [[a, *(f"{stats.kendalltau(values[a], values[b]).statistic:+.2f}" for b in kinds)] for a in kinds]
+    body = [
+        [kind, *(f"{stats.kendalltau(values[kind], values[other]).statistic:+.2f}" for other in kinds)]
+        for kind in kinds
+    ]
     return [
         "## Agreement of Evidence", "", f"Kendall's tau between what was measured before training, over {len(sites)} "
         "sites: 1 is the same order of sites, 0 none in common, -1 the opposite.", "",
@@ -65,31 +70,31 @@ def evidence(header: ReportHeader) -> list[str]:
 
 
 def cost(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
-    """Return what was trained and what it took, by phase and strategy."""
+    """Return the number of trials and their cost, by phase and strategy."""
     lines = ["## Trials and Cost", ""]
     if rows:
         lines += [_cost_table(rows), ""]
     lines += [f"- **Engine:** {header.engine}"] if header.engine else []
     lines += [f"- **Resource event:** {event}" for event in header.resource_events]
-    again = {row.experiment_name: row.restarts for row in rows if row.restarts}
-    if again:
-        total = sum(again.values())
-        names = ", ".join(f"`{name}`" + (f" {count} times" if count > 1 else "") for name, count in again.items())
+    restarts = {row.experiment_name: row.restarts for row in rows if row.restarts}
+    if restarts:
+        total = sum(restarts.values())
+        names = ", ".join(f"`{name}`" + (f" {count} times" if count > 1 else "") for name, count in restarts.items())
         lines += [f"- **Taken up again after a failure:** {total} restart{'s' if total > 1 else ''}, of {names}"]
-    return [*lines, ""] if header.engine or header.resource_events or again else lines
+    return [*lines, ""] if header.engine or header.resource_events or restarts else lines
 
 
 def went_wrong(rows: Sequence[ResultRow]) -> list[str]:
     """Return the trials that diverged or failed, with causes; empty without any."""
-    bad = [row for row in rows if row.status in {"diverged", "failed"}]
-    if not bad:
+    bad_rows = [row for row in rows if row.status in {"diverged", "failed"}]
+    if not bad_rows:
         return []
-    causes = [f"- `{row.experiment_name}` {row.status}: {row.error or 'cause unknown'}" for row in bad]
+    causes = [f"- `{row.experiment_name}` {row.status}: {row.error or 'cause unknown'}" for row in bad_rows]
     return ["## Diverged and Failed", "", *causes, ""]
 
 
 def reproduce(header: ReportHeader) -> list[str]:
-    """Return the exact command, versions and hashes; empty if the command is not known."""
+    """Return the exact command, versions and hashes; empty if the command is unknown."""
     if header.command is None:
         return []
     commands = [f"python {command}" for command in (header.command, *header.continued)]
@@ -117,13 +122,13 @@ def reproduce(header: ReportHeader) -> list[str]:
 def _cost_table(rows: Sequence[ResultRow]) -> str:
     table = pd.DataFrame(
         [
-            {"phase": r.phase, "strategy": r.strategy, "tokens": r.tokens, "seconds": r.training_time_seconds}
-            | {status: int(r.status == status) for status in STATUSES}
-            for r in rows
+            {"phase": row.phase, "strategy": row.strategy, "tokens": row.tokens, "seconds": row.training_time_seconds}
+            | {status: int(row.status == status) for status in STATUSES}
+            for row in rows
         ]
     )
     grouped = table.groupby(["phase", "strategy"], sort=False).sum(min_count=1)
-    body = [[*key, *_cells(line)] for key, line in zip(grouped.index, grouped.to_dict("records"), strict=True)]
+    body = [[*group, *_cells(sums)] for group, sums in zip(grouped.index, grouped.to_dict("records"), strict=True)]
     body.append(["all", "", *_cells(table.drop(columns=["phase", "strategy"]).sum(min_count=1).to_dict())])
     headers = ("phase", "strategy", *STATUSES, "learned tokens", "training time")
     return tabulate(body, headers=headers, tablefmt="pipe", disable_numparse=True)

@@ -1,4 +1,4 @@
-"""Several searches in one report: does an allocation that wins here win there?"""
+"""Several searches in one report: does an allocation that wins in one win in the others?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Search:
     """One search to compare.
 
     Args:
-        name: Of its run folder.
-        header: What its rows do not know.
+        name: Name of its run folder.
+        header: Facts of the search that its rows do not have.
         rows: All its trials.
     """
 
@@ -43,26 +43,32 @@ def render(searches: Sequence[Search], generated: str) -> str:
 
 
 def _lines(search: Search) -> list[list[str]]:
-    start = [search.name, search.header.model or "", search.header.dataset or ""]
-    found = verdicts.verdicts(search.rows, search.header.margin)
-    if not found:
-        return [[*start, "", "", "none: no confirmation runs to compare", "", "", ""]]
+    search_cells = [search.name, search.header.model or "", search.header.dataset or ""]
+    judged = verdicts.verdicts(search.rows, search.header.margin)
+    if not judged:
+        return [[*search_cells, "", "", "none: no confirmation runs to compare", "", "", ""]]
     return [
         [
-            *start, "" if item.params is None else f"{item.params:,}", item.strategy, item.answer,
-            "" if item.pairs.mean is None else f"{item.pairs.mean:+.4f}", span(item.pairs.interval),
-            str(item.pairs.seeds),
+            *search_cells, "" if verdict.params is None else f"{verdict.params:,}", verdict.strategy, verdict.answer,
+            "" if verdict.pairs.mean is None else f"{verdict.pairs.mean:+.4f}", span(verdict.pairs.interval),
+            str(verdict.pairs.seeds),
         ]
-        for item in found
+        for verdict in judged
     ]  # fmt: skip
 
 
 def _counts(searches: Sequence[Search]) -> str:
-    answers = [item for search in searches for item in verdicts.verdicts(search.rows, search.header.margin)]
-    kinds = list(dict.fromkeys(item.answer for item in answers))
-    names = list(dict.fromkeys(item.strategy for item in answers))
+    judged = [verdict for search in searches for verdict in verdicts.verdicts(search.rows, search.header.margin)]
+    answers = list(dict.fromkeys(verdict.answer for verdict in judged))
+    names = list(dict.fromkeys(verdict.strategy for verdict in judged))
     body = [
-        [name, *(str(sum(item.strategy == name and item.answer == kind for item in answers)) for kind in kinds)]
+        [
+            name,
+            *(
+                str(sum(verdict.strategy == name and verdict.answer == answer for verdict in judged))
+                for answer in answers
+            ),
+        ]
         for name in names
     ]
-    return tabulate(body, headers=("strategy", *kinds), tablefmt="pipe", disable_numparse=True)
+    return tabulate(body, headers=("strategy", *answers), tablefmt="pipe", disable_numparse=True)

@@ -1,4 +1,4 @@
-"""Key Findings: the seed report's three headings, and only what the rows support."""
+"""Key Findings: the seed report's three findings, as far as the rows support them."""
 
 from collections.abc import Sequence
 
@@ -17,21 +17,21 @@ def key_findings(rows: Sequence[ResultRow], judged: Sequence[Verdict] = ()) -> l
 
     Args:
         rows: Trials of the search.
-        judged: What confirmation runs said, if there were any.
+        judged: Verdicts, if there were confirmation runs.
     """
     lines = ["## Key Findings", "", f"1. **Best Performance:** {_best_performance(rows)}"]
     lines += [f"2. **Best Efficiency:** {_best_efficiency(rows)}"]
-    answers = "; ".join(f"{title(item.strategy)}: {item.answer}" for item in judged)
-    compared = f"{answers} (from confirmation runs, see Verdict)" if judged else _adaptive(rows)
-    lines += [f"3. **Adaptive vs Baseline:** {compared}", ""]
-    bad = [row for row in rows if row.status in {"diverged", "failed"} or _lost(row)]
-    if bad:
-        names = ", ".join(f"{row.experiment_name} ({row.status})" for row in bad)
+    answers = "; ".join(f"{title(verdict.strategy)}: {verdict.answer}" for verdict in judged)
+    comparison = f"{answers} (from confirmation runs, see Verdict)" if judged else _adaptive(rows)
+    lines += [f"3. **Adaptive vs Baseline:** {comparison}", ""]
+    unusable_rows = [row for row in rows if row.status in {"diverged", "failed"} or _lacks_loss(row)]
+    if unusable_rows:
+        names = ", ".join(f"{row.experiment_name} ({row.status})" for row in unusable_rows)
         lines += [f"Without a usable loss, and so without a part in any of these: {names}.", ""]
     return lines
 
 
-def _lost(row: ResultRow) -> bool:
+def _lacks_loss(row: ResultRow) -> bool:
     return row.status == "finished" and row.final_eval_loss is None
 
 
@@ -39,10 +39,10 @@ def _best_performance(rows: Sequence[ResultRow]) -> str:
     best, means = ranking.best_run(rows), ranking.mean_losses(rows)
     if best is None:
         return "no trial finished with a loss, so none is best"
-    leader, (mean, runs) = next(iter(means.items()))
+    best_strategy, (mean, runs) = next(iter(means.items()))
     return (
         f"the best single run is {best.experiment_name} ({title(best.strategy)}, evaluation loss "
-        f"{best.final_eval_loss:.4f}); the best mean is that of {title(leader)} ({mean:.4f} over {_runs(runs)})"
+        f"{best.final_eval_loss:.4f}); the best mean is that of {title(best_strategy)} ({mean:.4f} over {_runs(runs)})"
     )
 
 
@@ -57,33 +57,33 @@ def _best_efficiency(rows: Sequence[ResultRow]) -> str:
 
 
 def _adaptive(rows: Sequence[ResultRow]) -> str:
-    done = ranking.usable(rows)
-    plain = [row for row in done if row.strategy == PLAIN]
-    adaptive = [row for row in done if row.strategy != PLAIN]
+    usable = ranking.usable(rows)
+    plain = [row for row in usable if row.strategy == PLAIN]
+    adaptive = [row for row in usable if row.strategy != PLAIN]
     if not plain or not adaptive:
-        missing = "adaptive" if plain else "baseline"
-        return f"no {missing} run finished with a loss, so there is nothing to compare"
+        missing_kind = "adaptive" if plain else "baseline"
+        return f"no {missing_kind} run finished with a loss, so there is nothing to compare"
     difference = _mean(adaptive) / _mean(plain) - 1
     counts = f"{_runs(len(adaptive))} against {_runs(len(plain))}"
-    return f"mean evaluation loss of adaptive runs is {_signed(difference)} baseline's ({counts}); {_caveat(done)}"
+    return f"mean evaluation loss of adaptive runs is {_signed(difference)} baseline's ({counts}); {_caveat(usable)}"
 
 
-def _caveat(done: Sequence[ResultRow]) -> str:
-    runs = ranking.mean_losses(done)
-    single = [title(name) for name, (_, count) in runs.items() if count == 1]
-    if single:
-        return f"nothing can be concluded: {', '.join(single)} finished one run only, and runs differ by chance"
-    configs = {(row.strategy, str(sorted(row.config.items()))) for row in done}
-    if len(configs) > len(runs):
+def _caveat(usable: Sequence[ResultRow]) -> str:
+    means = ranking.mean_losses(usable)
+    singles = [title(name) for name, (_, count) in means.items() if count == 1]
+    if singles:
+        return f"nothing can be concluded: {', '.join(singles)} finished one run only, and runs differ by chance"
+    configs = {(row.strategy, str(sorted(row.config.items()))) for row in usable}
+    if len(configs) > len(means):
         return "nothing can be concluded: the runs of a strategy differ in their hyperparameters, not in seeds alone"
-    sizes = {row.trainable_parameters for row in done}
+    sizes = {row.trainable_parameters for row in usable}
     if len(sizes) > 1:
         return "nothing can be concluded: the runs differ in their budgets"
     return "no interval was computed, so this is a description and no verdict"
 
 
 def _signed(difference: float) -> str:
-    """Say a relative difference with two significant digits at least, and never a zero with a sign."""
+    """Return a relative difference in words, with at least two significant digits and never a zero with a sign."""
     share = abs(difference)
     if share < 5e-6:
         return "no different, to five digits, from"

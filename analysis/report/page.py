@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: opens offline, prints, reads on a phone; its tables sort."""
+"""The report as one HTML file that loads nothing else: works offline, on paper and on a phone; its tables sort."""
 
 import base64
 import itertools
@@ -16,7 +16,7 @@ BARE_TABLE = re.compile(r"(### Performance Metrics by Strategy\n\n)(.+?)(\n\n)",
 
 
 def render(report: str, folder: Path) -> str:
-    """Return the page of a report.
+    """Return the HTML page of a report.
 
     Args:
         report: Markdown, as ``report.render`` gives it.
@@ -30,29 +30,29 @@ def render(report: str, folder: Path) -> str:
     tokens = markdown.parse(BARE_TABLE.sub(r"\1```\n\2\n```\3", report))
     headings = _number_headings(tokens)
     for token in (child for block in tokens for child in block.children or [] if child.type == "image"):
-        token.attrs["src"] = _data(folder / str(token.attrs["src"]))
+        token.attrs["src"] = _data_uri(folder / str(token.attrs["src"]))
     body = markdown.renderer.render(tokens, markdown.options, {})
     body = body.replace("<table>", '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>')
     body = body.replace("</table>", "</table></div>").replace("<th>", '<th scope="col">')
-    links = " ".join(f'<a href="#{key}">{escape(text)}</a>' for key, text in headings)
+    links = " ".join(f'<a href="#{anchor}">{escape(text)}</a>' for anchor, text in headings)
     body = body.replace("</h1>", f'</h1>\n<nav aria-label="Sections">{links}</nav>', 1)
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(_title(report)), body=body)
 
 
 def _number_headings(tokens: Sequence[Token]) -> list[tuple[str, str]]:
     """Give every section's heading an anchor and return (anchor, text) of each."""
-    found: list[tuple[str, str]] = []
+    anchors: list[tuple[str, str]] = []
     for opening, inline in itertools.pairwise(tokens):
         if opening.type == "heading_open" and opening.tag == "h2":
-            key = f"section-{len(found) + 1}"
-            opening.attrs["id"] = key
-            found.append((key, inline.content))
-    return found
+            anchor = f"section-{len(anchors) + 1}"
+            opening.attrs["id"] = anchor
+            anchors.append((anchor, inline.content))
+    return anchors
 
 
 def _title(report: str) -> str:
     return report.partition("\n")[0].removeprefix("# ")
 
 
-def _data(path: Path) -> str:
+def _data_uri(path: Path) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,4 +1,4 @@
-"""Pictures: every function draws one from rows and returns it. Colours are Okabe and Ito's, and never the only sign."""
+"""Pictures: every function draws one from rows and returns it. Colours are Okabe and Ito's; markers differ, too."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
     "grid.linewidth": 0.6, "axes.axisbelow": True, "font.size": 9, "legend.frameon": False, "svg.hashsalt": "figures",
 }  # fmt: skip
-WIDE = 6.4
+WIDTH = 6.4
 
 
-def sign(number: int) -> tuple[str, str]:
+def series_style(number: int) -> tuple[str, str]:
     """Return (colour, marker) of the ``number``-th series; after seven, colours come again with other markers."""
     return COLOURS[number % 7], MARKERS[(number + number // 7) % 7]
 
@@ -44,28 +44,28 @@ def heatmaps(allocations: Mapping[str, Mapping[str, int]]) -> Figure:
     All have one scale of colours.
     """
     grids = {title: grid(ranks) for title, ranks in allocations.items()}
-    top = max(1, *(rank for ranks in allocations.values() for rank in ranks.values()))
-    layers, matrices = (max(len(part[axis]) for part in grids.values()) for axis in (0, 1))
+    highest = max(1, *(rank for ranks in allocations.values() for rank in ranks.values()))
+    layers, matrices = (max(len(rank_grid[axis]) for rank_grid in grids.values()) for axis in (0, 1))
     columns = 1 if len(grids) == 1 or layers > 12 else 2
     rows = -(-len(grids) // columns)
     size = (1.4 + columns * (1.1 + 0.34 * layers), rows * (1.0 + 0.32 * matrices))
     figure = Figure(figsize=size, layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     image = None
-    for place, (title, found) in zip(axes, grids.items(), strict=False):
-        image = _heatmap(place, title, *found, top)
-    for place in axes[len(grids) :]:
-        place.remove()
+    for panel, (title, layers_matrices_ranks) in zip(panels, grids.items(), strict=False):
+        image = _heatmap(panel, title, *layers_matrices_ranks, highest)
+    for panel in panels[len(grids) :]:
+        panel.remove()
     if image is not None:
         figure.colorbar(image, ax=list(figure.axes), label="rank", ticks=MaxNLocator(integer=True, nbins=6))
     return figure
 
 
 def _heatmap(
-    axes: Any, title: str, layers: list[int], matrices: list[str], cells: list[list[int | None]], top: int
+    axes: Any, title: str, layers: list[int], matrices: list[str], cells: list[list[int | None]], highest: int
 ) -> Any:
     values = np.array([[np.nan if rank is None else rank for rank in row] for row in cells], dtype=float).T
-    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=top, aspect="auto")
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
     axes.grid(visible=False)
     step = 1 + len(layers) // 24
     axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
@@ -74,51 +74,51 @@ def _heatmap(
     axes.set_title(title, fontsize=9)
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
-            colour = "white" if value < 0.6 * top else "black"
+            colour = "white" if value < 0.6 * highest else "black"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7, in_layout=False)
     return image
 
 
 @matplotlib.rc_context(STYLE)
-def differences(found: Sequence[Verdict], margin: float) -> Figure:
-    """Draw the differences of strategies to plain LoRA, each known, and the differences that do not matter."""
-    figure = Figure(figsize=(WIDE, 1.1 + 0.42 * len(found)), layout="constrained")
+def differences(judged: Sequence[Verdict], margin: float) -> Figure:
+    """Draw the strategies' differences to plain LoRA, whose mean must be known, and the band that does not matter."""
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.42 * len(judged)), layout="constrained")
     axes = figure.add_subplot()
     axes.axvspan(-margin, margin, color="#eeeeee", zorder=0)
     axes.axvline(0, color="black", linewidth=0.8)
-    for place, item in enumerate(found):
-        values = item.pairs.differences
-        axes.plot(values, [place] * len(values), "|", color="#777777", markersize=9)
-        if item.pairs.interval is not None:
-            axes.plot(item.pairs.interval, [place] * 2, color=COLOURS[0], linewidth=2)
-        axes.plot([item.pairs.mean or 0.0], [place], "o", color=COLOURS[0])
-    axes.set_yticks(range(len(found)), [f"{item.strategy}\n{item.answer}" for item in found], fontsize=8)
-    axes.set_ylim(len(found) - 0.5, -0.5)
+    for position, verdict in enumerate(judged):
+        values = verdict.pairs.differences
+        axes.plot(values, [position] * len(values), "|", color="#777777", markersize=9)
+        if verdict.pairs.interval is not None:
+            axes.plot(verdict.pairs.interval, [position] * 2, color=COLOURS[0], linewidth=2)
+        axes.plot([verdict.pairs.mean or 0.0], [position], "o", color=COLOURS[0])
+    axes.set_yticks(range(len(judged)), [f"{verdict.strategy}\n{verdict.answer}" for verdict in judged], fontsize=8)
+    axes.set_ylim(len(judged) - 0.5, -0.5)
     axes.set_xlabel("test loss minus plain LoRA's, nats per token (left is better)")
     return figure
 
 
 @matplotlib.rc_context(STYLE)
-def pareto_front(done: Sequence[ResultRow], members: Sequence[ResultRow]) -> Figure:
+def pareto_front(rows: Sequence[ResultRow], front: Sequence[ResultRow]) -> Figure:
     """Draw loss over parameters.
 
     Args:
-        done: Trials with known parameters and loss; hollow where they are not on the front.
-        members: Those on the front, from the fewest parameters; a step line joins them.
+        rows: Trials with known parameters and loss; hollow where they are not on the front.
+        front: Trials on the front, from the fewest parameters; a step line joins them.
     """
-    figure = Figure(figsize=(WIDE, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    axes.step(*zip(*map(pareto.point, members), strict=True), where="post", color="#777777", linewidth=1.2, zorder=1)
-    chosen = {row.trial_id for row in members}
-    for number, strategy in enumerate(dict.fromkeys(row.strategy for row in done)):
-        colour, marker = sign(number)
-        own = [row for row in done if row.strategy == strategy]
-        faces = [colour if row.trial_id in chosen else "none" for row in own]
-        params, losses = zip(*map(pareto.point, own), strict=True)
+    axes.step(*zip(*map(pareto.point, front), strict=True), where="post", color="#777777", linewidth=1.2, zorder=1)
+    front_ids = {row.trial_id for row in front}
+    for number, strategy in enumerate(dict.fromkeys(row.strategy for row in rows)):
+        colour, marker = series_style(number)
+        strategy_rows = [row for row in rows if row.strategy == strategy]
+        faces = [colour if row.trial_id in front_ids else "none" for row in strategy_rows]
+        params, losses = zip(*map(pareto.point, strategy_rows), strict=True)
         axes.scatter(params, losses, marker=marker, facecolors=faces, edgecolors=colour, s=30, zorder=2)
         axes.plot([], [], marker, color=colour, label=strategy)
     axes.set_xscale("log")
-    sizes = [pareto.point(row)[0] for row in done]
+    sizes = [pareto.point(row)[0] for row in rows]
     axes.set_xticks(_halvings(min(sizes), max(sizes)))
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -129,9 +129,9 @@ def pareto_front(done: Sequence[ResultRow], members: Sequence[ResultRow]) -> Fig
 
 
 def _halvings(low: int, high: int) -> list[float]:
-    """Return both and the halvings of ``high`` that are well apart from ``low``: how budgets are thought of."""
-    times = math.floor(math.log2(high / (1.2 * low))) if high > 2.4 * low else 0
-    return [low, *(high / 2**k for k in range(times, -1, -1))]
+    """Return both and the halvings of ``high`` that are well apart from ``low``: budgets are usually halved."""
+    count = math.floor(math.log2(high / (1.2 * low))) if high > 2.4 * low else 0
+    return [low, *(high / 2**k for k in range(count, -1, -1))]
 
 
 @matplotlib.rc_context(STYLE)
@@ -140,14 +140,14 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
     strategies = list(dict.fromkeys(row.strategy for row in rows))
     columns = min(2, len(strategies))
     height = 0.4 + 1.9 * -(-len(strategies) // columns)
-    figure = Figure(figsize=(WIDE, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     panels = figure.subplots(-(-len(strategies) // columns), columns, sharex=True, sharey=True, squeeze=False)
     for number, (axes, strategy) in enumerate(zip(panels.flat, strategies, strict=False)):
-        colour, marker = sign(number)
-        own = [row for row in rows if row.strategy == strategy and row.history]
-        done = [row for row in own if row.status == "finished" and row.final_eval_loss is not None]
-        best = min(done, key=lambda row: row.final_eval_loss or 0.0, default=None)
-        for row in own:
+        colour, marker = series_style(number)
+        strategy_rows = [row for row in rows if row.strategy == strategy and row.history]
+        finished = [row for row in strategy_rows if row.status == "finished" and row.final_eval_loss is not None]
+        best = min(finished, key=lambda row: row.final_eval_loss or 0.0, default=None)
+        for row in strategy_rows:
             points = [(point["step"], point["eval_loss"]) for point in row.history if point["eval_loss"] is not None]
             width, alpha = (2.0, 1.0) if row is best else (0.8, 0.5)
             axes.plot(
@@ -168,17 +168,17 @@ def learning_rates(rates: Mapping[str, Sequence[tuple[float, float, bool]]]) -> 
     """Draw loss over learning rate.
 
     Args:
-        rates: Strategy -> (learning rate, last evaluation loss, whether the trial finished) of each trial.
+        rates: Strategy -> (learning rate, last evaluation loss, True if the trial finished) of each trial.
     """
-    figure = Figure(figsize=(WIDE, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for number, (strategy, points) in enumerate(rates.items()):
-        colour, marker = sign(number)
-        done = sorted((rate, loss) for rate, loss, finished in points if finished)
-        cut = [(rate, loss) for rate, loss, finished in points if not finished]
-        axes.plot(*(zip(*done, strict=True) if done else ([], [])), marker=marker, color=colour, label=strategy)
-        if cut:
-            axes.plot(*zip(*cut, strict=True), marker, color=colour, markerfacecolor="none", alpha=0.6)
+        colour, marker = series_style(number)
+        filled = sorted((rate, loss) for rate, loss, finished in points if finished)
+        hollow = [(rate, loss) for rate, loss, finished in points if not finished]
+        axes.plot(*(zip(*filled, strict=True) if filled else ([], [])), marker=marker, color=colour, label=strategy)
+        if hollow:
+            axes.plot(*zip(*hollow, strict=True), marker, color=colour, markerfacecolor="none", alpha=0.6)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -191,8 +191,8 @@ def learning_rates(rates: Mapping[str, Sequence[tuple[float, float, bool]]]) -> 
 
 @matplotlib.rc_context(STYLE)
 def shrink_curve(points: Sequence[tuple[int, float]]) -> Figure:
-    """Draw (parameters, test loss) of the winner at its sizes, and what is within 1 % of the best perplexity."""
-    figure = Figure(figsize=(WIDE, 2.6), layout="constrained")
+    """Draw (parameters, test loss) of the winner at its sizes, and a line 1 % above the best perplexity."""
+    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS[0])
     axes.axhline(ranking.within(loss for _, loss in points), color="black", linewidth=0.8, linestyle="--")

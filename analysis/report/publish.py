@@ -1,4 +1,4 @@
-"""A report on disk: Markdown, its pictures, and the page that has both."""
+"""A report on disk: Markdown, its pictures, and an HTML page of both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ def publish(rows: Sequence[ResultRow], header: ReportHeader, path: Path) -> None
 
     Args:
         rows: All trials.
-        header: What they do not know.
+        header: Facts of the search that its rows do not have.
         path: The Markdown file; ``figures/`` and the page, of the same name with ``.html``, go beside it.
     """
-    drawn = pictures.drawn(rows, header)
-    text = report.render(rows, header, drawn)
-    pictures.write(drawn, path.parent)
+    drawn_pictures = pictures.drawn(rows, header)
+    text = report.render(rows, header, drawn_pictures)
+    pictures.write(drawn_pictures, path.parent)
     path.write_text(text, encoding="utf-8")
     path.with_suffix(".html").write_text(page.render(text, path.parent), encoding="utf-8")
 

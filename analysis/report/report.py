@@ -1,4 +1,4 @@
-"""The report: the seed report's sections, order and tables, then what they cannot say."""
+"""The report: the seed report's sections, order and tables, then further sections."""
 
 from collections.abc import Sequence
 
@@ -16,28 +16,28 @@ def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[P
 
     Args:
         rows: All trials.
-        header: What they do not know.
+        header: Facts of the search that its rows do not have.
         pictures: As ``pictures.drawn`` gives them.
     """
-    searched = [row for row in rows if row.phase == "search"]
-    shown = {picture.name: picture.lines for picture in pictures}
+    search_rows = [row for row in rows if row.phase == "search"]
+    picture_lines = {picture.name: picture.lines for picture in pictures}
     sections = [
-        *_overview(searched, header),
-        *_summary(searched),
-        *_best(searched),
-        *_rankings(searched),
-        *_details(searched),
-        *findings.key_findings(searched, verdicts.verdicts(rows, header.margin)),
+        *_overview(search_rows, header),
+        *_summary(search_rows),
+        *_best(search_rows),
+        *_rankings(search_rows),
+        *_details(search_rows),
+        *findings.key_findings(search_rows, verdicts.verdicts(rows, header.margin)),
         *verdict_section.section(rows, header.margin, header.looks),
-        *shown.pop("differences", []),
+        *picture_lines.pop("differences", []),
         *closing.cost(rows, header),
-        *shown.pop("pareto", []),
-        *closing.what_mattered(header),
-        *(line for name in ("ranks", "learning_curves", "learning_rates") for line in shown.pop(name, [])),
+        *picture_lines.pop("pareto", []),
+        *closing.parameter_importance(header),
+        *(line for name in ("ranks", "learning_curves", "learning_rates") for line in picture_lines.pop(name, [])),
         *winner.section(verdicts.recommended(rows, header.margin), rows),
         *closing.shrinking(header),
-        *shown.pop("shrinking", []),
-        *(line for lines in shown.values() for line in lines),
+        *picture_lines.pop("shrinking", []),
+        *(line for lines in picture_lines.values() for line in lines),
         *closing.evidence(header),
         *closing.went_wrong(rows),
         *closing.reproduce(header),
@@ -94,8 +94,8 @@ def _rankings(rows: Sequence[ResultRow]) -> list[str]:
     lines = ["## Strategy Rankings", ""]
     for metric in (name for name in ranking.METRICS if name != "trainable_parameters"):
         lines.append(f"### {findings.title(metric)}")
-        for place, (strategy, mean) in enumerate(ranking.ranked_means(rows, metric), 1):
-            lines.append(f"{place}. **{findings.title(strategy)}**: {mean:.4f}")
+        for position, (strategy, mean) in enumerate(ranking.ranked_means(rows, metric), 1):
+            lines.append(f"{position}. **{findings.title(strategy)}**: {mean:.4f}")
         lines.append("")
     return lines
 

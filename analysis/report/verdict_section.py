@@ -1,4 +1,4 @@
-"""The report's section on the verdict: its words and its table."""
+"""The report's section on the verdict: its text and its table."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ from tabulate import tabulate
 from analysis.results.rows import ResultRow
 from analysis.stats import controls, ranking
 from analysis.stats.statistics import span, spread
-from analysis.stats.verdicts import PLAIN, Verdict, beside_plain, confirmed_runs, paired, params_of, verdicts
+from analysis.stats.verdicts import PLAIN, Verdict, confirmed_runs, difference_to_plain, paired, params_of, verdicts
 
 HEADERS = ("strategy", "verdict", "test loss", "difference", "interval", "over seeds alone", "seeds", "parameters")
 
@@ -19,17 +19,17 @@ def section(rows: Sequence[ResultRow], margin: float, looks: int = 1) -> list[st
     """Return the report's section.
 
     Args:
-        rows: Of a search, all phases.
+        rows: All rows of a search, of every phase.
         margin: As for ``verdicts``.
-        looks: How many plans of the search were judged on its test split, this one included.
+        looks: Number of plans of the search that were judged on its test split, this one included.
     """
     lines = ["## Verdict", ""]
     if not any(row.phase == "confirm" for row in rows):
         return [*lines, "None: there are no confirmation runs, and one run per configuration gives no verdict.", ""]
-    found = verdicts(rows, margin)
+    judged = verdicts(rows, margin)
     if not confirmed_runs(rows).get(PLAIN):
         return [*lines, "None: plain LoRA is not among the confirmed, so there is nothing to compare with.", ""]
-    lines += [*headline(found), "", _table(rows, found), "", *_legend(rows, found, margin)]
+    lines += [*headline(judged), "", _table(rows, judged), "", *_legend(rows, judged, margin)]
     if looks > 1:
         lines[-1:] = [
             f"- **Looks:** this search was judged {looks} times on the same test split, each time with 5 % to err; who "
@@ -38,99 +38,113 @@ def section(rows: Sequence[ResultRow], margin: float, looks: int = 1) -> list[st
     return [*lines, *controls.section(rows, margin)]
 
 
-def headline(found: Sequence[Verdict]) -> list[str]:
+def headline(judged: Sequence[Verdict]) -> list[str]:
     """Return the answer in words, a line per strategy."""
-    return [f"- **{item.strategy}: {item.answer}.** {_because(item)}{_without(item)}" for item in found]
+    return [f"- **{verdict.strategy}: {verdict.answer}.** {_reason(verdict)}{_failures(verdict)}" for verdict in judged]
 
 
-def alone(run: ResultRow, rows: Sequence[ResultRow]) -> str | None:
-    """Say how one confirmation run does against plain LoRA's of the same seed; None where that is not known."""
-    if (difference := beside_plain(run, rows)) is None:
+def difference_in_words(run: ResultRow, rows: Sequence[ResultRow]) -> str | None:
+    """Return a confirmation run's difference to plain LoRA's of the same seed, in words; None if it is unknown."""
+    if (difference := difference_to_plain(run, rows)) is None:
         return None
     seed = "against plain LoRA of the same seed; the verdict is on the mean of all seeds"
     return f"{difference:+.4f} nats per token {seed}"
 
 
-def _without(item: Verdict) -> str:
-    return f" {item.failed} of the runs compared failed, and their seeds are left out." if item.failed else ""
+def _failures(verdict: Verdict) -> str:
+    return f" {verdict.failed} of the runs compared failed, and their seeds are left out." if verdict.failed else ""
 
 
-def _because(item: Verdict) -> str:
-    if item.diverged:
-        return f"{item.diverged} of the runs compared diverged."
-    if len(item.pairs.documents) == 1:
+def _reason(verdict: Verdict) -> str:
+    if verdict.diverged:
+        return f"{verdict.diverged} of the runs compared diverged."
+    if len(verdict.pairs.documents) == 1:
         return "The test split is of one document, which says nothing about others."
-    if item.pairs.interval is None or item.pairs.mean is None:
-        return f"{item.pairs.seeds} seed(s) with a result on both sides; it takes at least two."
-    low, high = item.pairs.interval
-    change = math.expm1(item.pairs.mean)
+    if verdict.pairs.interval is None or verdict.pairs.mean is None:
+        return f"{verdict.pairs.seeds} seed(s) with a result on both sides; it takes at least two."
+    low, high = verdict.pairs.interval
+    change = math.expm1(verdict.pairs.mean)
     text = (
-        f"Test loss {item.pairs.mean:+.4f} against plain LoRA (interval {low:+.4f} to {high:+.4f}, "
-        f"{item.pairs.seeds} seeds), which is {change:+.2%} in perplexity."
+        f"Test loss {verdict.pairs.mean:+.4f} against plain LoRA (interval {low:+.4f} to {high:+.4f}, "
+        f"{verdict.pairs.seeds} seeds), which is {change:+.2%} in perplexity."
     )
-    if not item.pairs.documents:
+    if not verdict.pairs.documents:
         text += " It holds for these test texts alone: the runs do not know the losses of single documents."
-    if item.answer in {"win", "loss"} and abs(item.pairs.mean) < item.margin:
-        return f"{text} That is less than the {item.margin:g} that was said to matter."
-    if item.answer != "cannot tell":
+    if verdict.answer in {"win", "loss"} and abs(verdict.pairs.mean) < verdict.margin:
+        return f"{text} That is less than the {verdict.margin:g} that was said to matter."
+    if verdict.answer != "cannot tell":
         return text
-    if item.needed is None and replace(item.pairs, documents=()).seeds_needed(item.margin, item.fewer) is not None:
+    if (
+        verdict.needed is None
+        and replace(verdict.pairs, documents=()).seeds_needed(verdict.margin, verdict.fewer) is not None
+    ):
         return f"{text} No number of seeds would tell: texts differ too much, and more of them are needed."
-    if item.needed is None:
+    if verdict.needed is None:
         return f"{text} Not even 1,000 seeds would tell, if their spread stays as it is."
-    return f"{text} About {item.needed} seeds would tell."
+    return f"{text} About {verdict.needed} seeds would tell."
 
 
-def _table(rows: Sequence[ResultRow], found: Sequence[Verdict]) -> str:
+def _table(rows: Sequence[ResultRow], judged: Sequence[Verdict]) -> str:
     plain = confirmed_runs(rows)[PLAIN]
-    losses = tuple(row.test_loss for row in plain if row.test_loss is not None)
-    body = [[PLAIN, "reference", _loss(losses), "", "", "", len(losses), _size(params_of(plain))]]
-    for item in found:
-        mean = "" if item.pairs.mean is None else f"{item.pairs.mean:+.4f}"
-        intervals = (span(item.pairs.interval), span(item.pairs.bootstrap()))
+    plain_losses = tuple(row.test_loss for row in plain if row.test_loss is not None)
+    body = [[PLAIN, "reference", _loss(plain_losses), "", "", "", len(plain_losses), _size(params_of(plain))]]
+    for verdict in judged:
+        mean = "" if verdict.pairs.mean is None else f"{verdict.pairs.mean:+.4f}"
+        intervals = (span(verdict.pairs.interval), span(verdict.pairs.bootstrap()))
         body.append(
-            [item.strategy, item.answer, _loss(item.losses), mean, *intervals, item.pairs.seeds, _size(item.params)]
+            [
+                verdict.strategy,
+                verdict.answer,
+                _loss(verdict.losses),
+                mean,
+                *intervals,
+                verdict.pairs.seeds,
+                _size(verdict.params),
+            ]
         )
     for control in controls.controls(rows):
-        own = tuple(row.test_loss for row in control.runs if row.test_loss is not None)
-        pairs, size = paired(control.runs, plain, len(found) or 1), _size(params_of(control.runs))
+        control_losses = tuple(row.test_loss for row in control.runs if row.test_loss is not None)
+        pairs, size = paired(control.runs, plain, len(judged) or 1), _size(params_of(control.runs))
         mean = "" if pairs.mean is None else f"{pairs.mean:+.4f}"
         intervals = (span(pairs.interval), span(pairs.bootstrap()))
-        body.append([control.name, f"control of {control.original}", _loss(own), mean, *intervals, pairs.seeds, size])
+        body.append(
+            [control.name, f"control of {control.original}", _loss(control_losses), mean, *intervals, pairs.seeds, size]
+        )
     return tabulate(body, headers=HEADERS, tablefmt="pipe", disable_numparse=True)
 
 
-def _legend(rows: Sequence[ResultRow], found: Sequence[Verdict], margin: float) -> list[str]:
-    searched = Counter(row.strategy for row in rows if row.phase == "search")
+def _legend(rows: Sequence[ResultRow], judged: Sequence[Verdict], margin: float) -> list[str]:
+    trial_counts = Counter(row.strategy for row in rows if row.phase == "search")
     confirmed = (row for row in rows if row.phase == "confirm" and row.status != "failed")
     seeds = sorted({row.seed for row in confirmed if row.seed is not None})
-    sizes = [*(item.params for item in found), params_of(confirmed_runs(rows)[PLAIN])]
-    known = [size for size in sizes if size is not None]
-    full = Counter(row.strategy for row in rows if row.phase == "search" and row.status == "finished")
-    trials = ", ".join(f"{name} {count} ({full[name]} in full)" for name, count in searched.items())
-    edge = ranking.at_the_edge(row for row in rows if row.phase == "search")
-    reservation = f" Of {', '.join(edge)} the best rate is at the edge of those tried: a wider range may be better."
-    level = 100 * found[0].pairs.level if found else 95.0
-    together = f"the {len(found)} together" if len(found) > 1 else "it"
+    all_sizes = [*(verdict.params for verdict in judged), params_of(confirmed_runs(rows)[PLAIN])]
+    sizes = [size for size in all_sizes if size is not None]
+    finished_counts = Counter(row.strategy for row in rows if row.phase == "search" and row.status == "finished")
+    trials = ", ".join(f"{name} {count} ({finished_counts[name]} in full)" for name, count in trial_counts.items())
+    at_edge = ranking.at_the_edge(row for row in rows if row.phase == "search")
+    reservation = f" Of {', '.join(at_edge)} the best rate is at the edge of those tried: a wider range may be better."
+    level = 100 * judged[0].pairs.level if judged else 95.0
+    together = f"the {len(judged)} together" if len(judged) > 1 else "it"
     return [
         f"- **Runs:** the best configuration of every strategy, trained again in full from seeds "
         f"{', '.join(map(str, seeds))}, the same seeds, data order and batches for all; losses are those of the test "
         f"split, in nats per token, mean ± standard deviation. Nothing in the search has seen that split.",
         f"- **Search before:** trials {trials}; every strategy searched a learning rate of its own."
-        f"{reservation if edge else ''}",
-        *([f"- **Budget:** {min(known):,} to {max(known):,} trainable parameters at the end."] if known else []),
+        f"{reservation if at_edge else ''}",
+        *([f"- **Budget:** {min(sizes):,} to {max(sizes):,} trainable parameters at the end."] if sizes else []),
         f"- **Interval:** of the mean paired difference, Student's t; {together} right 95 % of the time, "
-        f"{level:.4g} % each. {_texts(found)} It decides. *Over seeds alone* is the bootstrap's percentile interval at "
-        f"the same level, which is too narrow for few seeds and knows these texts only; it is printed for comparison.",
+        f"{level:.4g} % each. {_texts(judged)} It decides. *Over seeds alone* is the bootstrap's percentile interval "
+        f"at the same level, which is too narrow for few seeds and knows these texts only; it is printed for "
+        f"comparison.",
         f"- **Words:** *win*, *loss*: the interval excludes 0. *Tie*: it lies within ±{margin:g}, the difference that "
         f"does not matter. *Non-inferior with fewer parameters*: it ends below +{margin:g}, with at least 5 % fewer.",
         "",
     ]
 
 
-def _texts(found: Sequence[Verdict]) -> str:
-    """Say what other texts could change."""
-    counts = [len(item.pairs.documents) for item in found if item.pairs.documents]
+def _texts(judged: Sequence[Verdict]) -> str:
+    """Return the sentence on whether the interval is for other texts, too."""
+    counts = [len(verdict.pairs.documents) for verdict in judged if verdict.pairs.documents]
     if not counts:
         return "It is for other seeds, not for other texts."
     return f"It is for other seeds and other test texts: the {max(counts)} documents of the split differ, too."

@@ -11,7 +11,7 @@ from analysis.report import verdict_section
 from analysis.results.rows import ResultRow
 from analysis.stats import verdicts
 
-WHY = {
+REASONS = {
     "search": "has the lowest evaluation loss of all finished trials; nothing has confirmed it",
     "confirm": "is the run to use: of the strategies that win against plain LoRA, the one of lowest mean evaluation "
     "loss, and of its runs the one of lowest evaluation loss",
@@ -26,7 +26,7 @@ NOT_IN_CONFIG = {
 
 
 def section(best: ResultRow | None, rows: Sequence[ResultRow]) -> list[str]:
-    """Return the section about the run to use; empty if there is none with known ranks.
+    """Return the section about the run to use; empty if there is none or its ranks are unknown.
 
     Args:
         best: That run.
@@ -34,15 +34,15 @@ def section(best: ResultRow | None, rows: Sequence[ResultRow]) -> list[str]:
     """
     if best is None or not best.ranks:
         return []
-    why = PLAIN_WINS if best.phase == "confirm" and verdicts.is_plain(best) else WHY[best.phase]
-    lines = ["## Winner", "", f"`{best.experiment_name}` {why}.", ""]
+    reason = PLAIN_WINS if best.phase == "confirm" and verdicts.is_plain(best) else REASONS[best.phase]
+    lines = ["## Winner", "", f"`{best.experiment_name}` {reason}.", ""]
     lines += [f"- **Strategy:** {best.strategy}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:
         lines += [f"- **Test loss:** {best.test_loss:.4f} (perplexity {math.exp(best.test_loss):.2f})"]
-    if (beside := verdict_section.alone(best, rows)) is not None:
-        lines += [f"- **This run alone:** {beside}"]
+    if (difference := verdict_section.difference_in_words(best, rows)) is not None:
+        lines += [f"- **This run alone:** {difference}"]
     lines += [f"- **Parameters:** {best.trainable_parameters:,}", "", "### Ranks by layer and matrix", ""]
-    return [*lines, rank_table(best.ranks), "", *_paste(best)]
+    return [*lines, rank_table(best.ranks), "", *_config_section(best)]
 
 
 def split_name(name: str) -> tuple[int, str]:
@@ -70,9 +70,9 @@ def rank_table(ranks: Mapping[str, int]) -> str:
 def lora_config_code(ranks: Mapping[str, int], alphas: Mapping[str, float], fan_in_fan_out: bool) -> str:
     """Return Python source that builds PEFT's ``LoraConfig`` of exactly these ranks and alphas."""
     adapted = {name: rank for name, rank in ranks.items() if rank}
-    common = Counter((rank, alphas[name]) for name, rank in adapted.items()).most_common(1)[0][0]
-    pattern = {name: rank for name, rank in adapted.items() if rank != common[0]}
-    alpha_pattern = {name: alphas[name] for name in adapted if alphas[name] != common[1]}
+    most_common = Counter((rank, alphas[name]) for name, rank in adapted.items()).most_common(1)[0][0]
+    rank_pattern = {name: rank for name, rank in adapted.items() if rank != most_common[0]}
+    alpha_pattern = {name: alphas[name] for name in adapted if alphas[name] != most_common[1]}
     targets = [re.escape(name) for name in adapted]
     return "\n".join(
         [
@@ -80,14 +80,14 @@ def lora_config_code(ranks: Mapping[str, int], alphas: Mapping[str, float], fan_
             "",
             "config = LoraConfig(",
             '    task_type="CAUSAL_LM",',
-            f"    r={common[0]},",
-            f"    lora_alpha={common[1]!r},",
+            f"    r={most_common[0]},",
+            f"    lora_alpha={most_common[1]!r},",
             f"    fan_in_fan_out={fan_in_fan_out},",
             "    target_modules=(",
-            *(f"        {_raw(target + '|')}" for target in targets[:-1]),
-            f"        {_raw(targets[-1])}",
+            *(f"        {_raw_string(target + '|')}" for target in targets[:-1]),
+            f"        {_raw_string(targets[-1])}",
             "    ),",
-            *_dict_lines("rank_pattern", pattern),
+            *_dict_lines("rank_pattern", rank_pattern),
             *_dict_lines("alpha_pattern", alpha_pattern),
             ")",
         ]
@@ -95,15 +95,15 @@ def lora_config_code(ranks: Mapping[str, int], alphas: Mapping[str, float], fan_
 
 
 def _dict_lines(name: str, values: Mapping[str, float]) -> list[str]:
-    lines = [f"        {_raw('^' + re.escape(key))}: {value!r}," for key, value in values.items()]
+    lines = [f"        {_raw_string('^' + re.escape(key))}: {value!r}," for key, value in values.items()]
     return [f"    {name}={{", *lines, "    },"] if lines else [f"    {name}={{}},"]
 
 
-def _raw(pattern: str) -> str:
+def _raw_string(pattern: str) -> str:
     return f'r"{pattern}"'
 
 
-def _paste(best: ResultRow) -> list[str]:
+def _config_section(best: ResultRow) -> list[str]:
     if not best.ranks or not best.alphas:
         return []
     code = lora_config_code(best.ranks, best.alphas, bool(best.fan_in_fan_out))

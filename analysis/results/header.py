@@ -1,4 +1,4 @@
-"""What a report says that its rows do not know."""
+"""Facts of a search that a report shows and its rows do not have."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from pydantic.dataclasses import dataclass
 PLANNED = {"dataset_size": "train_examples", "epochs": "epochs", "margin": "margin", "model": "model",
            "dataset": "dataset", "corpus_sha256": "corpus_sha256", "model_revision": "model_revision",
            "dataset_revision": "dataset_revision"}  # fmt: skip
-FOUND = ("engine", "resource_events", "command", "continued", "changes", "versions", "importance", "shrink",
+FACT_NAMES = ("engine", "resource_events", "command", "continued", "changes", "versions", "importance", "shrink",
          "revision", "base_sha256", "looks")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ReportHeader:
-    """What the rows do not know.
+    """Facts of a search that its rows do not have.
 
     Args:
         generated: Date and time, as printed.
@@ -33,13 +33,13 @@ class ReportHeader:
         base_sha256: Digest of the model's files, or its hub id.
         revision: The commit of the code that ran.
         engine: How the trials were trained.
-        resource_events: What memory did not allow.
-        looks: How many plans were judged on the test split, one after the other.
-        command: What started the search.
-        continued: Commands that took it up again.
-        changes: What was allowed to differ then.
-        versions: Of all that matters.
-        importance: Strategy -> parameter -> its share in what decided the loss.
+        resource_events: Messages about what did not fit into memory.
+        looks: Number of plans that were judged on the test split, one after the other.
+        command: Command that started the search.
+        continued: Commands that resumed it.
+        changes: What was changed when it was resumed, in words.
+        versions: Library -> its version.
+        importance: Strategy -> parameter -> its share of the total importance for the loss.
         evidence: Kind of evidence -> site -> value, as measured before training.
         shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
     """
@@ -81,28 +81,28 @@ class ReportHeader:
             raise ValueError(
                 f"{run_dir / 'plan.json'}: no plan that can be read; RUN_DIR must be the folder of a run ({error})"
             ) from error
-        planned = {ours: plan[theirs] for ours, theirs in PLANNED.items() if plan.get(theirs) is not None}
+        planned = {name: plan[key] for name, key in PLANNED.items() if plan.get(key) is not None}
         facts = _read(run_dir / "facts.json")
-        found = {name: facts[name] for name in FOUND if name in facts}
+        run_facts = {name: facts[name] for name in FACT_NAMES if name in facts}
         try:
-            return cls(generated=generated, **planned, **found, evidence=_read(run_dir / "evidence.json"))
+            return cls(generated=generated, **planned, **run_facts, evidence=_read(run_dir / "evidence.json"))
         except ValidationError as error:
-            wrong = error.errors()[0]
-            name = str(wrong["loc"][0])
+            problem = error.errors()[0]
+            name = str(problem["loc"][0])
             file = {**dict.fromkeys(PLANNED, "plan.json"), "evidence": "evidence.json"}.get(name, "facts.json")
             raise ValueError(
-                f"{run_dir / file}: {PLANNED.get(name, name)}: {wrong['msg']}, got {str(wrong['input'])[:40]!r}"
+                f"{run_dir / file}: {PLANNED.get(name, name)}: {problem['msg']}, got {str(problem['input'])[:40]!r}"
             ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a file's content; nothing if it is not there."""
+    """Return a JSON file's mapping; an empty one if there is no file."""
     if not path.is_file():
         return {}
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
             raise ValueError("not a mapping")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
-    return found
+    return content

@@ -1,4 +1,4 @@
-"""Append-only files of JSON lines that say themselves whether they are whole."""
+"""Append-only files of JSON lines, each with a checksum by which damage is detected."""
 
 import contextlib
 import hashlib
@@ -12,11 +12,11 @@ CHECKSUM = "checksum"
 DIGITS = 16
 
 Damage = Sequence[tuple[int, str]]
-"""Line number and what is wrong with it, for each line that is not as it was written."""
+"""Line number and reason, for each line that is damaged."""
 
 
 def sealed(value: Mapping[str, Any]) -> str:
-    """Return a value as one line of JSON that ends with a checksum of the rest.
+    """Return a mapping as one line of JSON that ends with a checksum of the rest.
 
     Raises:
         ValueError: A number is not finite.
@@ -25,12 +25,12 @@ def sealed(value: Mapping[str, Any]) -> str:
 
 
 def append(path: Path, value: Mapping[str, Any], sync: bool = True) -> None:
-    """Add a line, or nothing; a last line that was cut off is closed first, so that it costs nothing but itself.
+    """Append a line, or nothing; if the last line was cut off, first end it, so that only that line is lost.
 
     Args:
         path: The file; made if it is not there.
-        value: What the line says.
-        sync: Return only when the line is on disk.
+        value: The line's mapping.
+        sync: True to return only when the line is on disk.
 
     Raises:
         OSError: There is no room, or the file cannot be written; it names the file.
@@ -38,50 +38,50 @@ def append(path: Path, value: Mapping[str, Any], sync: bool = True) -> None:
     line = (sealed(value) + "\n").encode()
     try:
         with path.open("ab+", buffering=0) as file:
-            _add(file, line, sync)
+            _append_line(file, line, sync)
     except OSError as error:
         error.filename = str(path)
         raise
 
 
 def read(path: Path, unsealed: bool = True) -> tuple[list[dict[str, Any]], Damage]:
-    """Return the whole lines of a file, without their checksums, and what is wrong with the others.
+    """Return the mappings of a file's intact lines, without their checksums, and the damaged lines.
 
     Args:
         path: The file.
-        unsealed: Whether a line may have no checksum.
+        unsealed: True if a line may have no checksum.
 
     Raises:
         OSError: The file cannot be read.
     """
-    whole, damage = numbered(path, unsealed)
-    return list(whole.values()), damage
+    values, damage = numbered(path, unsealed)
+    return list(values.values()), damage
 
 
 def numbered(path: Path, unsealed: bool = True) -> tuple[dict[int, dict[str, Any]], Damage]:
-    """Return the same as ``read``, the whole lines under their numbers, which begin at 1."""
-    whole, damage = {}, []
+    """Return the same as ``read``, the intact lines by their numbers, which begin at 1."""
+    values, damage = {}, []
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line.strip():
             try:
-                whole[number] = opened(line, unsealed)
+                values[number] = opened(line, unsealed)
             except ValueError as error:
                 damage.append((number, str(error)))
-    return whole, damage
+    return values, damage
 
 
 def opened(line: bytes, unsealed: bool = True) -> dict[str, Any]:
-    """Return what a line says, without its checksum.
+    """Return a line's mapping, without its checksum.
 
     Args:
-        line: As it stands in the file.
-        unsealed: Whether it may have no checksum.
+        line: As it is in the file.
+        unsealed: True if it may have no checksum.
 
     Raises:
-        ValueError: It is not as it was written.
+        ValueError: The line is damaged.
     """
     try:
-        value = json.loads(line, parse_constant=_no_number)
+        value = json.loads(line, parse_constant=_refuse_constant)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError("cut off, or no JSON") from error
     if not isinstance(value, dict):
@@ -94,7 +94,7 @@ def opened(line: bytes, unsealed: bool = True) -> dict[str, Any]:
     return value
 
 
-def _no_number(constant: str) -> Any:
+def _refuse_constant(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON; leave out what is unknown")
 
 
@@ -102,21 +102,21 @@ def _checksum(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
-def _add(file: Any, line: bytes, sync: bool) -> None:
+def _append_line(file: Any, line: bytes, sync: bool) -> None:
     size = file.tell()
-    if size and not _ends_whole(file):
+    if size and not _ends_with_newline(file):
         line = b"\n" + line
     try:
-        while line:  # what fills a disk is written in part, and only the next attempt fails
+        while line:  # a full disk takes a part of the line, and only the next write fails
             line = line[file.write(line) :]
         if sync:
             os.fsync(file.fileno())
     except OSError:
-        with contextlib.suppress(OSError):  # the first error is the one to be told
+        with contextlib.suppress(OSError):  # the first error is the one to raise
             file.truncate(size)
         raise
 
 
-def _ends_whole(file: Any) -> bool:
+def _ends_with_newline(file: Any) -> bool:
     file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b"\n")

@@ -34,7 +34,7 @@ class ResultRow:
     Args:
         trial_id: Unique in its search.
         experiment_name: Name in the report.
-        strategy: Who allocated the ranks.
+        strategy: Name of the strategy that allocated the ranks.
         status: ``finished`` (all steps), ``stopped`` (by the scheduler), ``diverged`` or ``failed``.
         phase: Part of the protocol the trial belongs to: ``search``, ``confirm``, or ``superseded`` for a confirmation
             run of what a longer search no longer finds best.
@@ -45,18 +45,18 @@ class ResultRow:
         control_of: The strategy that it is a control of.
         ranks: Site name -> applied rank, zeros included.
         alphas: Adapted site name -> LoRA's alpha.
-        fan_in_fan_out: Whether the adapted layers keep their weight as (d_in, d_out), which PEFT must be told.
+        fan_in_fan_out: Whether the adapted layers keep their weight as (d_in, d_out), which PEFT needs to be given.
         trainable_parameters: Parameters of the adapter.
         parameter_efficiency: Trainable share of all parameters.
         final_eval_loss: Mean loss per token on the validation split at the trial's end, in nats.
-        final_perplexity: exp of it.
+        final_perplexity: exp of ``final_eval_loss``.
         test_loss: Mean loss per token on the test split.
         test_documents: Of each document of the test split, in an order that all trials of a search share, its summed
             loss and its learned tokens; of confirmation runs alone.
         training_time_seconds: Time in training and evaluation.
         tokens: Learned tokens seen.
-        restarts: How often it was started again after its process died or it raised.
-        error: Why it diverged or failed.
+        restarts: How often it was restarted after its process died or it raised.
+        error: Cause of its divergence or failure.
         history: One mapping per report (step, train_loss, eval_loss, seconds).
     """
 
@@ -106,7 +106,7 @@ class ResultRow:
 
 FIELDS = tuple(item.name for item in fields(ResultRow))
 DOCUMENT = [float, int], [int, int]
-NO_ROW = (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError)
+ROW_ERRORS = (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError)
 KINDS: dict[str, Any] = {
     **dict.fromkeys(FIELDS, str),
     **dict.fromkeys(("config", "ranks", "alphas"), dict),
@@ -164,24 +164,24 @@ def read_rows(path: Path) -> list[ResultRow]:
 
 
 def surviving_rows(path: Path) -> tuple[list[ResultRow], journal.Damage]:
-    """Return the rows of a .jsonl that are whole, and what is wrong with its other lines.
+    """Return the rows of a .jsonl's intact lines, and the number and reason of each damaged line.
 
     Raises:
         ValueError: The file cannot be read.
     """
     try:
-        whole, damage = journal.numbered(path)
+        values, damage = journal.numbered(path)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
-    rows, more = {}, []
-    for number, value in whole.items():
+    rows, bad_rows = {}, []
+    for number, value in values.items():
         try:
             row = _row(value)
-        except NO_ROW as error:
-            more.append((number, str(error)))
+        except ROW_ERRORS as error:
+            bad_rows.append((number, str(error)))
         else:
             rows[row.trial_id] = row
-    return list(rows.values()), sorted([*damage, *more])
+    return list(rows.values()), sorted([*damage, *bad_rows])
 
 
 def _rows_of_csv(path: Path) -> list[ResultRow]:
@@ -194,10 +194,10 @@ def _rows_of_csv(path: Path) -> list[ResultRow]:
     csv.field_size_limit(2**31 - 1)  # a long history is one cell
     rows, reader = {}, csv.DictReader(io.StringIO(text))
     try:
-        for number, raw in enumerate(reader, 2):
+        for number, cells in enumerate(reader, 2):
             try:
-                row = _row(_from_csv(raw))
-            except NO_ROW as error:
+                row = _row(_from_csv(cells))
+            except ROW_ERRORS as error:
                 raise ValueError(f"{path}, line {number}: not a row ({error})") from error
             rows[row.trial_id] = row
     except csv.Error as error:
@@ -214,7 +214,7 @@ def _row(values: dict[str, Any]) -> ResultRow:
 
 
 def _check_kinds(values: Mapping[str, Any]) -> None:
-    """Refuse a value that would only fail later, in the middle of a report."""
+    """Raise ValueError for a value that would fail only later, in the middle of a report."""
     for name, value in values.items():
         kind = KINDS[name]
         if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
@@ -229,8 +229,8 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
         raise ValueError("history must be a list of mappings")
 
 
-def _from_csv(raw: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {name: value for name, value in raw.items() if value not in {"", None}}
+def _from_csv(cells: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: value for name, value in cells.items() if value not in {"", None}}
     values |= {name: json.loads(values[name]) for name in NESTED if name in values}
     values |= {name: int(float(values[name])) for name in INTEGERS if name in values}
     values |= {name: float(values[name]) for name in NUMBERS if name in values}

@@ -1,4 +1,4 @@
-"""Controls: what an allocation's places, and its way to train, are worth by themselves."""
+"""Controls: the effect of where an allocation puts its ranks, and of how it trains, each by itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class Control:
     """A strategy beside its control.
 
     Args:
-        name: Of the control: its kind and what it is a control of, such as ``shuffled composite``.
-        original: What it is a control of.
+        name: The control's kind and the strategy that it is a control of, such as ``shuffled composite``.
+        original: Label of what it is a control of.
         kind: ``shuffled``, ``inverted`` or ``frozen``.
         pairs: The test loss of the original minus the control's, by seed.
-        runs: Of the control.
-        diverged: Runs of either that diverged.
+        runs: Confirmation runs of the control.
+        diverged: Number of runs of either that diverged.
     """
 
     name: str
@@ -53,35 +53,40 @@ def controls(rows: Sequence[ResultRow]) -> list[Control]:
 
 
 def section(rows: Sequence[ResultRow], margin: float) -> list[str]:
-    """Return what the report says of them; empty without any."""
-    found = controls(rows)
-    if not found:
+    """Return the report's lines on controls; empty without any."""
+    judged_controls = controls(rows)
+    if not judged_controls:
         return []
-    together = f"; the {len(found)} together right 95 % of the time" if len(found) > 1 else ""
+    together = f"; the {len(judged_controls)} together right 95 % of the time" if len(judged_controls) > 1 else ""
     return [
         "### Controls", "",
-        *(f"- **{item.original} against {item.name}:** {_said(item, margin)}." for item in found), "",
+        *(f"- **{control.original} against {control.name}:** {_answer_in_words(control, margin)}."
+          for control in judged_controls), "",
         f"Ranks dealt to other matrices are trained at the learning rate of those that they are a control of, which "
-        f"was not chosen for them. Each interval is at {100 * found[0].pairs.level:.4g} %{together}.", "",
+        f"was not chosen for them. Each interval is at {100 * judged_controls[0].pairs.level:.4g} %{together}.", "",
     ]  # fmt: skip
 
 
 def _control(name: str, confirmed: Mapping[str, Sequence[ResultRow]], count: int) -> Control:
     runs = confirmed[name]
-    of = control_of(runs[0]) or ""
-    own = label(runs[0], of)
-    if of == FROZEN:  # which has a control of its own
-        frozen = (other for other, its in confirmed.items() if its[0].strategy == FROZEN)
-        own = next((name for name in frozen if label(confirmed[name][0], "") == label(runs[0], "")), own)
-    theirs = confirmed.get(own, ())
-    diverged = sum(row.status == "diverged" for row in (*runs, *theirs))
-    return Control(name, own, runs[0].strategy, paired(theirs, runs, count), runs, diverged)
+    strategy = control_of(runs[0]) or ""
+    original = label(runs[0], strategy)
+    if strategy == FROZEN:  # a control that has a control itself
+        frozen_labels = (
+            other_label for other_label, other_runs in confirmed.items() if other_runs[0].strategy == FROZEN
+        )
+        original = next(
+            (name for name in frozen_labels if label(confirmed[name][0], "") == label(runs[0], "")), original
+        )
+    original_runs = confirmed.get(original, ())
+    diverged = sum(row.status == "diverged" for row in (*runs, *original_runs))
+    return Control(name, original, runs[0].strategy, paired(original_runs, runs, count), runs, diverged)
 
 
-def _said(item: Control, margin: float) -> str:
-    if item.diverged:
-        return f"nothing can be said, {item.diverged} of the runs compared diverged"
-    if item.pairs.interval is None:
-        return f"nothing can be said yet, with {item.pairs.seeds} seed(s) of both"
-    words = (TRAINING if item.kind == FROZEN else PLACES)[judge(item.pairs, margin)].format(kind=item.kind)
-    return f"{words} ({span(item.pairs.interval)}, {item.pairs.seeds} seeds)"
+def _answer_in_words(control: Control, margin: float) -> str:
+    if control.diverged:
+        return f"nothing can be said, {control.diverged} of the runs compared diverged"
+    if control.pairs.interval is None:
+        return f"nothing can be said yet, with {control.pairs.seeds} seed(s) of both"
+    text = (TRAINING if control.kind == FROZEN else PLACES)[judge(control.pairs, margin)].format(kind=control.kind)
+    return f"{text} ({span(control.pairs.interval)}, {control.pairs.seeds} seeds)"

@@ -10,7 +10,7 @@ from analysis.stats.statistics import has_fewer
 
 
 def measured(rows: Sequence[ResultRow]) -> list[ResultRow]:
-    """Return the rows that can be on a front: trained to the end, with a loss and known parameters."""
+    """Return the rows that can be on a front: trained to the end, with a loss and a parameter count."""
     return [row for row in usable(rows) if row.trainable_parameters is not None]
 
 
@@ -20,11 +20,11 @@ def front(rows: Sequence[ResultRow]) -> list[ResultRow]:
     A row dominates another if it has no more parameters and no more loss, and less of one. Rows that are equal in both
     are on the front together.
     """
-    found: list[ResultRow] = []
+    members: list[ResultRow] = []
     for row in sorted(measured(rows), key=point):
-        if not found or point(row)[1] < point(found[-1])[1] or point(row) == point(found[-1]):
-            found.append(row)
-    return found
+        if not members or point(row)[1] < point(members[-1])[1] or point(row) == point(members[-1]):
+            members.append(row)
+    return members
 
 
 def point(row: ResultRow) -> tuple[int, float]:
@@ -35,7 +35,7 @@ def point(row: ResultRow) -> tuple[int, float]:
 
 
 def sizes_differ(rows: Sequence[ResultRow]) -> bool:
-    """Return whether measured rows differ in parameters by what counts as fewer, and not by a budget's remainder."""
+    """Return True if measured rows differ in parameters by what counts as fewer, and not by a budget's remainder."""
     sizes = [point(row)[0] for row in measured(rows)]
     return len(sizes) > 1 and has_fewer(min(sizes), max(sizes))
 

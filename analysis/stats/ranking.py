@@ -1,4 +1,4 @@
-"""Who is comparable, who is best: pure functions over rows."""
+"""Which rows are comparable and which are best: pure functions over rows."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,11 +15,11 @@ METRICS = (
     "training_time_seconds",
 )
 LOSSES = ("final_eval_loss", "final_perplexity")
-EDGE = 1.1
+EDGE_FACTOR = 1.1
 
 
 def usable(rows: Iterable[ResultRow]) -> list[ResultRow]:
-    """Return the rows that may win something: trained to the end, with a loss."""
+    """Return the rows that can be ranked: trained to the end, with a loss."""
     return [row for row in rows if row.status == "finished" and row.final_eval_loss is not None]
 
 
@@ -31,16 +31,16 @@ def best_run(rows: Iterable[ResultRow]) -> ResultRow | None:
 def at_the_edge(rows: Iterable[ResultRow]) -> list[str]:
     """Return the strategies whose best learning rate is about the highest or the lowest of at least five tried."""
     rows = list(rows)
-    tried: dict[str, set[float]] = {}
+    tried_rates: dict[str, set[float]] = {}
     for row in rows:
-        tried.setdefault(row.strategy, set()).update(_learning_rate(row))
-    found = []
+        tried_rates.setdefault(row.strategy, set()).update(_learning_rate(row))
+    at_edge = []
     for name, row in best_of_each_strategy(rows).items():
         for rate in _learning_rate(row):
-            lowest, highest = min(tried[name]), max(tried[name])
-            if len(tried[name]) >= 5 and not lowest * EDGE < rate < highest / EDGE:
-                found.append(name)
-    return found
+            lowest, highest = min(tried_rates[name]), max(tried_rates[name])
+            if len(tried_rates[name]) >= 5 and not lowest * EDGE_FACTOR < rate < highest / EDGE_FACTOR:
+                at_edge.append(name)
+    return at_edge
 
 
 def best_of_each_strategy(rows: Iterable[ResultRow]) -> dict[str, ResultRow]:
@@ -77,14 +77,14 @@ def mean_losses(rows: Iterable[ResultRow]) -> dict[str, tuple[float, int]]:
 
 
 def within(losses: Iterable[float], share: float = 0.01) -> float:
-    """Return the loss, in nats per token, whose perplexity is that share above the best."""
+    """Return the loss, in nats per token, whose perplexity is ``share`` above the best."""
     return min(losses) + math.log1p(share)
 
 
 def frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Return the metrics as a table; the loss of a trial that did not finish is left out, so fidelities do not mix."""
     columns = ("experiment_name", "strategy", *METRICS)
-    table = pd.DataFrame([{name: _shown(row, name) for name in columns} for row in rows], columns=list(columns))
+    table = pd.DataFrame([{name: _cell(row, name) for name in columns} for row in rows], columns=list(columns))
     return table.astype(dict.fromkeys(METRICS, "float64"))
 
 
@@ -101,14 +101,14 @@ def ranked_means(rows: Sequence[ResultRow], metric: str) -> list[tuple[str, floa
 
 
 def _comparable(rows: Sequence[ResultRow]) -> pd.DataFrame:
-    """Return the metrics; of trials that were stopped nothing, since time and size on the way are no results."""
+    """Return the metrics, NaN for trials that were stopped: their time and size are not comparable."""
     table = frame(rows)
     table.loc[[row.status == "stopped" for row in rows], list(METRICS)] = float("nan")
     return table
 
 
-def _shown(row: ResultRow, name: str) -> object:
-    return None if name in LOSSES and row.status != "finished" else getattr(row, name)
+def _cell(row: ResultRow, column: str) -> object:
+    return None if column in LOSSES and row.status != "finished" else getattr(row, column)
 
 
 def _loss(row: ResultRow) -> float:

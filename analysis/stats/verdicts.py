@@ -16,15 +16,15 @@ class Verdict:
     """What confirmation runs say about a strategy.
 
     Args:
-        strategy: Whose.
+        strategy: The strategy's label, with its share of the budget if that is not the whole.
         answer: One of five.
         pairs: Its test loss minus plain LoRA's, a value per seed that both finished.
         losses: Its test losses.
-        params: Its trainable parameters, if they are known.
-        fewer: Whether these are known to be at least 5 % fewer than plain LoRA's.
-        diverged: Runs that diverged, its own and plain LoRA's.
-        failed: Runs that failed, its own and plain LoRA's; their seeds are left out.
-        needed: Seeds that would be enough to tell, if that is known.
+        params: Its trainable parameters; None if unknown.
+        fewer: True if these are known to be at least 5 % fewer than plain LoRA's.
+        diverged: Number of its and plain LoRA's runs that diverged.
+        failed: Number of its and plain LoRA's runs that failed; their seeds are left out.
+        needed: Seeds that would be enough for an answer; None if unknown.
         margin: Difference that does not matter.
     """
 
@@ -47,14 +47,14 @@ def verdicts(rows: Sequence[ResultRow], margin: float) -> list[Verdict]:
     none gets any.
 
     Args:
-        rows: Of a search, all phases.
+        rows: All rows of a search, of every phase.
         margin: Difference in test loss that does not matter, in nats per token.
     """
     confirmed = confirmed_runs(rows)
     plain = confirmed.get(PLAIN, [])
     rivals = [name for name, runs in confirmed.items() if name != PLAIN and control_of(runs[0]) is None]
-    found = [_judged(name, confirmed[name], plain, len(rivals), margin) for name in rivals]
-    return sorted(found, key=lambda item: math.inf if item.pairs.mean is None else item.pairs.mean)
+    judged = [_judged(name, confirmed[name], plain, len(rivals), margin) for name in rivals]
+    return sorted(judged, key=lambda verdict: math.inf if verdict.pairs.mean is None else verdict.pairs.mean)
 
 
 def recommended(rows: Sequence[ResultRow], margin: float) -> ResultRow | None:
@@ -64,13 +64,13 @@ def recommended(rows: Sequence[ResultRow], margin: float) -> ResultRow | None:
     Which strategies win is all that the test split decides. Without confirmation runs it is the best trial of all.
     """
     confirmed = confirmed_runs(rows)
-    wins = [confirmed[item.strategy] for item in verdicts(rows, margin) if item.answer == "win"]
-    best = min(wins, key=ranking.mean_loss, default=confirmed.get(PLAIN, []))
-    return ranking.best_run(best) or ranking.best_run(row for row in rows if row.phase == "search")
+    winners = [confirmed[verdict.strategy] for verdict in verdicts(rows, margin) if verdict.answer == "win"]
+    best_runs = min(winners, key=ranking.mean_loss, default=confirmed.get(PLAIN, []))
+    return ranking.best_run(best_runs) or ranking.best_run(row for row in rows if row.phase == "search")
 
 
-def beside_plain(run: ResultRow, rows: Sequence[ResultRow]) -> float | None:
-    """Return a confirmation run's test loss minus plain LoRA's of the same seed; None where that is not known."""
+def difference_to_plain(run: ResultRow, rows: Sequence[ResultRow]) -> float | None:
+    """Return a confirmation run's test loss minus plain LoRA's of the same seed; None if that is unknown."""
     if run.phase != "confirm" or is_plain(run):
         return None
     return paired([run], confirmed_runs(rows).get(PLAIN, []), 1).mean
@@ -83,8 +83,8 @@ def is_plain(run: ResultRow) -> bool:
 
 def control_of(row: ResultRow) -> str | None:
     """Return the strategy that a run is a control of, if it is one."""
-    own = row.config.get(row.strategy)
-    return own.get("of") if isinstance(own, dict) else None
+    params = row.config.get(row.strategy)
+    return params.get("of") if isinstance(params, dict) else None
 
 
 def confirmed_runs(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
@@ -92,12 +92,14 @@ def confirmed_runs(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
 
     A label is the strategy; of a control with what it is a control of, of a smaller one with its share of the budget.
     """
-    found: dict[str, list[ResultRow]] = {}
+    runs_of_label: dict[str, list[ResultRow]] = {}
     for row in rows:
         if row.phase == "confirm":
-            of = control_of(row)
-            found.setdefault(label(row, row.strategy if of is None else f"{row.strategy} {of}"), []).append(row)
-    return found
+            original = control_of(row)
+            runs_of_label.setdefault(
+                label(row, row.strategy if original is None else f"{row.strategy} {original}"), []
+            ).append(row)
+    return runs_of_label
 
 
 def label(row: ResultRow, name: str) -> str:
@@ -108,18 +110,18 @@ def label(row: ResultRow, name: str) -> str:
 
 def paired(runs: Sequence[ResultRow], others: Sequence[ResultRow], comparisons: int) -> Paired:
     """Return the test losses of ``runs`` minus those of ``others``, seed by seed; ``comparisons`` share the level."""
-    theirs = {row.seed: row for row in others}
-    pairs = [(row, theirs[row.seed]) for row in runs if row.seed in theirs]
-    differences, both = [], []
-    for mine, other in pairs:
-        if mine.test_loss is not None and other.test_loss is not None:
-            differences.append(mine.test_loss - other.test_loss)
-            both.append((mine, other))
-    return Paired(tuple(differences), comparisons, *_documents(both))
+    other_by_seed = {row.seed: row for row in others}
+    pairs = [(row, other_by_seed[row.seed]) for row in runs if row.seed in other_by_seed]
+    differences, complete_pairs = [], []
+    for run, other in pairs:
+        if run.test_loss is not None and other.test_loss is not None:
+            differences.append(run.test_loss - other.test_loss)
+            complete_pairs.append((run, other))
+    return Paired(tuple(differences), comparisons, *_documents(complete_pairs))
 
 
 def params_of(runs: Sequence[ResultRow]) -> int | None:
-    """Return the trainable parameters of the largest run that finished; None if they are not known."""
+    """Return the trainable parameters of the largest run that finished; None if unknown."""
     sizes = [row.trainable_parameters for row in runs if row.status == "finished"]
     return max((size for size in sizes if size is not None), default=None)
 
@@ -137,12 +139,13 @@ def _judged(name: str, runs: Sequence[ResultRow], plain: Sequence[ResultRow], ri
 def _documents(
     pairs: Sequence[tuple[ResultRow, ResultRow]],
 ) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...]]:
-    """Return each document's tokens, and its differences by pair; nothing if a run does not know its own."""
-    known = [(mine.test_documents or (), other.test_documents or ()) for mine, other in pairs]
-    tokens = {tuple(count for _, count in documents) for pair in known for documents in pair}
+    """Return each document's tokens, and its differences by pair; empty if a run has no losses of its documents."""
+    documents_of_pairs = [(run.test_documents or (), other.test_documents or ()) for run, other in pairs]
+    tokens = {tuple(count for _, count in run_documents) for pair in documents_of_pairs for run_documents in pair}
     if len(tokens) != 1 or not (counts := tokens.pop()):
         return (), ()
     differences = (
-        tuple(own - theirs for (own, _), (theirs, _) in zip(mine, other, strict=True)) for mine, other in known
+        tuple(loss - other_loss for (loss, _), (other_loss, _) in zip(run, other, strict=True))
+        for run, other in documents_of_pairs
     )
     return counts, tuple(differences)

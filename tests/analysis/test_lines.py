@@ -45,45 +45,45 @@ def test_a_line_that_was_cut_off_costs_itself_alone(path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
     journal.append(path, {"number": 3})
-    found, damage = journal.read(path)
-    assert [value["number"] for value in found] == [0, 1, 3]
+    intact, damage = journal.read(path)
+    assert [value["number"] for value in intact] == [0, 1, 3]
     assert [number for number, _ in damage] == [3]
     assert "cut off" in damage[0][1]
 
 
 def test_a_line_that_has_no_room_leaves_the_file_as_it_was(path):
     """A limit on the size of a file is as a full disk: a part of the line is written, then it fails."""
-    whole, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
+    content, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) + 20, limits[1]))
     try:
         with pytest.raises(OSError, match="too large"):
             journal.append(path, {"number": 3})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, heard)
-    assert path.read_bytes() == whole
+        signal.signal(signal.SIGXFSZ, old_handler)
+    assert path.read_bytes() == content
 
 
 def test_no_byte_can_be_changed_unnoticed(path):
-    whole = path.read_bytes()
-    second = whole.index(b"\n") + 1, whole.index(b"\n", whole.index(b"\n") + 1)
-    for place in range(*second):
-        changed = bytearray(whole)
-        changed[place] ^= 1
+    content = path.read_bytes()
+    second_line = content.index(b"\n") + 1, content.index(b"\n", content.index(b"\n") + 1)
+    for position in range(*second_line):
+        changed = bytearray(content)
+        changed[position] ^= 1
         path.write_bytes(changed)
-        found, damage = journal.read(path, unsealed=False)
-        assert damage, place
-        assert {"number": 0, "text": "naïve\u2028"} in found
-        assert len(found) + len(damage) >= 3
+        intact, damage = journal.read(path, unsealed=False)
+        assert damage, position
+        assert {"number": 0, "text": "naïve\u2028"} in intact
+        assert len(intact) + len(damage) >= 3
 
 
 @pytest.mark.parametrize("eighth", range(8))
 def test_a_file_cut_at_any_eighth_keeps_the_lines_before(path, eighth):
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) * eighth // 8])
-    found, damage = journal.read(path)
-    assert [value["number"] for value in found] == list(range(whole[: len(whole) * eighth // 8].count(b"\n")))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * eighth // 8])
+    intact, damage = journal.read(path)
+    assert [value["number"] for value in intact] == list(range(content[: len(content) * eighth // 8].count(b"\n")))
     assert len(damage) <= 1
 
 

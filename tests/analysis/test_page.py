@@ -78,8 +78,8 @@ def test_a_table_sorts_by_number_both_ways_and_unknowns_come_last(page):
     head = table.locator("th", has_text="learned tokens")
 
     def column():
-        found = [text.replace(",", "") for text in table.locator("td:nth-child(7)").all_text_contents()]
-        return found[:-1]  # the last is their sum
+        texts = [text.replace(",", "") for text in table.locator("td:nth-child(7)").all_text_contents()]
+        return texts[:-1]  # the last is their sum
 
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "ascending"
@@ -95,10 +95,10 @@ def test_whichever_way_a_table_is_sorted_unknowns_and_totals_come_last(page):
     head = table.locator("th", has_text="final_eval_loss")
     for reverse in (False, True):
         head.locator("button").click()
-        found = table.locator("td:nth-child(3)").all_text_contents()
-        known = [float(text) for text in found if text != "nan"]
-        assert found[len(known) :] == ["nan"] * (len(found) - len(known)) != []
-        assert known == sorted(known, reverse=reverse)
+        texts = table.locator("td:nth-child(3)").all_text_contents()
+        numbers = [float(text) for text in texts if text != "nan"]
+        assert texts[len(numbers) :] == ["nan"] * (len(texts) - len(numbers)) != []
+        assert numbers == sorted(numbers, reverse=reverse)
     table = page.locator("table", has=page.locator("th", has_text="learned tokens"))
     for _ in range(2):
         table.locator("th", has_text="learned tokens").locator("button").click()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.report.pictures import drawn
-from analysis.report.plots import sign
+from analysis.report.plots import series_style
 from analysis.report.report import render
 from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow
@@ -22,8 +22,8 @@ def names(rows):
 
 def dominates(a, b):
     """As the textbook has it: nowhere worse, somewhere better."""
-    (params, loss), (others, other_loss) = pareto.point(a), pareto.point(b)
-    return params <= others and loss <= other_loss and (params < others or loss < other_loss)
+    (params, loss), (other_params, other_loss) = pareto.point(a), pareto.point(b)
+    return params <= other_params and loss <= other_loss and (params < other_params or loss < other_loss)
 
 
 def test_the_front_of_a_hand_worked_example():
@@ -55,10 +55,10 @@ def test_only_trials_trained_in_full_with_known_size_are_compared():
 def test_no_member_is_dominated_and_every_other_trial_is_dominated_by_a_member(points):
     rows = [row(str(number), params, float(loss)) for number, (params, loss) in enumerate(points)]
     members = pareto.front(rows)
-    chosen = set(names(members))
+    member_ids = set(names(members))
     assert not any(dominates(other, member) for member in members for other in rows)
     for other in rows:
-        assert other.trial_id in chosen or any(dominates(member, other) for member in members)
+        assert other.trial_id in member_ids or any(dominates(member, other) for member in members)
     assert [pareto.point(member)[0] for member in members] == sorted(pareto.point(member)[0] for member in members)
 
 
@@ -83,4 +83,4 @@ def test_there_is_no_front_where_sizes_differ_by_less_than_what_counts_as_fewer(
 
 
 def test_series_keep_signs_of_their_own_beyond_the_seventh():
-    assert len({sign(number) for number in range(14)}) == 14
+    assert len({series_style(number) for number in range(14)}) == 14

@@ -42,4 +42,4 @@ def test_learning_rates_stand_below_their_axis_without_running_into_each_other(t
     labels = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
     assert [label.get_text() for label in labels] == ["0.002", "0.005", "0.01", "0.02", "0.05"]
     boxes = [label.get_window_extent() for label in labels]
-    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert all(box.x1 < next_box.x0 for box, next_box in itertools.pairwise(boxes))

@@ -32,8 +32,8 @@ def test_the_seed_rows_give_the_seed_report_byte_for_byte_up_to_key_findings(tmp
     ours, theirs = (path.read_text() for path in (tmp_path / "r.md", SEED / "report.md"))
 
     def comparable(text):
-        kept = text[: text.index("## Key Findings")]
-        return [line for line in kept.split("\n") if not line.startswith("**Generated:**")]
+        start = text[: text.index("## Key Findings")]
+        return [line for line in start.split("\n") if not line.startswith("**Generated:**")]
 
     assert comparable(ours) == comparable(theirs)
 

@@ -98,38 +98,38 @@ def test_the_seeds_that_would_be_enough_are_enough():
     rng = np.random.default_rng(1)
     seen = Paired(tuple(_exactly(rng, 3, mean=-0.01, deviation=0.01)))
     needed = seen.seeds_needed(MARGIN)
-    told = [judge(Paired(tuple(rng.normal(-0.01, 0.01, needed))), MARGIN) for _ in range(SEARCHES)]
-    assert 0.75 < told.count("win") / SEARCHES < 0.9
-    fewer = [judge(Paired(tuple(rng.normal(-0.01, 0.01, needed // 2))), MARGIN) for _ in range(SEARCHES)]
-    assert fewer.count("win") / SEARCHES < 0.6
+    answers = [judge(Paired(tuple(rng.normal(-0.01, 0.01, needed))), MARGIN) for _ in range(SEARCHES)]
+    assert 0.75 < answers.count("win") / SEARCHES < 0.9
+    answers_of_half = [judge(Paired(tuple(rng.normal(-0.01, 0.01, needed // 2))), MARGIN) for _ in range(SEARCHES)]
+    assert answers_of_half.count("win") / SEARCHES < 0.6
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.001])
 def test_the_seeds_that_would_be_enough_for_a_tie_are_enough(mean):
     rng = np.random.default_rng(1)
     needed = Paired(tuple(_exactly(rng, 5, mean=mean, deviation=0.01))).seeds_needed(MARGIN)
-    told = [judge(Paired(tuple(rng.normal(mean, 0.01, needed))), MARGIN) for _ in range(SEARCHES)]
-    assert 0.75 < told.count("tie") / SEARCHES < 0.92
+    answers = [judge(Paired(tuple(rng.normal(mean, 0.01, needed))), MARGIN) for _ in range(SEARCHES)]
+    assert 0.75 < answers.count("tie") / SEARCHES < 0.92
 
 
 def test_no_seeds_are_enough_where_texts_differ_too_much():
     differences = (-0.009, -0.010, -0.011)
     assert Paired(differences).seeds_needed(MARGIN) is not None
-    texts = Paired(differences, 1, (100,) * 3, ((-1.9, 0.1, -0.9), (-2.0, 0.0, -1.0), (-2.1, -0.1, -1.1)))
-    assert texts.seeds_needed(MARGIN) is None
+    pairs = Paired(differences, 1, (100,) * 3, ((-1.9, 0.1, -0.9), (-2.0, 0.0, -1.0), (-2.1, -0.1, -1.1)))
+    assert pairs.seeds_needed(MARGIN) is None
 
 
 def test_seeds_are_enough_where_texts_differ_for_each_seed_in_another_way():
     # no text is better than another in the mean, and each is at a seed by 0.06, so a hundred times the seeds tell
     rng = np.random.default_rng(1)
-    found = []
+    needed = []
     for _ in range(50):
-        apart = rng.normal(-0.012, 0.06, (3, 14))
-        pairs = Paired(tuple(apart.mean(axis=1)), 1, (100,) * 14, tuple(map(tuple, 100 * apart)))
-        found.append(pairs.seeds_needed(MARGIN))
-    known = [seeds for seeds in found if seeds is not None]
-    assert len(known) > 25
-    assert 10 < np.median(known) < 100  # about 0.06 ** 2 / 14 / 0.012 ** 2 * (1.96 + 0.84) ** 2 = 14, counted twice
+        text_differences = rng.normal(-0.012, 0.06, (3, 14))
+        pairs = Paired(tuple(text_differences.mean(axis=1)), 1, (100,) * 14, tuple(map(tuple, 100 * text_differences)))
+        needed.append(pairs.seeds_needed(MARGIN))
+    finite = [seeds for seeds in needed if seeds is not None]
+    assert len(finite) > 25
+    assert 10 < np.median(finite) < 100  # about 0.06 ** 2 / 14 / 0.012 ** 2 * (1.96 + 0.84) ** 2 = 14, counted twice
 
 
 def test_fewer_seeds_are_enough_not_to_be_worse_with_fewer_parameters():
@@ -146,6 +146,6 @@ def test_seeds_beyond_reason_are_not_a_number():
 
 
 def _exactly(rng, count, mean, deviation):
-    """Draw values whose own mean and deviation are these."""
+    """Draw values of exactly this mean and standard deviation."""
     values = rng.normal(size=count)
     return (values - values.mean()) / values.std(ddof=1) * deviation + mean

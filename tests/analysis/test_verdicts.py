@@ -17,12 +17,12 @@ RANKS = {"transformer.h.0.attn.c_attn": 2}
 
 
 def run(strategy, seed, test_loss, phase="confirm", **values):
-    given = {
+    fields = {
         "status": "finished" if test_loss is not None else "diverged", "trainable_parameters": 1000,
         "final_eval_loss": None if test_loss is None else test_loss + 0.1, "ranks": RANKS, "alphas": {}, **values,
     }  # fmt: skip
     name = f"{strategy}_seed{seed}" if phase == "confirm" else f"{strategy}_{seed}"
-    return ResultRow(name, name, strategy, phase=phase, seed=seed, test_loss=test_loss, **given)
+    return ResultRow(name, name, strategy, phase=phase, seed=seed, test_loss=test_loss, **fields)
 
 
 def runs(strategy, *losses, **values):
@@ -34,15 +34,15 @@ PLAIN = runs("baseline", 4.00, 4.10, 4.20)
 
 
 def only(rows):
-    (found,) = verdicts.verdicts(rows, MARGIN)
-    return found
+    (verdict,) = verdicts.verdicts(rows, MARGIN)
+    return verdict
 
 
 def test_differences_are_paired_by_seed_whatever_the_order():
     better = runs("empirical", 3.95, 4.051, 4.149)
-    found = only([*reversed(PLAIN), *better])
-    assert sorted(found.pairs.differences) == pytest.approx([-0.051, -0.05, -0.049])
-    assert found.answer == "win"
+    verdict = only([*reversed(PLAIN), *better])
+    assert sorted(verdict.pairs.differences) == pytest.approx([-0.051, -0.05, -0.049])
+    assert verdict.answer == "win"
 
 
 def test_what_pairing_would_find_is_not_found_across_seeds():
@@ -57,15 +57,15 @@ def test_search_trials_never_enter_a_verdict():
 
 
 def test_a_run_that_diverged_is_not_left_out_to_flatter_the_rest():
-    found = only([*PLAIN, *runs("empirical", 3.95, 4.051, None)])
-    assert (found.answer, found.diverged, found.needed) == ("cannot tell", 1, None)
+    verdict = only([*PLAIN, *runs("empirical", 3.95, 4.051, None)])
+    assert (verdict.answer, verdict.diverged, verdict.needed) == ("cannot tell", 1, None)
 
 
 def test_a_run_that_failed_takes_its_pair_along_and_no_more():
     failed = run("empirical", 4, None, status="failed")
-    found = only([*PLAIN, run("baseline", 4, 4.3), *runs("empirical", 3.95, 4.051, 4.149), failed])
-    assert (found.pairs.seeds, found.answer, found.failed) == (3, "win", 1)
-    assert "1 of the runs compared failed, and their seeds are left out." in verdict_section.headline([found])[0]
+    verdict = only([*PLAIN, run("baseline", 4, 4.3), *runs("empirical", 3.95, 4.051, 4.149), failed])
+    assert (verdict.pairs.seeds, verdict.answer, verdict.failed) == (3, "win", 1)
+    assert "1 of the runs compared failed, and their seeds are left out." in verdict_section.headline([verdict])[0]
 
 
 def test_parameters_are_those_of_finished_runs_and_unknown_ones_are_not_fewer():
@@ -95,10 +95,10 @@ def test_every_further_strategy_makes_each_interval_wider():
     ],
 )
 def test_ranks_found_while_training_are_judged_apart_from_the_training_and_from_their_places(frozen, said):
-    found = runs("adalora", 3.90, 4.00, 4.10)
-    given = runs("frozen", *frozen, config={"frozen": {"of": "adalora"}})
+    adalora = runs("adalora", 3.90, 4.00, 4.10)
+    frozen_runs = runs("frozen", *frozen, config={"frozen": {"of": "adalora"}})
     shuffled = runs("shuffled", *(loss + 0.1 for loss in frozen), config={"shuffled": {"of": "frozen"}})
-    rows = [*PLAIN, *found, *given, *shuffled]
+    rows = [*PLAIN, *adalora, *frozen_runs, *shuffled]
     text = "\n".join(verdict_section.section(rows, MARGIN))
     assert [item.strategy for item in verdicts.verdicts(rows, MARGIN)] == ["adalora"]
     assert (
@@ -112,9 +112,9 @@ def test_a_control_is_judged_against_its_original_and_not_against_plain_lora():
     shuffled = runs("shuffled", 4.0, 4.1, 4.2, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
     rows = [*PLAIN, *runs("empirical", 3.95, 4.051, 4.149), *shuffled]
     assert [v.strategy for v in verdicts.verdicts(rows, MARGIN)] == ["empirical"]
-    (found,) = controls.controls(rows)
-    assert (found.name, found.original, found.kind) == ("shuffled empirical", "empirical", "shuffled")
-    assert found.pairs.differences == pytest.approx((-0.05, -0.049, -0.051))
+    (control,) = controls.controls(rows)
+    assert (control.name, control.original, control.kind) == ("shuffled empirical", "empirical", "shuffled")
+    assert control.pairs.differences == pytest.approx((-0.05, -0.049, -0.051))
     assert "the places matter" in "\n".join(verdict_section.section(rows, MARGIN))
 
 
@@ -133,8 +133,8 @@ def test_a_wide_interval_shows_no_information_and_rules_none_out():
 
 def test_nothing_is_said_against_a_control_where_a_run_diverged():
     shuffled = runs("shuffled", 4.0, 4.1, 4.2, config={"strategy": "shuffled", "shuffled": {"of": "empirical"}})
-    own = [*runs("empirical", 3.95, 4.051, 4.149), run("empirical", 4, None, status="diverged")]
-    text = "\n".join(verdict_section.section([*PLAIN, *own, *shuffled], MARGIN))
+    originals = [*runs("empirical", 3.95, 4.051, 4.149), run("empirical", 4, None, status="diverged")]
+    text = "\n".join(verdict_section.section([*PLAIN, *originals, *shuffled], MARGIN))
     assert "nothing can be said, 1 of the runs compared diverged" in text
     assert "the places matter" not in text
 
@@ -145,8 +145,10 @@ def test_of_two_that_win_the_one_of_lower_evaluation_loss_is_recommended_whateve
     rows = [*PLAIN, *other, *one]
     assert [item.answer for item in verdicts.verdicts(rows, MARGIN)] == ["win", "win"]
     assert verdicts.recommended(rows, MARGIN).strategy == "empirical"
-    assert verdict_section.alone(one[0], rows).startswith("-0.1000 nats per token against plain LoRA of the same seed")
-    assert verdict_section.alone(PLAIN[0], rows) is None
+    assert verdict_section.difference_in_words(one[0], rows).startswith(
+        "-0.1000 nats per token against plain LoRA of the same seed"
+    )
+    assert verdict_section.difference_in_words(PLAIN[0], rows) is None
 
 
 def test_an_interval_takes_texts_in_where_all_runs_know_theirs():
@@ -154,17 +156,17 @@ def test_an_interval_takes_texts_in_where_all_runs_know_theirs():
         return [replace(row, test_documents=[(share * row.test_loss * 100, 100) for share in shares]) for row in rows]
 
     plain, better = with_texts(PLAIN, 1.0, 1.0), with_texts(runs("empirical", 3.95, 4.05, 4.15), 0.99, 1.01)
-    found = only([*plain, *better])
+    verdict = only([*plain, *better])
     # texts differ by 2 % of 4.05 either way, seeds not at all
-    assert found.pairs.documents == (100, 100)
-    apart = [(-0.05 - share / 100, -0.05 + share / 100) for share in (3.95, 4.05, 4.15)]
-    assert np.array(found.pairs.by_document) / 100 == pytest.approx(np.array(apart))
-    assert found.answer == "cannot tell"
+    assert verdict.pairs.documents == (100, 100)
+    text_differences = [(-0.05 - share / 100, -0.05 + share / 100) for share in (3.95, 4.05, 4.15)]
+    assert np.array(verdict.pairs.by_document) / 100 == pytest.approx(np.array(text_differences))
+    assert verdict.answer == "cannot tell"
     assert only([*plain, *better[:2], replace(better[2], test_documents=None)]).pairs.documents == ()
-    alone = only([*PLAIN, *runs("empirical", 3.95, 4.05, 4.15)])
-    assert alone.answer == "win"
-    assert "It holds for these test texts alone" in verdict_section.headline([alone])[0]
-    assert "texts alone" not in verdict_section.headline([found])[0]
+    without_texts = only([*PLAIN, *runs("empirical", 3.95, 4.05, 4.15)])
+    assert without_texts.answer == "win"
+    assert "It holds for these test texts alone" in verdict_section.headline([without_texts])[0]
+    assert "texts alone" not in verdict_section.headline([verdict])[0]
     legend = "\n".join(verdict_section.section([*plain, *better], MARGIN))
     assert "other test texts: the 2 documents of the split differ, too" in legend
     assert "No number of seeds would tell" in legend
@@ -184,8 +186,8 @@ def test_a_smaller_one_that_is_as_good_is_judged_beside_the_whole_one():
     whole, small = ({"empirical": {"budget_share": share}} for share in (1.0, 0.4))
     rows = [*PLAIN, *runs("empirical", 4.001, 4.1, 4.199, config=whole)]
     rows += runs("empirical", 4.003, 4.104, 4.203, config=small, trainable_parameters=400)
-    found = {item.strategy: item.answer for item in verdicts.verdicts(rows, MARGIN)}
-    assert found == {"empirical": "tie", "empirical at 0.4 of the budget": "non-inferior with fewer parameters"}
+    answers = {item.strategy: item.answer for item in verdicts.verdicts(rows, MARGIN)}
+    assert answers == {"empirical": "tie", "empirical at 0.4 of the budget": "non-inferior with fewer parameters"}
     assert verdicts.recommended(rows, MARGIN).strategy == "baseline"
     better = [replace(row, test_loss=row.test_loss - 1, final_eval_loss=row.final_eval_loss - 1) for row in rows[-3:]]
     assert verdicts.recommended([*rows[:-3], *better], MARGIN).trainable_parameters == 400
@@ -194,14 +196,16 @@ def test_a_smaller_one_that_is_as_good_is_judged_beside_the_whole_one():
 def test_a_control_is_judged_against_the_allocation_of_its_own_size():
     whole, small = ({"budget_share": share} for share in (1.0, 0.4))
     rows = [*PLAIN]
-    for own, size, losses, dealt in (
+    for choices, size, losses, shuffled_losses in (
         (whole, 1000, (3.95, 4.051, 4.149), (3.990, 4.091, 4.189)),
         (small, 400, (4.003, 4.104, 4.203), (3.903, 4.004, 4.103)),
     ):
-        rows += runs("empirical", *losses, config={"empirical": own}, trainable_parameters=size)
-        rows += runs("shuffled", *dealt, config={"shuffled": {"of": "empirical", **own}}, trainable_parameters=size)
-    found = {item.name: (item.original, round(item.pairs.mean, 6)) for item in controls.controls(rows)}
-    assert found == {
+        rows += runs("empirical", *losses, config={"empirical": choices}, trainable_parameters=size)
+        rows += runs(
+            "shuffled", *shuffled_losses, config={"shuffled": {"of": "empirical", **choices}}, trainable_parameters=size
+        )
+    judged = {item.name: (item.original, round(item.pairs.mean, 6)) for item in controls.controls(rows)}
+    assert judged == {
         "shuffled empirical": ("empirical", -0.04),
         "shuffled empirical at 0.4 of the budget": ("empirical at 0.4 of the budget", 0.1),
     }

@@ -19,17 +19,17 @@ def ratio(*ratios, **choices):
 
 
 def test_the_median_of_pairs_that_agree_is_the_result():
-    found = ratio(1.9, 2.1, 2.2)
-    assert found.median == 2.1
-    assert found.line() == "floor: 2.10 (1.90 to 2.20, 3 pairs; target >= 2)"
+    agreeing = ratio(1.9, 2.1, 2.2)
+    assert agreeing.median == 2.1
+    assert agreeing.line() == "floor: 2.10 (1.90 to 2.20, 3 pairs; target >= 2)"
 
 
 def test_pairs_that_vary_by_more_than_a_quarter_give_no_number():
     assert ratio(1.8, 2.0, 2.3).median == 2.0
-    found = ratio(1.8, 2.0, 2.31)
-    assert found.median is None
-    assert found.line() == "floor: too noisy (1.80 to 2.31, 3 pairs; target >= 2)"
-    assert found.row()["median"] is None
+    noisy = ratio(1.8, 2.0, 2.31)
+    assert noisy.median is None
+    assert noisy.line() == "floor: too noisy (1.80 to 2.31, 3 pairs; target >= 2)"
+    assert noisy.row()["median"] is None
 
 
 @pytest.mark.parametrize(("value", "at_most", "missed"), [(1.9, False, True), (2.0, False, False), (2.1, True, True)])
@@ -39,9 +39,9 @@ def test_a_missed_target_is_said(value, at_most, missed):
 
 def test_peers_take_turns_so_that_drift_hits_both():
     order = []
-    taken = interleaved(lambda: order.append("A") or len(order), lambda: order.append("B") or len(order), 3)
+    results = interleaved(lambda: order.append("A") or len(order), lambda: order.append("B") or len(order), 3)
     assert "".join(order) == "ABBAAB"
-    assert taken == [(1, 2), (4, 3), (5, 6)]
+    assert results == [(1, 2), (4, 3), (5, 6)]
 
 
 def test_the_command_writes_what_was_asked(tmp_path, monkeypatch, capsys):

@@ -49,9 +49,9 @@ def test_the_budget_and_the_bounds_hold_and_the_cost_is_counted_right(problem):
 def test_at_most_one_percent_or_less_than_one_unit_is_left(problem):
     sites, scores, budget = problem
     allocation = allocate(scores, sites, budget)
-    left = budget.params - allocation.params
+    remainder = budget.params - allocation.params
     open_sites = [s for s in sites if allocation.ranks[s.name] < min(budget.high, s.d_in, s.d_out)]
-    assert left <= 0.01 * budget.params or all(site.cost > left for site in open_sites)
+    assert remainder <= 0.01 * budget.params or all(site.cost > remainder for site in open_sites)
 
 
 @given(problems())
@@ -59,7 +59,7 @@ def test_no_site_with_a_better_claim_is_left_out(problem):
     """Taking the last unit from a weaker claim never pays for a unit of a stronger one."""
     sites, scores, budget = problem
     allocation = allocate(scores, sites, budget)
-    left, largest = budget.params - allocation.params, max(scores.values())
+    remainder, largest = budget.params - allocation.params, max(scores.values())
     claims = {name: round(score / largest, 12) if largest else 1.0 for name, score in scores.items()}
     for strong in sites:
         if allocation.ranks[strong.name] >= min(budget.high, strong.d_in, strong.d_out):
@@ -68,7 +68,7 @@ def test_no_site_with_a_better_claim_is_left_out(problem):
         for weak in sites:
             rank = allocation.ranks[weak.name]
             if rank > budget.low and claims[weak.name] / (2 * rank - 1) < next_claim:
-                assert strong.cost > left + weak.cost
+                assert strong.cost > remainder + weak.cost
 
 
 @given(problems())
@@ -93,8 +93,8 @@ def test_a_score_of_zero_gets_rank_only_when_more_than_one_percent_would_be_left
 def test_scores_of_units_are_taken_largest_first_and_what_they_leave_goes_to_all_alike():
     sites = tuple(Site(f"h.{i}", 64, 64, i, "mlp") for i in range(2))
     scores = {"h.0": (5.0, 4.0, 1.0), "h.1": (3.0, 2.0)}
-    ranks = [allocate(scores, sites, RankBudget(units * 128)).ranks for units in range(1, 8)]
-    assert [tuple(found.values()) for found in ranks] == [(1, 0), (2, 0), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3)]
+    allocated = [allocate(scores, sites, RankBudget(units * 128)).ranks for units in range(1, 8)]
+    assert [tuple(ranks.values()) for ranks in allocated] == [(1, 0), (2, 0), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3)]
 
 
 @given(site_lists(), st.integers(1, 8))

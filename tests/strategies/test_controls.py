@@ -40,11 +40,11 @@ def test_inverting_a_slope_turns_it_around(slope):
 
 @pytest.mark.parametrize("control", CONTROLS.values())
 def test_a_control_costs_what_its_strategy_costs(control):
-    planned = allocate(DECAY.scores(SITES, {}), SITES, BUDGET)
-    found = allocate(control(DECAY, 3).scores(SITES, {}), SITES, BUDGET)
-    assert found.ranks != planned.ranks
-    assert found.params <= BUDGET.params
-    assert found.params == pytest.approx(planned.params, rel=0.01)
+    original = allocate(DECAY.scores(SITES, {}), SITES, BUDGET)
+    controlled = allocate(control(DECAY, 3).scores(SITES, {}), SITES, BUDGET)
+    assert controlled.ranks != original.ranks
+    assert controlled.params <= BUDGET.params
+    assert controlled.params == pytest.approx(original.params, rel=0.01)
 
 
 class Units:
@@ -61,10 +61,10 @@ def test_scores_of_units_are_inverted_unit_by_unit():
 
 
 def test_frozen_ranks_are_given_as_they_are_found():
-    found = {site.name: number % 5 for number, site in enumerate(SITES)}
-    cost = sum(site.cost * found[site.name] for site in SITES)
-    scores = Frozen(" ".join(map(str, found.values()))).scores(SITES, {})
-    assert allocate(scores, SITES, RankBudget(cost)).ranks == found
+    ranks = {site.name: number % 5 for number, site in enumerate(SITES)}
+    cost = sum(site.cost * ranks[site.name] for site in SITES)
+    scores = Frozen(" ".join(map(str, ranks.values()))).scores(SITES, {})
+    assert allocate(scores, SITES, RankBudget(cost)).ranks == ranks
 
 
 def test_frozen_ranks_of_another_model_are_refused():

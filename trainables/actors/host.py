@@ -114,7 +114,7 @@ class Host:
         return slots_that_fit(self._unpack(reference))
 
     def evidence(self, reference: list[Any]) -> "Evidence":
-        """Measure what strategies score from."""
+        """Measure the evidence that strategies score from."""
         from trainables.evidence import importance
 
         return importance.measure(self._unpack(reference))

@@ -18,7 +18,7 @@ class Batch:
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
-        """What a model takes."""
+        """The model's inputs."""
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
 
     @property

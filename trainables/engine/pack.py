@@ -217,7 +217,8 @@ class Pack:
         lengths = [[len(example.input_ids) for example in group] for group in rows]
         lanes = arrange(lengths, self._width, self.base.joinable, self.device)
         inputs, labels = lanes.inputs(examples, self.base.pad_id)
-        prefix = self.prefix.skipped(slots[0].prefix, examples, lanes)
+        depth = slots[0].prefix if self.prefix.is_sound(slots[0].prefix, self.splits.train[:2]) else 0
+        prefix = self.prefix.skipped(depth, examples, lanes)
         dropping = training and any(slot.learner.workload.dropout for slot in slots)
         with autocast(self.device), prefix, self._adapted(tuple(slots), lanes if dropping else None):
             losses, positions = token_losses(self.base.model, inputs, labels, self.base.separable_head)
@@ -261,8 +262,8 @@ def _forward(
     packed = x.reshape(len(slots), -1, x.shape[-1]).to(dtype)
     cast = [part if part is None else part.to(dtype) for part in parts]
     mask = None if dropping is None else _dropout(slots, dropping, name, packed)
-    y: torch.Tensor = AdaptedLinear.apply(packed, *cast, mask)  # type: ignore[no-untyped-call]
-    return y.view(*x.shape[:-1], -1)
+    y: torch.Tensor = AdaptedLinear.apply(packed, *cast, mask, x.shape[:-1])  # type: ignore[no-untyped-call]
+    return y
 
 
 def _dropout(slots: tuple[Slot, ...], lanes: Lanes, name: str, x: torch.Tensor) -> torch.Tensor:

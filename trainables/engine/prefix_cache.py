@@ -1,5 +1,7 @@
 """Outputs of the blocks below the first adapter: equal in every trial and epoch, so computed once per example."""
 
+import functools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,9 +11,10 @@ import torch
 from strategies.base import Site
 from trainables.data.collate import Batch, collate
 from trainables.data.splits import Example
-from trainables.engine.sequence_packing import Lanes
+from trainables.engine.sequence_packing import Lanes, arrange
 
 LIMIT_BYTES = 2**30
+TOLERANCE = 1e-4  # of the largest hidden state, in float32
 
 
 class _StopForward(Exception):
@@ -36,8 +39,9 @@ class FrozenPrefix:
         self, model: Any, sites: Sequence[Site], pad_id: int, device: str, limit_bytes: int = LIMIT_BYTES
     ) -> None:
         self.model, self.pad_id, self.device = model, pad_id, device
-        names = {site.depth: site.name.split(f".{site.depth}.")[0] + f".{site.depth}" for site in sites}
-        self.blocks = [model.get_submodule(names[depth]) for depth in sorted(names)]
+        self.blocks = [model.get_submodule(name) for name in block_names(sites)]
+        self._tuples: dict[int, int] = {}
+        self._sound = {0: True}
         self.left_bytes = limit_bytes
         self._cache: dict[tuple[int, Example], torch.Tensor] = {}
 
@@ -51,14 +55,39 @@ class FrozenPrefix:
         hook = self.blocks[depth].register_forward_pre_hook(
             lambda block, args, kwargs: ((states, *args[1:]), kwargs), with_kwargs=True
         )
-        for block in self.blocks[:depth]:
-            block.forward = lambda hidden_states, *args, **kwargs: hidden_states
+        for number, block in enumerate(self.blocks[:depth]):
+            block.forward = functools.partial(_pass_on, self._tuples.get(number))
         try:
             yield
         finally:
             hook.remove()
             for block in self.blocks[:depth]:
                 del block.forward
+
+    def is_sound(self, depth: int, examples: Sequence[Example]) -> bool:
+        """Return True if a pass that skips the blocks below ``depth`` gives what a whole one gives.
+
+        It does not where later blocks use more of these than their output, such as keys and values, or where blocks
+        pass on several streams (Gemma 3n does both). Looked at once for each depth, on the examples given first.
+        """
+        if depth not in self._sound:
+            self._sound[depth] = self._agrees(depth, examples)
+        return self._sound[depth]
+
+    def _agrees(self, depth: int, examples: Sequence[Example]) -> bool:
+        lanes = arrange([[len(example.input_ids) for example in examples]], 1, False, self.device)
+        inputs, _ = lanes.inputs(examples, self.pad_id)
+        real = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+        for example, (lane, start) in zip(examples, lanes.starts, strict=True):
+            real[lane, start : start + len(example.input_ids)] = True
+        with torch.inference_mode(False), torch.no_grad():
+            whole = self.model.base_model(**inputs)[0][real]
+            try:
+                with self.skipped(depth, examples, lanes):
+                    skipped = self.model.base_model(**inputs)[0][real]
+            except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
+                return False
+        return bool((whole - skipped).abs().max() <= TOLERANCE * whole.abs().max())
 
     def _states(self, depth: int, examples: Sequence[Example]) -> list[torch.Tensor]:
         """Return (length, width) of each example."""
@@ -80,7 +109,13 @@ class FrozenPrefix:
             captured.append(args[0])
             raise _StopForward
 
-        hook = self.blocks[depth].register_forward_pre_hook(stop)
+        def note(number: int, block: Any, args: Any, output: Any) -> None:
+            if isinstance(output, tuple):
+                self._tuples[number] = len(output)
+
+        hooks = [self.blocks[depth].register_forward_pre_hook(stop)]
+        for number, block in enumerate(self.blocks[:depth]):
+            hooks.append(block.register_forward_hook(functools.partial(note, number)))
         try:
             # not inference mode: the states will be inputs of training passes
             with torch.inference_mode(False), torch.no_grad():
@@ -88,5 +123,28 @@ class FrozenPrefix:
         except _StopForward:
             pass
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         return {e: state[: len(e.input_ids)].clone() for e, state in zip(examples, captured[0], strict=True)}
+
+
+def block_names(sites: Sequence[Site]) -> list[str]:
+    """Return the names of the model's blocks, lowest first: of the numbered modules beside each other with most sites.
+
+    Some models number other modules, too, such as Gemma 3n's projections between streams.
+    """
+    numbered = [_numbered(site.name) for site in sites]
+    beside = Counter(name.rpartition(".")[0] for name in numbered).most_common(1)[0][0]
+    blocks = dict.fromkeys(name for name in numbered if name.rpartition(".")[0] == beside)
+    return sorted(blocks, key=lambda name: int(name.rpartition(".")[2]))
+
+
+def _numbered(name: str) -> str:
+    """Return the name of a site's outermost numbered module."""
+    parts = name.split(".")
+    return ".".join(parts[: next(place for place, part in enumerate(parts) if part.isdigit()) + 1])
+
+
+def _pass_on(outputs: int | None, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Stand for a block that is skipped: return its input, in a tuple of so many if the block itself returns one."""
+    return hidden_states if outputs is None else (hidden_states, *[None] * (outputs - 1))

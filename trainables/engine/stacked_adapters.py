@@ -66,6 +66,8 @@ def _move(tensor: torch.Tensor, place: torch.Tensor, gradient: torch.Tensor) -> 
 class AdaptedLinear(torch.autograd.Function):
     """``x @ weight + bias`` with K trials' ``scale * dropped(x) @ down.T @ up`` added in place.
 
+    The result is no view, since some models (Falcon) add to it in place, as they may to a linear layer's.
+
     The weight is frozen and has no gradient. Everything is in the dtype of ``x``.
     """
 
@@ -79,8 +81,9 @@ class AdaptedLinear(torch.autograd.Function):
         up: torch.Tensor,
         scale: torch.Tensor,
         mask: torch.Tensor | None,
+        shape: Sequence[int],
     ) -> torch.Tensor:
-        """Return (K, tokens, d_out).
+        """Return (*shape, d_out).
 
         Args:
             ctx: Stores what the gradients need.
@@ -91,22 +94,28 @@ class AdaptedLinear(torch.autograd.Function):
             up: (K, R, d_out).
             scale: (K, 1, 1).
             mask: Dropout's factor for each element of ``x``, or None.
+            shape: Of the model's own rows: K * lanes, length.
         """
-        flat = x.view(-1, x.shape[-1])
-        y = (flat @ weight if bias is None else torch.addmm(bias, flat, weight)).view(*x.shape[:2], -1)
+        flat, y = x.view(-1, x.shape[-1]), x.new_empty(*shape, weight.shape[1])
+        if bias is None:
+            torch.mm(flat, weight, out=y.view(len(flat), -1))
+        else:
+            torch.addmm(bias, flat, weight, out=y.view(len(flat), -1))
         z = torch.bmm(x if mask is None else x * mask, down.transpose(1, 2)).mul_(scale)
         ctx.save_for_backward(x, weight, z, down, up, scale, mask)
-        return y.baddbmm_(z, up)
+        y.view(*x.shape[:2], -1).baddbmm_(z, up)
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients of ``x`` (if anything below is trained), ``down`` and ``up``."""
         x, weight, z, down, up, scale, mask = ctx.saved_tensors
+        g = g.reshape(*x.shape[:2], -1)
         dz = torch.bmm(g, up.transpose(1, 2)).mul_(scale)
         dropped = x if mask is None else x * mask
         d_down, d_up = torch.bmm(dz.transpose(1, 2), dropped), torch.bmm(z.transpose(1, 2), g)
         if not ctx.needs_input_grad[0]:
-            return None, None, None, d_down, d_up, None, None
-        dx = (g.reshape(-1, g.shape[-1]) @ weight.t()).view_as(x)
+            return None, None, None, d_down, d_up, None, None, None
+        dx = (g.view(-1, g.shape[-1]) @ weight.t()).view_as(x)
         dx = dx.baddbmm_(dz, down) if mask is None else dx.addcmul_(torch.bmm(dz, down), mask)
-        return dx, None, None, d_down, d_up, None, None
+        return dx, None, None, d_down, d_up, None, None, None
