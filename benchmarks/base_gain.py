@@ -9,9 +9,10 @@ import torch
 from strategies import RankBudget
 from strategies.baseline import Baseline
 from trainables.data.splits import DataSource, mean_loss
+from trainables.engine.batcher import BatchedExecutor
+from trainables.engine.pack import Pack
 from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
-from trainables.training.solo import SoloSession
 
 
 @click.command(help=__doc__)
@@ -25,7 +26,8 @@ def main(splits: int, rank: int, learning_rate: float, threads: int) -> None:
     workload = Workload("bundled", DataSource(), budget, epochs=3, batch_size=8, reports=1, scale=2.0)
     spec = TrialSpec("baseline", Baseline(), learning_rate)
     for split in range(splits):
-        session = SoloSession(replace(workload, data=DataSource(split_seed=split)), spec)
+        split_workload = replace(workload, data=DataSource(split_seed=split))
+        session = BatchedExecutor(Pack.of(split_workload, workload.batch_size)).admit(split_workload, spec)
         loss_before = mean_loss(session.splits.test, session.test_losses())
         session.train(workload.steps)
         loss_after = mean_loss(session.splits.test, session.test_losses())

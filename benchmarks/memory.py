@@ -13,7 +13,7 @@ RAY_SERVICES = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 class Meter:
-    """Context manager that measures peak memory in bytes: of Ray's busy processes together, or of the GPU in use.
+    """Context manager that measures peak memory in bytes: of Ray's busy processes together, or of the GPU.
 
     On CPU it is proportional set size: a page that several processes share is counted once in all. Linux only.
 

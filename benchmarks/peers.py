@@ -70,8 +70,8 @@ class Expert:
     """P1: a plain loop on a base that stays loaded, fused AdamW, one thread.
 
     Args:
-        workload: What all trials share.
-        config: Ray's configuration of the trial.
+        workload: Workload that all trials share.
+        config: Configuration of the trial.
     """
 
     def __init__(self, workload: Workload, config: TrialConfig) -> None:

@@ -73,7 +73,7 @@ def ours(workload: Workload, configs: list[TrialConfig], **options: Any) -> Cloc
         preflight = Preflight(base_model.shape_of(workload.model), shared, "", {})
         suggest = FixedSearch(configs, record) if configs else tuner.searcher(plan, preflight, record)
         with hosts_for(plan, shared) as hosts:
-            trainable = tuner.trainable(plan, hosts, shared, record)
+            trainable = tuner.trainable(plan, hosts, record)
             harvest = Harvest(record, Stop(record.run_dir, 0), [clock])
             tuner.run(plan, trainable, suggest, plan.trials, harvest, "search")
     if len(clock.ends) < plan.trials:

@@ -1,4 +1,4 @@
-"""The tree of docs/architecture.md, made of the first line of each module: ``python -m tests.architecture`` writes it."""
+"""The tree of docs/architecture.md, of the first line of each module: ``python -m tests.architecture`` writes it."""
 
 import ast
 from pathlib import Path

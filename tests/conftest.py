@@ -55,7 +55,7 @@ def lacking():
 def wait_for():
     """A function that waits until something is so, and raises ``TimeoutError`` if it never is."""
 
-    def wait(condition, seconds=120, what="what was waited for did not happen"):
+    def wait(condition, seconds=240, what="what was waited for did not happen"):
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:

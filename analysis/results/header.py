@@ -25,8 +25,8 @@ class ReportHeader:
         dataset_size: Training examples.
         epochs: Passes over them.
         margin: Difference in test loss that does not matter, in nats per token.
-        model: What was adapted.
-        dataset: What it was trained on.
+        model: Base model that was adapted.
+        dataset: Data that it was trained on.
         corpus_sha256: Digest of all texts.
         model_revision: Its commit on a hub.
         dataset_revision: That of the data.

@@ -1,4 +1,4 @@
-"""One trial is one row; an unknown is None, never a filler."""
+"""One trial is one row; an unknown value is None."""
 
 import csv
 import io
@@ -121,7 +121,7 @@ def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
     """Write rows as .jsonl, each line with a checksum, or as .csv with nested values in JSON.
 
     Raises:
-        ValueError: The path ends otherwise.
+        ValueError: The path has another suffix.
     """
     table = [asdict(row) for row in rows]
     if path.suffix == ".jsonl":

@@ -21,9 +21,9 @@ class TrialConfig:
     """One trial's own choices.
 
     Args:
-        strategy: Who allocates the ranks.
+        strategy: Name of the strategy that allocates the ranks.
         trial_id: Unique in its search; empty as long as it is not handed out.
-        phase: Of the search.
+        phase: Phase of the search.
         params: The strategy's hyperparameters; a control's are those of what it is a control of.
         learning_rate: Peak learning rate.
         budget_share: Searched share of the budget; None where every trial has all of it.
@@ -48,7 +48,7 @@ class TrialConfig:
 
     @classmethod
     def from_ray(cls, config: Mapping[str, Any]) -> Self:
-        """Read the nested form: what is the strategy's own stands under its name, the rest beside it.
+        """Read the nested form: the strategy's choices are under its name, the others beside it.
 
         Raises:
             KeyError: No strategy is named.
@@ -68,7 +68,7 @@ class TrialConfig:
         )
 
     def to_ray(self) -> dict[str, Any]:
-        """Return the nested form; what is None or usual is left out."""
+        """Return the nested form; values that are None or the default are left out."""
         rates = {LEARNING_RATE: self.learning_rate}
         params = _without_none({CONTROL_OF: self.control_of, **self.params, **rates, BUDGET_SHARE: self.budget_share})
         return _without_none(

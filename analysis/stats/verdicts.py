@@ -13,7 +13,7 @@ PLAIN = "baseline"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What confirmation runs say about a strategy.
+    """The result of a strategy's confirmation runs.
 
     Args:
         strategy: The strategy's label, with its share of the budget if that is not the whole.

@@ -120,7 +120,7 @@ def test_no_seeds_are_enough_where_texts_differ_too_much():
 
 
 def test_seeds_are_enough_where_texts_differ_for_each_seed_in_another_way():
-    # no text is better than another in the mean, and each is at a seed by 0.06, so a hundred times the seeds tell
+    # no text is better than another in the mean, and each differs by 0.06 from seed to seed, so more seeds are enough
     rng = np.random.default_rng(1)
     needed = []
     for _ in range(50):

@@ -1,4 +1,4 @@
-"""The verdict on simulated searches whose truth is known: how often it is right, and what it sees."""
+"""The verdict on simulated searches whose truth is known: how often it is right, and which effects it detects."""
 
 import functools
 
@@ -16,7 +16,7 @@ TEXTS = {"alike": ALIKE, "few long": FEW_LONG, "unlike": UNLIKE}
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_twice():
-    """Leave out what takes most of the time and is not judged here: quantiles again, and how many seeds would tell."""
+    """Cache quantiles and skip the needed seeds: both take most of the time, and neither is tested here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics.stats.t, "ppf", functools.cache(statistics.stats.t.ppf))
         patch.setattr(statistics.Paired, "seeds_needed", lambda self, margin, fewer: None)

@@ -160,18 +160,16 @@ def test_a_real_trial_alone_in_its_process_that_is_killed_goes_on_from_its_check
 def test_a_real_trial_alone_in_its_process_that_raises_goes_on_from_its_checkpoint(
     shared_ray, small, tmp_path, monkeypatch, capfd, around_restarts
 ):
-    from trainables.actors import trainable  # not above: the trials' processes import this file, and need no torch
-
     mark = tmp_path / "raised"
 
-    class Raising(trainable.LoraTrainable):  # local, so that it travels to the trial's process by value
+    class Raising(PackedTrainable):  # local, so that it travels to the trial's process by value
         def step(self):
             if self.config["trial_id"] == "t001" and self.iteration == 2 and not mark.exists():
                 mark.touch()
                 raise RuntimeError("once")
             return super().step()
 
-    monkeypatch.setattr(trainable, "LoraTrainable", Raising)
+    monkeypatch.setattr(tuner, "PackedTrainable", Raising)
     flags = [*small, *FLAGS, *LONG, "--isolation", "process", "--runs-dir", tmp_path, "--name", "raised-once"]
     assert main([str(flag) for flag in flags]) == 0, capfd.readouterr().err
     rows = read_rows(tmp_path / "raised-once" / "rows.jsonl")

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
+from tests.reference import SoloSession
 from trainables.adapters import peft_adapter
 from trainables.adapters.peft_adapter import AllocationMismatch
 from trainables.data.collate import collate
@@ -17,7 +18,6 @@ from trainables.engine.pack import Pack
 from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
 from trainables.training.session import next_report
-from trainables.training.solo import SoloSession
 from trainables.training.triplets import CostAllocator
 
 OWN = {"initial": 1.5, "orthogonal": 0.3, "start": 0.2, "final": 0.3}

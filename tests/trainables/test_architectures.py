@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, Gemma3nTextConfig, LlamaConfig
 
 from strategies import RankBudget
+from tests.reference import SoloSession
 from tests.trainables.conftest import SMALL, TOKENS
 from trainables.data.splits import DataSource
 from trainables.engine.batcher import BatchedExecutor
@@ -12,7 +13,6 @@ from trainables.engine.pack import Pack
 from trainables.engine.prefix_cache import block_names
 from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
-from trainables.training.solo import SoloSession
 
 FOUR = SMALL | {"num_hidden_layers": 4}
 CONFIGS = {

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.reference import SoloSession
 from trainables.data.splits import mean_loss
 from trainables.engine.batcher import BatchedExecutor
 from trainables.engine.pack import Pack
 from trainables.training.session import next_report
-from trainables.training.solo import SoloSession
 
 
 def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload, spec):

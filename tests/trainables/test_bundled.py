@@ -7,11 +7,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
+from tests.reference import SoloSession
 from trainables.data.splits import DataSource, mean_loss
 from trainables.models.base_model import load, load_tokenizer, shape_of
 from trainables.models.files import BUNDLED
 from trainables.spec import TrialSpec, Workload
-from trainables.training.solo import SoloSession
 
 
 def card(name: str) -> float:

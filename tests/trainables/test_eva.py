@@ -12,6 +12,7 @@ from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget, allocate
 from strategies.base import Site
 from strategies.eva import Eva
+from tests.reference import SoloSession
 from trainables.adapters import peft_adapter
 from trainables.data.collate import Batch
 from trainables.data.splits import IGNORED, DataSource
@@ -19,7 +20,6 @@ from trainables.engine.pack import Pack
 from trainables.evidence.input_pca import Components, Decomposition, measure
 from trainables.models.base_model import load, sites_of
 from trainables.spec import TrialSpec, Workload
-from trainables.training.solo import SoloSession
 
 
 def batch(rows=6, length=20, seed=0, learned=slice(None)):

@@ -6,12 +6,12 @@ import pytest
 
 from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
+from tests.reference import SoloSession
 from trainables.data.splits import DataSource, load_splits
 from trainables.engine.pack import Pack
 from trainables.models.base_model import identity
 from trainables.spec import TrialSpec, Workload
 from trainables.training.inputs import base_of, splits_of
-from trainables.training.solo import SoloSession
 
 
 @pytest.fixture

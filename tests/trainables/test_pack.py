@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
+from tests.reference import SoloSession
 from trainables.adapters import peft_adapter
 from trainables.data.collate import collate
 from trainables.data.splits import DataSource, load_splits, mean_loss
@@ -18,7 +19,6 @@ from trainables.engine.sequence_packing import arrange
 from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
 from trainables.training.losses import batch_order
-from trainables.training.solo import SoloSession
 
 STEPS = 50
 MICRO = 4

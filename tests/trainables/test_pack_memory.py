@@ -7,11 +7,11 @@ import torch
 
 from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
+from tests.reference import SoloSession
 from trainables.data.splits import DataSource
 from trainables.engine.pack import Pack
 from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
-from trainables.training.solo import SoloSession
 
 MICRO = 4
 CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analysis.results.trial_config import TrialConfig
+from tests.reference import SoloSession
 from trainables.data.splits import mean_loss
 from trainables.engine.batcher import BatchedExecutor
 from trainables.engine.pack import Pack
@@ -16,7 +17,6 @@ from trainables.models.base_model import load
 from trainables.spec import TrialSpec
 from trainables.training.losses import batch_order, learning_rate_factor
 from trainables.training.session import Diverged, next_report
-from trainables.training.solo import SoloSession
 
 
 @pytest.fixture(params=["solo", "packed"])

@@ -7,8 +7,8 @@ import pytest
 
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import TrialConfig
+from tests.reference import SoloSession
 from trainables.spec import TrialSpec
-from trainables.training.solo import SoloSession
 from tuning.cli import main
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import preflight

@@ -5,7 +5,6 @@ from ray.tune.logger import JsonLoggerCallback
 
 from analysis.results.rows import read_rows
 from trainables.actors.packed_trainable import PackedTrainable
-from trainables.actors.trainable import LoraTrainable
 from tuning.cli import main
 from tuning.state.record import Record
 from tuning.trials import tuner
@@ -57,7 +56,7 @@ def test_trials_that_all_fail_leave_a_report_and_status_1_and_none_of_their_pick
 def test_so_do_trials_that_train_in_processes_of_their_own(
     shared_ray, small, four, tmp_path, monkeypatch, capfd, tracing_pickle
 ):
-    monkeypatch.setattr("trainables.actors.trainable.LoraTrainable", raising(LoraTrainable))
+    monkeypatch.setattr(tuner, "PackedTrainable", raising(PackedTrainable))
     check_failed([*small, *four, "--isolation", "process"], tmp_path, monkeypatch, capfd, tracing_pickle)
 
 

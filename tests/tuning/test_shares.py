@@ -97,7 +97,7 @@ def trained(small, runs, **choices):
         known = dataclasses.replace(known, workload=dataclasses.replace(known.workload, device="cpu"))
         record = Record(plan.run_dir)
         with hosting.hosts_for(plan, known.workload) as hosts:
-            trainable = tuner.trainable(plan, hosts, known.workload, record)
+            trainable = tuner.trainable(plan, hosts, record)
             searcher = tuner.searcher(plan, known, record)
             harvest = Harvest(record, Stop(plan.run_dir, 0), [counting])
             tuner.run(plan, trainable, searcher, plan.trials, harvest, "search")
@@ -107,13 +107,8 @@ def trained(small, runs, **choices):
 def with_a_gpu(folder, isolation, small):
     """Do so on a Ray that has a GPU, and print what is returned."""
     (met := folder / "met").mkdir()
-    if isolation == "packed":
-        hosting.Hosts = FakeHosts
-        tuner.PackedTrainable = meeting(PackedTrainable, met)
-    else:
-        from trainables.actors import trainable
-
-        trainable.LoraTrainable = meeting(trainable.LoraTrainable, met)
+    hosting.Hosts = FakeHosts
+    tuner.PackedTrainable = meeting(PackedTrainable, met)
     ray.init(
         address="local", num_gpus=1, num_cpus=8, log_to_driver=False, logging_level="ERROR", include_dashboard=False
     )

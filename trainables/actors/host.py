@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # processes that only name the class, such as proxies, must n
     from trainables.evidence.components import Components
     from trainables.spec import Workload
 
-LEASE_SECONDS = 10.0
+LEASE_SECONDS, OWNER_SECONDS = 10.0, 1.0
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -74,6 +74,7 @@ class Host:
     Args:
         lease: Name of an actor of the search; this process ends once that is gone, since nothing else would end it if
             the search were killed.
+        owner: Process id of the only trial that it is for, on this node; it ends with that, too.
     """
 
     work: ClassVar[tuple[str, ...]] = (
@@ -85,7 +86,7 @@ class Host:
     )
     """Modules to import at the start."""
 
-    def __init__(self, lease: str = "") -> None:
+    def __init__(self, lease: str = "", owner: int | None = None) -> None:
         gc.disable()
         for name in self.work:  # in one thread, and before any trial's time is measured
             importlib.import_module(f"trainables.{name}")
@@ -98,6 +99,8 @@ class Host:
         self.lock = threading.Lock()
         if lease:
             threading.Thread(target=_end_with, args=(lease,), daemon=True).start()
+        if owner is not None:
+            threading.Thread(target=_end_with_process, args=(owner,), daemon=True).start()
 
     def load(self, reference: list[Any]) -> None:
         """Load the base, so that later calls need not wait for it.
@@ -269,6 +272,15 @@ def _end_with(lease: str) -> None:
     except Exception:  # without this thread, the process would outlive its search
         traceback.print_exc()
         os._exit(1)
+
+
+def _end_with_process(owner: int) -> None:
+    """End this process once another of this node is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(owner)
+        while lives(process):
+            time.sleep(OWNER_SECONDS)
+    os._exit(0)
 
 
 def lives(process: psutil.Process) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from trainables.actors.host import Host
+from trainables.actors.host import Host, TrialHandle
 
 THREADS = 256
 
@@ -20,12 +20,14 @@ class Hosts:
         workload: Reference to the workload in a list, so that Ray does not unpack it on the way.
         per_node: Hosts of a node without GPUs; a GPU has one.
         lease: Name of an actor that lives as long as the search does; hosts end when it is gone.
+        alone: Whether each trial has a host of its own, which ends with the trial's process.
     """
 
     search: str
     workload: list[Any]
     per_node: int
     lease: str = ""
+    alone: bool = False
     actor: ClassVar[type] = Host
     """Class of the actors."""
 
@@ -38,12 +40,22 @@ class Hosts:
         gpus = ray.get_gpu_ids()
         return self.at(ray.get_runtime_context().get_node_id(), f"gpu{gpus[0]}" if gpus else "cpu0")
 
+    def host_of(self, trial: TrialHandle) -> Any:
+        """Return the host that is to train a trial of this process: that of its GPU, the emptiest, or its own."""
+        gpus, node = ray.get_gpu_ids(), ray.get_runtime_context().get_node_id()
+        device = f"gpu{gpus[0]}" if gpus else "cpu0"
+        if self.alone:
+            return self.at(node, device, owner=trial.pid)
+        if gpus:
+            return self.at(node, device)
+        return self.at(node, f"cpu{ray.get(self.local_host().assign.remote(trial, self.per_node))}")
+
     def ask_here(self, method: str, *arguments: Any) -> Any:
         """Call a method of ``local_host`` with the workload, and return its answer."""
         return ray.get(getattr(self.local_host(), method).remote(self.workload, *arguments))
 
-    def at(self, node: str, device: str) -> Any:
-        """Return a node's host for a device, ``cpuN`` or ``gpuN``; the first call starts it.
+    def at(self, node: str, device: str, owner: int | None = None) -> Any:
+        """Return a node's host for a device, ``cpuN`` or ``gpuN``, or for one process; the first call starts it.
 
         It takes no resources: its trials do.
         """
@@ -54,7 +66,7 @@ class Hosts:
         return (
             ray.remote(self.actor)
             .options(
-                name=f"{self.search}-{node}-{device}",
+                name=f"{self.search}-{node}-{device}" + ("" if owner is None else f"-{owner}"),
                 get_if_exists=True,
                 num_cpus=0,
                 num_gpus=0,
@@ -63,5 +75,5 @@ class Hosts:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": variables},
             )
-            .remote(self.lease)
+            .remote(self.lease, owner)
         )

@@ -1,20 +1,22 @@
-"""A trial as Ray sees it when trials are packed: a small process that calls its device's host. Imports no torch."""
+"""A trial as Ray sees it: a small process that calls its host. Imports no torch; takes no pickle from a checkpoint."""
 
 import os
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import ray
+from ray import tune as ray_tune
+from ray.tune.trainable.trainable import _DICT_CHECKPOINT_FILE_NAME as PICKLE
 
 from analysis.results.trial_config import TrialConfig
-from trainables.actors.checkpoint_guard import Unpickled
 from trainables.actors.host import TrialHandle
 from trainables.actors.host_registry import Hosts
 
 
-class PackedTrainable(Unpickled):
+class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
     """Setup, step, save and load, each a call to the host."""
 
     def setup(
@@ -52,6 +54,21 @@ class PackedTrainable(Unpickled):
         report: dict[str, Any] = ray.get(self.host.step.options(name=self.trial_name).remote(self.key, again))
         return report
 
+    def restore(self, checkpoint_path: Any) -> None:
+        """Continue from a checkpoint.
+
+        Args:
+            checkpoint_path: As Ray passes it: a folder, a ``Checkpoint``, or a result with one.
+
+        Raises:
+            ValueError: It contains a pickle.
+        """
+        checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
+        folder = Path(getattr(checkpoint, "path", checkpoint))
+        if (folder / PICKLE).exists():
+            raise ValueError(f"{folder / PICKLE}: a pickle, which no trial of this search has written; not loaded")
+        super().restore(checkpoint_path)
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the trial's state; the host is on this node."""
         ray.get(self.host.save.remote(self.key, checkpoint_dir))
@@ -67,11 +84,7 @@ class PackedTrainable(Unpickled):
 
     def _admit(self, checkpoint: str | None) -> None:
         handle = TrialHandle(uuid.uuid4().hex, os.getpid())
-        self.host = self.assigner = self.hosts.local_host()
-        self.key = handle.key
-        if not ray.get_gpu_ids():
-            number = ray.get(self.assigner.assign.remote(handle, self.hosts.per_node))
-            self.host = self.hosts.at(ray.get_runtime_context().get_node_id(), f"cpu{number}")
+        self.host, self.key = self.hosts.host_of(handle), handle.key
         ray.get(
             self.host.admit.remote(
                 handle, self.hosts.workload, self.trial_name, TrialConfig.from_ray(self.config), checkpoint
@@ -81,5 +94,6 @@ class PackedTrainable(Unpickled):
     def _free(self) -> None:
         if self.key is not None:
             self.host.free.remote(self.key)
-            self.assigner.leave.remote(self.key)
+            if not self.hosts.alone:
+                self.hosts.local_host().leave.remote(self.key)
             self.key = None

@@ -57,11 +57,6 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         """Leave everything out: Ray pickles callbacks into its snapshot, which is not read."""
         return {}
 
-    @property
-    def running(self) -> list[str]:
-        """Names of the trials that have begun and not ended."""
-        return [self.record.configs[trial_id].name for trial_id in self.started if trial_id not in self.record.rows]
-
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass a start on, once for each trial."""
         config = TrialConfig.from_ray(trial.config)

@@ -30,7 +30,7 @@ def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
     """
     # a Ray of our own ends with this process, and hosts with it; elsewhere they must see that it is gone
     lease = _signed(plan) if plan.ray_address else None
-    hosts = Hosts(str(plan.name), [ray.put(workload)], _per_node(plan), _lease(plan))
+    hosts = Hosts(str(plan.name), [ray.put(workload)], _per_node(plan), _lease(plan), plan.isolation == "process")
     try:
         if plan.isolation == "packed" and plan.ray_address is None:  # every device is ours: they can load the base now
             devices = _gpus() if plan.gpus_per_trial else [f"cpu{number}" for number in range(hosts.per_node)]

@@ -45,7 +45,7 @@ def train(run: Run) -> optuna.Study | None:
     for row in record.rows.values():
         gauges.ended(row)
     listeners = (to_mlflow, gauges)
-    trainable = tuner.trainable(plan, run.hosts, run.checked.workload, record)
+    trainable = tuner.trainable(plan, run.hosts, record)
     search = tuner.searcher(plan, run.checked, record)
     left = plan.trials - len(record.of_phase(Phase.SEARCH))
     _phase(run, trainable, search, left, listeners, Phase.SEARCH)

@@ -16,7 +16,6 @@ from analysis.results.trial_config import TrialConfig
 from trainables.actors.host_registry import Hosts
 from trainables.actors.packed_trainable import PackedTrainable
 from trainables.spec import TrialSpec, Workload
-from trainables.training import stop_signal
 from tuning.callbacks.trial_callback import Harvest
 from tuning.cluster.connection import slots_of
 from tuning.cluster.hosting import save_all
@@ -76,20 +75,11 @@ def run(
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
     )
-    harvest.stop.before_it = functools.partial(_keep_all, plan, harvest)
+    harvest.stop.before_it = functools.partial(save_all, plan, plan.run_dir / RAY / STOPPED, LAST_SECONDS)
     try:
         tuner.fit()
     finally:
         harvest.stop.before_it = None
-
-
-def _keep_all(plan: SearchPlan, harvest: Harvest) -> None:
-    """Have every trial that runs keep how it stands; one that takes long is not waited for."""
-    folder = plan.run_dir / RAY / STOPPED
-    if plan.isolation == "packed":
-        save_all(plan, folder, LAST_SECONDS)
-    else:
-        stop_signal.keep_all(folder, harvest.running, LAST_SECONDS)
 
 
 def _attempt(folder: Path, phase: str) -> str:
@@ -104,22 +94,15 @@ def searcher(plan: SearchPlan, preflight: Preflight, record: Record) -> StudySea
     return StudySearch(plan, functools.partial(_key, preflight.workload, preflight), record)
 
 
-def trainable(plan: SearchPlan, hosts: Hosts, workload: Workload, record: Record) -> Any:
+def trainable(plan: SearchPlan, hosts: Hosts, record: Record) -> Any:
     """Return the class of the trials, with what they share.
 
     Args:
         plan: The search.
-        hosts: Where packed trials train.
-        workload: What the others load themselves.
+        hosts: Where they train.
         record: Says where trials stand that an earlier run of the search left unfinished.
     """
-    left_off = checkpoints(plan, record)
-    if plan.isolation == "process":
-        from trainables.actors.trainable import LoraTrainable  # it loads PEFT, which takes four seconds
-
-        stopped = str(plan.run_dir / RAY / STOPPED)
-        return ray_tune.with_parameters(LoraTrainable, workload=workload, checkpoints=left_off, stopped=stopped)
-    return ray_tune.with_parameters(PackedTrainable, hosts=hosts, checkpoints=left_off)
+    return ray_tune.with_parameters(PackedTrainable, hosts=hosts, checkpoints=checkpoints(plan, record))
 
 
 def _name(trial: Any) -> str:
