@@ -6,7 +6,7 @@ import click
 import numpy as np
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Phase
+from analysis.results.trial_config import Phase, Status
 from analysis.stats.verdicts import PLAIN, Verdict, verdicts
 
 EFFECTS = {"none": 0.0, "small": -0.01, "large": -0.05}
@@ -65,7 +65,7 @@ def simulated(
         losses[1:] += effect
         rows = [
             ResultRow(
-                f"{name}{seed}", name, name, "finished", phase=Phase.CONFIRM, seed=seed, trainable_parameters=1000,
+                f"{name}{seed}", name, name, Status.FINISHED, phase=Phase.CONFIRM, seed=seed, trainable_parameters=1000,
                 test_loss=float(text_losses @ weights / weights.sum()),
                 test_documents=list(zip((text_losses * weights).tolist(), tokens, strict=True)),
             ) for name, runs in zip(names, losses, strict=True) for seed, text_losses in enumerate(runs)

@@ -311,7 +311,7 @@ def drawn():
 @pytest.fixture
 def drawing(drawn, simulated, monkeypatch):
     """Have the pictures of simulated searches' reports drawn after all: a second or two each."""
-    monkeypatch.setattr("analysis.report.report.pictures.drawn", drawn)
+    monkeypatch.setattr("analysis.report.pictures.drawn", drawn)
 
 
 @pytest.fixture

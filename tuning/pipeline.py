@@ -15,7 +15,7 @@ from typing import Any
 import click
 import optuna
 
-from analysis.results.trial_config import Phase
+from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking
 from trainables.actors.host_registry import Hosts
 from tuning.cluster import connection, hosting, node_check
@@ -237,7 +237,7 @@ def _to_its_end(run: Run, dashboard: str) -> int:
     summary.show(plan, rows, dashboard, run.facts.search_id)
     if (searched := len(record.of_phase(Phase.SEARCH))) < plan.trials:
         click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
-    failed = SOME_FAILED if any(row.status == "failed" for row in rows) else OK
+    failed = SOME_FAILED if any(row.status == Status.FAILED for row in rows) else OK
     record.completed(failed if ranking.usable(rows) else NO_USABLE_TRIAL)
     process.leave_with("Stopped when all was done")
     return run.stop.status or record.exit_status or OK
@@ -247,7 +247,7 @@ def _start_tracking(run: Run) -> None:
     """Open the search's own run in MLflow."""
     saved = run.plan.model_dump(mode="json")
     params = {key: value for key, value in saved.items() if value is not None}
-    tags = {"kind": "search", "status": "running"}
+    tags = {"kind": "search", "status": Status.RUNNING}
     run.sink.put("start", PARENT, name=run.plan.name, time_ms=now_ms(), params=params, tags=tags)
     run.sink.put("dataset", PARENT, name=run.plan.dataset, digest=run.checked.corpus_sha256)
 

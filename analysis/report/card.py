@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from analysis.report import verdict_section, winner
 from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase
 from analysis.stats import verdicts
 
 
@@ -21,7 +22,7 @@ def card(best: ResultRow, rows: Sequence[ResultRow], header: ReportHeader) -> st
     front_matter = {"library_name": "peft", "base_model": header.model, "tags": ["lora"]}
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front_matter.items() if value), "---", ""]
     lines += [f"# LoRA of {header.model or 'a language model'}, ranks by {best.strategy}", ""]
-    trials = sum(row.phase == "search" for row in rows)
+    trials = sum(row.phase == Phase.SEARCH for row in rows)
     data = f"{header.dataset_size or 'an unknown number of'} examples of {header.dataset or 'unknown data'}"
     lines += [f"Chosen by a search over {trials} trials and trained on {data}.", ""]
     lines += ["## Metrics", ""]

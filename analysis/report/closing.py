@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from analysis.results.header import ReportHeader
 from analysis.results.rows import STATUSES, ResultRow
+from analysis.results.trial_config import Status
 from analysis.stats import ranking
 
 
@@ -86,7 +87,7 @@ def cost(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
 
 def went_wrong(rows: Sequence[ResultRow]) -> list[str]:
     """Return the trials that diverged or failed, with causes; empty without any."""
-    bad_rows = [row for row in rows if row.status in {"diverged", "failed"}]
+    bad_rows = [row for row in rows if row.status in {Status.DIVERGED, Status.FAILED}]
     if not bad_rows:
         return []
     causes = [f"- `{row.experiment_name}` {row.status}: {row.error or 'cause unknown'}" for row in bad_rows]

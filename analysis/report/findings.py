@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Status
 from analysis.stats import ranking
 from analysis.stats.verdicts import PLAIN, Verdict
 
@@ -24,7 +25,7 @@ def key_findings(rows: Sequence[ResultRow], judged: Sequence[Verdict] = ()) -> l
     answers = "; ".join(f"{title(verdict.strategy)}: {verdict.answer}" for verdict in judged)
     comparison = f"{answers} (from confirmation runs, see Verdict)" if judged else _adaptive(rows)
     lines += [f"3. **Adaptive vs Baseline:** {comparison}", ""]
-    unusable_rows = [row for row in rows if row.status in {"diverged", "failed"} or _lacks_loss(row)]
+    unusable_rows = [row for row in rows if row.status in {Status.DIVERGED, Status.FAILED} or _lacks_loss(row)]
     if unusable_rows:
         names = ", ".join(f"{row.experiment_name} ({row.status})" for row in unusable_rows)
         lines += [f"Without a usable loss, and so without a part in any of these: {names}.", ""]
@@ -32,7 +33,7 @@ def key_findings(rows: Sequence[ResultRow], judged: Sequence[Verdict] = ()) -> l
 
 
 def _lacks_loss(row: ResultRow) -> bool:
-    return row.status == "finished" and row.final_eval_loss is None
+    return row.status == Status.FINISHED and row.final_eval_loss is None
 
 
 def _best_performance(rows: Sequence[ResultRow]) -> str:

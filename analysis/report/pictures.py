@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from analysis.report import plots
 from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase, Status
 from analysis.stats import pareto, ranking, verdicts
 
 FOLDER = "figures"
@@ -41,7 +42,7 @@ class Picture:
 
 def drawn(rows: Sequence[ResultRow], header: ReportHeader) -> list[Picture]:
     """Return the pictures for which rows and header have the data."""
-    search_rows = [row for row in rows if row.phase == "search"]
+    search_rows = [row for row in rows if row.phase == Phase.SEARCH]
     pictures = [
         _differences(rows, header.margin), _pareto(search_rows), _heatmaps(search_rows), _learning_curves(search_rows),
         _learning_rates(search_rows), _shrinking(header),
@@ -105,9 +106,9 @@ def _learning_curves(rows: Sequence[ResultRow]) -> Picture | None:
 def _learning_rates(rows: Sequence[ResultRow]) -> Picture | None:
     rates: dict[str, list[tuple[float, float, bool]]] = {}
     for row in rows:
-        rate = (row.config.get(row.strategy) or {}).get("learning_rate")
+        rate = row.learning_rate
         if rate is not None and row.final_eval_loss is not None:
-            point = (float(rate), row.final_eval_loss, row.status == "finished")
+            point = (rate, row.final_eval_loss, row.status == Status.FINISHED)
             rates.setdefault(row.strategy, []).append(point)
     if not rates:
         return None

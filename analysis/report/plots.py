@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from analysis.report.winner import grid
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Status
 from analysis.stats import pareto, ranking
 from analysis.stats.verdicts import Verdict
 
@@ -145,7 +146,7 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
     for number, (axes, strategy) in enumerate(zip(panels.flat, strategies, strict=False)):
         colour, marker = series_style(number)
         strategy_rows = [row for row in rows if row.strategy == strategy and row.history]
-        finished = [row for row in strategy_rows if row.status == "finished" and row.final_eval_loss is not None]
+        finished = [row for row in strategy_rows if row.status == Status.FINISHED and row.final_eval_loss is not None]
         best = min(finished, key=lambda row: row.final_eval_loss or 0.0, default=None)
         for row in strategy_rows:
             points = [(point["step"], point["eval_loss"]) for point in row.history if point["eval_loss"] is not None]

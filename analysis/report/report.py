@@ -8,6 +8,7 @@ from analysis.report import closing, findings, verdict_section, winner
 from analysis.report.pictures import Picture
 from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking, verdicts
 
 
@@ -19,7 +20,7 @@ def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[P
         header: Facts of the search that its rows do not have.
         pictures: As ``pictures.drawn`` gives them.
     """
-    search_rows = [row for row in rows if row.phase == "search"]
+    search_rows = [row for row in rows if row.phase == Phase.SEARCH]
     picture_lines = {picture.name: picture.lines for picture in pictures}
     sections = [
         *_overview(search_rows, header),
@@ -59,7 +60,7 @@ def _overview(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
 def _summary(rows: Sequence[ResultRow]) -> list[str]:
     lines = ["## Summary Statistics", "", "### Performance Metrics by Strategy", ""]
     lines += [ranking.summary(rows).round(4).to_string() if rows else "No trials.", ""]
-    if any(row.status == "stopped" for row in rows):
+    if any(row.status == Status.STOPPED for row in rows):
         lines += [
             "Of trials that were stopped early everything is left out but the count: what they had reached does "
             "not compare with full ones.",

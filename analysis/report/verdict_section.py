@@ -8,6 +8,7 @@ from dataclasses import replace
 from tabulate import tabulate
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase, Status
 from analysis.stats import controls, ranking
 from analysis.stats.statistics import span, spread
 from analysis.stats.verdicts import PLAIN, Verdict, confirmed_runs, difference_to_plain, paired, params_of, verdicts
@@ -24,7 +25,7 @@ def section(rows: Sequence[ResultRow], margin: float, looks: int = 1) -> list[st
         looks: Number of plans of the search that were judged on its test split, this one included.
     """
     lines = ["## Verdict", ""]
-    if not any(row.phase == "confirm" for row in rows):
+    if not any(row.phase == Phase.CONFIRM for row in rows):
         return [*lines, "None: there are no confirmation runs, and one run per configuration gives no verdict.", ""]
     judged = verdicts(rows, margin)
     if not confirmed_runs(rows).get(PLAIN):
@@ -114,14 +115,15 @@ def _table(rows: Sequence[ResultRow], judged: Sequence[Verdict]) -> str:
 
 
 def _legend(rows: Sequence[ResultRow], judged: Sequence[Verdict], margin: float) -> list[str]:
-    trial_counts = Counter(row.strategy for row in rows if row.phase == "search")
-    confirmed = (row for row in rows if row.phase == "confirm" and row.status != "failed")
+    trial_counts = Counter(row.strategy for row in rows if row.phase == Phase.SEARCH)
+    confirmed = (row for row in rows if row.phase == Phase.CONFIRM and row.status != Status.FAILED)
     seeds = sorted({row.seed for row in confirmed if row.seed is not None})
     all_sizes = [*(verdict.params for verdict in judged), params_of(confirmed_runs(rows)[PLAIN])]
     sizes = [size for size in all_sizes if size is not None]
-    finished_counts = Counter(row.strategy for row in rows if row.phase == "search" and row.status == "finished")
+    in_full = (row for row in rows if row.phase == Phase.SEARCH and row.status == Status.FINISHED)
+    finished_counts = Counter(row.strategy for row in in_full)
     trials = ", ".join(f"{name} {count} ({finished_counts[name]} in full)" for name, count in trial_counts.items())
-    at_edge = ranking.at_the_edge(row for row in rows if row.phase == "search")
+    at_edge = ranking.at_the_edge(row for row in rows if row.phase == Phase.SEARCH)
     reservation = f" Of {', '.join(at_edge)} the best rate is at the edge of those tried: a wider range may be better."
     level = 100 * judged[0].pairs.level if judged else 95.0
     together = f"the {len(judged)} together" if len(judged) > 1 else "it"

@@ -9,12 +9,13 @@ from tabulate import tabulate
 
 from analysis.report import verdict_section
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase
 from analysis.stats import verdicts
 
 REASONS = {
-    "search": "has the lowest evaluation loss of all finished trials; nothing has confirmed it",
-    "confirm": "is the run to use: of the strategies that win against plain LoRA, the one of lowest mean evaluation "
-    "loss, and of its runs the one of lowest evaluation loss",
+    Phase.SEARCH: "has the lowest evaluation loss of all finished trials; nothing has confirmed it",
+    Phase.CONFIRM: "is the run to use: of the strategies that win against plain LoRA, the one of lowest mean "
+    "evaluation loss, and of its runs the one of lowest evaluation loss",
 }
 PLAIN_WINS = "is the run to use: no strategy wins, so plain LoRA is recommended, and this is its lowest evaluation loss"
 NOT_IN_CONFIG = {
@@ -34,7 +35,7 @@ def section(best: ResultRow | None, rows: Sequence[ResultRow]) -> list[str]:
     """
     if best is None or not best.ranks:
         return []
-    reason = PLAIN_WINS if best.phase == "confirm" and verdicts.is_plain(best) else REASONS[best.phase]
+    reason = PLAIN_WINS if best.phase == Phase.CONFIRM and verdicts.is_plain(best) else REASONS[best.phase]
     lines = ["## Winner", "", f"`{best.experiment_name}` {reason}.", ""]
     lines += [f"- **Strategy:** {best.strategy}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:

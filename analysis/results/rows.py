@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results import journal
-from analysis.results.trial_config import Phase, TrialConfig
+from analysis.results.trial_config import Phase, Status, TrialConfig
 
-STATUSES = ("finished", "stopped", "diverged", "failed")
+STATUSES = tuple(status for status in Status if status != Status.RUNNING)
 NESTED = ("config", "ranks", "alphas", "history", "test_documents")
 INTEGERS = ("seed", "trainable_parameters", "tokens", "restarts")
 COPIED = ("learning_rate", "budget_share", "control_of")
@@ -63,7 +63,7 @@ class ResultRow:
     trial_id: str
     experiment_name: str
     strategy: str
-    status: str
+    status: Status
     phase: Phase = Phase.SEARCH
     seed: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -86,13 +86,14 @@ class ResultRow:
     history: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "phase", Phase(self.phase))
         if self.config:
             for name in COPIED:
                 if getattr(self, name) is None:
                     object.__setattr__(self, name, getattr(self.trial_config, name))
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}")
+        object.__setattr__(self, "status", Status(self.status))
+        object.__setattr__(self, "phase", Phase(self.phase))
         for name in NUMBERS:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
@@ -238,5 +239,5 @@ def _from_csv(cells: Mapping[str, str]) -> dict[str, Any]:
     if "fan_in_fan_out" in values:
         values["fan_in_fan_out"] = values["fan_in_fan_out"] == "True"
     values.setdefault("trial_id", values["experiment_name"])
-    values.setdefault("status", "finished" if "final_eval_loss" in values else "diverged")
+    values.setdefault("status", Status.FINISHED if "final_eval_loss" in values else Status.DIVERGED)
     return values

@@ -16,6 +16,16 @@ class Phase(StrEnum):
     SUPERSEDED = "superseded"  # confirms what a longer search no longer finds best; only rows are
 
 
+class Status(StrEnum):
+    """How a trial stands, or ended."""
+
+    RUNNING = "running"
+    FINISHED = "finished"  # all steps
+    STOPPED = "stopped"  # by the scheduler
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class TrialConfig:
     """One trial's own choices.

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Status
 from analysis.stats.statistics import Paired, judge, span
-from analysis.stats.verdicts import confirmed_runs, control_of, label, paired
+from analysis.stats.verdicts import confirmed_runs, label, paired
 
 FROZEN = "frozen"
 PLACES = {
@@ -48,7 +49,7 @@ class Control:
 def controls(rows: Sequence[ResultRow]) -> list[Control]:
     """Return all controls that were run, each beside what it is a control of; all intervals hold together."""
     confirmed = confirmed_runs(rows)
-    names = [name for name, runs in confirmed.items() if control_of(runs[0]) is not None]
+    names = [name for name, runs in confirmed.items() if runs[0].control_of is not None]
     return [_control(name, confirmed, len(names)) for name in names]
 
 
@@ -69,7 +70,7 @@ def section(rows: Sequence[ResultRow], margin: float) -> list[str]:
 
 def _control(name: str, confirmed: Mapping[str, Sequence[ResultRow]], count: int) -> Control:
     runs = confirmed[name]
-    strategy = control_of(runs[0]) or ""
+    strategy = runs[0].control_of or ""
     original = label(runs[0], strategy)
     if strategy == FROZEN:  # a control that has a control itself
         frozen_labels = (
@@ -79,7 +80,7 @@ def _control(name: str, confirmed: Mapping[str, Sequence[ResultRow]], count: int
             (name for name in frozen_labels if label(confirmed[name][0], "") == label(runs[0], "")), original
         )
     original_runs = confirmed.get(original, ())
-    diverged = sum(row.status == "diverged" for row in (*runs, *original_runs))
+    diverged = sum(row.status == Status.DIVERGED for row in (*runs, *original_runs))
     return Control(name, original, runs[0].strategy, paired(original_runs, runs, count), runs, diverged)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Status
 
 METRICS = (
     "final_eval_loss",
@@ -20,7 +21,7 @@ EDGE_FACTOR = 1.1
 
 def usable(rows: Iterable[ResultRow]) -> list[ResultRow]:
     """Return the rows that can be ranked: trained to the end, with a loss."""
-    return [row for row in rows if row.status == "finished" and row.final_eval_loss is not None]
+    return [row for row in rows if row.status == Status.FINISHED and row.final_eval_loss is not None]
 
 
 def best_run(rows: Iterable[ResultRow]) -> ResultRow | None:
@@ -103,12 +104,12 @@ def ranked_means(rows: Sequence[ResultRow], metric: str) -> list[tuple[str, floa
 def _comparable(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """Return the metrics, NaN for trials that were stopped: their time and size are not comparable."""
     table = frame(rows)
-    table.loc[[row.status == "stopped" for row in rows], list(METRICS)] = float("nan")
+    table.loc[[row.status == Status.STOPPED for row in rows], list(METRICS)] = float("nan")
     return table
 
 
 def _cell(row: ResultRow, column: str) -> object:
-    return None if column in LOSSES and row.status != "finished" else getattr(row, column)
+    return None if column in LOSSES and row.status != Status.FINISHED else getattr(row, column)
 
 
 def _loss(row: ResultRow) -> float:
@@ -118,5 +119,4 @@ def _loss(row: ResultRow) -> float:
 
 
 def _learning_rate(row: ResultRow) -> list[float]:
-    rate = (row.config.get(row.strategy) or {}).get("learning_rate")
-    return [] if rate is None else [float(rate)]
+    return [] if row.learning_rate is None else [row.learning_rate]

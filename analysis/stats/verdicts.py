@@ -1,10 +1,12 @@
 """The verdict: every strategy's confirmation runs against plain LoRA's, seed by seed, on the test split."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking
 from analysis.stats.statistics import Answer, Paired, has_fewer, judge
 
@@ -52,7 +54,7 @@ def verdicts(rows: Sequence[ResultRow], margin: float) -> list[Verdict]:
     """
     confirmed = confirmed_runs(rows)
     plain = confirmed.get(PLAIN, [])
-    rivals = [name for name, runs in confirmed.items() if name != PLAIN and control_of(runs[0]) is None]
+    rivals = [name for name, runs in confirmed.items() if name != PLAIN and runs[0].control_of is None]
     judged = [_judged(name, confirmed[name], plain, len(rivals), margin) for name in rivals]
     return sorted(judged, key=lambda verdict: math.inf if verdict.pairs.mean is None else verdict.pairs.mean)
 
@@ -66,12 +68,12 @@ def recommended(rows: Sequence[ResultRow], margin: float) -> ResultRow | None:
     confirmed = confirmed_runs(rows)
     winners = [confirmed[verdict.strategy] for verdict in verdicts(rows, margin) if verdict.answer == "win"]
     best_runs = min(winners, key=ranking.mean_loss, default=confirmed.get(PLAIN, []))
-    return ranking.best_run(best_runs) or ranking.best_run(row for row in rows if row.phase == "search")
+    return ranking.best_run(best_runs) or ranking.best_run(row for row in rows if row.phase == Phase.SEARCH)
 
 
 def difference_to_plain(run: ResultRow, rows: Sequence[ResultRow]) -> float | None:
     """Return a confirmation run's test loss minus plain LoRA's of the same seed; None if that is unknown."""
-    if run.phase != "confirm" or is_plain(run):
+    if run.phase != Phase.CONFIRM or is_plain(run):
         return None
     return paired([run], confirmed_runs(rows).get(PLAIN, []), 1).mean
 
@@ -81,12 +83,6 @@ def is_plain(run: ResultRow) -> bool:
     return label(run, run.strategy) == PLAIN
 
 
-def control_of(row: ResultRow) -> str | None:
-    """Return the strategy that a run is a control of, if it is one."""
-    params = row.config.get(row.strategy)
-    return params.get("of") if isinstance(params, dict) else None
-
-
 def confirmed_runs(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
     """Return label -> its confirmation runs.
 
@@ -94,8 +90,8 @@ def confirmed_runs(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
     """
     runs_of_label: dict[str, list[ResultRow]] = {}
     for row in rows:
-        if row.phase == "confirm":
-            original = control_of(row)
+        if row.phase == Phase.CONFIRM:
+            original = row.control_of
             runs_of_label.setdefault(
                 label(row, row.strategy if original is None else f"{row.strategy} {original}"), []
             ).append(row)
@@ -104,7 +100,7 @@ def confirmed_runs(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
 
 def label(row: ResultRow, name: str) -> str:
     """Return a name with the run's share of the budget, if that is not the whole."""
-    share = (row.config.get(row.strategy) or {}).get("budget_share", 1.0)
+    share = 1.0 if row.budget_share is None else row.budget_share
     return name if share == 1 else f"{name} at {share:.2g} of the budget"
 
 
@@ -122,14 +118,15 @@ def paired(runs: Sequence[ResultRow], others: Sequence[ResultRow], comparisons: 
 
 def params_of(runs: Sequence[ResultRow]) -> int | None:
     """Return the trainable parameters of the largest run that finished; None if unknown."""
-    sizes = [row.trainable_parameters for row in runs if row.status == "finished"]
+    sizes = [row.trainable_parameters for row in runs if row.status == Status.FINISHED]
     return max((size for size in sizes if size is not None), default=None)
 
 
 def _judged(name: str, runs: Sequence[ResultRow], plain: Sequence[ResultRow], rivals: int, margin: float) -> Verdict:
     pairs, params = paired(runs, plain, rivals), params_of(runs)
     fewer = has_fewer(params, params_of(plain))
-    diverged, failed = (sum(row.status == status for row in (*runs, *plain)) for status in ("diverged", "failed"))
+    ends = Counter(row.status for row in (*runs, *plain))
+    diverged, failed = ends[Status.DIVERGED], ends[Status.FAILED]
     answer: Answer = "cannot tell" if diverged else judge(pairs, margin, fewer)
     needed = pairs.seeds_needed(margin, fewer) if answer == "cannot tell" and not diverged else None
     losses = tuple(row.test_loss for row in runs if row.test_loss is not None)

@@ -88,7 +88,7 @@ def taken_apart(tree):
             node.value if isinstance(node, ast.Subscript) else asked.value if asked and asked.attr == "get" else None
         )
         name = value.attr if isinstance(value, ast.Attribute) else value.id if isinstance(value, ast.Name) else ""
-        if name.endswith("config"):
+        if name in {"config", "new_config", "trial_config"}:
             yield node.lineno
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,8 @@ class Tree:
     """Starts ``python tune.py``, whose trials train nothing, as a session of its own, and ends all of it.
 
     Args:
-        folder: Home, temporary files and runs are in it.
+        folder: Home and runs are in it.
+        temporary: For temporary files; short, since the dashboard's sockets lie in it.
         small: Flags of a small search.
         wait_for: Waits until something is so.
 
@@ -34,17 +36,16 @@ class Tree:
 
     script, step_seconds = "tests/fakes/tune.py", 0.0
 
-    def __init__(self, folder: Path, small: list[str], wait_for: Callable[..., None]) -> None:
-        self.folder, self.small, self.wait_for = folder, small, wait_for
+    def __init__(self, folder: Path, temporary: str, small: list[str], wait_for: Callable[..., None]) -> None:
+        self.folder, self.temporary, self.small, self.wait_for = folder, temporary, small, wait_for
         self.runs = folder / "runs"
         self.begun: list[psutil.Popen] = []
         self.left: list[psutil.Process] = []
-        for name in ("home", "tmp"):
-            (folder / name).mkdir(exist_ok=True)
+        (folder / "home").mkdir(exist_ok=True)
 
     def start(self, *flags: object, **environment: str) -> psutil.Popen:
         """Start a search."""
-        own = {"HOME": str(self.folder / "home"), "TMPDIR": str(self.folder / "tmp"), "RAY_TMPDIR": "/tmp",
+        own = {"HOME": str(self.folder / "home"), "TMPDIR": self.temporary, "RAY_TMPDIR": "/tmp",
                STEP_SECONDS: str(self.step_seconds)}  # fmt: skip
         number = len(self.begun)
         # files: Ray's agents keep what they inherit for a minute after a kill, and a pipe would end only then
@@ -127,11 +128,12 @@ def _descendants(process: psutil.Popen) -> list[psutil.Process]:
 
 @pytest.fixture
 def tree(tmp_path, small, wait_for, empty_mlflow):
-    tree = Tree(tmp_path, small, wait_for)
-    tree.runs.mkdir(exist_ok=True)
-    shutil.copy(empty_mlflow, tree.runs / "mlflow.db")
-    yield tree
-    tree.end()
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as temporary:
+        tree = Tree(tmp_path, temporary, small, wait_for)
+        tree.runs.mkdir(exist_ok=True)
+        shutil.copy(empty_mlflow, tree.runs / "mlflow.db")
+        yield tree
+        tree.end()
 
 
 FLAGS = ("--num-samples", "8", "--strategies", "baseline", "--strategies", "linear_decay", "--strategies", "empirical",

@@ -94,7 +94,7 @@ def test_a_signal_after_the_last_trial_leaves_a_report_and_a_search_that_can_be_
     folder = tmp_path / "ending"
     again = f"To go on: python tune.py --resume ending --runs-dir {tmp_path}\n"
     with monkeypatch.context() as patch:
-        patch.setattr(finalize.artifacts, "write", lambda run_dir, rows, check: (stopping_now(), check()))
+        patch.setattr(finalize.trial_files, "write", lambda run_dir, rows, check: (stopping_now(), check()))
         status, out, errors = told(*small, *FLAGS, "--runs-dir", tmp_path, "--name", "ending")
     assert (status, errors) == (143, "")
     assert out.endswith(f"Stopped with 6 of 6 trials ended; nothing of them is lost. {again}")
@@ -121,7 +121,7 @@ def test_what_ends_a_search_after_its_last_trial_leaves_as_much_of_a_report_as_i
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(finalize.artifacts, "write", fail)
+        patch.setattr(finalize.trial_files, "write", fail)
         status, _, errors = told(*small, *FLAGS, "--runs-dir", tmp_path, "--name", "broken")
     assert status == 5
     (line,) = errors.splitlines()

@@ -63,22 +63,31 @@ class TestAdaptedLinear:
 
     def test_it_is_the_layer_plus_each_trials_scaled_product(self):
         parts = self.inputs()
-        found = AdaptedLinear.apply(*parts.values(), None)
+        outputs = AdaptedLinear.apply(*parts.values(), None, (2, 5))
         for k, scale in enumerate((0.5, 2.0)):
             x = parts["x"][k]
             expected = x @ parts["weight"] + parts["bias"] + scale * x @ parts["down"][k].T @ parts["up"][k]
-            assert torch.allclose(found[k], expected)
+            assert torch.allclose(outputs[k], expected)
 
     def test_gradients_are_those_of_finite_differences(self):
         mask = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64).expand(2, 5, 3).contiguous()
         for bias in (True, False):
             parts = list(self.inputs(bias).values())
-            assert torch.autograd.gradcheck(AdaptedLinear.apply, (*parts, None))
-            assert torch.autograd.gradcheck(AdaptedLinear.apply, (*parts, mask))
+            assert torch.autograd.gradcheck(AdaptedLinear.apply, (*parts, None, (2, 5)))
+            assert torch.autograd.gradcheck(AdaptedLinear.apply, (*parts, mask, (2, 5)))
 
     def test_nothing_below_the_first_adapter_gets_a_gradient(self):
         parts = self.inputs()
         parts["x"] = parts["x"].detach()
-        AdaptedLinear.apply(*parts.values(), None).sum().backward()
+        AdaptedLinear.apply(*parts.values(), None, (2, 5)).sum().backward()
         assert parts["x"].grad is None
         assert parts["down"].grad.any()
+
+    def test_it_has_the_shape_of_the_models_own_rows_and_may_be_added_to_in_place(self):
+        parts = self.inputs()
+        rows = AdaptedLinear.apply(*parts.values(), None, (10, 1))
+        assert rows.shape == (10, 1, 4)
+        assert torch.equal(rows.view(2, 5, 4), AdaptedLinear.apply(*parts.values(), None, (2, 5)))
+        rows += 1  # Falcon adds attention's output to the MLP's
+        rows.sum().backward()
+        assert parts["up"].grad.any()

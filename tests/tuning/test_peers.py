@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from analysis.results.rows import read_rows
+from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
 from strategies.base import Site
 from trainables import export
@@ -23,7 +24,7 @@ def key(strategy, learning_rate=0.01, **own):
     evidence = {f"explained_variance/{k}": {"a": 1 / k, "b": 1 / k} for k in range(1, 7)}
     workload = Workload("any", DataSource(), RankBudget.like_uniform(2, sites), 1.0, 4, 1, 2.0, evidence=evidence)
     known = preflight.Preflight(preflight.Shape(sites, 0, 0, 0), workload, "", {})
-    return tuner._key(workload, known, {"strategy": strategy, strategy: {**own, "learning_rate": learning_rate}})
+    return tuner._key(workload, known, TrialConfig(strategy, params=own, learning_rate=learning_rate))
 
 
 def test_a_configuration_is_new_if_it_begins_or_is_pruned_otherwise():

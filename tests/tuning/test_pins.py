@@ -48,7 +48,11 @@ def check_commit(cache, runs, run):
 def test_a_search_uses_the_commit_that_its_plan_records(simulated, small, cache, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     geometry_of = trial.geometry_of
-    monkeypatch.setattr(trial, "geometry_of", lambda model: geometry_of(hub.folder("model", model, ["config.json"])))
+
+    def of_hub(model):
+        return geometry_of(str(hub.folder("model", model, ["config.json"])))
+
+    monkeypatch.setattr(trial, "geometry_of", of_hub)
 
     def run(*flags):
         return main([*small, *flags]), capsys.readouterr().err

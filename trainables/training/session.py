@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from analysis.results.trial_config import Status
 from trainables.data.splits import Splits, by_document, mean_loss
 
 if TYPE_CHECKING:  # processes that only ask for a report, such as proxies, must not load torch
@@ -100,19 +101,20 @@ def next_report(session: Session, again: bool = False) -> dict[str, Any]:
         steps_since = learner.step % interval
         at_report = again and learner.step and (learner.done or not steps_since)
         report = asdict(session.train(0 if at_report else interval - steps_since))
-        result |= {"status": "running", "done": False, **report}
+        result |= {"status": Status.RUNNING, "done": False, **report}
         if learner.done:
             losses = session.test_losses()
             documents = by_document(session.splits.test, losses)
             test_loss = mean_loss(session.splits.test, losses)
             if not math.isfinite(test_loss):  # no search decides by it, but comparisons need to know
                 result["error"] = str(learner.diverged("test loss", test_loss))
-            result |= {"status": "finished", "done": True, "test_loss": test_loss}
+            result |= {"status": Status.FINISHED, "done": True, "test_loss": test_loss}
             result |= {"test_documents": json.dumps(list(documents.values()))}
     except Diverged as error:
         result |= {
-            "status": "diverged", "done": True, "error": str(error), "step": learner.step, "tokens": learner.tokens,
-            "seconds": learner.seconds, "train_loss": None, "eval_loss": math.nan,
+            "status": Status.DIVERGED, "done": True, "error": str(error),
+            "step": learner.step, "tokens": learner.tokens, "seconds": learner.seconds,
+            "train_loss": None, "eval_loss": math.nan,
         }  # fmt: skip
     facts = learner.facts  # after training, which may have changed the ranks
     allocation = {"ranks": facts.pop("ranks"), "alphas": facts.pop("alphas")}

@@ -8,7 +8,7 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Phase, TrialConfig
+from analysis.results.trial_config import Phase, Status, TrialConfig
 
 TAG = "search"
 
@@ -48,13 +48,14 @@ class Metrics:
         """Count a trial out."""
         self.running.pop(row.trial_id, None)
         self.ends[row.status] += 1
-        if row.status == "finished" and row.phase == Phase.SEARCH and (row.final_eval_loss or math.inf) < self.lowest:
-            self.lowest = row.final_eval_loss or math.inf
+        loss = row.final_eval_loss or math.inf
+        if row.status == Status.FINISHED and row.phase == Phase.SEARCH and loss < self.lowest:
+            self.lowest = loss
             self.best.set(self.lowest)
         self._set()
 
     def _set(self) -> None:
         self.speed.set(sum(self.running.values()))
         self.slots.set(len(self.running))
-        for status, count in {**self.ends, "running": len(self.running)}.items():
+        for status, count in {**self.ends, Status.RUNNING: len(self.running)}.items():
             self.trials.set(count, {"status": status})

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import TrialConfig
+from analysis.results.trial_config import Status, TrialConfig
 
 SHOWN_ENDED = 12
 COLUMNS = {"trial": "left", "params": "right", "step": "right", "eval loss": "right",
@@ -28,7 +28,7 @@ class Line:
     params: int | None = None
     step: int | None = None
     loss: float | None = None
-    status: str = "running"
+    status: Status = Status.RUNNING
     reports: int = 0
 
     @property
@@ -94,7 +94,7 @@ class Progress:
             self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _note_best(self, row: ResultRow) -> None:
-        if row.status == "finished" and row.final_eval_loss is not None and row.final_eval_loss < self.best[0]:
+        if row.status == Status.FINISHED and row.final_eval_loss is not None and row.final_eval_loss < self.best[0]:
             self.best = (row.final_eval_loss, row.experiment_name)
 
     def _show(self) -> None:
@@ -109,14 +109,14 @@ class Progress:
         table = Table()
         for name, side in COLUMNS.items():
             table.add_column(name, justify=side)  # type: ignore[arg-type]
-        ended = [line for line in self.lines.values() if line.status != "running"]
-        running = [line for line in self.lines.values() if line.status == "running"]
+        ended = [line for line in self.lines.values() if line.status != Status.RUNNING]
+        running = [line for line in self.lines.values() if line.status == Status.RUNNING]
         for line in ended[-SHOWN_ENDED:] + running:
             table.add_row(*line.cells)
         return table
 
     def _ended(self) -> int:
-        return self.ended_before + sum(line.status != "running" for line in self.lines.values())
+        return self.ended_before + sum(line.status != Status.RUNNING for line in self.lines.values())
 
     def _summary(self) -> str:
         best = f"best {self.best[0]:.4f} ({self.best[1]})" if self.best[1] else "best: none yet"
@@ -124,7 +124,7 @@ class Progress:
 
     def _time_left(self) -> str:
         """Extrapolate from the reports so far: trials to come are taken to be as long as the ended ones on average."""
-        lengths = [line.reports for line in self.lines.values() if line.status != "running"]
+        lengths = [line.reports for line in self.lines.values() if line.status != Status.RUNNING]
         done = sum(line.reports for line in self.lines.values())
         if not lengths:
             return "time left not known yet"

@@ -12,14 +12,18 @@ from typing import Any, Protocol
 from ray import tune as ray_tune
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Phase, TrialConfig
+from analysis.results.trial_config import Phase, Status, TrialConfig
 from tuning.lifecycle.stop import Stop, is_want_of_room
 from tuning.plan.secrets import masked
 from tuning.state.record import Record
 
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")
 DIED = "ActorDiedError: "
-STATUSES = {"finished": "finished", "diverged": "diverged", "running": "stopped"}
+STATUSES = {
+    Status.FINISHED: Status.FINISHED,
+    Status.DIVERGED: Status.DIVERGED,
+    Status.RUNNING: Status.STOPPED,
+}  # at the last report -> of the row
 
 
 class Listener(Protocol):
@@ -90,7 +94,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         error = _cause(trial)
         if error is not None and is_want_of_room(error):
             self.stop.for_want_of_room(f"trial {_id_of(trial)}: {error}")
-        self._end(trial, {**(trial.last_result or {}), "status": "failed", "error": error})
+        self._end(trial, {**(trial.last_result or {}), "status": Status.FAILED, "error": error})
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Have Ray forget where it has pickled what went wrong: it would load that now, and nobody reads it."""
@@ -137,13 +141,13 @@ def row_from(
         history: All its reports, cut to ``HISTORY``.
         restarts: How often it was started again.
     """
-    status = STATUSES.get(last.get("status", ""), "failed")
+    status = STATUSES.get(last.get("status", ""), Status.FAILED)
     allocation = json.loads(last.get("allocation") or "{}")
     confirmed, test_loss = config.phase == Phase.CONFIRM, _finite(last.get("test_loss"))
-    if confirmed and status == "finished" and test_loss is None:  # leaving it out would flatter its strategy
-        status = "diverged"
+    if confirmed and status == Status.FINISHED and test_loss is None:  # leaving it out would flatter its strategy
+        status = Status.DIVERGED
     documents = last.get("test_documents") if confirmed and test_loss is not None else None
-    loss = _finite(last.get("eval_loss")) if status in {"finished", "stopped"} else None
+    loss = _finite(last.get("eval_loss")) if status in {Status.FINISHED, Status.STOPPED} else None
     return ResultRow(
         trial_id=config.trial_id,
         experiment_name=config.name,
@@ -159,7 +163,7 @@ def row_from(
         parameter_efficiency=last.get("parameter_efficiency"),
         final_eval_loss=loss,
         final_perplexity=math.exp(loss) if loss is not None and loss < 700 else None,
-        test_loss=test_loss if status == "finished" else None,
+        test_loss=test_loss if status == Status.FINISHED else None,
         test_documents=None if documents is None else json.loads(documents),
         training_time_seconds=_finite(last.get("seconds")),
         tokens=last.get("tokens"),

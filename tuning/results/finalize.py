@@ -15,7 +15,7 @@ from analysis.report.pictures import FOLDER
 from analysis.report.publish import publish
 from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow, write_rows
-from analysis.results.trial_config import Phase
+from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking, verdicts
 from trainables.spec import Workload
 from trainables.training import checkpoint
@@ -110,7 +110,7 @@ def finish_tracking(sink: events.Sink, plan: SearchPlan, record: Record) -> None
     for row in rows:  # a crash may have taken from the outbox what the record has
         to_mlflow.ended(row)
     sink.end_open_runs(now_ms(), but=PARENT)
-    status = "finished" if ranking.usable(rows) else "failed"
+    status = Status.FINISHED if ranking.usable(rows) else Status.FAILED
     answers = {f"verdict {item.strategy}": item.answer for item in verdicts.verdicts(rows, plan.margin)}
     sink.put("end", PARENT, status=events.END[status], tags={"status": status, **answers}, time_ms=now_ms())
 

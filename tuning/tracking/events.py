@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import BUDGET_SHARE, CONTROL_OF, LEARNING_RATE, Phase, TrialConfig
+from analysis.results.trial_config import BUDGET_SHARE, CONTROL_OF, LEARNING_RATE, Phase, Status, TrialConfig
 from tuning.tracking.mlflow_client import PARENT, MlflowCarrier, now_ms
 from tuning.tracking.outbox import Outbox, Target, lock
 from tuning.tracking.run_history import RunHistory
@@ -21,7 +21,12 @@ METRICS = (  # the first is what MLflow's comparison draws unless told otherwise
     "eval_loss", "train_loss", "test_loss", "perplexity", "tokens", "tokens_per_second", "trainable_parameters",
     "parameter_efficiency", "peak_bytes", "seconds",
 )  # fmt: skip
-END = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
+END = {
+    Status.FINISHED: "FINISHED",
+    Status.STOPPED: "KILLED",
+    Status.DIVERGED: "FAILED",
+    Status.FAILED: "FAILED",
+}
 
 
 def open_sink(run_dir: Path, uri: str, artifacts: str | None, search: str | None = None) -> Sink:
@@ -80,7 +85,7 @@ class Tracking:
         particular = {CONTROL_OF: config.control_of, **config.params}
         named = common | {f"strategy/{config.strategy}/{key}": value for key, value in particular.items()}
         params |= {key: value for key, value in named.items() if value is not None}
-        tags = {"strategy": config.strategy, "status": "running", "phase": config.phase}
+        tags = {"strategy": config.strategy, "status": Status.RUNNING, "phase": config.phase}
         parent = PARENT if config.phase == Phase.SEARCH else config.phase
         self.sink.put(
             "start", config.trial_id, name=config.name, params=params, tags=tags, time_ms=now_ms(), parent=parent
@@ -88,11 +93,12 @@ class Tracking:
 
     def open_group(self, name: str) -> None:
         """Open a run under the parent; trials of this phase become its children."""
-        self.sink.put("start", name, name=name, params={}, tags={"kind": name, "status": "running"}, time_ms=now_ms())
+        tags = {"kind": name, "status": Status.RUNNING}
+        self.sink.put("start", name, name=name, params={}, tags=tags, time_ms=now_ms())
 
     def close_group(self, name: str) -> None:
         """Close a group's run."""
-        self.sink.put("end", name, status="FINISHED", tags={"status": "finished"}, time_ms=now_ms())
+        self.sink.put("end", name, status="FINISHED", tags={"status": Status.FINISHED}, time_ms=now_ms())
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
         """Log a report; a step that is reported again, by a trial that was restarted, is not."""

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from analysis.results.trial_config import BUDGET_SHARE
+from analysis.results.trial_config import BUDGET_SHARE, Status
 from tuning.tracking.outbox import Event, Target
 from tuning.tracking.uploader import brief
 
@@ -167,7 +167,7 @@ class MlflowCarrier:
         self.client.set_terminated(self._id(run), status, time_ms)
 
     def _reopen(self, run: str) -> None:
-        self._tag(run, {"status": "running"})
+        self._tag(run, {"status": Status.RUNNING})
         self.client.update_run(self._id(run), status="RUNNING")
 
     def _tag(self, run: str, tags: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Phase, TrialConfig
+from analysis.results.trial_config import Phase, Status, TrialConfig
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import Space, fixed_part, to_optuna
 from tuning.state.record import Record
@@ -24,7 +24,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_DUPLICATES = 100
 PARAMETERS = "trainable_parameters"
 OBJECTIVES = {"loss": (METRIC,), "loss,params": (METRIC, PARAMETERS)}
-STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+STATES = {Status.FINISHED: TrialState.COMPLETE, Status.STOPPED: TrialState.PRUNED}
 
 
 class StudySearch(Searcher):  # type: ignore[misc]
@@ -102,9 +102,9 @@ class StudySearch(Searcher):  # type: ignore[misc]
         trial, status = self._live.pop(trial_id, None), (result or {}).get("status")
         if trial is None:
             return
-        if result and status == "finished" and not error:
+        if result and status == Status.FINISHED and not error:
             trial.study.tell(trial, [float(result[name]) for name in OBJECTIVES[self._plan.objective]])
-        elif result and status == "running" and not error:
+        elif result and status == Status.RUNNING and not error:
             trial.study.tell(trial, state=TrialState.PRUNED)
         else:
             trial.study.tell(trial, state=TrialState.FAIL)
@@ -165,7 +165,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def _tell_duplicate(self, trial: optuna.Trial, config: TrialConfig, turn: int, twin: str) -> None:
         """Answer a repeated suggestion with what is known: the value of its twin, or nothing."""
         row = self._record.rows.get(twin)
-        values = self._values(row) if row is not None and row.status == "finished" else None
+        values = self._values(row) if row is not None and row.status == Status.FINISHED else None
         self._record.repeated(config, turn, twin, values)
         trial.set_user_attr("same_as", twin)
         if values is None:
@@ -202,7 +202,9 @@ class StudySearch(Searcher):  # type: ignore[misc]
         }
         if self._plan.searches_budget:
             reports = {}
-        values = self._values(row) if row.status == "finished" or (row.status == "stopped" and reports) else None
+        values = (
+            self._values(row) if row.status == Status.FINISHED or (row.status == Status.STOPPED and reports) else None
+        )
         self._remember(row.trial_config, {"trial_id": row.trial_id}, values, STATES.get(row.status), reports)
 
     def _values(self, row: ResultRow) -> list[float]:
