@@ -86,10 +86,10 @@ class ResultRow:
     history: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.config:
-            for name in COPIED:
-                if getattr(self, name) is None:
-                    object.__setattr__(self, name, getattr(self.trial_config, name))
+        config = self.trial_config
+        for name in COPIED:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(config, name))
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}")
         object.__setattr__(self, "status", Status(self.status))

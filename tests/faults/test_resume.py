@@ -154,9 +154,11 @@ def test_a_search_that_another_process_runs_is_not_taken_up(copied, capsys):
     holding += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     command = [sys.executable, "-c", holding, str(copied)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        assert "another process runs this search now" in refused(capsys, copied)
-        process.kill()
+        try:
+            assert process.stdout.readline() == "held\n"
+            assert "another process runs this search now" in refused(capsys, copied)
+        finally:
+            process.kill()
     assert main(["--resume", "first", "--runs-dir", str(copied.parent)]) == 0, "a killed one holds no lock"
 
 

@@ -67,7 +67,9 @@ def test_a_closed_session_leaves_the_base_as_it_was(workload, start, strategy, s
     assert not any("forward" in vars(module) for module in base.modules())
 
 
-def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_path, start, strategy, spec):
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_session_continues_from_its_checkpoint_as_if_unbroken(workload, tmp_path, start, strategy, spec, dropout):
+    workload = dataclasses.replace(workload, dropout=dropout)
     unbroken = start(workload, spec(strategy, learning_rate=0.01))
     unbroken.train(4)
     unbroken.save(tmp_path / "saved")
