@@ -110,7 +110,13 @@ def with_a_gpu(folder, isolation, small):
     hosting.Hosts = FakeHosts
     tuner.PackedTrainable = meeting(PackedTrainable, met)
     ray.init(
-        address="local", num_gpus=1, num_cpus=8, log_to_driver=False, logging_level="ERROR", include_dashboard=False
+        address="local",
+        num_gpus=1,
+        num_cpus=8,
+        log_to_driver=False,
+        logging_level="ERROR",
+        include_dashboard=False,
+        namespace="shares",
     )
     try:
         print(json.dumps(trained(small, folder, isolation=isolation, gpus_per_trial=0.25, cpus_per_trial=0.5)))
