@@ -9,20 +9,6 @@ from hypothesis import strategies as st
 from tests import shares
 
 pytest_plugins = ["pytester"]
-# A timer of the run inside would end this one's, and only the project's own settings know the markers.
-FLAGS = ["-p", "tests.time_classes", "-p", "tests.shares", "-p", "no:timeout", "-p", "no:cacheprovider",
-         "-W", "ignore", "-rA"]  # fmt: skip
-
-
-@pytest.fixture
-def run(pytester):
-    """A function that runs test files, given as keywords, under the plugin."""
-
-    def run(*flags, **files):
-        pytester.makepyfile(**files)
-        return pytester.runpytest_inprocess(*FLAGS, *flags)
-
-    return run
 
 
 @given(st.lists(st.integers(0, 1000), max_size=20), st.integers(1, 9))

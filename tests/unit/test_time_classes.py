@@ -5,21 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests import time_classes
+from tests.unit.conftest import FLAGS
 
 pytest_plugins = ["pytester"]
-# A timer of the run inside would end this one's, and only the project's own settings know the markers.
-FLAGS = ["-p", "tests.time_classes", "-p", "no:timeout", "-p", "no:cacheprovider", "-W", "ignore", "-rA"]
-
-
-@pytest.fixture
-def run(pytester):
-    """A function that runs test files, given as keywords, under the plugin."""
-
-    def run(*flags, **files):
-        pytester.makepyfile(**files)
-        return pytester.runpytest_inprocess(*FLAGS, *flags)
-
-    return run
 
 
 @pytest.fixture

@@ -85,6 +85,8 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
     def _admit(self, checkpoint: str | None) -> None:
         handle = TrialHandle(uuid.uuid4().hex, os.getpid())
         self.host, self.key = self.hosts.host_of(handle), handle.key
+        # held, since asking for it later would start another if it has ended
+        self.assigner = self.host if self.hosts.alone else self.hosts.local_host()
         ray.get(
             self.host.admit.remote(
                 handle, self.hosts.workload, self.trial_name, TrialConfig.from_ray(self.config), checkpoint
@@ -94,6 +96,5 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
     def _free(self) -> None:
         if self.key is not None:
             self.host.free.remote(self.key)
-            if not self.hosts.alone:
-                self.hosts.local_host().leave.remote(self.key)
+            self.assigner.leave.remote(self.key)
             self.key = None

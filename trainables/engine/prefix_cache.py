@@ -11,6 +11,7 @@ import torch
 from strategies.base import Site
 from trainables.data.collate import Batch, collate
 from trainables.data.splits import Example
+from trainables.engine.device_errors import out_of_memory
 from trainables.engine.sequence_packing import Lanes, arrange
 
 LIMIT_BYTES = 2**30
@@ -85,7 +86,9 @@ class FrozenPrefix:
             try:
                 with self.skipped(depth, examples, lanes):
                     skipped = self.model.base_model(**inputs)[0][real]
-            except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
+            except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+                if out_of_memory(error):  # which says nothing about the blocks
+                    raise
                 return False
         return bool((whole - skipped).abs().max() <= TOLERANCE * whole.abs().max())
 
