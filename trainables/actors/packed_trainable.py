@@ -36,6 +36,7 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
             raise ValueError("PackedTrainable needs hosts; wrap it with ray.tune.with_parameters")
         self.hosts, self.checkpoints = hosts, checkpoints
         self.key: str | None = None
+        self.host: Any = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take over the next trial in the same process."""
@@ -79,8 +80,10 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
         self._admit(checkpoint_dir)
 
     def cleanup(self) -> None:
-        """Leave the host."""
+        """Leave the host; one of this process's own ends with it, before it has to notice."""
         self._free()
+        if self.hosts.alone and self.host is not None:
+            ray.kill(self.host)
 
     def _admit(self, checkpoint: str | None) -> None:
         handle = TrialHandle(uuid.uuid4().hex, os.getpid())
