@@ -14,6 +14,7 @@ import click
 from analysis.report.compare import Search
 from analysis.report.publish import publish, publish_comparison
 from analysis.results.header import ReportHeader
+from analysis.results.messages import run_command
 from analysis.results.rows import read_rows, surviving_rows
 
 
@@ -64,13 +65,7 @@ def _read(run_dir: Path, generated: str) -> Search:
 
 def main() -> int:
     """Run the command; wrong usage is one line and exit status 2."""
-    try:
-        rebuild.main(standalone_mode=False)
-    except (click.ClickException, ValueError, OSError) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        print(f"Error: {' '.join(message.split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(rebuild)
 
 
 if __name__ == "__main__":

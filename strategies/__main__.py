@@ -9,15 +9,10 @@ from typing import Any
 import click
 from tabulate import tabulate
 
+from analysis.results.messages import run_command
 from strategies import STRATEGIES, RankAllocation, RankBudget, Site, allocate
 from strategies.geometry import GEOMETRIES, Geometry, parameter_efficiency
 from strategies.official import OFFICIAL
-
-
-class Usage(click.ClickException):
-    """Wrong usage: one line and exit status 2."""
-
-    exit_code = 2
 
 
 @click.command(help=__doc__)
@@ -124,13 +119,7 @@ def _table(item: dict[str, Any], allocation: RankAllocation, sites: tuple[Site, 
 
 def main() -> int:
     """Run the preview; wrong usage is one line and exit status 2."""
-    try:
-        preview.main(standalone_mode=False)
-    except (click.ClickException, ValueError) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        print(f"Error: {' '.join(message.split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(preview)
 
 
 if __name__ == "__main__":

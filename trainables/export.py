@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from analysis.results.messages import run_command
 from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
 from trainables.adapters.peft_adapter import load_weights
 from trainables.models import hub
@@ -85,12 +86,12 @@ FORMS = {"uniform": uniform, "merged": merged}
 def convert(run_dir: Path, form: str, output: Path) -> None:  # noqa: D103  (its help is the docstring of the module)
     adapter, plan = run_dir / BEST, run_dir / "plan.json"
     if not adapter.is_dir() or not plan.is_file():
-        raise click.ClickException(f"{run_dir}: no best_adapter and plan.json in it; give the folder of a finished run")
+        raise click.UsageError(f"{run_dir}: no best_adapter and plan.json in it; give the folder of a finished run")
     for name in (CONFIG, WEIGHTS):  # without the second, PEFT would read a pickle
         if not (adapter / name).is_file():
-            raise click.ClickException(f"{adapter}: no {name} in it; give the folder of a finished run")
+            raise click.UsageError(f"{adapter}: no {name} in it; give the folder of a finished run")
     if output.exists():
-        raise click.ClickException(f"--output {output}: exists; give a folder that does not")
+        raise click.UsageError(f"--output {output}: exists; give a folder that does not")
     FORMS[form](_base(plan), adapter, output)
     click.echo(str(output))
 
@@ -105,13 +106,7 @@ def _base(plan: Path) -> str:
 
 def main() -> int:
     """Run the command; wrong usage is one line and exit status 2."""
-    try:
-        convert.main(standalone_mode=False)
-    except (click.ClickException, ValueError, OSError, SafetensorError) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        print(f"Error: {' '.join(message.split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(convert, wrong_usage=(ValueError, OSError, SafetensorError))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import click
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tuning.lifecycle.process import CUT_OFF, INTERRUPTED, NO_ROOM, USAGE_ERROR, collect_garbage_again, last_words
+from analysis.results.messages import one_line, run_command
+from tuning.lifecycle.process import CUT_OFF, NO_ROOM, collect_garbage_again, last_words
 from tuning.plan.config_file import read_config
 from tuning.plan.search_plan import NAME_PATTERN, SearchPlan
-from tuning.plan.secrets import masked
 
 BRIEF = 120
 
@@ -57,7 +57,7 @@ def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
     try:
         return SearchPlan(**choices(config, given))
     except ValidationError as error:
-        raise _usage(_named(error, config)) from error
+        raise click.UsageError(_named(error, config)) from error
 
 
 def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
     try:
         values = read_config(config) if config is not None else {}
     except ValueError as error:
-        raise _usage(str(error)) from error
+        raise click.UsageError(str(error)) from error
     return values | {name: value for name, value in given.items() if value is not None and value != ()}
 
 
@@ -90,28 +90,18 @@ def _brief(value: Any) -> str:
     return shown if len(shown) <= BRIEF else f"{shown[:BRIEF]}… ({len(shown):,} characters)"
 
 
-def one_line(message: str) -> str:
-    """Return ``message`` as one printable line without passwords."""
-    line = masked(" ".join(message.split()))
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
-
-
-def _usage(message: str) -> click.ClickException:
-    return click.ClickException(message)
-
-
 def command(
     config: str | None, dry_run: bool, resume: str | None, extend: int | None, allow_changes: bool, **given: Any
 ) -> int:
     """Check everything, then train, then report. Returns the exit code."""
     if resume is None and (extend is not None or allow_changes):
-        raise _usage(
+        raise click.UsageError(
             f"{'--extend' if extend is not None else '--allow-changes'} needs --resume NAME, the search to go on"
         )
     if resume is not None and dry_run:
-        raise _usage("--dry-run shows a new search; --resume takes up an old one; give one of them")
+        raise click.UsageError("--dry-run shows a new search; --resume takes up an old one; give one of them")
     if resume is not None and not re.match(NAME_PATTERN, resume):
-        raise _usage(f"--resume {resume!r}: must be the name of a search, which is one folder name")
+        raise click.UsageError(f"--resume {resume!r}: must be the name of a search, which is one folder name")
     # a resumed search has choices of its own, beside which these may be right or wrong
     plan = resolve_plan(config, given) if resume is None else None
     from tuning import pipeline
@@ -125,9 +115,9 @@ def command(
         return pipeline.dry_run(plan) if dry_run else pipeline.search(plan)
     except ValueError as error:
         if isinstance(error.__cause__, ValidationError):
-            raise _usage(_named(error.__cause__, config)) from error
+            raise click.UsageError(_named(error.__cause__, config)) from error
         if isinstance(error, pipeline.Unusable):
-            raise _usage(str(error)) from error
+            raise click.UsageError(str(error)) from error
         raise
     except stop.OUTSIDE as error:
         cause = stop.cause_of(error, given["runs_dir"] or pipeline.RUNS_DIR)
@@ -148,16 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     cli = click.Command("tune.py", params=options() + extra_options(), callback=command, help=__doc__,
                         epilog=main.__doc__)  # fmt: skip
-    try:
-        return int(cli.main(args=arguments, prog_name="tune.py", standalone_mode=False) or 0)
-    except click.ClickException as error:
-        print(f"Error: {one_line(error.format_message())}", file=sys.stderr)
-        return USAGE_ERROR
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("Stopped before any trial began", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(cli, arguments, "tune.py", wrong_usage=(), stopped="Stopped before any trial began")
 
 
 def extra_options() -> list[click.Parameter]:

@@ -15,6 +15,7 @@ from typing import Any
 import click
 import optuna
 
+from analysis.results.messages import masked
 from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking
 from trainables.actors.host_registry import Hosts
@@ -23,7 +24,6 @@ from tuning.lifecycle import process
 from tuning.lifecycle.process import CUT_OFF, NO_ROOM, NO_USABLE_TRIAL, OK, SOME_FAILED
 from tuning.lifecycle.stop import OUTSIDE, Stop, Stopped
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.secrets import masked
 from tuning.preflight import disk_space, measuring, preflight, preview
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, summary

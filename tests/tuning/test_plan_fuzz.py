@@ -5,7 +5,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuning.cli import one_line, resolve_plan
+from analysis.results.messages import one_line
+from tuning.cli import resolve_plan
 from tuning.plan.search_plan import SearchPlan
 
 RELAXED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 import psutil
 import ray
 
+from analysis.results.messages import first_line
 from trainables.training.checkpoint import LAST, SESSION
 
 if TYPE_CHECKING:  # processes that only name the class, such as proxies, must not load torch
@@ -58,8 +59,7 @@ def _ending_if_broken(method: Callable[P, R]) -> Callable[P, R]:
             from trainables.engine.device_errors import broken
 
             if broken(error):
-                reason = str(error).partition("\n")[0]
-                print(f"This host ends, for its device is broken: {reason}", file=sys.stderr, flush=True)
+                print(f"This host ends, for its device is broken: {first_line(error)}", file=sys.stderr, flush=True)
                 os._exit(1)
             raise
 

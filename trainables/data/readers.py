@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from analysis.results.messages import first_line
 from trainables.models import hub
 
 LOADERS = {".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -91,7 +92,7 @@ def _from_file(dataset: str) -> Any:
     try:
         return _load(kind, data_files=dataset)
     except Exception as error:  # of pandas, Arrow and datasets, by whichever parser failed
-        reason = (_broken_line(text) if kind == "json" else None) or _first_line(error)
+        reason = (_broken_line(text) if kind == "json" else None) or _why(error)
         raise ValueError(f"--dataset {dataset}: cannot be read ({reason}); correct the file") from error
 
 
@@ -101,7 +102,7 @@ def _from_hub(dataset: str) -> Any:
     try:
         return _load(str(folder))
     except Exception as error:  # as above
-        raise ValueError(f"--dataset {dataset}: cannot be read ({_first_line(error)})") from error
+        raise ValueError(f"--dataset {dataset}: cannot be read ({_why(error)})") from error
 
 
 def _load(path: str, **options: Any) -> Any:
@@ -126,7 +127,6 @@ def _broken_line(text: str) -> str | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    line = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
+def _why(error: Exception) -> str:
+    line = first_line(error.__cause__ or error)
     return "there are no rows in it" if "corresponds to no data" in line else line

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, loggin
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
+from analysis.results.messages import first_line
 from strategies.base import Site
 from trainables.models import hub
 from trainables.models.files import resolve
@@ -268,4 +269,4 @@ def _reason(error: Exception) -> str:
     """Return the first line of an error, or a short reason if the model needs its own code."""
     if "trust_remote_code" in str(error):
         return "it needs code of its own, which is not run; give an architecture that Transformers has"
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return first_line(error)

@@ -8,6 +8,8 @@ from pathlib import Path
 from huggingface_hub import resolve_revision, snapshot_download
 from huggingface_hub.errors import DryRunError, HTTPError, RevisionResolutionError  # type: ignore[attr-defined]
 
+from analysis.results.messages import first_line
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 BUILT_IN = ("bundled", "pydoc")
 LONGEST = 96
@@ -88,7 +90,7 @@ def file_names(flag: str, reference: str) -> set[str]:
 
 def _absent(flag: str, repo: str, revision: str | None, error: Exception) -> str:
     option = f" --{flag}-revision {revision}" if revision else ""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:250]
+    reason = first_line(error, 250).split(". ")[0]
     return (
         f"--{flag} {repo}{option}: nothing of that name here, and not to be had from the hub ({reason}); give a path "
         f"or a hub id, and HF_TOKEN for a private one"

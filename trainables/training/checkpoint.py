@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.results.atomic_write import replacing_folder
 from trainables.adapters import CONFIG, WEIGHTS
 
 ADAPTER = "adapter"
@@ -46,14 +46,10 @@ def write(folder: Path, progress: Progress, write_tensors: Callable[[Path], None
         progress: The session's progress.
         write_tensors: Writes ``STATE`` and the folder ``ADAPTER`` into the given folder.
     """
-    aside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    write_tensors(aside)
-    values = {name: getattr(progress, name) for name in Progress.__slots__}
-    (aside / META).write_text(json.dumps({**values, "sha256": _digest(aside, values)}))
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    with replacing_folder(folder) as aside:
+        write_tensors(aside)
+        values = {name: getattr(progress, name) for name in Progress.__slots__}
+        (aside / META).write_text(json.dumps({**values, "sha256": _digest(aside, values)}))
 
 
 def fitting(folder: Path, expected: Mapping[str, str]) -> Progress:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from ray import tune as ray_tune
 
+from analysis.results.messages import masked
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status, TrialConfig
 from tuning.lifecycle.stop import Stop, is_want_of_room
-from tuning.plan.secrets import masked
 from tuning.state.record import Record
 
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from analysis.results.messages import has_secret
 from strategies import CONTROLS, SEARCHED, STRATEGIES, RankBudget, Site
 from strategies.baseline import Baseline
 from strategies.official import OFFICIAL
 from trainables.data.splits import DataSource
 from trainables.spec import Workload
-from tuning.plan.secrets import has_secret
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 BUNDLED_LEARNING_RATE = 1e-2

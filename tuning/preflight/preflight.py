@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from analysis.results.messages import has_secret
 from strategies import STRATEGIES, RankAllocation, RankBudget, allocate
 from strategies.official import OFFICIAL
 from trainables.data.splits import corpus_sha256, load_splits, read_documents
@@ -14,7 +15,6 @@ from trainables.models.base_model import Shape
 from trainables.spec import Workload
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
-from tuning.plan.secrets import has_secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import filelock
 from pydantic import ValidationError
 
+from analysis.results.atomic_write import replace_text
 from tuning.plan.search_plan import SearchPlan
 from tuning.state.facts import FILE, versions
 from tuning.state.record import EVENTS, ROWS, Record
@@ -142,9 +143,7 @@ def other_circumstances(origin: Mapping[str, Any], base_sha256: str, corpus_sha2
 
 def save_plan(plan: SearchPlan, run_dir: Path) -> None:
     """Write ``plan.json``; a reader sees the old one or the new one."""
-    aside = run_dir / f"{PLAN}.partial"
-    aside.write_text(json.dumps(plan.model_dump(mode="json"), indent=2) + "\n")
-    aside.replace(run_dir / PLAN)
+    replace_text(run_dir / PLAN, json.dumps(plan.model_dump(mode="json"), indent=2) + "\n")
 
 
 def _facts_file(path: Path) -> dict[str, Any]:

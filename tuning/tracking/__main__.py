@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from filelock import Timeout
 
+from analysis.results.messages import run_command
 from tuning.tracking.events import replay
 from tuning.tracking.outbox import OUTBOX, UnknownTarget, path_in
 from tuning.tracking.uploader import Unreachable, brief
@@ -42,12 +43,7 @@ def replay_command(run_dir: Path) -> None:
 
 def command() -> int:
     """Run the command; wrong usage is one line and exit status 2, an MLflow that is still away 1."""
-    try:
-        main.main(standalone_mode=False)
-    except click.ClickException as error:
-        print(f"Error: {' '.join(error.format_message().split())}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_command(main)
 
 
 if __name__ == "__main__":

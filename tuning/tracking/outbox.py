@@ -12,7 +12,8 @@ from typing import Any
 from filelock import FileLock
 
 from analysis.results import journal
-from tuning.plan.secrets import masked
+from analysis.results.atomic_write import replace_text
+from analysis.results.messages import masked
 
 OUTBOX, STATE, REFUSED, LOCK = "mlflow-outbox.jsonl", "mlflow-state.json", "mlflow-refused.jsonl", "mlflow-outbox.lock"
 OLD_NAME = "mlflow-spool.jsonl"  # of the outbox, in folders of searches that began before 2026-11-28
@@ -95,7 +96,7 @@ class Outbox:
         """Remember how far events were carried."""
         self.done_bytes = end
         state = {"done_bytes": end, **asdict(self.target)}
-        _replace(self.run_dir / STATE, journal.sealed(state) + "\n")
+        replace_text(self.run_dir / STATE, journal.sealed(state) + "\n")
 
     def remaining(self) -> int:
         """Return how many events wait."""
@@ -119,7 +120,7 @@ class Outbox:
     def keep_refused(self, events: list[tuple[Event, str]]) -> None:
         """Replace what was put aside."""
         kept = [journal.sealed({"event": event, "reason": reason}) + "\n" for event, reason in events]
-        _replace(self.run_dir / REFUSED, "".join(kept))
+        replace_text(self.run_dir / REFUSED, "".join(kept))
 
     def _read(self, start: int, torn: bool = False) -> Iterator[tuple[Event | None, int]]:
         """Yield events, None for a damaged one, with where each ends; a last line without an end only if ``torn``."""
@@ -193,9 +194,3 @@ def lock(run_dir: Path) -> FileLock:
 def _target(values: Mapping[str, Any]) -> Target | None:
     names = [item.name for item in fields(Target)]
     return Target(**{name: values[name] for name in names}) if values.keys() >= set(names) else None
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

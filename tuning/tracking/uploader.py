@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from filelock import BaseFileLock, Timeout
 
-from tuning.plan.secrets import masked
+from analysis.results.messages import first_line, masked
 from tuning.tracking.outbox import Event, Outbox, lock
 from tuning.tracking.run_history import INTERRUPTED, RunHistory
 
@@ -216,8 +216,7 @@ def brief(error: BaseException) -> str:
         return brief(error.__cause__)
     if isinstance(error, Timeout):
         return "another process is carrying these events"
-    first = (str(error).splitlines() or [""])[0]
-    return masked(f"{type(error).__name__}: {first}"[:300])
+    return masked(f"{type(error).__name__}: {first_line(error, 300)}")
 
 
 def _modified(path: Path) -> int:
