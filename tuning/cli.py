@@ -11,8 +11,9 @@ from pydantic.fields import FieldInfo
 
 from analysis.results.messages import one_line, run_command
 from tuning.lifecycle.process import CUT_OFF, NO_ROOM, collect_garbage_again, last_words
+from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
-from tuning.plan.search_plan import NAME_PATTERN, SearchPlan
+from tuning.plan.search_plan import SearchPlan
 
 BRIEF = 120
 
