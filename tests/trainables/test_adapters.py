@@ -10,7 +10,8 @@ from strategies import RankBudget, allocate
 from strategies.linear_decay import LinearDecay
 from trainables.adapters import peft_adapter
 from trainables.data.splits import DataSource
-from trainables.models.base_model import BaseModel, sites_of
+from trainables.models.base_model import BaseModel
+from trainables.models.coverage import coverage_of, sites_of
 from trainables.spec import TrialSpec, Workload
 
 
@@ -103,7 +104,7 @@ def test_a_site_adapted_without_a_plan_is_caught(model):
 
 @pytest.fixture
 def base(model, tiny_tokenizer):
-    return BaseModel(model, tiny_tokenizer, sites_of(model), 0, "cpu", True, True)
+    return BaseModel(model, tiny_tokenizer, coverage_of(model), 0, "cpu", True, True)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from tests.trainables.conftest import SMALL, TOKENS
 from trainables.data.splits import DataSource
 from trainables.engine.batcher import BatchedExecutor
 from trainables.engine.pack import Pack
-from trainables.engine.prefix_cache import block_names
 from trainables.models.base_model import load
+from trainables.models.coverage import block_names
 from trainables.spec import TrialSpec, Workload
 
 FOUR = SMALL | {"num_hidden_layers": 4}
@@ -75,6 +75,6 @@ def test_a_trial_in_a_pack_trains_as_it_does_alone(kind, workload, lowest):
 
 
 def test_blocks_are_the_numbered_modules_with_most_sites(workload, kind):
-    names = block_names(load(workload.model).sites)
+    names = block_names(site.name for site in load(workload.model).sites)
     assert [name.rpartition(".")[2] for name in names] == ["0", "1", "2", "3"]
     assert {name.rpartition(".")[0] for name in names} <= {"model.layers", "transformer.h"}

@@ -18,7 +18,8 @@ from trainables.data.collate import Batch
 from trainables.data.splits import IGNORED, DataSource
 from trainables.engine.pack import Pack
 from trainables.evidence.input_pca import Components, Decomposition, measure
-from trainables.models.base_model import load, sites_of
+from trainables.models.base_model import load
+from trainables.models.coverage import sites_of
 from trainables.spec import TrialSpec, Workload
 
 

@@ -11,12 +11,12 @@ import peft
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from transformers.pytorch_utils import Conv1D
 
 from strategies import RankAllocation
 from strategies.base import Site
 from trainables.adapters import WEIGHTS
 from trainables.models.base_model import BaseModel
+from trainables.models.frozen_linear import FrozenLinear
 from trainables.spec import TrialSpec, Workload
 
 ADAPTER = "default"
@@ -212,7 +212,7 @@ def lora_config(
     ranks = allocation.adapted
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
-        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in ranks),
+        fan_in_fan_out=all(FrozenLinear(model.get_submodule(name)).transposed for name in ranks),
         lora_dropout=dropout,
         revision=getattr(model, "hub_commit", None),
         **_patterns(ranks, alphas),

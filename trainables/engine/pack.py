@@ -3,20 +3,17 @@
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers.pytorch_utils import Conv1D
 
 from trainables.adapters import peft_adapter
 from trainables.data.splits import DataSource, Example, Splits, load_splits
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.sequence_packing import Lanes, arrange
-from trainables.engine.stacked_adapters import AdaptedLinear, Factors, Stack
+from trainables.engine.stacked_adapters import Stack, adapted
 from trainables.models.base_model import BaseModel, load
 from trainables.spec import TrialSpec, Workload
 from trainables.training.adalora import learner_of
@@ -220,7 +217,8 @@ class Pack:
         depth = slots[0].prefix if self.prefix.is_sound(slots[0].prefix, self.splits.train[:2]) else 0
         prefix = self.prefix.skipped(depth, examples, lanes)
         dropping = training and any(slot.learner.workload.dropout for slot in slots)
-        with autocast(self.device), prefix, self._adapted(tuple(slots), lanes if dropping else None):
+        mask = functools.partial(_dropout, slots, lanes) if dropping else None
+        with autocast(self.device), prefix, adapted(self.base.model, self._stack(tuple(slots)), mask):
             losses, positions = token_losses(self.base.model, inputs, labels, self.base.separable_head)
         row_numbers = lanes.owners[positions[:, 0], positions[:, 1]]
         return losses.new_zeros(len(examples)).index_add(0, row_numbers, losses).view(len(slots), -1)
@@ -232,41 +230,8 @@ class Pack:
             self._stacks[slots] = Stack([slot.learner.adapter for slot in slots])
         return self._stacks[slots]
 
-    @contextmanager
-    def _adapted(self, slots: tuple[Slot, ...], dropping: Lanes | None) -> Iterator[None]:
-        """Make the base's layers compute the slots' adapters, too.
 
-        Args:
-            slots: In the order of their rows.
-            dropping: The rows' lanes, if there is dropout.
-        """
-        layers = []
-        try:
-            for name, factors in self._stack(slots).factors.items():
-                layers.append(self.base.model.get_submodule(name))
-                layers[-1].forward = functools.partial(_forward, slots, dropping, name, layers[-1], factors)
-            yield
-        finally:
-            for layer in layers:
-                del layer.forward
-
-
-def _forward(
-    slots: tuple[Slot, ...], dropping: Lanes | None, name: str, layer: Any, factors: Factors, x: torch.Tensor
-) -> torch.Tensor:
-    """Compute a layer together with the slots' adapters at it; x is (slots * lanes, length, d_in)."""
-    weight, bias = (layer.weight if isinstance(layer, Conv1D) else layer.weight.t()), layer.bias
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    parts = (weight, bias, factors.down, factors.up, factors.scale)
-    packed = x.reshape(len(slots), -1, x.shape[-1]).to(dtype)
-    cast = [part if part is None else part.to(dtype) for part in parts]
-    mask = None if dropping is None else _dropout(slots, dropping, name, packed)
-    y: torch.Tensor = AdaptedLinear.apply(packed, *cast, mask, x.shape[:-1])  # type: ignore[no-untyped-call]
-    return y
-
-
-def _dropout(slots: tuple[Slot, ...], lanes: Lanes, name: str, x: torch.Tensor) -> torch.Tensor:
+def _dropout(slots: Sequence[Slot], lanes: Lanes, name: str, x: torch.Tensor) -> torch.Tensor:
     """Return dropout's factors for x (slots, lanes * length, d_in), drawn as PyTorch draws them for a slot alone."""
     masks = torch.ones_like(x)
     for mask, slot, lengths, sources in zip(masks, slots, lanes.lengths, lanes.sources, strict=True):

@@ -1,7 +1,6 @@
 """Outputs of the blocks below the first adapter: equal in every trial and epoch, so computed once per example."""
 
 import functools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from trainables.data.collate import Batch, collate
 from trainables.data.splits import Example
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.sequence_packing import Lanes, arrange
+from trainables.models.coverage import block_names
 
 LIMIT_BYTES = 2**30
 TOLERANCE = 1e-4  # of the largest hidden state, in float32
@@ -40,7 +40,7 @@ class FrozenPrefix:
         self, model: Any, sites: Sequence[Site], pad_id: int, device: str, limit_bytes: int = LIMIT_BYTES
     ) -> None:
         self.model, self.pad_id, self.device = model, pad_id, device
-        self.blocks = [model.get_submodule(name) for name in block_names(sites)]
+        self.blocks = [model.get_submodule(name) for name in block_names(site.name for site in sites)]
         self._tuples: dict[int, int] = {}
         self._sound = {0: True}
         self.left_bytes = limit_bytes
@@ -129,23 +129,6 @@ class FrozenPrefix:
             for hook in hooks:
                 hook.remove()
         return {e: state[: len(e.input_ids)].clone() for e, state in zip(examples, captured[0], strict=True)}
-
-
-def block_names(sites: Sequence[Site]) -> list[str]:
-    """Return the names of the model's blocks, lowest first: of the numbered modules beside each other with most sites.
-
-    Some models number other modules, too, such as Gemma 3n's projections between streams.
-    """
-    numbered = [_numbered(site.name) for site in sites]
-    beside = Counter(name.rpartition(".")[0] for name in numbered).most_common(1)[0][0]
-    blocks = dict.fromkeys(name for name in numbered if name.rpartition(".")[0] == beside)
-    return sorted(blocks, key=lambda name: int(name.rpartition(".")[2]))
-
-
-def _numbered(name: str) -> str:
-    """Return the name of a site's outermost numbered module."""
-    parts = name.split(".")
-    return ".".join(parts[: next(place for place, part in enumerate(parts) if part.isdigit()) + 1])
 
 
 def _pass_on(outputs: int | None, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

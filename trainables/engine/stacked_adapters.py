@@ -1,12 +1,17 @@
 """The adapters of several trials as one: factors side by side, zero-padded, and one product per layer for all."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from trainables.adapters.peft_adapter import Adapter
+from trainables.models.frozen_linear import FrozenLinear
+
+Mask = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,42 @@ class Stack:
                 _move(pair[1], up[k, : len(pair[0])].t(), up.grad[k, : len(pair[0])].t())
         scales = [[[adapter.scales.get(name, 0.0)]] for adapter in adapters]
         return Factors(down.requires_grad_(), up.requires_grad_(), down.new_tensor(scales))
+
+
+@contextmanager
+def adapted(model: Any, stack: Stack, mask: Mask | None = None) -> Iterator[None]:
+    """Have a model's layers compute the adapters of several trials, too; the model's tensors are never changed.
+
+    Args:
+        model: The frozen base. A trial's rows lie together, and all trials have as many.
+        stack: The trials' adapters, in the order of their rows.
+        mask: Returns dropout's factors for a site's input (trials, tokens, d_in); None if nothing is dropped.
+    """
+    layers = []
+    try:
+        for name, factors in stack.factors.items():
+            layers.append(model.get_submodule(name))
+            part = None if mask is None else functools.partial(mask, name)
+            layers[-1].forward = functools.partial(_forward, FrozenLinear(layers[-1]), factors, part)
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _forward(
+    layer: FrozenLinear, factors: Factors, mask: Callable[[torch.Tensor], torch.Tensor] | None, x: torch.Tensor
+) -> torch.Tensor:
+    """Compute a layer together with the trials' adapters at it; x is the model's, trial after trial."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    packed = x.reshape(len(factors.scale), -1, x.shape[-1]).to(dtype)
+    parts = [part.to(dtype) for part in (factors.down, factors.up, factors.scale)]
+    dropped = None if mask is None else mask(packed)
+    y: torch.Tensor = AdaptedLinear.apply(  # type: ignore[no-untyped-call]
+        packed, layer.weight(dtype), layer.bias(dtype), *parts, dropped, x.shape[:-1]
+    )
+    return y
 
 
 def _move(tensor: torch.Tensor, place: torch.Tensor, gradient: torch.Tensor) -> None:

@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, logging
 from transformers.activations import NewGELUActivation
-from transformers.pytorch_utils import Conv1D
 
 from analysis.results.messages import first_line
 from strategies.base import Site
 from trainables.models import hub
+from trainables.models.coverage import Coverage, coverage_of
 from trainables.models.files import resolve
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # errors are raised by this module, in one line
 
-ATTENTION = re.compile(r"att", re.IGNORECASE)
 PARTS = {".safetensors", ".json", ".txt", ".model"}  # the last two are tokenizer files
 CAUSAL = re.compile(r"(CausalLM|LMHeadModel)$")
 UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}  # a model's code never runs
@@ -34,7 +33,7 @@ class BaseModel:
     Args:
         model: The Hugging Face model, float32, no parameter requiring a gradient.
         tokenizer: Its tokenizer, with a pad token.
-        sites: The matrices that can carry an adapter.
+        coverage: Which matrices can carry an adapter, and why the others cannot.
         params: Parameters of the model, tied ones once.
         device: ``cpu`` or ``cuda``.
         separable_head: Whether the logits are the output embedding of the last hidden state and nothing else.
@@ -43,11 +42,16 @@ class BaseModel:
 
     model: Any
     tokenizer: Any
-    sites: tuple[Site, ...]
+    coverage: Coverage
     params: int
     device: str
     separable_head: bool
     joinable: bool
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The matrices that can carry an adapter."""
+        return self.coverage.sites
 
     @property
     def pad_id(self) -> int:
@@ -55,42 +59,19 @@ class BaseModel:
         return int(self.tokenizer.pad_token_id or 0)
 
 
-def sites_of(model: Any) -> tuple[Site, ...]:
-    """List the linear layers inside the blocks of ``model``, in its own order.
-
-    The output embedding and anything outside a numbered block are omitted. A layer is attention if its name says so,
-    else MLP.
-
-    Raises:
-        ValueError: No such layer exists.
-    """
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    sites = []
-    for name, module in model.named_modules():
-        depth = next((int(part) for part in name.split(".") if part.isdigit()), None)
-        if depth is None or module is output:
-            continue
-        if isinstance(module, Conv1D):
-            d_in, d_out = module.weight.shape
-        elif isinstance(module, torch.nn.Linear):
-            d_out, d_in = module.weight.shape
-        else:
-            continue
-        kind = "attention" if ATTENTION.search(name.rsplit(f".{depth}.", 1)[-1]) else "mlp"
-        sites.append(Site(name, int(d_in), int(d_out), depth, kind))  # type: ignore[arg-type]
-    if not sites:
-        raise ValueError(f"{type(model).__name__} has no linear or Conv1D layer in a numbered block to adapt")
-    return tuple(sites)
-
-
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A model's shape, from its configuration alone: sites, parameters, context and vocabulary in tokens."""
+    """A model's shape, from its configuration alone: what can be adapted, parameters, context and vocabulary."""
 
-    sites: tuple[Site, ...]
+    coverage: Coverage
     params: int
     context: int
     vocabulary: int
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The matrices that can carry an adapter."""
+        return self.coverage.sites
 
 
 def shape_of(model: str) -> Shape:
@@ -111,11 +92,11 @@ def shape_of(model: str) -> Shape:
     _check_architecture(model, config, type(skeleton).__name__)
     context = int(getattr(config, "max_position_embeddings", 1024) or 1024)
     try:
-        sites = sites_of(skeleton)
+        coverage = coverage_of(skeleton)
     except ValueError as error:
         raise ValueError(f"--model {model}: {error}") from error
     vocabulary = skeleton.get_input_embeddings().num_embeddings
-    return Shape(sites, sum(p.numel() for p in skeleton.parameters()), context, vocabulary)
+    return Shape(coverage, sum(p.numel() for p in skeleton.parameters()), context, vocabulary)
 
 
 def _check_architecture(model: str, config: Any, built: str) -> None:
@@ -200,7 +181,7 @@ def load(model: str, device: str = "cpu") -> BaseModel:
     if not looks_back_only(network):
         raise ValueError(f"--model {model}: its tokens see later ones; give a causal language model")
     params = sum(parameter.numel() for parameter in network.parameters())
-    properties = sites_of(network), params, device, separable_head(network), joinable(network)
+    properties = coverage_of(network), params, device, separable_head(network), joinable(network)
     return BaseModel(network, load_tokenizer(model), *properties)
 
 

@@ -1,0 +1,210 @@
+"""The matrices of a model that can carry an adapter, and those that cannot, each with the reason."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from strategies.base import Kind, Site
+from trainables.models.frozen_linear import FrozenLinear
+
+ATTENTION = re.compile(r"att(n|ention|\b|_)", re.IGNORECASE)
+MLP = re.compile(r"mlp|feed_?forward|ffn", re.IGNORECASE)
+EXPERT = re.compile(r"expert|moe", re.IGNORECASE)
+EXPERTS, ROUTERS, GATES = "matrices of routed experts", "routers", "gates"
+NOT_ADAPTED, THEY_ROUTE, ONE_ROW = "each token meets only some of them", "they choose experts", "they have one row"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Matrices of one kind that get no adapter.
+
+    Args:
+        what: What they are, in the plural.
+        why: Why they get none.
+        names: Of their modules.
+        matrices: How many there are; a tensor of experts counts once for each.
+        params: Their parameters.
+    """
+
+    what: str
+    why: str
+    names: tuple[str, ...]
+    matrices: int
+    params: int
+
+    def __str__(self) -> str:
+        return f"{self.matrices:,} {self.what} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What of a model's text part can be adapted.
+
+    Args:
+        sites: The matrices that can carry an adapter, in the model's own order.
+        left_out: The others.
+        outside: Matrices outside the text model, which no text reaches, such as a vision tower's.
+    """
+
+    sites: tuple[Site, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    outside: int = 0
+
+    @property
+    def share(self) -> float:
+        """Share of the text model's parameters in matrices that lies in sites, from 0 to 1."""
+        adapted = sum(site.d_in * site.d_out for site in self.sites)
+        return adapted / (adapted + sum(item.params for item in self.left_out))
+
+    def without(self, names: Iterable[str], what: str, why: str) -> "Coverage":
+        """Return the coverage with some sites left out."""
+        dropped = {*names}
+        sites = [site for site in self.sites if site.name in dropped]
+        if not sites:
+            return self
+        params = sum(site.d_in * site.d_out for site in sites)
+        item = LeftOut(what, why, tuple(site.name for site in sites), len(sites), params)
+        kept = tuple(site for site in self.sites if site.name not in dropped)
+        return replace(self, sites=kept, left_out=(*self.left_out, item))
+
+    def __str__(self) -> str:
+        matrices = len(self.sites) + sum(item.matrices for item in self.left_out)
+        parts = [f"adapted: {len(self.sites):,} of {matrices:,} matrices, {self.share:.0%} of their parameters"]
+        if self.left_out:
+            parts.append("left out: " + ", ".join(map(str, self.left_out)))
+        if self.outside:
+            parts.append(f"{self.outside:,} matrices outside the text model are as they were")
+        return "; ".join(parts)
+
+
+def coverage_of(model: Any) -> Coverage:
+    """List the matrices of a causal language model, from its modules alone.
+
+    Linear layers of the text model are sites, its embeddings and its output embedding apart. Routed experts are none,
+    nor are the layers that choose among them or weigh them.
+
+    Raises:
+        ValueError: There is nothing to adapt.
+    """
+    text, prefix = _text_model(model)
+    experts = _experts(text)
+    linear = {prefix + name: module for name, module in text.named_modules() if FrozenLinear.is_one(module)}
+    linear = {name: module for name, module in linear.items() if module is not model.get_output_embeddings()}
+    left_out = _left_out(text, prefix, linear, experts)
+    gone = {name for item in left_out for name in item.names}
+    adaptable = {name: module for name, module in linear.items() if name not in gone}
+    if not adaptable:
+        raise ValueError(f"{type(model).__name__} has no linear or Conv1D layer to adapt")
+    blocks = {name: depth for depth, name in enumerate(block_names(adaptable))}
+    sites = tuple(_site(model, name, module, blocks) for name, module in adaptable.items())
+    inside = {id(module) for module in text.modules()}
+    outside = sum(
+        FrozenLinear.is_one(module) and id(module) not in inside and module is not model.get_output_embeddings()
+        for module in model.modules()
+    )
+    return Coverage(sites, left_out, outside)
+
+
+def sites_of(model: Any) -> tuple[Site, ...]:
+    """List the matrices that can carry an adapter, as ``coverage_of``."""
+    return coverage_of(model).sites
+
+
+def block_names(names: Iterable[str]) -> list[str]:
+    """Return the names of a model's blocks, lowest first: of the numbered modules beside each other with most sites.
+
+    Some models number other modules, too, such as Gemma 3n's projections between streams.
+
+    Args:
+        names: Of the sites.
+    """
+    numbered = [block for name in names if (block := _numbered(name))]
+    if not numbered:
+        return []
+    beside = Counter(name.rpartition(".")[0] for name in numbered).most_common(1)[0][0]
+    blocks = dict.fromkeys(name for name in numbered if name.rpartition(".")[0] == beside)
+    return sorted(blocks, key=lambda name: int(name.rpartition(".")[2]))
+
+
+def _numbered(name: str) -> str | None:
+    """Return the name of a site's outermost numbered module; None if there is none."""
+    parts = name.split(".")
+    place = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return None if place is None else ".".join(parts[: place + 1])
+
+
+def _text_model(model: Any) -> tuple[Any, str]:
+    """Return the part of a model that reads text, and the prefix of its modules' names."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    for name, module in model.named_modules():
+        if module is decoder and name:
+            return module, f"{name}."
+    return model, ""
+
+
+def _site(model: Any, name: str, module: Any, blocks: Mapping[str, int]) -> Site:
+    layer = FrozenLinear(module)
+    block = _numbered(name)
+    inside = name if block is None else name.removeprefix(block + ".")
+    return Site(name, layer.in_features, layer.out_features, blocks.get(block or "", 0), _kind(model, name, inside))
+
+
+def _kind(model: Any, name: str, inside: str) -> Kind:
+    """Return what a layer is part of: what the innermost module within its block says by its name or its class."""
+    parts = name.split(".")
+    for place in range(len(parts), len(parts) - len(inside.split(".")), -1):
+        said = f"{parts[place - 1]} {type(model.get_submodule('.'.join(parts[:place]))).__name__}"
+        if ATTENTION.search(said):
+            return "attention"
+        if MLP.search(said):
+            return "mlp"
+    return "mlp"
+
+
+def _experts(text: Any) -> dict[str, int]:
+    """Return the name of each module that holds routed experts, and how many: a list of them, or tensors of them."""
+    experts = {}
+    for name, module in text.named_modules():
+        tensors = [p for p in module.parameters(recurse=False) if p.ndim == 3]
+        if isinstance(module, torch.nn.ModuleList) and name.endswith("experts"):
+            experts[name] = len(module)
+        elif tensors and EXPERT.search(f"{name} {type(module).__name__}"):
+            experts[name] = max(map(len, tensors))
+    return experts
+
+
+def _left_out(text: Any, prefix: str, linear: Mapping[str, Any], experts: Mapping[str, int]) -> tuple[LeftOut, ...]:
+    items: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+    for name, module in text.named_modules():
+        for key, matrices, params in _roles(name, module, experts, prefix + name in linear):
+            items.setdefault(key, []).append((prefix + name, matrices, params))
+    return tuple(
+        LeftOut(*key, tuple(name for name, _, _ in rows), sum(row[1] for row in rows), sum(row[2] for row in rows))
+        for key, rows in items.items()
+    )
+
+
+def _roles(
+    name: str, module: Any, experts: Mapping[str, int], linear: bool
+) -> Iterator[tuple[tuple[str, str], int, int]]:
+    """Yield what a module is instead of a site, with its matrices and parameters."""
+    matrices = [p for p in module.parameters(recurse=False) if p.ndim >= 2]
+    if not matrices:
+        return
+    params = sum(p.numel() for p in matrices)
+    if name in experts or any(name.startswith(f"{place}.") and place.endswith("experts") for place in experts):
+        yield (EXPERTS, NOT_ADAPTED), sum(len(p) if p.ndim == 3 else 1 for p in matrices), params
+    elif any(len(matrices[0]) == count and _is_within(name, place) for place, count in experts.items()):
+        yield (ROUTERS, THEY_ROUTE), 1, params
+    elif linear and len(matrices[0]) == 1:
+        yield (GATES, ONE_ROW), 1, params
+
+
+def _is_within(name: str, experts: str) -> bool:
+    """Return True if a module is part of the layer that routed experts are part of."""
+    layer = experts.rpartition(".")[0]
+    return name.startswith(f"{layer}.")
