@@ -10,7 +10,6 @@ from typing import Self
 
 from strategies.base import Score, Site
 
-DEFAULT_HIGH = 64
 UNSPENT_TOLERANCE = 0.01
 
 
@@ -21,32 +20,32 @@ class RankBudget:
     Args:
         params: Trainable adapter parameters, summed over all sites.
         low: Smallest rank any site receives; 0 leaves a site unadapted.
-        high: Largest rank any site receives; a site's own limit is min(d_in, d_out).
+        high: Largest rank any site receives; None leaves only a site's own limit, min(d_in, d_out).
     """
 
     params: int
     low: int = 0
-    high: int = DEFAULT_HIGH
+    high: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high:
+        if self.low < 0 or (self.high is not None and self.low > self.high):
             raise ValueError(f"need 0 <= low <= high, got low={self.low}, high={self.high}")
         if self.params < 1:
             raise ValueError(f"budget must be at least 1 parameter, got {self.params}")
 
     @classmethod
     def like_uniform(cls, rank: int, sites: Sequence[Site]) -> Self:
-        """Return the budget that plain LoRA of ``rank`` on every site spends.
+        """Return the budget that plain LoRA of ``rank`` on every site spends, as far as a site's dimensions allow it.
 
         Raises:
-            ValueError: ``rank`` is below 1 or above the smallest dimension of some site.
+            ValueError: ``rank`` is below 1 or above what any site can have.
         """
         if rank < 1:
             raise ValueError(f"budget rank must be at least 1, got {rank}")
-        narrow = min(sites, key=lambda site: site.max_rank)
-        if rank > narrow.max_rank:
-            raise ValueError(f"budget rank {rank} is more than {narrow.name} can have ({narrow.max_rank})")
-        return cls(params=rank * sum(site.cost for site in sites), high=max(DEFAULT_HIGH, rank))
+        most = max(site.max_rank for site in sites)
+        if rank > most:
+            raise ValueError(f"budget rank {rank} is more than any matrix can have (at most {most})")
+        return cls(sum(site.cost * min(rank, site.max_rank) for site in sites))
 
     def share(self, fraction: float) -> Self:
         """Return a budget of ``fraction`` of the parameters, at most 1, rounded down."""
@@ -104,7 +103,7 @@ def allocate(scores: Mapping[str, Score], sites: Sequence[Site], budget: RankBud
         Balinski and Young, "Fair Representation" (1982), on divisor methods.
     """
     _check_scores(scores, sites)
-    caps = {site.name: min(budget.high, site.max_rank) for site in sites}
+    caps = {site.name: min(budget.high or site.max_rank, site.max_rank) for site in sites}
     ranks = {site.name: min(budget.low, caps[site.name]) for site in sites}
     remaining = budget.params - sum(site.cost * ranks[site.name] for site in sites)
     if remaining < 0:

@@ -105,6 +105,22 @@ def test_claims_worked_out_beforehand_give_what_the_score_gives(sites, rank):
     assert allocate(unit_scores, sites, budget) == allocate(scores, sites, budget)
 
 
+def test_a_budget_given_as_a_rank_is_a_budget_and_caps_nothing():
+    sites = (Site("h.0", 256, 256, 0, "mlp"), Site("h.1", 256, 256, 1, "mlp"))
+    assert RankBudget.like_uniform(64, sites) == RankBudget(2 * 64 * 512)
+    ranks = allocate({"h.0": 3.0, "h.1": 1.0}, sites, RankBudget.like_uniform(64, sites)).ranks
+    assert ranks == {"h.0": 96, "h.1": 32}
+
+
+def test_plain_lora_has_no_more_rank_at_a_site_than_the_site_can_have():
+    sites = (Site("h.0", 64, 64, 0, "mlp"), Site("h.1", 2, 64, 0, "mlp"))
+    budget = RankBudget.like_uniform(8, sites)
+    assert budget.params == 8 * 128 + 2 * 66
+    assert allocate(dict.fromkeys(("h.0", "h.1"), 1.0), sites, budget).ranks == {"h.0": 8, "h.1": 2}
+    with pytest.raises(ValueError, match="at most 64"):
+        RankBudget.like_uniform(65, sites)
+
+
 def test_the_digest_does_not_depend_on_the_order_of_sites():
     assert RankAllocation({"a": 1, "b": 2}, 3).digest == RankAllocation({"b": 2, "a": 1}, 3).digest
     assert RankAllocation({"a": 1, "b": 2}, 3).digest != RankAllocation({"a": 2, "b": 1}, 3).digest

@@ -34,7 +34,7 @@ FLAGS = [
     (["--official", "--strategies", "eva"], "--strategies eva", "drop one"),
     (["--strategies", "eva", "--strategies", "adalora"], "--strategies eva, adalora", "add --strategies baseline"),
     (["--official", "--num-samples", "4"], "--num-samples 4", "drop one"),
-    (["--budget-rank", "4000"], "--budget-rank 4000", "(128)"),
+    (["--budget-rank", "4000"], "--budget-rank 4000", "at most 128"),
     (["--name", "../x"], "../x", "folder name"),
     (["--name", ""], "--name", "must not be empty"),
     (["--name", "n" * 300], "--name", "at most 100"),

@@ -11,6 +11,7 @@ from strategies import RankBudget
 from strategies.base import Site
 from trainables import export
 from trainables.data.splits import DataSource
+from trainables.models.context import Context
 from trainables.models.coverage import Coverage
 from trainables.spec import Workload
 from tuning.cli import main
@@ -24,7 +25,7 @@ def key(strategy, learning_rate=0.01, **own):
     sites = tuple(Site(name, 8, 8, 0, "mlp") for name in "ab")
     evidence = {f"explained_variance/{k}": {"a": 1 / k, "b": 1 / k} for k in range(1, 7)}
     workload = Workload("any", DataSource(), RankBudget.like_uniform(2, sites), 1.0, 4, 1, 2.0, evidence=evidence)
-    known = preflight.Preflight(preflight.Shape(Coverage(sites), 0, 0, 0), workload, "", {})
+    known = preflight.Preflight(preflight.Shape(Coverage(sites), 0, Context(None), 0), workload, "", {})
     return tuner._key(workload, known, TrialConfig(strategy, params=own, learning_rate=learning_rate))
 
 

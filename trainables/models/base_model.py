@@ -15,6 +15,7 @@ from transformers.activations import NewGELUActivation
 from analysis.results.messages import first_line
 from strategies.base import Site
 from trainables.models import hub
+from trainables.models.context import Context
 from trainables.models.coverage import Coverage, coverage_of
 from trainables.models.files import resolve
 
@@ -65,7 +66,7 @@ class Shape:
 
     coverage: Coverage
     params: int
-    context: int
+    context: Context
     vocabulary: int
 
     @property
@@ -90,13 +91,12 @@ def shape_of(model: str) -> Shape:
             f"--model {model}: no causal language model that loads ({_reason(error)}); give a saved one"
         ) from error
     _check_architecture(model, config, type(skeleton).__name__)
-    context = int(getattr(config, "max_position_embeddings", 1024) or 1024)
     try:
         coverage = coverage_of(skeleton)
     except ValueError as error:
         raise ValueError(f"--model {model}: {error}") from error
     vocabulary = skeleton.get_input_embeddings().num_embeddings
-    return Shape(coverage, sum(p.numel() for p in skeleton.parameters()), context, vocabulary)
+    return Shape(coverage, sum(p.numel() for p in skeleton.parameters()), Context.of(config), vocabulary)
 
 
 def _check_architecture(model: str, config: Any, built: str) -> None:
@@ -226,7 +226,7 @@ def joinable(network: Any) -> bool:
 
 
 def _four_tokens(network: Any) -> Any:
-    return torch.arange(4, device=network.device).view(1, 4) % network.config.vocab_size
+    return torch.arange(4, device=network.device).view(1, 4) % network.get_input_embeddings().num_embeddings
 
 
 @functools.lru_cache

@@ -128,7 +128,7 @@ class BudgetChoices(Choices):
         cheapest = min(site.cost for site in sites)
         if self.budget < cheapest:
             raise ValueError(f"--budget {self.budget} is too small for any rank: one unit costs at least {cheapest}")
-        return RankBudget(self.budget, high=min(max(s.d_in for s in sites), max(s.d_out for s in sites)))
+        return RankBudget(self.budget)
 
 
 class SearchChoices(Choices):

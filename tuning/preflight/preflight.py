@@ -77,8 +77,8 @@ def check(plan: SearchPlan) -> Preflight:
     shape = base_model.shape_of(model)
     if files.check_weights(model):
         base_model.check_fit(model)
-    if plan.max_length > shape.context:
-        raise ValueError(f"--max-length {plan.max_length}: the model's context is {shape.context} tokens")
+    if shape.context.tokens is not None and plan.max_length > shape.context.tokens:
+        raise ValueError(f"--max-length {plan.max_length}: give at most {shape.context.tokens}, {shape.context.why}")
     workload = plan.workload(plan.rank_budget(shape.sites))
     if plan.searches_budget:
         _check_smallest(plan, workload.budget, shape)
