@@ -30,9 +30,9 @@ def main(model: str, trials: int, steps: int, pairs: int) -> None:
     workload = replace(_bundled() if model == "bundled" else workloads.gpt2_medium(8), epochs=10_000)
     configs = [TrialConfig("baseline", learning_rate=0.002, seed=seed) for seed in range(trials)]
     packs = []
-    for joinable in (False, True):
+    for join in (False, True):
         pack = Pack(workload.model, workload.data, workload.device, ROWS)
-        pack.base = replace(pack.base, joinable=joinable)
+        pack.base = replace(pack.base, joining=pack.base.joining if join else None)
         packs.append((pack, [pack.admit(workload, TrialSpec.from_config(config)) for config in configs]))
     padded, joined = packs
     train(*padded, 1), train(*joined, 1)

@@ -104,7 +104,7 @@ def test_a_site_adapted_without_a_plan_is_caught(model):
 
 @pytest.fixture
 def base(model, tiny_tokenizer):
-    return BaseModel(model, tiny_tokenizer, coverage_of(model), 0, "cpu", True, True)
+    return BaseModel(model, tiny_tokenizer, coverage_of(model), 0, "cpu", True, None)
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, BloomConfig, OPTConfig
 
+from tests.zoo import built
 from trainables.data.splits import IGNORED, Example
 from trainables.engine.sequence_packing import arrange
-from trainables.models.base_model import joinable
+from trainables.models.base_model import joining
 
 WIDE = 1000
 FIRST, SECOND, THIRD = (
@@ -89,18 +89,27 @@ def test_rows_never_overlap_and_never_cost_more_places_than_padding(lengths, wid
 
 def test_the_promised_architectures_keep_joined_rows_apart(model):
     model.config.use_cache = False  # as wherever trials train; with a cache Transformers does not look at positions
-    assert joinable(model)
+    assert joining(model) == "positions"
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("kind", "way"),
     [
-        BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4),  # takes no positions
-        OPTConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48,
-                  word_embed_proj_dim=32),  # takes them, and lets rows see each other
+        ("bloom", None),  # takes no positions
+        ("mamba", None),  # a state goes from token to token
+        ("opt", "mask"),  # takes positions, and lets rows see each other
+        ("falcon", "mask"),
     ],
-)  # fmt: skip
-def test_a_model_that_does_not_is_found_out(config):
-    torch.manual_seed(0)
-    config.use_cache = False
-    assert not joinable(AutoModelForCausalLM.from_config(config).eval())
+)
+def test_a_model_that_does_not_is_found_out(kind, way):
+    model = built(kind)
+    model.config.use_cache = False
+    assert joining(model) == way
+
+
+def test_a_mask_has_each_position_see_its_own_row_up_to_itself():
+    lanes = arrange([[3, 2, 1]], WIDE, join=True)
+    assert lanes.starts == ((0, 0), (1, 0), (1, 2))
+    first, second = lanes.mask[:, 0].int().tolist()
+    assert first == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert second == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,43 @@ def read(model: Any) -> Adapter:
     }
     scales = {name: scale for name, (_, scale) in read_back(model).items()}
     return Adapter(model.peft_config[ADAPTER], factors, scales)
+
+
+def blank(model: Any, sites: Sequence[Site], ranks: Mapping[str, int]) -> Adapter:
+    """Return an adapter of zeros at some sites, at scale 1, apart from any model."""
+    allocation = RankAllocation(ranks, sum(site.cost * ranks[site.name] for site in sites))
+    device = next(model.parameters()).device
+    factors = {
+        site.name: (
+            torch.zeros(ranks[site.name], site.d_in, device=device),
+            torch.zeros(site.d_out, ranks[site.name], device=device),
+        )
+        for site in sites
+    }
+    config = lora_config(model, allocation, {name: float(rank) for name, rank in ranks.items()}, 0.0)
+    return Adapter(config, factors, dict.fromkeys(factors, 1.0))
+
+
+def loaded(model: Any, folder: Path) -> Any:
+    """Return ``model`` with the adapter of a folder, to be trained, as anybody would load it.
+
+    Call it within ``restored``: if PEFT raises, it has changed a part of the model.
+    """
+    return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+
+
+@contextmanager
+def restored(model: Any) -> Iterator[None]:
+    """Put every module of a model back into its place at the end, whatever PEFT has put there."""
+    places = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    try:
+        yield
+    finally:
+        for parent, name, child in places:
+            if getattr(parent, name) is not child:
+                setattr(parent, name, child)
+        if hasattr(model, "peft_config"):
+            del model.peft_config
 
 
 def detach(model: Any) -> None:

@@ -212,8 +212,8 @@ class Pack:
         """Return the summed loss of each row of each slot, in nats, shape (slots, rows)."""
         examples = [example for group in rows for example in group]
         lengths = [[len(example.input_ids) for example in group] for group in rows]
-        lanes = arrange(lengths, self._width, self.base.joinable, self.device)
-        inputs, labels = lanes.inputs(examples, self.base.pad_id)
+        lanes = arrange(lengths, self._width, self.base.joining is not None, self.device)
+        inputs, labels = lanes.inputs(examples, self.base.pad_id, self.base.joining == "mask")
         depth = slots[0].prefix if self.prefix.is_sound(slots[0].prefix, self.splits.train[:2]) else 0
         prefix = self.prefix.skipped(depth, examples, lanes)
         dropping = training and any(slot.learner.workload.dropout for slot in slots)

@@ -37,11 +37,18 @@ class Lanes:
         """Whether any lane has two rows."""
         return self.per_trial < len(self.lengths[0])
 
-    def inputs(self, examples: Sequence[Example], pad_id: int) -> tuple[dict[str, Any], torch.Tensor]:
+    def inputs(
+        self, examples: Sequence[Example], pad_id: int, masked: bool = False
+    ) -> tuple[dict[str, Any], torch.Tensor]:
         """Return the model's inputs and labels, all (lanes, length).
 
-        No attention mask is needed: padding comes after a row, and Transformers keeps rows apart whose positions begin
-        anew. The first token of a row has no prediction, so its label is ``IGNORED``.
+        Padding comes after a row, so it needs no attention mask. The first token of a row has no prediction, so its
+        label is ``IGNORED``.
+
+        Args:
+            examples: The rows.
+            pad_id: Token between them.
+            masked: Whether a mask keeps the rows of a lane apart, since positions that begin anew do not.
         """
         shape = (len(self.lengths) * self.per_trial, self.length)
         ids, labels, positions = torch.full(shape, pad_id), torch.full(shape, IGNORED), torch.zeros(shape).long()
@@ -50,10 +57,21 @@ class Lanes:
             ids[lane, start:stop] = torch.tensor(example.input_ids)
             labels[lane, start + 1 : stop] = torch.tensor(example.labels[1:])
             positions[lane, start:stop] = torch.arange(stop - start)
-        inputs = {"input_ids": ids.to(self.device)} | (
-            {"position_ids": positions.to(self.device)} if self.joined else {}
-        )
+        inputs = {"input_ids": ids.to(self.device)}
+        if self.joined:
+            inputs["position_ids"] = positions.to(self.device)
+        if self.joined and masked:
+            inputs["attention_mask"] = self.mask
         return inputs, labels.to(self.device)
+
+    @functools.cached_property
+    def mask(self) -> torch.Tensor:
+        """Return which positions each sees, (lanes, 1, length, length): itself and earlier ones of the same row."""
+        rows = torch.full((len(self.lengths) * self.per_trial, self.length), -1)
+        all_lengths = [length for row_lengths in self.lengths for length in row_lengths]
+        for number, (length, (lane, start)) in enumerate(zip(all_lengths, self.starts, strict=True)):
+            rows[lane, start : start + length] = number
+        return (rows[:, None, :, None] == rows[:, None, None, :]).tril().to(self.device)
 
     def spread(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return rows (row length, width) at their positions in (lanes, length, width), and zeros between them."""

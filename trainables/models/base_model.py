@@ -6,7 +6,7 @@ import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, logging
@@ -27,6 +27,9 @@ CAUSAL = re.compile(r"(CausalLM|LMHeadModel)$")
 UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}  # a model's code never runs
 
 
+Joining = Literal["positions", "mask"]
+
+
 @dataclass(frozen=True, slots=True)
 class BaseModel:
     """A frozen causal language model in evaluation mode.
@@ -38,7 +41,7 @@ class BaseModel:
         params: Parameters of the model, tied ones once.
         device: ``cpu`` or ``cuda``.
         separable_head: Whether the logits are the output embedding of the last hidden state and nothing else.
-        joinable: Whether rows end to end, each with its own positions, give the outputs that each gives alone.
+        joining: What keeps rows apart that lie end to end; None if nothing does.
     """
 
     model: Any
@@ -47,7 +50,7 @@ class BaseModel:
     params: int
     device: str
     separable_head: bool
-    joinable: bool
+    joining: Joining | None
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -181,7 +184,7 @@ def load(model: str, device: str = "cpu") -> BaseModel:
     if not looks_back_only(network):
         raise ValueError(f"--model {model}: its tokens see later ones; give a causal language model")
     params = sum(parameter.numel() for parameter in network.parameters())
-    properties = coverage_of(network), params, device, separable_head(network), joinable(network)
+    properties = coverage_of(network), params, device, separable_head(network), joining(network)
     return BaseModel(network, load_tokenizer(model), *properties)
 
 
@@ -214,15 +217,27 @@ def looks_back_only(network: Any) -> bool:
 
 
 @torch.inference_mode()
-def joinable(network: Any) -> bool:
-    """Return True if rows end to end, whose positions begin anew, give the outputs that they give apart."""
+def joining(network: Any) -> Joining | None:
+    """Return what gives rows end to end the outputs that they have apart; None if nothing does.
+
+    Transformers keeps rows apart whose positions begin anew, in most models; in some, only a mask does.
+    """
     if "position_ids" not in inspect.signature(network.forward).parameters:
-        return False
+        return None
     ids = _four_tokens(network)
     both, positions = torch.cat([ids, ids.flip(1)], 1), torch.arange(4, device=network.device).repeat(1, 2)
+    rows = torch.arange(8, device=network.device) // 4
+    mask = (rows[:, None] == rows).tril()[None, None]
     alone, mixed = network(ids.flip(1)).logits, network(both).logits[:, 4:]
-    apart = network(both, position_ids=positions).logits[:, 4:]
-    return bool((apart - alone).abs().max() <= 1e-3 * (mixed - alone).abs().max())
+    ways: dict[Joining, dict[str, Any]] = {"positions": {}, "mask": {"attention_mask": mask}}
+    for way, inputs in ways.items():
+        try:
+            apart = network(both, position_ids=positions, **inputs).logits[:, 4:]
+        except (RuntimeError, ValueError, TypeError, IndexError):  # it takes no such mask
+            continue
+        if (apart - alone).abs().max() <= 1e-3 * (mixed - alone).abs().max():
+            return way
+    return None
 
 
 def _four_tokens(network: Any) -> Any:

@@ -37,7 +37,8 @@ class LeftOut:
     params: int
 
     def __str__(self) -> str:
-        return f"{self.matrices:,} {self.what} ({self.why})"
+        what = {"matrices": "matrix"}.get(self.what, self.what) if self.matrices == 1 else self.what
+        return f"{self.matrices:,} {what} ({self.why})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,17 @@ class Coverage:
         sites: The matrices that can carry an adapter, in the model's own order.
         left_out: The others.
         outside: Matrices outside the text model, which no text reaches, such as a vision tower's.
+        silent: Sites that had a gradient of zero when they were looked at, since something frozen is zero there.
+        skips: Whether the blocks below the first adapter may be skipped once their output is known.
+        joins: Whether rows may be laid end to end.
     """
 
     sites: tuple[Site, ...]
     left_out: tuple[LeftOut, ...] = ()
     outside: int = 0
+    silent: int = 0
+    skips: bool = True
+    joins: bool = True
 
     @property
     def share(self) -> float:
@@ -63,21 +70,33 @@ class Coverage:
     def without(self, names: Iterable[str], what: str, why: str) -> "Coverage":
         """Return the coverage with some sites left out."""
         dropped = {*names}
+        before = [item for item in self.left_out if (item.what, item.why) == (what, why)]
         sites = [site for site in self.sites if site.name in dropped]
         if not sites:
             return self
-        params = sum(site.d_in * site.d_out for site in sites)
-        item = LeftOut(what, why, tuple(site.name for site in sites), len(sites), params)
+        item = LeftOut(
+            what,
+            why,
+            (*(name for item in before for name in item.names), *(site.name for site in sites)),
+            sum(item.matrices for item in before) + len(sites),
+            sum(item.params for item in before) + sum(site.d_in * site.d_out for site in sites),
+        )
         kept = tuple(site for site in self.sites if site.name not in dropped)
-        return replace(self, sites=kept, left_out=(*self.left_out, item))
+        return replace(self, sites=kept, left_out=(*(i for i in self.left_out if i not in before), item))
 
     def __str__(self) -> str:
         matrices = len(self.sites) + sum(item.matrices for item in self.left_out)
         parts = [f"adapted: {len(self.sites):,} of {matrices:,} matrices, {self.share:.0%} of their parameters"]
+        if self.silent:
+            parts.append(f"{self.silent:,} of them had no gradient when they were tried")
         if self.left_out:
             parts.append("left out: " + ", ".join(map(str, self.left_out)))
         if self.outside:
             parts.append(f"{self.outside:,} matrices outside the text model are as they were")
+        if not self.skips:
+            parts.append("no block is skipped, since later ones use more of it than its output")
+        if not self.joins:
+            parts.append("rows are not laid end to end, since they would see each other")
         return "; ".join(parts)
 
 
