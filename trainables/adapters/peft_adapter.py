@@ -1,7 +1,6 @@
 """An allocation as a PEFT adapter: attach it, read it back, cut it, detach it."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from strategies import RankAllocation
 from strategies.base import Site
-from trainables.adapters import WEIGHTS
+from trainables.adapters import WEIGHTS, naming
 from trainables.models.base_model import BaseModel
 from trainables.models.frozen_linear import FrozenLinear
 from trainables.spec import TrialSpec, Workload
@@ -88,7 +87,9 @@ class Adapter:
         }
         scales = {name: self.scales[name] for name in factors}
         ranks = {name: len(a) for name, (a, _) in factors.items()}
-        config = replace(self.config, **_patterns(ranks, {name: scales[name] * rank for name, rank in ranks.items()}))
+        config = replace(
+            self.config, **naming.exact(ranks, {name: scales[name] * rank for name, rank in ranks.items()})
+        )
         return Adapter(config, factors, scales)
 
     @property
@@ -216,21 +217,8 @@ def lora_config(
         fan_in_fan_out=all(FrozenLinear(model.get_submodule(name)).transposed for name in ranks),
         lora_dropout=dropout,
         revision=getattr(model, "hub_commit", None),
-        **_patterns(ranks, alphas),
+        **naming.exact(ranks, alphas),
     )
-
-
-def _patterns(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, Any]:
-    """Return the part of PEFT's configuration that depends on the ranks.
-
-    ``rank_pattern`` keys are regexes that match at name endings, so every key is escaped and anchored; the targets are
-    one regex because a list would match by ending, too.
-    """
-    return {
-        "target_modules": "|".join(map(re.escape, ranks)),
-        "rank_pattern": {_anchored(name): rank for name, rank in ranks.items()},
-        "alpha_pattern": {_anchored(name): alphas[name] for name in ranks},
-    }
 
 
 def audit(
@@ -330,7 +318,3 @@ def _lora_layers(model: Any) -> Iterator[tuple[str, LoraLayer]]:
     for name, layer in model.base_model.model.named_modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A:
             yield name, layer
-
-
-def _anchored(name: str) -> str:
-    return "^" + re.escape(name)

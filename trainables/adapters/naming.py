@@ -1,0 +1,89 @@
+"""The fields of PEFT's configuration that name matrices: as few and as short as mean exactly the planned ranks."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+
+def exact(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, Any]:
+    """Return the fields that need no model to be right: every name in full, escaped and anchored.
+
+    ``rank_pattern`` keys are regexes that match at name endings; the targets are one regex because a list would match
+    by ending, too.
+    """
+    return {
+        "target_modules": "|".join(map(re.escape, ranks)),
+        "rank_pattern": {f"^{re.escape(name)}": rank for name, rank in ranks.items()},
+        "alpha_pattern": {f"^{re.escape(name)}": alphas[name] for name in ranks},
+    }
+
+
+def short(ranks: Mapping[str, int], alphas: Mapping[str, float], modules: Collection[str]) -> dict[str, Any]:
+    """Return the fields as a person would write them: plain LoRA has no pattern.
+
+    ``r`` and ``lora_alpha`` are those of most sites. Targets are the shortest endings of names that no other module
+    has. A pattern has all sites of one rank, or one alpha, that is not that of most.
+
+    Args:
+        ranks: Adapted site -> rank.
+        alphas: Adapted site -> alpha.
+        modules: Names of all of the model's modules.
+    """
+    (rank, alpha), _ = Counter((rank, alphas[name]) for name, rank in ranks.items()).most_common(1)[0]
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": endings(ranks, modules),
+        "rank_pattern": _patterns(ranks, rank),
+        "alpha_pattern": _patterns(alphas, alpha),
+    }
+
+
+def endings(sites: Iterable[str], modules: Collection[str]) -> list[str]:
+    """Return endings of names that PEFT resolves to exactly the sites, each the shortest for its site, sorted.
+
+    PEFT takes a module whose name is one of them, or ends with a dot and one of them.
+    """
+    wanted = {*sites}
+    others = {ending for module in modules if module not in wanted for ending in _endings(module)}
+    return sorted({next(ending for ending in _endings(site) if ending not in others) for site in wanted})
+
+
+def _endings(name: str) -> list[str]:
+    """Return the endings of a name, the shortest first, itself last."""
+    parts = name.split(".")
+    return [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+
+
+def _patterns(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
+    """Return value by pattern, one for each value that is not the default."""
+    alternatives: dict[Any, dict[str, list[str]]] = {}
+    for name, value in values.items():
+        if value != default:
+            number, rest = _from_block(name)
+            alternatives.setdefault(value, {}).setdefault(rest, []).append(number)
+    patterns = {"|".join(_one_of(n, rest) for rest, n in by_rest.items()): v for v, by_rest in alternatives.items()}
+    if all(_looked_up(patterns, name, default) == value for name, value in values.items()):
+        return patterns
+    return {f"^{re.escape(name)}": value for name, value in values.items() if value != default}
+
+
+def _from_block(name: str) -> tuple[str, str]:
+    """Return the number of a site's block and the rest of its name; without a number, nothing and its whole name."""
+    parts = name.split(".")
+    place = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return ("", name) if place is None else (parts[place], ".".join(parts[place + 1 :]))
+
+
+def _one_of(numbers: Sequence[str], rest: str) -> str:
+    """Return a regex for the sites of one name in some blocks."""
+    if numbers[0] == "":
+        return f"^{re.escape(rest)}"
+    choice = numbers[0] if len(numbers) == 1 else f"({'|'.join(numbers)})"
+    return rf"{choice}\.{re.escape(rest)}" if rest else choice
+
+
+def _looked_up(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Return the value that PEFT finds for a name: that of the first pattern that matches its ending."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
