@@ -6,53 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import click
-import peft
-import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from analysis.results.messages import run_command
 from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
-from trainables.adapters.peft_adapter import load_weights
 from trainables.models import hub
-from trainables.models.base_model import load, load_tokenizer, read_weights
+from trainables.models.base_model import load, read_weights, save_tokenizer
+from trainables.postprocess import forms
 from trainables.training.checkpoint import BEST
 
 
 def uniform(model: str, adapter: Path, output: Path) -> None:
-    """Write an adapter for servers that support one rank and one scale.
-
-    Every matrix of an adapted kind gets the highest rank: A and B are padded with zeros, the scale is
-    multiplied into B, and alpha is the rank. Logits are those of the original.
+    """Write the adapter with one rank and one scale, for servers that know no others; logits are the original's.
 
     Args:
         model: The base, as ``Workload.model``.
         adapter: Folder that ``Adapter.save`` wrote.
         output: Folder for the other form.
     """
-    config, tensors = peft.LoraConfig.from_pretrained(str(adapter)), load_weights(adapter)
-    sites = {site.name: site for site in load(model).sites}
-    scales = _scales(model, adapter)
-    rank = max(len(tensors[key]) for key in tensors if ".lora_A." in key)
-    kinds = sorted({name.rpartition(".")[2] for name in scales})
-    padded: dict[str, torch.Tensor] = {}
-    for name, site in sites.items():
-        if name.rpartition(".")[2] in kinds:
-            a, b = torch.zeros(rank, site.d_in), torch.zeros(site.d_out, rank)
-            if name in scales:
-                small_a, small_b = (tensors[_key(name, part)] for part in "AB")
-                a[: len(small_a)] = small_a
-                b[:, : len(small_a)] = small_b * scales[name]
-            padded |= {_key(name, "A"): a, _key(name, "B"): b}
-    plain = peft.LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=rank, target_modules=kinds, inference_mode=True,
-        fan_in_fan_out=config.fan_in_fan_out, base_model_name_or_path=config.base_model_name_or_path,
-        revision=config.revision,
-    )  # fmt: skip
-    output.mkdir(parents=True)
-    plain.save_pretrained(str(output))
-    save_file(padded, output / WEIGHTS, metadata={"format": "pt"})
+    forms.write(model, forms.uniform(load(model), peft_adapter.read_folder(adapter)), output)
 
 
 def merged(model: str, adapter: Path, output: Path) -> None:
@@ -60,20 +33,7 @@ def merged(model: str, adapter: Path, output: Path) -> None:
     base = read_weights(model)  # not the cached one, since merging changes it
     wrapped: Any = PeftModel.from_pretrained(base, str(adapter))
     wrapped.merge_and_unload().save_pretrained(str(output))
-    load_tokenizer(model).save_pretrained(str(output))
-
-
-def _scales(model: str, adapter: Path) -> dict[str, float]:
-    """Return adapted site -> scale in use, as PEFT applies the folder's configuration."""
-    wrapped = PeftModel.from_pretrained(load(model).model, str(adapter))
-    try:
-        return {name: scale for name, (_, scale) in peft_adapter.read_back(wrapped).items()}
-    finally:
-        peft_adapter.detach(wrapped)
-
-
-def _key(name: str, part: str) -> str:
-    return f"base_model.model.{name}.lora_{part}.weight"
+    save_tokenizer(model, output)
 
 
 FORMS = {"uniform": uniform, "merged": merged}

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from strategies import RankAllocation, RankBudget
 from strategies.base import Site
@@ -15,7 +15,7 @@ from trainables import export
 from trainables.adapters import peft_adapter
 from trainables.data.splits import DataSource
 from trainables.models.base_model import load
-from trainables.postprocess import truncation
+from trainables.postprocess import forms, truncation
 from trainables.spec import Workload
 
 SITES = (Site("a", 6, 5, 0, "attention"), Site("b", 4, 8, 1, "mlp"))
@@ -61,11 +61,11 @@ def trained(model_folder, tmp_path):
 
 
 def logits(model, adapter=None):
-    found = AutoModelForCausalLM.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model)
     if adapter is not None:
-        found = PeftModel.from_pretrained(found, adapter)
+        network = PeftModel.from_pretrained(network, adapter)
     with torch.no_grad():
-        return found.eval()(input_ids=torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])).logits
+        return network.eval()(input_ids=torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])).logits
 
 
 def test_one_rank_and_one_scale_give_the_same_logits(trained, tmp_path):
@@ -73,8 +73,29 @@ def test_one_rank_and_one_scale_give_the_same_logits(trained, tmp_path):
     export.uniform(model, adapter, tmp_path / "uniform")
     config = json.loads((tmp_path / "uniform" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["rank_pattern"], config["alpha_pattern"]) == (3, 3, {}, {})
+    plain = {"bias": "none", "modules_to_save": None, "use_rslora": False, "use_dora": False}
+    assert {name: config[name] for name in plain} == plain
     torch.testing.assert_close(logits(model, tmp_path / "uniform"), logits(model, adapter), atol=1e-5, rtol=0)
     assert not torch.allclose(logits(model), logits(model, adapter), atol=1e-3)
+
+
+def test_short_names_give_the_same_logits(trained, tmp_path):
+    model, ranks, alphas, adapter = trained
+    forms.write(model, forms.named_shortly(load(model), peft_adapter.read_folder(adapter)), tmp_path / "short")
+    torch.testing.assert_close(logits(model, tmp_path / "short"), logits(model, adapter), atol=1e-6, rtol=0)
+    again = peft_adapter.read_folder(tmp_path / "short")
+    assert again.ranks == {name: rank for name, rank in ranks.items() if rank}
+    assert again.scales == pytest.approx({name: alpha / ranks[name] for name, alpha in alphas.items()})
+
+
+@pytest.mark.parametrize("form", [export.uniform, export.merged])
+def test_the_tokenizer_goes_with_every_form_as_it_came(form, trained, tmp_path, tiny_tokenizer):
+    model, _, _, adapter = trained
+    form(model, adapter, tmp_path / "form")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "form")
+    assert tokenizer("one two").input_ids == tiny_tokenizer("one two").input_ids
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(model).chat_template
+    assert tokenizer.pad_token == AutoTokenizer.from_pretrained(model).pad_token
 
 
 def test_a_merged_model_needs_no_adapter(trained, tmp_path):

@@ -64,7 +64,7 @@ def _patterns(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
             number, rest = _from_block(name)
             alternatives.setdefault(value, {}).setdefault(rest, []).append(number)
     patterns = {"|".join(_one_of(n, rest) for rest, n in by_rest.items()): v for v, by_rest in alternatives.items()}
-    if all(_looked_up(patterns, name, default) == value for name, value in values.items()):
+    if all(looked_up(patterns, name, default) == value for name, value in values.items()):
         return patterns
     return {f"^{re.escape(name)}": value for name, value in values.items() if value != default}
 
@@ -84,6 +84,6 @@ def _one_of(numbers: Sequence[str], rest: str) -> str:
     return rf"{choice}\.{re.escape(rest)}" if rest else choice
 
 
-def _looked_up(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+def looked_up(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
     """Return the value that PEFT finds for a name: that of the first pattern that matches its ending."""
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)

@@ -1,6 +1,7 @@
 """An allocation as a PEFT adapter: attach it, read it back, cut it, detach it."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -109,6 +110,30 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return the tensors that ``Adapter.save`` wrote, under PEFT's names."""
     tensors: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
     return tensors
+
+
+def read_folder(folder: Path) -> Adapter:
+    """Return the adapter that ``Adapter.save`` wrote, with the scales that PEFT would use, apart from any model.
+
+    Raises:
+        ValueError: There is no configuration of LoRA in it.
+        OSError: A file is missing.
+        SafetensorError: Its tensors cannot be read.
+    """
+    config, tensors = peft.LoraConfig.from_pretrained(str(folder)), load_weights(folder)
+    factors = {
+        name: (tensors[key], tensors[key.replace(".lora_A.", ".lora_B.")])
+        for key in tensors
+        if (name := _site_of(key)) is not None
+    }
+    alphas = {name: naming.looked_up(config.alpha_pattern, name, config.lora_alpha) for name in factors}
+    return Adapter(config, factors, {name: alphas[name] / len(a) for name, (a, _) in factors.items()})
+
+
+def _site_of(key: str) -> str | None:
+    """Return the site that a tensor of PEFT's name is A of; None if it is no A."""
+    match = re.fullmatch(r"base_model\.model\.(.+)\.lora_A\.weight", key)
+    return match[1] if match else None
 
 
 def attach_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Any:

@@ -124,16 +124,25 @@ def load_tokenizer(model: str) -> Any:
     Raises:
         ValueError: No tokenizer exists.
     """
-    location = resolve(model, weights=False)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location, **UNTRUSTED)
-    except Exception as error:  # as above
-        raise ValueError(f"--model {model}: no tokenizer that loads ({_reason(error)}); add its files") from error
+    tokenizer = _read_tokenizer(model)
     if len(tokenizer) < 2:  # Transformers makes an empty one if there are no files
         raise ValueError(f"--model {model}: no tokenizer in it; add its files, such as tokenizer.json")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
+
+
+def _read_tokenizer(model: str) -> Any:
+    location = resolve(model, weights=False)
+    try:
+        return AutoTokenizer.from_pretrained(location, **UNTRUSTED)
+    except Exception as error:  # as above
+        raise ValueError(f"--model {model}: no tokenizer that loads ({_reason(error)}); add its files") from error
+
+
+def save_tokenizer(model: str, folder: Path) -> None:
+    """Write a model's tokenizer as it came, chat template included."""
+    _read_tokenizer(model).save_pretrained(str(folder))
 
 
 def check_fit(model: str) -> None:
