@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
+from tuning.trials.optuna_compat import remove_journal
 from tuning.trials.optuna_search import STRATEGY
 
 LEAST_FOR_IMPORTANCE, BEST = 30, 1 / 3  # with fewer, the largest share of pure noise is as large as any
@@ -44,11 +45,10 @@ def mirror(study: optuna.Study, path: Path, name: str) -> None:
     """Copy ``study`` into a journal file that optuna-dashboard opens; one that is there is replaced."""
     from optuna.storages.journal import JournalFileBackend
 
-    aside = f"{path}.partial"
-    for left in (aside, f"{aside}.lock"):  # by a search that was killed here; Optuna would wait 30 s for its lock
-        Path(left).unlink(missing_ok=True)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(aside))
-    optuna.copy_study(
-        from_study_name=study.study_name, from_storage=study._storage, to_storage=storage, to_study_name=name
-    )
-    Path(aside).replace(path)
+    aside = path.with_name(f"{path.name}.partial")
+    remove_journal(aside)  # what a search left that was killed here
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(aside)))
+    # Optuna's own copying wants the storage of the study, which is private
+    copy = optuna.create_study(storage=storage, study_name=name, directions=study.directions)
+    copy.add_trials(study.get_trials(deepcopy=False))
+    aside.replace(path)
