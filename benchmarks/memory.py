@@ -8,8 +8,9 @@ from typing import Self
 import psutil
 import torch
 
+from tuning.cluster import ray_compat
+
 EVERY_SECONDS = 0.2
-RAY_SERVICES = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 class Meter:
@@ -48,7 +49,7 @@ def _process_bytes() -> int:
     for process in psutil.process_iter():
         try:
             title = process.cmdline()
-            if title and title[0].startswith("ray::") and not title[0].startswith(RAY_SERVICES):
+            if title and ray_compat.is_at_work(title[0]):
                 total += process.memory_full_info().pss
         except psutil.Error:  # it has just ended
             continue

@@ -273,12 +273,12 @@ def shared_ray():
     """A Ray that all searches of this process share; a search that finds one does not start its own."""
     import ray
 
-    from tuning.cluster import access
+    from tuning.cluster import ray_compat
     from tuning.cluster.connection import QUIET
 
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
-    with access.on_loopback():
+    with ray_compat.on_loopback():
         ray.init(
             address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
             namespace="shared",

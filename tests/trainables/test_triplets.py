@@ -23,7 +23,8 @@ def pruning(budget, **phases):
 def test_the_budget_falls_from_all_to_the_target_as_a_cube():
     _, allocator = pruning(11)
     # int(11 + 11 * (1 - (step - 2) / 5) ** 3) between the second step and the seventh
-    assert [allocator.budget_schedule(step)[0] for step in range(1, 11)] == [22, 22, 16, 13, 11, 11, 11, 11, 11, 11]
+    budgets = [allocator.importance.budget_at(step)[0] for step in range(1, 11)]
+    assert budgets == [22, 22, 16, 13, 11, 11, 11, 11, 11, 11]
 
 
 @pytest.mark.parametrize(
@@ -39,28 +40,25 @@ def test_the_budget_falls_from_all_to_the_target_as_a_cube():
 def test_the_most_important_triplets_that_fit_are_kept(budget, kept, monkeypatch):
     tensors, allocator = pruning(budget)
     worth = {"a": [1.0, 2.0], "b": [4.0, 3.0]}
-    monkeypatch.setattr(allocator, "_importance", lambda name: torch.tensor(worth[name]))
+    monkeypatch.setattr(allocator.importance, "of", lambda name: torch.tensor(worth[name]))
     with torch.no_grad():
         for _, value, _ in tensors.values.values():
             value.fill_(1.0)
-    allocator.mask_to_budget(tensors, budget)
+    allocator.keep_best(tensors, budget)
     assert {name: mask.tolist() for name, mask in allocator.masks.items()} == kept
     assert {n: (v != 0).flatten().tolist() for n, (_, v, _) in tensors.values.items()} == kept
 
 
-def test_importance_is_smoothed_sensitivity_times_its_spread():
+def test_importance_is_that_of_the_triplets_tensors():
     tensors, allocator = pruning(11)
     q, value, p = tensors.values["a"]
     with torch.no_grad():
         q.fill_(1.0), value.fill_(2.0), p.fill_(3.0)
     for name, tensor in tensors.named_parameters():
         tensor.grad = torch.full_like(tensor, 0.5 if name.startswith("a.") else 0.0)
-    allocator.update_ipt(tensors)
-    # |w g| = 0.5, 1 and 1.5; its average after a step is 0.15 of it, the spread 0.15 * 0.85 of it
-    each = 0.15 * 0.15 * 0.85
-    expected = each * (1.0**2 + 0.5**2 + 1.5**2)
-    assert allocator._importance("a").tolist() == pytest.approx([expected, expected])
-    assert allocator._importance("b").tolist() == [0.0, 0.0]
+    allocator.importance.update(tensors)
+    worth = {name: allocator.importance.of(name).tolist() for name in tensors.values}
+    assert worth == {"a": [pytest.approx(0.066938, rel=1e-4)] * 2, "b": [0.0, 0.0]}
 
 
 def test_the_penaltys_gradient_is_that_of_the_norm():

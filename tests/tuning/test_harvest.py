@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from pyarrow.fs import LocalFileSystem
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.tune import ResultGrid
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
@@ -15,7 +15,6 @@ from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from analysis.results.rows import read_rows
 from analysis.results.trial_config import TrialConfig
-from trainables.training.session import Diverged
 from tuning.callbacks.trial_callback import Harvest, row_from
 from tuning.lifecycle.stop import FULL, Stop
 from tuning.state.record import Record
@@ -104,27 +103,6 @@ def test_a_trial_that_failed_before_it_started_is_a_row_with_its_last_cause(harv
     assert (row.status, row.strategy) == ("failed", "baseline")
     assert row.error == "RuntimeError: no answer from http://***@there"
     assert row.ranks is row.final_eval_loss is row.tokens is None
-
-
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        (raised(Diverged("at step 4")), "Diverged: at step 4"),
-        (raised(OSError('no model\n  File "there"')), "OSError: no model"),
-        (ActorDiedError(), "ActorDiedError: The actor died unexpectedly before finishing this task."),
-        (TuneError("no placement group\n"), "no placement group"),
-    ],
-)
-def test_a_cause_is_type_and_first_line_of_the_last_error(harvest, tmp_path, error, cause):
-    file = told(tmp_path, raised(KeyError("before")), error)
-    assert run(harvest, end="on_trial_error", error_file=file).error == cause
-
-
-def test_a_host_that_could_not_start_says_why(harvest, tmp_path):
-    raised = 'Traceback\n  File "host.py", line 1, in __init__\nValueError: --model m'
-    died = RayTaskError("Host.__init__", raised, ValueError("--model m"))
-    row = run(harvest, end="on_trial_error", error_file=told(tmp_path, ActorDiedError(died)))
-    assert row.error == "ActorDiedError: ValueError: --model m"
 
 
 def test_resource_events_are_kept_once_each_and_say_nothing_about_the_trial(harvest):

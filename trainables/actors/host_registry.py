@@ -7,6 +7,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.actors.host import Host, TrialHandle
+from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
 
 THREADS = 256
 
@@ -60,7 +61,7 @@ class Hosts:
         It takes no resources: its trials do.
         """
         # each call runs on another thread, and glibc would keep a step's memory in up to eight arenas per core
-        variables = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "MALLOC_ARENA_MAX": "2"}
+        variables = {**DEVICES_STAY_VISIBLE, "MALLOC_ARENA_MAX": "2"}
         if device.startswith("gpu"):
             variables["CUDA_VISIBLE_DEVICES"] = device.removeprefix("gpu")
         return (

@@ -3,15 +3,14 @@
 import os
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import ray
 from ray import tune as ray_tune
-from ray.tune.trainable.trainable import _DICT_CHECKPOINT_FILE_NAME as PICKLE
 
 from analysis.results.trial_config import TrialConfig
+from trainables.actors import ray_compat
 from trainables.actors.host import TrialHandle
 from trainables.actors.host_registry import Hosts
 
@@ -64,10 +63,9 @@ class PackedTrainable(ray_tune.Trainable):  # type: ignore[misc]
         Raises:
             ValueError: It contains a pickle.
         """
-        checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
-        folder = Path(getattr(checkpoint, "path", checkpoint))
-        if (folder / PICKLE).exists():
-            raise ValueError(f"{folder / PICKLE}: a pickle, which no trial of this search has written; not loaded")
+        pickle = ray_compat.pickle_in(ray_compat.folder_of(checkpoint_path))
+        if pickle.exists():
+            raise ValueError(f"{pickle}: a pickle, which no trial of this search has written; not loaded")
         super().restore(checkpoint_path)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft.utils.incremental_pca import IncrementalPCA
 
 from strategies import RankBudget, allocate
 from strategies.base import Site
 from strategies.eva import MOST_RHO
+from trainables.adapters.peft_compat import PrincipalComponents
 from trainables.data.collate import Batch, collate
 from trainables.data.splits import IGNORED
 from trainables.evidence.components import ENOUGH, Components
@@ -47,7 +47,7 @@ class Decomposition:
         budget: What a trial may spend.
 
     Source:
-        EVA (arXiv 2410.07170), section 3; the decomposition is PEFT's ``IncrementalPCA``, the choice of tokens and the
+        EVA (arXiv 2410.07170), section 3; the decomposition is PEFT's, the choice of tokens and the
         criterion of convergence are those of PEFT's ``get_eva_state_dict``, which gives vectors but not their ratios.
     """
 
@@ -55,7 +55,7 @@ class Decomposition:
         self.sites, self.budget = sites, budget
         most = math.ceil(round(MOST_RHO * budget.params / sum(site.cost for site in sites), 9))
         self.wanted = {site.name: min(max(1, most), site.d_in) for site in sites}
-        self._fits: dict[str, IncrementalPCA] = {}
+        self._fits: dict[str, PrincipalComponents] = {}
         self._same_as: dict[str, str] = {}
         self._before: dict[str, torch.Tensor] = {}
         self._waiting: dict[str, list[torch.Tensor]] = {}
@@ -64,7 +64,7 @@ class Decomposition:
     def add(self, model: Any, batch: Batch) -> None:
         """Run the model on a batch and add its sites' inputs."""
         learned = batch.attention_mask.bool() & (batch.labels != IGNORED)
-        self._before = {name: fit.components_.clone() for name, fit in self._fits.items()}
+        self._before = {name: fit.components.clone() for name, fit in self._fits.items()}
 
         def hook(name: str) -> Any:
             def record(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -91,9 +91,8 @@ class Decomposition:
         if len(tokens) <= wanted:
             return  # a decomposition needs more tokens than components; they come with the next batch
         if name not in self._fits:
-            # PEFT's low-rank approximation, where the rank is low enough
-            self._fits[name] = IncrementalPCA(wanted, lowrank=4 * wanted < min(tokens.shape), lowrank_seed=42)
-        self._fits[name].partial_fit(tokens)
+            self._fits[name] = PrincipalComponents(wanted, low_rank=4 * wanted < min(tokens.shape))
+        self._fits[name].add(tokens)
         self._waiting[name] = []
 
     @property
@@ -101,11 +100,11 @@ class Decomposition:
         """Whether the last batch has changed the direction of no component within the budget."""
         if len(self._before) < len(self.sites) - len(self._same_as):
             return False
-        ratios = {site.name: tuple(self._fit(site).explained_variance_ratio_.tolist()) for site in self.sites}
+        ratios = {site.name: tuple(self._fit(site).ratios.tolist()) for site in self.sites}
         ranks = allocate(ratios, self.sites, self.budget).adapted
         leaders = {self._same_as.get(name, name): rank for name, rank in ranks.items()}
         return all(
-            torch.cosine_similarity(self._before[name][:rank], self._fits[name].components_[:rank]).min() >= ENOUGH
+            torch.cosine_similarity(self._before[name][:rank], self._fits[name].components[:rank]).min() >= ENOUGH
             for name, rank in leaders.items()
         )
 
@@ -123,9 +122,9 @@ class Decomposition:
                 )
         fits = {site.name: self._fit(site) for site in self.sites}
         return Components(
-            {name: fit.components_.float().cpu().clone().contiguous() for name, fit in fits.items()},
-            {name: fit.explained_variance_ratio_.double().cpu().clone() for name, fit in fits.items()},
+            {name: fit.components.float().cpu().clone().contiguous() for name, fit in fits.items()},
+            {name: fit.ratios.double().cpu().clone() for name, fit in fits.items()},
         )
 
-    def _fit(self, site: Site) -> IncrementalPCA:
+    def _fit(self, site: Site) -> PrincipalComponents:
         return self._fits[self._same_as.get(site.name, site.name)]

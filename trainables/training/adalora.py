@@ -87,17 +87,16 @@ class AdaLoraLearner(Learner):
             parts.setdefault(part, {})[name] = tensor
         self.triplets.set(parts["value"])
         self.allocator.masks = {name: tensor.bool().cpu() for name, tensor in parts["kept"].items()}
-        self.allocator.ipt = dict(parts.get("sensitivity", {}))
-        self.allocator.exp_avg_ipt = dict(parts.get("sensitivity", {}))
-        self.allocator.exp_avg_unc = dict(parts.get("uncertainty", {}))
+        self.allocator.importance.restore(parts.get("sensitivity", {}), parts.get("uncertainty", {}))
 
     def extra_state(self) -> dict[str, torch.Tensor]:
         """Return the triplets, their importance and their masks."""
+        sensitivity, uncertainty = self.allocator.importance.averages
         parts = {
             "value": dict(self.triplets.named_parameters()),
             "kept": self.allocator.masks,
-            "sensitivity": self.allocator.exp_avg_ipt,
-            "uncertainty": self.allocator.exp_avg_unc,
+            "sensitivity": sensitivity,
+            "uncertainty": uncertainty,
         }
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 

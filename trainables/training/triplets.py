@@ -1,14 +1,13 @@
 """AdaLoRA's parametrisation and its pruning: triplets of a left vector, a singular value and a right vector."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
-from peft.tuners.adalora import AdaLoraConfig, RankAllocator
+from peft import AdaLoraConfig
 
 from trainables.adapters.peft_adapter import ADAPTER, Adapter
+from trainables.adapters.peft_compat import PARTS, Importance
 
-PARTS = ("lora_A", "lora_E", "lora_B")
 SPREAD = 0.02
 
 
@@ -42,7 +41,7 @@ class Triplets:
         self.apply()
 
     def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the tensors under the names that PEFT's ``RankAllocator`` looks for."""
+        """Yield the tensors under PEFT's names."""
         for name, tensors in self.values.items():
             for part, tensor in zip(PARTS, tensors, strict=True):
                 yield f"{name}.{part}.{ADAPTER}", tensor
@@ -85,8 +84,8 @@ def penalty_gradient(rows: torch.Tensor) -> torch.Tensor:
     return gradient
 
 
-class CostAllocator(RankAllocator):  # type: ignore[misc]
-    """PEFT's allocator, its budget counted in parameters and not in ranks.
+class CostAllocator:
+    """Prunes triplets by PEFT's schedule and importance, its budget counted in parameters and not in ranks.
 
     Args:
         triplets: What is pruned.
@@ -100,13 +99,10 @@ class CostAllocator(RankAllocator):  # type: ignore[misc]
     """
 
     def __init__(self, triplets: Triplets, config: AdaLoraConfig, costs: Mapping[str, int], budget: int) -> None:
-        self.costs, self.budget = costs, budget
-        super().__init__(triplets, config, ADAPTER)
+        self.costs, self.last = costs, config.total_step - config.tfinal
+        start = sum(costs[name] * len(q) for name, (q, _, _) in triplets.values.items())
+        self.importance = Importance(config, ADAPTER, (start, budget))
         self.masks = {name: torch.ones(len(q), dtype=torch.bool) for name, (q, _, _) in triplets.values.items()}
-
-    def _set_budget_scheduler(self, model: Triplets) -> None:
-        self.init_bgt = sum(self.costs[name] * len(q) for name, (q, _, _) in model.values.items())
-        self.target_bgt = self.budget
 
     def after(self, step: int, triplets: Triplets) -> None:
         """Update the triplets' importance, and prune if it is time; gradients must be those of the step.
@@ -115,33 +111,29 @@ class CostAllocator(RankAllocator):  # type: ignore[misc]
             step: Optimizer steps done, this one included.
             triplets: Their pruned singular values become 0.
         """
-        last = self.peft_config.total_step - self.peft_config.tfinal
-        if step <= last:
-            if step == last and not self.exp_avg_ipt:  # PEFT scores them only in steps before the last
-                self.update_ipt(triplets)
-            self.update_and_allocate(triplets, step, force_mask=step == last)
-            if step == last:
-                self.reset_ipt()
-        else:
+        if step > self.last:
             self._prune(triplets)
+            return
+        # PEFT scores triplets only in steps before the last; where that is the first, they would have no score
+        if step < self.last or not self.importance.averages[0]:
+            self.importance.update(triplets)
+        budget, is_due = self.importance.budget_at(step)
+        if is_due or step == self.last:
+            self.keep_best(triplets, budget)
+        if step == self.last:
+            self.importance.forget()
 
-    def mask_to_budget(self, model: Triplets, budget: int) -> dict[str, Any]:
+    def keep_best(self, triplets: Triplets, budget: int) -> None:
         """Keep the most important triplets that fit into ``budget`` parameters."""
         queue = []
-        for number, name in enumerate(model.values):
-            queue += [(-value, number, k, name) for k, value in enumerate(self._importance(name).tolist())]
+        for number, name in enumerate(triplets.values):
+            queue += [(-value, number, k, name) for k, value in enumerate(self.importance.of(name).tolist())]
             self.masks[name].fill_(False)
         for _, _, k, name in sorted(queue):
             if self.costs[name] <= budget:
                 self.masks[name][k] = True
                 budget -= self.costs[name]
-        self._prune(model)
-        return {}
-
-    def _importance(self, name: str) -> torch.Tensor:
-        q, value, p = (self._element_score(f"{name}.{part}.{ADAPTER}") for part in PARTS)
-        importance: torch.Tensor = self._combine_ipt(value, torch.stack([q.mean(1), p.mean(0)], 1))
-        return importance
+        self._prune(triplets)
 
     @torch.no_grad()
     def _prune(self, triplets: Triplets) -> None:

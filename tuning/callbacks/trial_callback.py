@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,11 +13,11 @@ from ray import tune as ray_tune
 from analysis.results.messages import masked
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status, TrialConfig
+from tuning.cluster import ray_compat
 from tuning.lifecycle.stop import Stop, is_want_of_room
 from tuning.state.record import Record
 
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")
-DIED = "ActorDiedError: "
 STATUSES = {
     Status.FINISHED: Status.FINISHED,
     Status.DIVERGED: Status.DIVERGED,
@@ -97,9 +96,9 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         self._end(trial, {**(trial.last_result or {}), "status": Status.FAILED, "error": error})
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Have Ray forget where it has pickled what went wrong: it would load that now, and nobody reads it."""
+        """Have Ray load no pickle of what went wrong: it would now, and nobody reads it."""
         for trial in trials:
-            trial.run_metadata.pickled_error_filename = None
+            ray_compat.forget_pickled_error(trial)
 
     def _end(self, trial: Any, last: dict[str, Any]) -> None:
         self.stop.watch_disk()
@@ -111,8 +110,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         row = row_from(config, last, reports.values(), self.record.restarts[trial_id])
         self._tell("ended", row)  # first, so that no listener lacks what the record has
         self._note(self.record.ended, row)
-        # nobody reads Ray's averages of every number that was reported; of a thousand trials they fill 80 MB
-        trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
+        ray_compat.forget_averages(trial)
 
     def _note(self, write: Callable[..., None], *facts: Any) -> None:
         """Write to the record; where that cannot be done, the search ends rather than go on without."""
@@ -186,19 +184,10 @@ def _first(*values: float | None) -> float | None:
 
 
 def _cause(trial: Any) -> str | None:
-    """Return type and first line of what went wrong last in a trial, as Ray wrote it into a text beside the trial.
-
-    What Ray has of it besides is a pickle, and none is loaded from a folder that others may reach.
-    """
+    """Return type and first line of what went wrong last in a trial; None if Ray has written nothing down."""
     if not trial.error_file or not Path(trial.error_file).is_file():
         return None
     try:
-        told = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        return ray_compat.cause_in(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
         return f"not known: {error.filename}: {error.strerror}"
-    lines = [line for line in f"\n{told}".rpartition("\nFailure # ")[2].splitlines()[1:] if line.strip()]
-    frames = [number for number, line in enumerate(lines) if re.match(r'  File ".*", line \d', line)]
-    after = [line for line in lines[frames[-1] if frames else 0 :] if not line.startswith((" ", "\t"))]
-    cause = re.sub(r"^(\w+\.)+(?=\w+(:|$))", "", next(iter(after), "no message"))
-    died = any("The actor died" in line for line in lines) and not cause.startswith(DIED)
-    return f"{DIED}{cause}" if died else cause

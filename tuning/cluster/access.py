@@ -5,12 +5,10 @@ import ipaddress
 import os
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from ray._common.utils import get_default_system_temp_dir
-from ray._private import ray_constants
+from tuning.cluster import ray_compat
+from tuning.cluster.ray_compat import TEMPORARY
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 HOW = f"set {MODE}=token and put it into ~/.ray/auth_token, or give {TOKEN_PATH}"
@@ -78,32 +76,16 @@ def private_folder() -> Path:
     Raises:
         ValueError: It cannot be made, or there is one that others may write to.
     """
-    path = Path(get_default_system_temp_dir()) / f"ray-{os.getuid()}"
+    path = ray_compat.temporary_folder() / f"ray-{os.getuid()}"
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700, parents=True)
         status = path.lstat()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be made ({error.strerror}); set RAY_TMPDIR to a folder of yours") from error
+        raise ValueError(f"{path}: cannot be made ({error.strerror}); set {TEMPORARY} to a folder of yours") from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise ValueError(f"{path}: must be a folder of yours that nobody else reaches; remove it, or set RAY_TMPDIR")
+        raise ValueError(f"{path}: must be a folder of yours that nobody else reaches; remove it, or set {TEMPORARY}")
     return path
-
-
-@contextmanager
-def on_loopback() -> Iterator[None]:
-    """Let a Ray that starts within listen on this machine alone.
-
-    On Linux Ray's own services listen on every network card, wherever the dashboard does. The switch is the one by
-    which Ray keeps to the loopback address on macOS and Windows.
-    """
-    switch, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER, os.environ[switch] = False, "0"
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[switch]
 
 
 def _token_file() -> Path:

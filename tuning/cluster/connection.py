@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import os
-import signal
 import threading
 import time
 import uuid
@@ -13,25 +12,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-import psutil
 import ray
-from ray._private import utils as ray_utils
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from trainables.actors.host import lives
-from tuning.cluster import access
+from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
+from tuning.cluster import access, ray_compat
 from tuning.lifecycle.process import leave_because, sparing_children
 from tuning.plan.search_plan import SearchPlan
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.lifecycle.stop
     "TUNE_GLOBAL_CHECKPOINT_S": "600",  # nobody reads Ray's snapshot, and writing it takes longer with every trial
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls whose answer nobody waits for: a traceback each
     "TOKENIZERS_PARALLELISM": "false",
+    **DEVICES_STAY_VISIBLE,
+    **ray_compat.SETTINGS,
 }
 PATIENCE_SECONDS, LOOK_SECONDS, WATCH_SECONDS = 600.0, 1.0, 0.2
 
@@ -74,7 +71,7 @@ def end_what_is_left() -> None:
 @contextmanager
 def _watching_the_raylet() -> Iterator[None]:
     """End this process if the raylet of its node does: Ray would at its next request to it, without a word."""
-    raylet, over = _raylet(), threading.Event()
+    raylet, over = ray_compat.raylet(), threading.Event()
 
     def watch() -> None:
         while not over.wait(WATCH_SECONDS):
@@ -90,17 +87,6 @@ def _watching_the_raylet() -> Iterator[None]:
         thread.join()
 
 
-def _raylet() -> psutil.Process | None:
-    """Return the raylet of this node; None if its processes are hidden from this one."""
-    here = ray.get_runtime_context().get_node_id()
-    sockets = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]
-    for process in psutil.process_iter(["name", "cmdline"]):
-        command = " ".join(process.info["cmdline"] or ())
-        if process.info["name"] == "raylet" and any(socket in command for socket in sockets):
-            return process
-    return None
-
-
 def _connect(plan: SearchPlan, namespace: str) -> Any:
     common = {
         "namespace": namespace, "log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True,
@@ -110,14 +96,16 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         access.provide_token()
         access.tighten_token()
         folder = access.private_folder() / "ray"
-        local = {"dashboard_host": plan.dashboard_host, "_temp_dir": str(folder)}
+        local = {"dashboard_host": plan.dashboard_host, **ray_compat.in_folder(folder)}
         try:
-            with access.on_loopback(), sparing_children(), _keeping_handlers():
+            with ray_compat.on_loopback(), sparing_children(), ray_compat.keeping_handlers():
                 return ray.init(address="local", **local, **common)
         except OSError as error:
-            if "AF_UNIX" not in str(error):
+            if not ray_compat.is_too_long_for_sockets(error):
                 raise
-            raise ValueError(f"{folder}: too long for Ray's sockets; set RAY_TMPDIR to a shorter folder") from error
+            raise ValueError(
+                f"{folder}: too long for Ray's sockets; set {ray_compat.TEMPORARY} to a shorter folder"
+            ) from error
     if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
         raise ValueError(
             f"--dashboard-host {plan.dashboard_host}: the Ray at --ray-address {plan.ray_address} has its dashboard "
@@ -125,7 +113,7 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         )
     access.tighten_token()
     try:
-        with _keeping_handlers():
+        with ray_compat.keeping_handlers():
             return ray.init(address=plan.ray_address, **common)
     except ray.exceptions.AuthenticationError as error:
         raise ValueError(f"--ray-address {plan.ray_address}: the Ray there has another token ({access.HOW})") from error
@@ -134,17 +122,6 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         raise ValueError(
             f"--ray-address {plan.ray_address}: no Ray answers there ({error}); if it wants a token: {access.HOW}"
         ) from error
-
-
-@contextmanager
-def _keeping_handlers() -> Iterator[None]:
-    """Have a Ray that begins within not take over SIGTERM: it would end this process without a word or with a trace."""
-    theirs, ray_utils.set_sigterm_handler = ray_utils.set_sigterm_handler, lambda handler: None
-    try:
-        yield
-    finally:
-        ray_utils.set_sigterm_handler = theirs
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's core puts its own before Python's
 
 
 def await_resources(plan: SearchPlan) -> None:

@@ -1,4 +1,4 @@
-"""Carries a search's events to MLflow: the only file that names it.
+"""Carries a search's events to MLflow: the only file that names it, but for ``mlflow_compat``.
 
 Runs are found again by tag, and every event leaves the same if it comes twice.
 """
@@ -7,7 +7,6 @@ import errno
 import json
 import logging
 import os
-import re
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results.trial_config import BUDGET_SHARE, Status
+from tuning.tracking import mlflow_compat
 from tuning.tracking.outbox import Event, Target
 from tuning.tracking.uploader import brief
 
@@ -41,14 +41,13 @@ class MlflowCarrier:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what fails is raised, too, and repeated
+        mlflow_compat.silence_raised_errors()
         from mlflow import MlflowClient
 
         _make_database(target.uri)
         self.client, self.search = MlflowClient(tracking_uri=target.uri), target.search
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
-        # without the tag the UI opens on its pages for generative AI
-        kind = {"mlflow.experimentKind": "custom_model_development"}
+        kind = mlflow_compat.MODEL_DEVELOPMENT
         self.experiment = (
             experiment.experiment_id
             if experiment
@@ -67,8 +66,7 @@ class MlflowCarrier:
         from mlflow.exceptions import MlflowException
 
         if isinstance(error, MlflowException):
-            told = re.search(r"failed with error code (\d{3})", error.message)  # not every status has a name there
-            status = int(told[1]) if told else error.get_http_status_code()
+            status = mlflow_compat.status_in(error.message) or error.get_http_status_code()
         elif (response := getattr(error, "response", None)) is not None:  # of an artifact's upload
             status = response.status_code
         else:  # a file that is gone, or an event of another version
@@ -120,13 +118,9 @@ class MlflowCarrier:
 
     def _share_view(self) -> None:
         """Leave a view of the search's trials: by default MLflow's table has no column for a metric or parameter."""
-        view = {
-            "searchFilter": f"tags.`{TRIAL_TAG}` LIKE '{self.search}/%' AND tags.phase = 'search'",
-            "orderByKey": "metrics.`eval_loss`",
-            "orderByAsc": True,
-            "selectedColumns": COLUMNS,
-        }
-        self.client.set_experiment_tag(self.experiment, f"mlflow.sharedViewState.{self.search}", json.dumps(view))
+        trials = f"tags.`{TRIAL_TAG}` LIKE '{self.search}/%' AND tags.phase = 'search'"
+        key, view = mlflow_compat.shared_view(self.search, trials, "metrics.`eval_loss`", COLUMNS)
+        self.client.set_experiment_tag(self.experiment, key, view)
 
     def _complete(self, run: str, name: str, tags: dict[str, str]) -> None:
         """Give a run what it would have been created with; what happened to it since stays."""
@@ -159,7 +153,8 @@ class MlflowCarrier:
     def _dataset(self, run: str, name: str, digest: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(name=name, digest=digest[:36], source_type="local", source=json.dumps({"name": name}))
+        digest, source = digest[: mlflow_compat.DIGEST_LENGTH], json.dumps({"name": name})
+        dataset = Dataset(name=name, digest=digest, source_type="local", source=source)
         self.client.log_inputs(self._id(run), [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _end(self, run: str, status: str, tags: dict[str, str], time_ms: int) -> None:
@@ -207,14 +202,9 @@ def _make_database(uri: str) -> None:
 
 
 def page(search: str) -> str | None:
-    """Return where an MLflow UI shows a search's trials, as the end of its address; None if MLflow never got any.
-
-    It names the view and the kind of work: without the latter a browser that is new to MLflow opens on pages for
-    generative AI, which are empty.
-    """
+    """Return where an MLflow UI shows a search's trials, as the end of its address; None if MLflow never got any."""
     experiment = _experiments.get(search)
-    query = f"workflowType=machine_learning&viewStateShareKey={search}"
-    return f"/#/experiments/{experiment}/runs?{query}" if experiment else None
+    return mlflow_compat.runs_page(experiment, search) if experiment else None
 
 
 def now_ms() -> int:

@@ -2,25 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from analysis.results.trial_config import Phase, TrialConfig
+from tuning.cluster.ray_compat import RungEntry
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import budget_class
 from tuning.state.record import Record
 from tuning.trials.optuna_search import METRIC
 
 TIME = "report"
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A trial as a rung knows it: by our id, which outlives an interruption as Ray's does not."""
-
-    trial_id: str
 
 
 class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
@@ -52,7 +45,7 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
             config: The trial's.
             losses: One for each of its reports, in order; None where it was not finite.
         """
-        asha, entry = self._asha_of(config), _Entry(config.trial_id)
+        asha, entry = self._asha_of(config), RungEntry(config.trial_id)
         asha.on_trial_add(None, entry)
         for number, loss in enumerate(losses, 1):
             if loss is not None:
@@ -81,10 +74,10 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
         asha, entry = self._seen_by(trial)
         asha.on_trial_remove(tune_controller, entry)
 
-    def _seen_by(self, trial: Any) -> tuple[ASHAScheduler, _Entry]:
-        """Return the ASHA of a trial of Ray's, and the trial as that knows it."""
+    def _seen_by(self, trial: Any) -> tuple[ASHAScheduler, RungEntry]:
+        """Return the ASHA of a trial of Ray's, and the trial by our id: Ray's does not outlive an interruption."""
         config = TrialConfig.from_ray(trial.config)
-        return self._asha_of(config), _Entry(config.trial_id)
+        return self._asha_of(config), RungEntry(config.trial_id)
 
     def _asha_of(self, config: TrialConfig) -> ASHAScheduler:
         kind = (config.strategy, budget_class(config))

@@ -18,6 +18,7 @@ from analysis.results.trial_config import Phase, Status, TrialConfig
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import Space, fixed_part, to_optuna
 from tuning.state.record import Record
+from tuning.trials.optuna_compat import drawn_as
 
 METRIC, STRATEGY = "eval_loss", "strategy"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -236,14 +237,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     def _drawn_as(self, config: TrialConfig) -> optuna.trial.FixedTrial | None:
         """Return what Optuna would have drawn; None if the plan was changed since and its space has no such point."""
-        trial = optuna.trial.FixedTrial(to_optuna(config))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # of a value out of range
-            try:
-                Space(self._plan, config.strategy)(trial)
-            except (ValueError, UserWarning):
-                return None
-        return trial
+        return drawn_as(to_optuna(config), Space(self._plan, config.strategy))
 
 
 def make_sampler(plan: SearchPlan, number: int) -> optuna.samplers.TPESampler:

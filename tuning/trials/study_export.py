@@ -6,6 +6,7 @@ import optuna
 from optuna.trial import TrialState
 
 from analysis.results.atomic_write import replacing_file
+from tuning.trials.optuna_compat import remove_journal
 from tuning.trials.optuna_search import STRATEGY
 
 LEAST_FOR_IMPORTANCE, BEST = 30, 1 / 3  # with fewer, the largest share of pure noise is as large as any
@@ -46,9 +47,8 @@ def mirror(study: optuna.Study, path: Path, name: str) -> None:
     from optuna.storages.journal import JournalFileBackend
 
     with replacing_file(path) as aside:
-        for left in (aside, Path(f"{aside}.lock")):  # by a search that was killed here; Optuna would wait 30 s for it
-            left.unlink(missing_ok=True)
+        remove_journal(aside)  # what a search left that was killed here
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(aside)))
-        optuna.copy_study(
-            from_study_name=study.study_name, from_storage=study._storage, to_storage=storage, to_study_name=name
-        )
+        # Optuna's own copying wants the storage of the study, which is private
+        copy = optuna.create_study(storage=storage, study_name=name, directions=study.directions)
+        copy.add_trials(study.get_trials(deepcopy=False))

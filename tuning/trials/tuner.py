@@ -8,7 +8,6 @@ from typing import Any
 
 import ray
 from ray import tune as ray_tune
-from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler
 
@@ -19,6 +18,7 @@ from trainables.spec import TrialSpec, Workload
 from tuning.callbacks.trial_callback import Harvest
 from tuning.cluster.connection import slots_of
 from tuning.cluster.hosting import save_all
+from tuning.cluster.ray_compat import send_no_cloud_keys
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import official_configs
 from tuning.preflight.preflight import Preflight
@@ -49,8 +49,7 @@ def run(
     slots = plan.max_concurrent_trials or slots_of(plan, ray.cluster_resources())
     # Ray starts one trial after the other unless told how many may wait for their process at a time
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
-    # Ray gives AWS's keys to every trial, which needs none, and so writes them into a log that others may read
-    ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+    send_no_cloud_keys()
     scheduler = FIFOScheduler()
     if isinstance(search, StudySearch):
         scheduler = make_scheduler(plan, harvest.record, steps(plan, harvest.record))
