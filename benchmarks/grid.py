@@ -32,7 +32,7 @@ def main(tokens: str, slots: str, threads: int, seconds: float) -> None:
 
 
 def _cell(workload: Workload, count: int, seconds: float) -> str:
-    pack = Pack(workload.model, workload.data, workload.device, workload.batch_size)
+    pack = Pack.of(workload, workload.batch_size)
     try:
         slots = [pack.admit(workload, TrialSpec.from_config(config)) for config in workloads.configs(count)]
         pack.step(slots)

@@ -31,7 +31,7 @@ def main(model: str, trials: int, steps: int, pairs: int) -> None:
     configs = [TrialConfig("baseline", learning_rate=0.002, seed=seed) for seed in range(trials)]
     packs = []
     for join in (False, True):
-        pack = Pack(workload.model, workload.data, workload.device, ROWS)
+        pack = Pack.of(workload, ROWS)
         pack.base = replace(pack.base, joining=pack.base.joining if join else None)
         packs.append((pack, [pack.admit(workload, TrialSpec.from_config(config)) for config in configs]))
     padded, joined = packs

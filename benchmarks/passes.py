@@ -121,7 +121,7 @@ def _actor(actor_class: type, device: str, share: int) -> Any:
 
 
 def _packed(workload: Workload, configs: list[TrialConfig]) -> tuple[Pack, list[Slot]]:
-    pack = Pack(workload.model, workload.data, workload.device, workload.micro_batch)
+    pack = Pack.of(workload, workload.micro_batch)
     return pack, [pack.admit(workload, TrialSpec.from_config(config)) for config in configs]
 
 

@@ -18,7 +18,7 @@ def gpt2_medium() -> str:
     except FileNotFoundError as error:
         return f"gpt2-medium: skipped, {error.filename} is not there"
     configs = workloads.configs(TRIALS)
-    pack = Pack(workload.model, workload.data, workload.device, workload.micro_batch)
+    pack = Pack.of(workload, workload.micro_batch)
     slots = [pack.admit(workload, TrialSpec.from_config(config)) for config in configs]
     started = time.perf_counter()
     while any(slot.learner.step < STEPS for slot in slots):

@@ -149,7 +149,7 @@ def test_beside_others_it_trains_as_alone_and_they_do_not_notice(model_folder, s
     workload = workload_on(model_folder, source)
     chosen = [trial("linear_decay", 1, slope=1.0), trial(seed=2), trial("baseline", 3)]
     expected = [trained_alone(workload, spec) for spec in chosen]
-    pack = Pack(workload.model, source, "cpu", 2)
+    pack = Pack.of(workload, 2)
     slots = [pack.admit(workload, spec) for spec in chosen]
     while not slots[0].learner.done:
         pack.step(slots)
@@ -178,7 +178,7 @@ def test_it_continues_from_before_while_and_after_pruning_as_if_unbroken(model_f
     unbroken.train(20)
     weights = {name: tensor.clone() for name, tensor in unbroken.learner.outcome.weights.items()}
     unbroken.close()
-    pack = Pack(workload.model, source, "cpu", 4)
+    pack = Pack.of(workload, 4)
     slot = pack.admit(workload, trial())
     slot.learner.load(tmp_path / "saved")
     assert slot.learner.step == steps
@@ -192,7 +192,7 @@ def test_it_continues_from_before_while_and_after_pruning_as_if_unbroken(model_f
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
 def test_a_checkpoint_of_another_pruning_is_refused(model_folder, source, tmp_path):
     workload = workload_on(model_folder, source)
-    pack = Pack(workload.model, source, "cpu", 4)
+    pack = Pack.of(workload, 4)
     pack.admit(workload, trial()).learner.save(tmp_path / "saved")
     other = pack.admit(workload, trial(final=0.5)).learner
     with pytest.raises(ValueError, match="allocation"):
@@ -202,7 +202,7 @@ def test_a_checkpoint_of_another_pruning_is_refused(model_folder, source, tmp_pa
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
 def test_a_step_that_is_begun_again_counts_nothing_twice(model_folder, source):
     workload = workload_on(model_folder, source)
-    pack = Pack(workload.model, source, "cpu", 2)
+    pack = Pack.of(workload, 2)
     slots = [pack.admit(workload, trial()) for _ in range(2)]
     pack.step(slots[:1])  # half of its batch
     slots[0].begin_again()

@@ -68,7 +68,7 @@ def measured(session, steps):
 def test_a_trial_in_a_pack_trains_as_it_does_alone(kind, workload, lowest):
     spec = TrialSpec("from_block", FromBlock(lowest), learning_rate=0.01, seed=3)
     alone = measured(SoloSession(workload, spec), workload.steps)
-    pack = Pack(workload.model, workload.data, "cpu", 2)
+    pack = Pack.of(workload, 2)
     packed = measured(BatchedExecutor(pack).admit(workload, spec), workload.steps)
     assert packed == pytest.approx(alone, abs=1e-4)
     assert pack.prefix.is_sound(2, pack.splits.train[:2]) is (kind not in UNSOUND)

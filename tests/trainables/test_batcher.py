@@ -23,7 +23,7 @@ def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload, sp
             [solo.train(4).eval_loss, solo.train(4).eval_loss, mean_loss(solo.splits.test, solo.test_losses())]
         )
         solo.close()
-    pack = Pack(workload.model, workload.data, "cpu", 2)
+    pack = Pack.of(workload, 2)
     executor = BatchedExecutor(pack)
 
     def life(trial):
@@ -49,7 +49,7 @@ def long(workload):
 
 
 def test_a_trial_is_let_in_at_the_next_step_of_its_neighbours(long, spec, wait_for):
-    executor = BatchedExecutor(Pack(long.model, long.data, "cpu", 2))
+    executor = BatchedExecutor(Pack.of(long, 2))
     first = executor.admit(long, spec(learning_rate=0.01))
     with ThreadPoolExecutor(1) as pool:
         report = pool.submit(next_report, first)
@@ -62,7 +62,7 @@ def test_a_trial_is_let_in_at_the_next_step_of_its_neighbours(long, spec, wait_f
 
 def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, strategy, tmp_path, spec, wait_for):
     def session():
-        return BatchedExecutor(Pack(long.model, long.data, "cpu", 2)).admit(long, spec(strategy, learning_rate=0.01))
+        return BatchedExecutor(Pack.of(long, 2)).admit(long, spec(strategy, learning_rate=0.01))
 
     unbroken = session()
     with ThreadPoolExecutor(1) as pool:
@@ -81,7 +81,7 @@ def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, stra
 
 
 def test_a_pack_keeps_nothing_of_a_trial_that_has_left(workload, spec):
-    executor = BatchedExecutor(Pack(workload.model, workload.data, "cpu", 2))
+    executor = BatchedExecutor(Pack.of(workload, 2))
     session = executor.admit(workload, spec(learning_rate=0.01))
     session.train(1)
     weights = weakref.ref(session.learner.parameters[0])
@@ -92,7 +92,7 @@ def test_a_pack_keeps_nothing_of_a_trial_that_has_left(workload, spec):
 
 
 def test_a_trial_that_raises_leaves_its_neighbours_alone(workload, monkeypatch, spec):
-    executor = BatchedExecutor(Pack(workload.model, workload.data, "cpu", 2))
+    executor = BatchedExecutor(Pack.of(workload, 2))
     good, bad = (executor.admit(workload, spec(learning_rate=0.01)) for _ in range(2))
     monkeypatch.setattr(bad.learner, "gather", lambda: {}["nothing"])
     with ThreadPoolExecutor(2) as pool:
@@ -102,7 +102,7 @@ def test_a_trial_that_raises_leaves_its_neighbours_alone(workload, monkeypatch, 
 
 
 def test_an_error_in_a_round_reaches_every_trial_in_it_and_leaves_the_pack_usable(workload, monkeypatch, spec):
-    pack = Pack(workload.model, workload.data, "cpu", 2)
+    pack = Pack.of(workload, 2)
     executor = BatchedExecutor(pack)
     sessions = [executor.admit(workload, spec(learning_rate=0.01, seed=seed)) for seed in range(2)]
 

@@ -108,7 +108,7 @@ FEW = pytest.mark.parametrize("model", ["gpt2", "llama-gqa"], indirect=True)
 @FEW
 def test_a_trial_begins_as_the_first_components_alone_and_in_a_pack(workload):
     session = SoloSession(workload, trial())
-    slot = Pack(workload.model, workload.data, "cpu", 4).admit(workload, trial())
+    slot = Pack.of(workload, 4).admit(workload, trial())
     planned = trial().allocation(slot.learner.sites, workload.budget, workload.evidence)
     assert len(set(planned.ranks.values())) > 1
     for adapter in (session.learner.adapter, slot.learner.adapter):

@@ -115,7 +115,7 @@ def packed(pack, chosen, steps=STEPS):
 
 @pytest.fixture
 def pack(model_folder, source):
-    return Pack(str(model_folder), source, "cpu", MICRO)
+    return Pack(load(str(model_folder)), load_splits(source, str(model_folder)), MICRO)
 
 
 def check_agreement(recorded, reference):

@@ -31,7 +31,7 @@ def workload(model_folder, tiny_text):
 
 @pytest.fixture
 def pack(workload):
-    return Pack(workload.model, workload.data, "cpu", MICRO)
+    return Pack.of(workload, MICRO)
 
 
 def trial(seed, log_ratio=-3.0):

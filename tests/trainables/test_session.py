@@ -24,7 +24,7 @@ def start(request):
     """How a session is made: the same assertions hold for both kinds."""
 
     def packed(workload, spec):
-        return BatchedExecutor(Pack(workload.model, workload.data, "cpu", 2)).admit(workload, spec)
+        return BatchedExecutor(Pack.of(workload, 2)).admit(workload, spec)
 
     return {"solo": SoloSession, "packed": packed}[request.param]
 

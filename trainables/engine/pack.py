@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from trainables.adapters import peft_adapter
-from trainables.data.splits import DataSource, Example, Splits, load_splits
+from trainables.data.splits import Example, Splits
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
-from trainables.models.base_model import BaseModel, load
+from trainables.models.base_model import BaseModel
 from trainables.spec import TrialSpec, Workload
 from trainables.training.adalora import learner_of
 from trainables.training.inputs import base_of, splits_of
@@ -49,8 +49,7 @@ class Slot:
     def prefix(self) -> int:
         """Blocks below the first adapter, counted."""
         factors = self.learner.adapter.factors
-        depths = sorted({site.depth for site in self.learner.sites})
-        return depths.index(min(site.depth for site in self.learner.sites if site.name in factors))
+        return min(site.depth for site in self.learner.sites if site.name in factors)
 
     @property
     def examples(self) -> tuple[int, ...]:
@@ -65,22 +64,16 @@ class Pack:
     A trial's rows lie together, and the trials' factors are stacked.
 
     Args:
-        model: As ``Workload.model``.
-        data: As ``Workload.data``.
-        device: ``cpu`` or ``cuda``.
+        base: The frozen base.
+        splits: The examples.
         micro_batch: Rows of a trial in one pass; every trial's batch size must be a multiple of it.
-        splits: The examples, if already loaded.
 
     ``max_trials_per_pass`` is how many trials fit into one pass; ``resource_events`` lists what lowered it.
     """
 
-    def __init__(
-        self, model: str, data: DataSource, device: str, micro_batch: int, splits: Splits | None = None
-    ) -> None:
-        self.base: BaseModel = load(model, device)
-        self.splits: Splits = splits or load_splits(data, model)
-        self.device, self.micro_batch = device, micro_batch
-        self.prefix = FrozenPrefix(self.base.model, self.base.sites, self.base.pad_id, device)
+    def __init__(self, base: BaseModel, splits: Splits, micro_batch: int) -> None:
+        self.base, self.splits, self.device, self.micro_batch = base, splits, base.device, micro_batch
+        self.prefix = FrozenPrefix(base.model, base.coverage.blocks, base.pad_id, base.device)
         self.max_trials_per_pass = sys.maxsize
         self.resource_events: list[str] = []
         self._stacks: dict[tuple[Slot, ...], Stack] = {}
@@ -93,8 +86,7 @@ class Pack:
         Raises:
             ValueError: The base on this node is not the one that was planned.
         """
-        base_of(workload)
-        return cls(workload.model, workload.data, workload.device, micro_batch, splits_of(workload))
+        return cls(base_of(workload), splits_of(workload), micro_batch)
 
     def admit(self, workload: Workload, spec: TrialSpec) -> Slot:
         """Make a slot for a trial; the others do not change.
@@ -214,7 +206,7 @@ class Pack:
         lengths = [[len(example.input_ids) for example in group] for group in rows]
         lanes = arrange(lengths, self._width, self.base.joining is not None, self.device)
         inputs, labels = lanes.inputs(examples, self.base.pad_id, self.base.joining == "mask")
-        depth = slots[0].prefix if self.prefix.is_sound(slots[0].prefix, self.splits.train[:2]) else 0
+        depth = slots[0].prefix if self._may_skip(slots[0].prefix) else 0
         prefix = self.prefix.skipped(depth, examples, lanes)
         dropping = training and any(slot.learner.workload.dropout for slot in slots)
         mask = functools.partial(_dropout, slots, lanes) if dropping else None
@@ -222,6 +214,9 @@ class Pack:
             losses, positions = token_losses(self.base.model, inputs, labels, self.base.separable_head)
         row_numbers = lanes.owners[positions[:, 0], positions[:, 1]]
         return losses.new_zeros(len(examples)).index_add(0, row_numbers, losses).view(len(slots), -1)
+
+    def _may_skip(self, depth: int) -> bool:
+        return self.base.coverage.skips and self.prefix.is_sound(depth, self.splits.train[:2])
 
     def _stack(self, slots: tuple[Slot, ...]) -> Stack:
         """Return the slots' adapters, stacked; other stacks that hold one of them are dropped."""

@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 
-from strategies.base import Site
 from trainables.data.collate import Batch, collate
 from trainables.data.splits import Example
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.sequence_packing import Lanes, arrange
-from trainables.models.coverage import block_names
 
 LIMIT_BYTES = 2**30
 TOLERANCE = 1e-4  # of the largest hidden state, in float32
@@ -30,17 +28,17 @@ class FrozenPrefix:
 
     Args:
         model: The Hugging Face model.
-        sites: Its sites; their names contain those of the blocks.
+        blocks: Names of its blocks, lowest first.
         pad_id: Pads rows.
         device: The model's.
         limit_bytes: Size of the cache; beyond it states are computed in each pass, still once for all its trials.
     """
 
     def __init__(
-        self, model: Any, sites: Sequence[Site], pad_id: int, device: str, limit_bytes: int = LIMIT_BYTES
+        self, model: Any, blocks: Sequence[str], pad_id: int, device: str, limit_bytes: int = LIMIT_BYTES
     ) -> None:
         self.model, self.pad_id, self.device = model, pad_id, device
-        self.blocks = [model.get_submodule(name) for name in block_names(site.name for site in sites)]
+        self.blocks = [model.get_submodule(name) for name in blocks]
         self._tuples: dict[int, int] = {}
         self._sound = {0: True}
         self.left_bytes = limit_bytes

@@ -54,8 +54,8 @@ def sound_coverage(base: BaseModel, examples: Sequence[Example]) -> Coverage:
     check = Check(base, [_learned(row, ROW_TOKENS) for row in rows])
     coverage = check.alike(check.loaded(check.reached(base.coverage)))
     middle = (1 + max(site.depth for site in coverage.sites)) // 2
-    prefix = FrozenPrefix(base.model, coverage.sites, base.pad_id, base.device)
-    skips = prefix.is_sound(middle, check.rows) if middle < len(prefix.blocks) else True
+    prefix = FrozenPrefix(base.model, coverage.blocks, base.pad_id, base.device)
+    skips = prefix.is_sound(min(middle, len(coverage.blocks) - 1), check.rows)
     joins = base.joining is not None and _joins(base, [_learned(row, JOINED_TOKENS) for row in rows])
     return replace(coverage, skips=skips, joins=joins)
 

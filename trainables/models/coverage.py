@@ -48,6 +48,7 @@ class Coverage:
     Args:
         sites: The matrices that can carry an adapter, in the model's own order.
         left_out: The others.
+        blocks: Names of the model's blocks, lowest first; a site's depth counts them.
         outside: Matrices outside the text model, which no text reaches, such as a vision tower's.
         silent: Sites that had a gradient of zero when they were looked at, since something frozen is zero there.
         skips: Whether the blocks below the first adapter may be skipped once their output is known.
@@ -56,6 +57,7 @@ class Coverage:
 
     sites: tuple[Site, ...]
     left_out: tuple[LeftOut, ...] = ()
+    blocks: tuple[str, ...] = ()
     outside: int = 0
     silent: int = 0
     skips: bool = True
@@ -118,14 +120,15 @@ def coverage_of(model: Any) -> Coverage:
     adaptable = {name: module for name, module in linear.items() if name not in gone}
     if not adaptable:
         raise ValueError(f"{type(model).__name__} has no linear or Conv1D layer to adapt")
-    blocks = {name: depth for depth, name in enumerate(block_names(adaptable))}
-    sites = tuple(_site(model, name, module, blocks) for name, module in adaptable.items())
+    blocks = tuple(block_names(adaptable))
+    depths = {name: depth for depth, name in enumerate(blocks)}
+    sites = tuple(_site(model, name, module, depths) for name, module in adaptable.items())
     inside = {id(module) for module in text.modules()}
     outside = sum(
         FrozenLinear.is_one(module) and id(module) not in inside and module is not model.get_output_embeddings()
         for module in model.modules()
     )
-    return Coverage(sites, left_out, outside)
+    return Coverage(sites, left_out, blocks, outside)
 
 
 def sites_of(model: Any) -> tuple[Site, ...]:
@@ -165,11 +168,11 @@ def _text_model(model: Any) -> tuple[Any, str]:
     return model, ""
 
 
-def _site(model: Any, name: str, module: Any, blocks: Mapping[str, int]) -> Site:
+def _site(model: Any, name: str, module: Any, depths: Mapping[str, int]) -> Site:
     layer = FrozenLinear(module)
     block = _numbered(name)
     inside = name if block is None else name.removeprefix(block + ".")
-    return Site(name, layer.in_features, layer.out_features, blocks.get(block or "", 0), _kind(model, name, inside))
+    return Site(name, layer.in_features, layer.out_features, depths.get(block or "", 0), _kind(model, name, inside))
 
 
 def _kind(model: Any, name: str, inside: str) -> Kind:
