@@ -3,6 +3,7 @@
 An event is carried at least once. Whoever applies it must therefore end up with the same if it comes twice.
 """
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,6 +15,7 @@ from filelock import FileLock
 from analysis.results import journal
 from tuning.plan.secrets import masked
 
+log = logging.getLogger(__name__)
 OUTBOX, STATE, REFUSED, LOCK = "mlflow-outbox.jsonl", "mlflow-state.json", "mlflow-refused.jsonl", "mlflow-outbox.lock"
 OLD_NAME = "mlflow-spool.jsonl"  # of the outbox, in folders of searches that began before 2026-11-28
 TARGET = "target"
@@ -177,6 +179,7 @@ class Outbox:
         if key not in self.named:
             self.named.add(key)
             print(masked(line), file=sys.stderr)
+            log.warning("%s", line)
 
 
 def path_in(run_dir: Path) -> Path:
