@@ -8,6 +8,7 @@ if __name__ == "__main__":
     process.leave_at_once()
     process.use_few_arenas()
     process.collect_no_garbage()
+    process.count_from_its_start()
     from tuning.cli import main  # seconds of imports, in which somebody may change their mind
 
     status = main()

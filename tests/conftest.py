@@ -218,12 +218,14 @@ class Finished(NamedTuple):
         folder: Its run folder.
         rays: The folder that its Ray had for its own files; nothing else is in it.
         listeners: (name of a process, address) of what its processes listened at for connections.
+        began: When its process began, in seconds since the epoch.
     """
 
     done: subprocess.CompletedProcess
     folder: Path
     rays: Path
     listeners: set[tuple[str, str]]
+    began: float
 
 
 @pytest.fixture(scope="session")
@@ -238,13 +240,13 @@ def finished(small, six, planted, tmp_path_factory):
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, **own, "RAY_TMPDIR": rays},
         )  # fmt: skip
-        printed, listeners = pool.submit(search.communicate), set()
+        printed, listeners, began = pool.submit(search.communicate), set(), search.create_time()
         while not printed.done():
             listeners |= _listeners(search)
             concurrent.futures.wait([printed], 5)  # looking takes long
         done = subprocess.CompletedProcess(command, search.returncode, *printed.result())
         assert done.returncode == 0, done.stderr
-        yield Finished(done, runs / "first", Path(rays), listeners)
+        yield Finished(done, runs / "first", Path(rays), listeners, began)
 
 
 def _listeners(process):

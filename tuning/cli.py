@@ -92,8 +92,9 @@ def _brief(value: Any) -> str:
 
 
 def command(
-    config: str | None, dry_run: bool, resume: str | None, extend: int | None, allow_changes: bool, **given: Any
-) -> int:
+    config: str | None, dry_run: bool, verbose: bool, resume: str | None, extend: int | None, allow_changes: bool,
+    **given: Any,
+) -> int:  # fmt: skip
     """Check everything, then train, then report. Returns the exit code."""
     if resume is None and (extend is not None or allow_changes):
         raise click.UsageError(
@@ -106,10 +107,11 @@ def command(
     # a resumed search has choices of its own, beside which these may be right or wrong
     plan = resolve_plan(config, given) if resume is None else None
     from tuning import pipeline
-    from tuning.lifecycle import stop  # torch and Ray take seconds to import; a wrong flag should not
+    from tuning.lifecycle import search_log, stop  # torch and Ray take seconds to import; a wrong flag should not
 
     collect_garbage_again()
-
+    if verbose:
+        click.get_current_context().with_resource(search_log.heard_by(search_log.TerminalLog()))
     try:
         if plan is None:
             return pipeline.resume(str(resume), choices(config, given), extend or 0, allow_changes)
@@ -150,4 +152,5 @@ def extra_options() -> list[click.Parameter]:
         click.Option(["--allow-changes"], is_flag=True, help="With --resume: go on though something is different"),
         click.Option(["--config"], metavar="FILE", help="YAML file with the same names, '_' for '-'"),
         click.Option(["--dry-run"], is_flag=True, help="Show the resolved plan, budget and cost; train nothing"),
+        click.Option(["--verbose"], is_flag=True, help="Show the lines of search.log on the terminal"),
     ]

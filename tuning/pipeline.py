@@ -1,6 +1,7 @@
 """From a plan to a finished run folder: check, train, confirm, report, and say where everything is."""
 
 import datetime
+import logging
 import os
 import shlex
 import shutil
@@ -20,9 +21,11 @@ from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking
 from trainables.actors.host_registry import Hosts
 from tuning.cluster import connection, hosting, node_check
-from tuning.lifecycle import process
+from tuning.lifecycle import process, search_log
 from tuning.lifecycle.process import CUT_OFF, NO_ROOM, NO_USABLE_TRIAL, OK, SOME_FAILED
+from tuning.lifecycle.search_log import FileLog
 from tuning.lifecycle.stop import OUTSIDE, Stop, Stopped
+from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import disk_space, measuring, preflight, preview
 from tuning.preflight.preflight import Preflight
@@ -34,6 +37,7 @@ from tuning.tracking import events
 from tuning.tracking.mlflow_client import PARENT, now_ms
 from tuning.trials.phases import Run, train
 
+log = logging.getLogger(__name__)
 RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
 
 
@@ -61,6 +65,7 @@ def search(plan: SearchPlan) -> int:
     """
     plan = plan.model_copy(update={"name": plan.name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"})
     with ExitStack() as stack:
+        timeline, log_file = stack.enter_context(_watched())
         with _refusing():
             if os.path.lexists(plan.run_dir):
                 continued = f"--resume {plan.name} takes it up"
@@ -68,15 +73,13 @@ def search(plan: SearchPlan) -> int:
             checked = preflight.check(plan)
             disk_space.check(plan, checked)
             search_id = uuid.uuid4().hex
-            dashboard = stack.enter_context(_ray(plan, checked, search_id))
-            hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
-            plan, checked = measuring.measured(plan, checked, hosts)
-            plan = plan.model_copy(update=checked.pinned)
-            facts = _facts(plan, checked, search_id)
+            plan, checked, hosts, dashboard = _measured(stack, plan, checked, search_id, timeline)
+            facts = replace(_facts(plan, checked, search_id), seconds=timeline.seconds)
             record = _created(plan, facts)
             process.leave_with(f"Stopped. To go on: {_again(plan)}")
             stack.enter_context(continuation.locked(plan.run_dir))
-        return _run(plan, checked, record, facts, hosts.sharing(checked.workload), dashboard)
+            log_file.write_to(plan.run_dir)
+        return _run(_prepared(plan, checked, record, facts, hosts, timeline), dashboard)
 
 
 def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: bool = False) -> int:
@@ -92,6 +95,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
         Unusable: There is no such search, another process runs it, or something about it is different.
     """
     with ExitStack() as stack:
+        timeline, log_file = stack.enter_context(_watched())
         with _refusing():
             run_dir = continuation.folder_of(name, given.get("runs_dir", RUNS_DIR))
             stack.enter_context(continuation.locked(run_dir))
@@ -115,15 +119,31 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             _refuse(name, others, allow_changes)
             disk_space.check(plan, checked, len(record.rows))
             search_id = origin["search_id"] or uuid.uuid4().hex
-            dashboard = stack.enter_context(_ray(plan, checked, search_id))
-            hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
-            plan, checked = measuring.measured(plan, checked, hosts)
-            plan = plan.model_copy(update=checked.pinned)
+            plan, checked, hosts, dashboard = _measured(stack, plan, checked, search_id, timeline)
+            timeline.add(continuation.seconds_so_far(run_dir))
             facts = _facts(plan, checked, search_id, record)
             curve = finalize.known_curve(plan, record)
-            facts = replace(facts, changes=(*facts.changes, *changes, *others), shrink=curve)
+            changed = (*facts.changes, *changes, *others)
+            facts = replace(facts, changes=changed, shrink=curve, seconds=timeline.seconds)
+            log_file.write_to(run_dir)
             _note_plan(record, plan, facts, [*changes, *others])
-        return _run(plan, checked, record, facts, hosts.sharing(checked.workload), dashboard)
+        return _run(_prepared(plan, checked, record, facts, hosts, timeline), dashboard)
+
+
+@contextmanager
+def _watched() -> Iterator[tuple[Timeline, FileLog]]:
+    """Measure and log a search from here on."""
+    with search_log.heard_by(FileLog()) as log_file:
+        log.info("%s, process %d", shlex.join(sys.argv), os.getpid())
+        timeline = Timeline(Stage.IMPORTS, process.seconds_before_search())
+        timeline.enter(Stage.CHECKS)
+        try:
+            yield timeline, log_file
+        except Unusable:
+            raise  # one line, which its author gets
+        except Exception:
+            log.exception("the search ends by an error")
+            raise
 
 
 @contextmanager
@@ -140,6 +160,24 @@ def _refuse(name: str, changes: list[str], allowed: bool) -> None:
         raise ValueError(
             f"--resume {name}: {'; '.join(changes)}; go on as it began, or give --allow-changes to have that recorded"
         )
+
+
+def _measured(
+    stack: ExitStack, plan: SearchPlan, checked: Preflight, search_id: str, timeline: Timeline
+) -> tuple[SearchPlan, Preflight, Hosts, str]:
+    """Begin Ray and hosts, which end with ``stack``, and return what is known once they have measured.
+
+    Returns:
+        Plan, preflight and hosts, and the address of Ray's dashboard.
+    """
+    timeline.enter(Stage.RAY)
+    dashboard = stack.enter_context(_ray(plan, checked, search_id))
+    timeline.enter(Stage.LOADING)
+    hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
+    timeline.enter(Stage.MEASURING)
+    plan, checked = measuring.measured(plan, checked, hosts)
+    timeline.enter(Stage.CHECKS)
+    return plan.model_copy(update=checked.pinned), checked, hosts.sharing(checked.workload), dashboard
 
 
 @contextmanager
@@ -193,6 +231,10 @@ def _created(plan: SearchPlan, facts: Facts) -> Record:
 def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str]) -> None:
     continuation.save_plan(plan, record.run_dir)
     facts.save(record.run_dir)
+    log.info("search %s, plan: %s", facts.search_id, plan.model_dump_json())
+    log.info("versions: %s; code: %s", dict(facts.versions), facts.revision)
+    for change in changes:
+        log.info("changed, as allowed: %s", change)
     record.planned(
         plan=plan.model_dump(mode="json"),
         search_id=facts.search_id,
@@ -203,20 +245,28 @@ def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str
     )
 
 
-def _run(plan: SearchPlan, checked: Preflight, record: Record, facts: Facts, hosts: Hosts, dashboard: str) -> int:
+def _prepared(
+    plan: SearchPlan, checked: Preflight, record: Record, facts: Facts, hosts: Hosts, timeline: Timeline
+) -> Run:
     finalize.keep_evidence(plan.run_dir, checked.workload)
     stop = Stop(plan.run_dir, disk_space.reserve_bytes(checked))
     mlflow = (summary.tracking_uri(plan), summary.artifact_uri(plan))
     sink = events.open_sink(plan.run_dir, *mlflow, search=facts.search_id)
-    run = Run(plan, checked, record, stop, facts, sink, hosts)
+    return Run(plan, checked, record, stop, facts, sink, hosts, timeline)
+
+
+def _run(run: Run, dashboard: str) -> int:
+    stop = run.stop
     with stop.on_signals():
         try:
-            return _to_its_end(run, dashboard)
+            status = _to_its_end(run, dashboard)
         except OUTSIDE as error:
             stop.watch_disk()
             if not stop.is_broken and not stop.because_of(error):
                 raise
-            return _cut_off(run, None)
+            status = _cut_off(run, None)
+        log.info("ended with status %d; so far in seconds: %s", status, run.timeline.seconds)
+        return status
 
 
 def _to_its_end(run: Run, dashboard: str) -> int:
@@ -224,10 +274,11 @@ def _to_its_end(run: Run, dashboard: str) -> int:
     plan, record = run.plan, run.record
     _start_tracking(run)
     study = train(run)
+    run.timeline.enter(Stage.REPORT)
     hosting.release(plan)
     try:
         run.stop.check()
-        finalize.leave(run, study)
+        facts = finalize.leave(run, study)
         finalize.finish_tracking(run.sink, plan, record)
         finalize.close_tracking(run)
         run.stop.check()
@@ -237,6 +288,7 @@ def _to_its_end(run: Run, dashboard: str) -> int:
     summary.show(plan, rows, dashboard, run.facts.search_id)
     if (searched := len(record.of_phase(Phase.SEARCH))) < plan.trials:
         click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
+    replace(facts, seconds=run.timeline.seconds).save(plan.run_dir)
     failed = SOME_FAILED if any(row.status == Status.FAILED for row in rows) else OK
     record.completed(failed if ranking.usable(rows) else NO_USABLE_TRIAL)
     process.leave_with("Stopped when all was done")
@@ -255,6 +307,8 @@ def _start_tracking(run: Run) -> None:
 def _cut_off(run: Run, study: optuna.Study | None) -> int:
     """Leave a search that stops before its end as it can be taken up again, and say how."""
     stop, again = run.stop, _again(run.plan)
+    run.timeline.enter(Stage.REPORT)
+    log.warning("stopped: %s", stop.shortage or stop.failure or f"signal {stop.signal}")
     if stop.shortage is not None:
         run.sink.close(most_seconds=0)  # it says nothing from now on; what MLflow lacks is in the outbox
     hosting.end(run.plan)
@@ -276,10 +330,12 @@ def _cut_off(run: Run, study: optuna.Study | None) -> int:
 def _leave_so_far(run: Run, study: optuna.Study | None) -> None:
     """Leave a report of what there is, and MLflow without a run that seems to go on."""
     events.Tracking(run.sink).interrupted()
+    facts = run.facts
     if run.record.rows:
-        finalize.leave(run, study, in_time=False)
+        facts = finalize.leave(run, study, in_time=False)
         click.echo(f"\nReport so far    {summary.typed(run.plan.run_dir)}/report.md")
     finalize.close_tracking(run, in_time=False)
+    replace(facts, seconds=run.timeline.seconds).save(run.plan.run_dir)
 
 
 def _again(plan: SearchPlan) -> str:

@@ -75,14 +75,22 @@ def cost(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
     lines = ["## Trials and Cost", ""]
     if rows:
         lines += [_cost_table(rows), ""]
-    lines += [f"- **Engine:** {header.engine}"] if header.engine else []
-    lines += [f"- **Resource event:** {event}" for event in header.resource_events]
+    notes = [f"- **Engine:** {header.engine}"] if header.engine else []
+    notes += [f"- **Resource event:** {event}" for event in header.resource_events]
+    notes += _wall_time(header.seconds)
     restarts = {row.experiment_name: row.restarts for row in rows if row.restarts}
     if restarts:
         total = sum(restarts.values())
         names = ", ".join(f"`{name}`" + (f" {count} times" if count > 1 else "") for name, count in restarts.items())
-        lines += [f"- **Taken up again after a failure:** {total} restart{'s' if total > 1 else ''}, of {names}"]
-    return [*lines, ""] if header.engine or header.resource_events or restarts else lines
+        notes += [f"- **Taken up again after a failure:** {total} restart{'s' if total > 1 else ''}, of {names}"]
+    return [*lines, *notes, ""] if notes else lines
+
+
+def _wall_time(seconds: Mapping[str, float]) -> list[str]:
+    """Return where the wall time went but for reports: this one is not finished when it says so."""
+    stages = {name.replace("_", " "): value for name, value in seconds.items() if name != "report"}
+    parts = ", ".join(f"{name} {value:,.1f} s" for name, value in stages.items())
+    return [f"- **Wall time before the report:** {sum(stages.values()):,.1f} s ({parts})"] if stages else []
 
 
 def went_wrong(rows: Sequence[ResultRow]) -> list[str]:

@@ -13,7 +13,7 @@ PLANNED = {"dataset_size": "train_examples", "epochs": "epochs", "margin": "marg
            "dataset": "dataset", "corpus_sha256": "corpus_sha256", "model_revision": "model_revision",
            "dataset_revision": "dataset_revision"}  # fmt: skip
 FACT_NAMES = ("engine", "resource_events", "command", "continued", "changes", "versions", "importance", "shrink",
-         "revision", "base_sha256", "looks")  # fmt: skip
+         "revision", "base_sha256", "looks", "seconds")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class ReportHeader:
         importance: Strategy -> parameter -> its share of the total importance for the loss.
         evidence: Kind of evidence -> site -> value, as measured before training.
         shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
+        seconds: What the search was busy with -> its seconds of wall time.
     """
 
     generated: str
@@ -65,6 +66,7 @@ class ReportHeader:
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, int | float]] = ()
     evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, run_dir: Path, generated: str) -> Self:

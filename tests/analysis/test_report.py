@@ -162,6 +162,7 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, culprit, command):
         ("plan.json", {"train_examples": "many"}, "plan.json: train_examples: "),
         ("plan.json", {"margin": [1]}, "plan.json: margin: "),
         ("facts.json", {"importance": {"baseline": 3}}, "facts.json: importance: "),
+        ("facts.json", {"seconds": {"trials": "long"}}, "facts.json: seconds: "),
         ("evidence.json", {"fisher": {"0.q": "high"}}, "evidence.json: evidence: "),
     ],
 )
@@ -205,6 +206,15 @@ def test_the_report_of_a_run_says_which_engine_trained_and_what_did_not_fit(tmp_
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "report.md").read_text()
     assert "- **Engine:** packed, 4 at once\n- **Resource event:** 4 was much\n" in report
+
+
+def test_the_report_says_where_the_wall_time_went_but_for_reports():
+    seconds = {"imports": 3.25, "first_step": 20.0, "trials": 1234.5, "report": 9.0}
+    text = render([row("a")], ReportHeader("now", seconds=seconds))
+    parts = "imports 3.2 s, first step 20.0 s, trials 1,234.5 s"
+    assert f"\n- **Wall time before the report:** 1,257.8 s ({parts})\n" in text
+    for unknown in ({}, {"report": 9.0}):
+        assert "Wall time" not in render([row("a")], ReportHeader("now", seconds=unknown))
 
 
 def test_the_smallest_size_within_one_percent_of_the_best_is_told():

@@ -1,6 +1,7 @@
 """Ray's trials in, rows out. The only reader of Ray's trial and result objects."""
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from tuning.cluster import ray_compat
 from tuning.lifecycle.stop import Stop, is_want_of_room
 from tuning.state.record import Record
 
+log = logging.getLogger(__name__)
 HISTORY = ("step", "train_loss", "eval_loss", "seconds")
 STATUSES = {
     Status.FINISHED: Status.FINISHED,
@@ -126,6 +128,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
                 getattr(listener, event)(*facts)
             except Exception as error:  # Ray would end the search, or mark a finished trial as failed
                 print(f"{type(listener).__name__} failed: {type(error).__name__}: {error}", file=sys.stderr)
+                log.warning("%s failed", type(listener).__name__, exc_info=True)
 
 
 def row_from(

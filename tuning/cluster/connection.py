@@ -30,6 +30,7 @@ QUIET = {
     **DEVICES_STAY_VISIBLE,
     **ray_compat.SETTINGS,
 }
+log = logging.getLogger(__name__)
 PATIENCE_SECONDS, LOOK_SECONDS, WATCH_SECONDS = 600.0, 1.0, 0.2
 
 
@@ -55,6 +56,8 @@ def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
             end_what_is_left()
         with _watching_the_raylet():
             await_resources(plan)
+            address, how = ray.get_runtime_context().gcs_address, "joined" if plan.ray_address else "of this search"
+            log.info("Ray at %s (%s): %s", address, how, ray.cluster_resources())
             yield context.dashboard_url or ""
     finally:
         if ours:
@@ -133,6 +136,7 @@ def await_resources(plan: SearchPlan) -> None:
     lack = _lack(plan)
     if lack and plan.ray_address is not None:
         click.echo(f"Waiting for a node, for {PATIENCE_SECONDS / 60:g} minutes at most. {lack}")
+        log.warning("waiting for a node: %s", lack)
         deadline = time.monotonic() + PATIENCE_SECONDS
         # an autoscaler starts nodes for what is asked for, and for nothing else
         asked = placement_group([{kind: wanted for _, kind, wanted in _needs(plan) if wanted}])

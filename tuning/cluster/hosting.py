@@ -1,6 +1,7 @@
 """The hosts of a search, from before anything is measured until after the last thing is."""
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from trainables.spec import Workload
 from tuning.lifecycle.stop import Stop, Stopped
 from tuning.plan.search_plan import SearchPlan
 
+log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
 
 
@@ -36,6 +38,7 @@ def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
             devices = _gpus() if plan.gpus_per_trial else [f"cpu{number}" for number in range(hosts.per_node)]
             for device in devices[: plan.max_concurrent_trials]:
                 hosts.at(ray.nodes()[0]["NodeID"], device).load.remote(hosts.workload)
+                log.info("host of %s begins, and loads the base", device)
         yield hosts
     finally:
         end(plan)
@@ -63,6 +66,7 @@ def ask(plan: SearchPlan, hosts: Hosts, what: str, *arguments: Any, stop: Stop |
         Hosts.ask_here
     )
     answer = task.remote(hosts, what, *arguments)
+    log.info("a host is asked for %s", what)
     try:
         while stop is not None and not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
             stop.check()
@@ -86,6 +90,7 @@ def end(plan: SearchPlan) -> None:
         for name in _names(plan):
             with contextlib.suppress(ValueError):  # it has just died
                 ray.kill(ray.get_actor(name))
+                log.info("host %s ends", name)
 
 
 def save_all(plan: SearchPlan, folder: Path, most_seconds: float) -> None:

@@ -1,1 +1,1 @@
-"""How a search stops, and what its process says last."""
+"""How a search's process begins and ends, its log, and where its time goes."""

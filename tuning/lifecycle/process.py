@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +17,7 @@ OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, NO_ROOM, CUT_OFF, INTERRUPTED = 0
 """Exit statuses; ``tuning.cli.main`` says what they mean."""
 M_ARENA_MAX, ARENAS = -8, 2
 _last_words = "Stopped before any trial began"
+_counts_from_its_start = False
 
 
 def leave_at_once() -> None:
@@ -82,6 +84,21 @@ def collect_garbage_again() -> None:
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
+
+
+def count_from_its_start() -> None:
+    """Have what this process does before its search, its imports, count as time of the search."""
+    global _counts_from_its_start
+    _counts_from_its_start = True
+
+
+def seconds_before_search() -> float:
+    """Return for how long this process has run, in seconds; 0 where it is not a search's own."""
+    if not _counts_from_its_start:
+        return 0.0
+    import psutil  # not before signals are heard
+
+    return max(0.0, time.time() - psutil.Process().create_time())  # a clock may have been set back
 
 
 def end_without_collecting() -> None:

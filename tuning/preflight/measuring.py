@@ -1,5 +1,6 @@
 """What only measuring tells, where the trials run: how many share a GPU, and what strategies score from."""
 
+import logging
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from trainables.spec import Workload
 from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight
+
+log = logging.getLogger(__name__)
 
 
 def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[SearchPlan, Preflight]:
@@ -34,6 +37,7 @@ def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[Sear
         if plan.pack_size_is_open:
             plan = plan.model_copy(update={"pack_size": ask(plan, hosts, "slots_that_fit")})
             workload = replace(workload, pack_size=plan.trials_per_pack)
+            log.info("trials that fit on a device together: %d", plan.trials_per_pack)
         if preflight.needs_evidence:
             workload = replace(workload, evidence=_evidence(plan, preflight, hosts))
         if preflight.needs_components:
@@ -57,6 +61,7 @@ def _evidence(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> Evidence:
         aside.write_text(journal.sealed(evidence) + "\n")
         aside.replace(cached)
         return evidence
+    log.info("evidence is that of %s", cached)
     return evidence_on_disk
 
 
@@ -73,8 +78,10 @@ def _components(plan: SearchPlan, workload: Workload, corpus_sha256: str, hosts:
     key = components.cache_key(workload, corpus_sha256)
     cached = Path(plan.runs_dir).resolve() / ".evidence" / f"{key}.safetensors"
     try:
-        return Components.read(cached)
+        measured_before = Components.read(cached)
     except (OSError, ValueError, SafetensorError):  # not there, or not as it was written
         result: Components = ask(plan, hosts, "components")
         result.save(cached)
         return result
+    log.info("components are those of %s", cached)
+    return measured_before

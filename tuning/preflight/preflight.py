@@ -1,5 +1,6 @@
 """What can be known before anything is trained or written: sizes, splits, first allocations."""
 
+import logging
 import math
 import os
 import tempfile
@@ -15,6 +16,8 @@ from trainables.models.base_model import Shape
 from trainables.spec import Workload
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,8 @@ def check(plan: SearchPlan) -> Preflight:
         allocations: dict[str, RankAllocation | None] = {item.name: item.allocation(shape.sites) for item in OFFICIAL}
     else:
         allocations = {name: _first(name, shape, workload) for name in plan.strategies}
+    log.info("base %s of %d parameters, %d sites; texts %s", workload.base, shape.params, len(shape.sites), digest)
+    log.info("%s, %d steps a trial", workload.budget, workload.steps)
     return Preflight(shape, workload, digest, allocations)
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,14 @@ from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
 from tuning.results import summary, trial_files
 from tuning.state.checkpoints import newest_checkpoint
+from tuning.state.facts import Facts
 from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.tracking.mlflow_client import PARENT, now_ms
 from tuning.trials.phases import Run
 from tuning.trials.study_export import importances, mirror
 
+log = logging.getLogger(__name__)
 MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
 
 
@@ -39,8 +42,8 @@ def keep_evidence(run_dir: Path, workload: Workload) -> None:
         (run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1) + "\n")
 
 
-def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
-    """Write what a run leaves; what an earlier run of the search left is replaced.
+def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> Facts:
+    """Write what a run leaves, and return its facts; what an earlier run of the search left is replaced.
 
     Args:
         run: The search.
@@ -54,6 +57,7 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
     plan, record = run.plan, run.record
     rows = list(record.rows.values())
     best = verdicts.recommended(rows, plan.margin)
+    log.info("report of %d trials; recommended: %s", len(rows), best and best.experiment_name)
     write_rows(rows, plan.run_dir / "rows.csv")
     if any(item.pairs.interval for item in verdicts.verdicts(rows, plan.margin)):
         record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
@@ -67,7 +71,7 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
         adapter = _adapter_aside(plan, best) if best else None
         if best and adapter and (curve := _shrink_curve(run, best, adapter)):
             record.shrunk(best.trial_id, curve)
-    facts = replace(facts, shrink=known_curve(plan, record))
+    facts = replace(facts, shrink=known_curve(plan, record), seconds=run.timeline.seconds)
     facts.save(plan.run_dir)
     header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     if best and adapter:
@@ -75,6 +79,7 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
     if in_time:
         _replace(plan.run_dir / BEST, adapter)
     publish(rows, header, plan.run_dir / "report.md")
+    return facts
 
 
 def known_curve(plan: SearchPlan, record: Record) -> list[dict[str, float]]:
@@ -140,6 +145,7 @@ def close_tracking(run: Run, in_time: bool = True) -> None:
 def _adapter_aside(plan: SearchPlan, best: ResultRow) -> Path | None:
     """Copy the winner's adapter beside where it belongs; None, and say so, if there is none that is whole."""
     if (adapter := adapter_of(plan, best)) is None:
+        log.warning("the last checkpoint of %s is not whole", best.experiment_name)
         click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole", err=True)
         return None
     aside = plan.run_dir / f"{BEST}.partial"
@@ -168,6 +174,7 @@ def _shrink_curve(run: Run, best: ResultRow, adapter: Path) -> list[dict[str, fl
             run.plan, run.hosts, "shrink_curve", best.ranks, best.alphas, adapter, stop=run.stop
         )
     except RayError as error:
+        log.warning("the winner could not be measured at fewer parameters", exc_info=True)
         click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)
         return []
     return curve

@@ -1,6 +1,7 @@
 """A search that is taken up again: its folder, its lock, its plan, and what may have changed since."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,6 +140,16 @@ def other_circumstances(origin: Mapping[str, Any], base_sha256: str, corpus_sha2
         elif old != new:
             changes.append(f"the {what} had SHA-256 {old[:12]}, now {new[:12]}")
     return changes
+
+
+def seconds_so_far(run_dir: Path) -> dict[str, float]:
+    """Return the seconds of each stage that earlier runs of a search have noted; nothing where no file says."""
+    noted = _facts_file(run_dir / FILE).get("seconds")
+    return {name: value for name, value in noted.items() if _is_time(value)} if isinstance(noted, dict) else {}
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def save_plan(plan: SearchPlan, run_dir: Path) -> None:

@@ -35,6 +35,7 @@ class Facts:
         looks: How many plans were judged on the test split, one after the other.
         importance: Strategy -> parameter -> its share in what decided the loss.
         shrink: The winner cut to fewer parameters.
+        seconds: Stage of ``tuning.lifecycle.timeline`` -> its seconds of wall time, over all runs of the search.
     """
 
     search_id: str
@@ -51,6 +52,7 @@ class Facts:
     looks: int = 0
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, float]] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write the file; a reader sees the old one or the new one."""

@@ -4,6 +4,7 @@
 to, and each line has a checksum. Ray's snapshots and Optuna's storage are not needed to go on, and not read.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from analysis.results import journal
 from analysis.results.rows import ResultRow, append_row, surviving_rows
 from analysis.results.trial_config import Phase, TrialConfig
 
+log = logging.getLogger(__name__)
 ROWS, EVENTS = "rows.jsonl", "record.jsonl"
 
 
@@ -96,6 +98,7 @@ class Record:
 
     def ran_out(self, strategy: str) -> None:
         """Note that a strategy has no configuration left that differs."""
+        log.info("%s has no configuration left that differs", strategy)
         self._note("ran_out", strategy=strategy)
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
@@ -108,11 +111,13 @@ class Record:
 
     def restarted(self, trial_id: str) -> None:
         """Note that a trial is started again."""
+        log.warning("%s is started again", trial_id)
         self._note("restarted", trial_id=trial_id)
 
     def short_of(self, what: str) -> None:
         """Note what memory did not allow, once."""
         if what not in self.resource_events:
+            log.warning("resource event: %s", what)
             self._note("resource", what=what)
 
     def judged(self, what: str) -> None:

@@ -3,6 +3,7 @@
 An event is carried at least once. Whoever applies it must therefore end up with the same if it comes twice.
 """
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,6 +16,7 @@ from analysis.results import journal
 from analysis.results.atomic_write import replace_text
 from analysis.results.messages import masked
 
+log = logging.getLogger(__name__)
 OUTBOX, STATE, REFUSED, LOCK = "mlflow-outbox.jsonl", "mlflow-state.json", "mlflow-refused.jsonl", "mlflow-outbox.lock"
 OLD_NAME = "mlflow-spool.jsonl"  # of the outbox, in folders of searches that began before 2026-11-28
 TARGET = "target"
@@ -178,6 +180,7 @@ class Outbox:
         if key not in self.named:
             self.named.add(key)
             print(masked(line), file=sys.stderr)
+            log.warning("%s", line)
 
 
 def path_in(run_dir: Path) -> Path:

@@ -1,5 +1,6 @@
 """Takes events without ever blocking or raising; a thread carries them on."""
 
+import logging
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from analysis.results.messages import first_line, masked
 from tuning.tracking.outbox import Event, Outbox, lock
 from tuning.tracking.run_history import INTERRUPTED, RunHistory
 
+log = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 LAST_WAIT_SECONDS, LAST_ATTEMPTS = 0.5, 2
 PATIENCE, LEAST_PATIENCE_SECONDS = 0.04, 2.0
@@ -53,7 +55,7 @@ class Sink:
         self.history = RunHistory(outbox.events())
         self.wake, self.closing, self.abandoned = threading.Event(), threading.Event(), threading.Event()
         self.began = self.moved = time.monotonic()
-        self.reported = set[str]()
+        self.reported, self.is_away = set[str](), False
         self.thread = threading.Thread(target=self._run, name="mlflow-sink", daemon=True)
         self.thread.start()
 
@@ -68,6 +70,7 @@ class Sink:
             self.outbox.append(event)
         except OSError as error:
             print(f"{self.outbox.path}: {kind} of {run} is lost to MLflow ({error})", file=sys.stderr)
+            log.warning("%s of %s is lost to MLflow (%s)", kind, run, error)
             return
         self.history.take(event)
         self.wake.set()
@@ -106,7 +109,9 @@ class Sink:
             check()
             self.thread.join(0.05)
         self.abandoned.set()
-        return self.outbox.remaining() == 0
+        lacking = self.outbox.remaining()
+        log.info("MLflow lacks %d events after %.1f s of waiting", lacking, time.monotonic() - began)
+        return lacking == 0
 
     def _run(self) -> None:
         """Carry until closed. The lock is held to the end, so that no replay carries the same at the same time."""
@@ -130,6 +135,7 @@ class Sink:
                 for event, end in self.outbox.waiting():
                     deliver(self.outbox, carrier, event, end)
                     self.moved, failures = time.monotonic(), 0
+                    self._note_return()
                     if self.abandoned.is_set():
                         return
                 if closing and ever_failed:
@@ -145,6 +151,7 @@ class Sink:
                 self.wake.set()
             else:
                 failures = 0
+                self._note_return()
                 if closing:
                     return
 
@@ -162,9 +169,17 @@ class Sink:
         else:
             culprit = str(getattr(error, "filename", None) or self.outbox.path)
             line = f"{culprit}: {brief(error)}"
+        if not self.is_away:
+            self.is_away = True
+            log.warning("%s", line)
         if culprit not in self.reported:
             self.reported.add(culprit)
             print(f"{line}; the search goes on", file=sys.stderr)
+
+    def _note_return(self) -> None:
+        if self.is_away:
+            self.is_away = False
+            log.info("MLflow at %s can be reached again", self.outbox.target.uri)
 
 
 def deliver(outbox: Outbox, carrier: Carrier, event: Event, end: int) -> bool:

@@ -1,5 +1,6 @@
 """The phases of a search: search, confirmation, controls."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ from trainables.actors.host_registry import Hosts
 from tuning.callbacks.metrics import Metrics
 from tuning.callbacks.progress import Progress
 from tuning.callbacks.trial_callback import Harvest
+from tuning.callbacks.trial_log import TrialLog
 from tuning.lifecycle.stop import Stop
+from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight
 from tuning.state import checkpoints
@@ -22,6 +25,8 @@ from tuning.trials import tuner
 from tuning.trials.confirmation import ALL_CONTROLS, confirmations, controls, regrouped
 from tuning.trials.fixed_search import FixedSearch
 from tuning.trials.optuna_search import StudySearch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Run:
     facts: Facts
     sink: events.Sink
     hosts: Hosts
+    timeline: Timeline
 
 
 def train(run: Run) -> optuna.Study | None:
@@ -44,12 +50,14 @@ def train(run: Run) -> optuna.Study | None:
     to_mlflow, gauges = events.Tracking(run.sink), Metrics(plan.run_dir.name)
     for row in record.rows.values():
         gauges.ended(row)
-    listeners = (to_mlflow, gauges)
+    listeners = (to_mlflow, gauges, TrialLog(run.timeline))
     trainable = tuner.trainable(plan, run.hosts, record)
     search = tuner.searcher(plan, run.checked, record)
     left = plan.trials - len(record.of_phase(Phase.SEARCH))
-    _phase(run, trainable, search, left, listeners, Phase.SEARCH)
-    for what, make, kind in (("confirmation", confirmations, False), ("controls", controls, True)):
+    if left > 0:
+        run.timeline.enter(Stage.FIRST_STEP)
+        _phase(run, trainable, search, left, listeners, Phase.SEARCH)
+    for what, make, kind in ((Stage.CONFIRMATION, confirmations, False), (Stage.CONTROLS, controls, True)):
         if run.stop.stop_all():
             break
         rows = list(record.rows.values())
@@ -58,7 +66,9 @@ def train(run: Run) -> optuna.Study | None:
             record.ended(row)
         again = FixedSearch(wanted, record)
         if len(again):
+            run.timeline.enter(what)
             click.echo(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
+            log.info("%s: %s", what, ", ".join(config.trial_id for config in wanted))
             to_mlflow.open_group(Phase.CONFIRM)
             _phase(run, trainable, again, len(again), listeners, what)
     if not run.stop.stop_all() and record.of_phase(Phase.CONFIRM):
@@ -70,8 +80,6 @@ def _phase(
     run: Run, trainable: Any, search: StudySearch | FixedSearch, left: int, listeners: tuple[Any, ...], phase: str
 ) -> None:
     """Train what is left of a phase."""
-    if left < 1:
-        return
     ended = run.record.of_phase(Phase.SEARCH) if phase == Phase.SEARCH else []
     with Progress(left + len(ended), ended) as progress:
         harvest = Harvest(run.record, run.stop, (progress, *listeners))

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tuning.trials.asha import make_scheduler
 from tuning.trials.fixed_search import FixedSearch
 from tuning.trials.optuna_search import StudySearch, effective_key
 
+log = logging.getLogger(__name__)
 LAST_SECONDS = 10.0
 
 
@@ -47,6 +49,7 @@ def run(
         phase: Names the folder of Ray's own files, under ``plan.run_dir / "ray"``.
     """
     slots = plan.max_concurrent_trials or slots_of(plan, ray.cluster_resources())
+    log.info("%s: %d trials, %d at once", phase, trials, slots)
     # Ray starts one trial after the other unless told how many may wait for their process at a time
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     send_no_cloud_keys()

@@ -1,0 +1,320 @@
+"""The log of a search: ``search.log``, and ``--verbose``."""
+
+import json
+import logging
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from analysis.results.rows import read_rows
+from tests.fakes import ray_tune
+from tuning.cli import main
+from tuning.lifecycle.search_log import PACKAGES, FileLog, TerminalLog, heard_by
+from tuning.results import finalize
+from tuning.state.record import Record
+from tuning.tracking.outbox import Outbox, Target
+from tuning.tracking.uploader import Sink
+
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING|ERROR) (tuning|analysis)\.[\w.]+: .*")
+FLAGS = ("--num-samples", "4", "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", "1",
+         "--max-concurrent-trials", "1")  # fmt: skip
+log = logging.getLogger("tuning.here")
+
+
+@pytest.fixture
+def file_log():
+    with heard_by(FileLog()) as handler:
+        yield handler
+
+
+def read(folder):
+    return (folder / "search.log").read_text()
+
+
+def messages(folder):
+    return [line.split(": ", 1)[1] for line in read(folder).splitlines()]
+
+
+def test_what_was_said_before_there_was_a_folder_is_written_first(file_log, tmp_path):
+    log.info("early %d", 1)
+    log.warning("early %d", 2)
+    assert [*tmp_path.iterdir()] == []
+    file_log.write_to(tmp_path)
+    assert messages(tmp_path) == ["early 1", "early 2"]
+    log.info("late")
+    assert messages(tmp_path) == ["early 1", "early 2", "late"], "it is there as soon as it is said"
+
+
+def test_another_run_of_the_search_goes_on_at_the_end(tmp_path):
+    for number in range(2):
+        with heard_by(FileLog()) as file_log:
+            log.info("run %d", number)
+            file_log.write_to(tmp_path)
+    assert messages(tmp_path) == ["run 0", "run 1"]
+
+
+def test_a_line_has_utc_time_level_logger_and_message(tmp_path):
+    record = logging.LogRecord("tuning.here", logging.WARNING, "", 0, "%s of %d", ("one", 2), None)
+    record.created, record.msecs = 86_400 + 3_600 + 0.25, 250.0  # an hour into 2 January 1970
+    file_log = FileLog()
+    file_log.write_to(tmp_path)
+    file_log.handle(record)
+    file_log.close()
+    assert read(tmp_path) == "1970-01-02T01:00:00.250Z WARNING tuning.here: one of 2\n"
+
+
+def test_no_secret_is_in_a_line_nor_in_a_traceback(file_log, tmp_path, capsys):
+    file_log.write_to(tmp_path)
+    with heard_by(TerminalLog()):
+        log.info("at %s", "http://me:geheim@there")
+        try:
+            raise ConnectionError("no answer from http://me:geheim@there")
+        except ConnectionError:
+            log.exception("away")
+    for text in (read(tmp_path), capsys.readouterr().err):
+        assert "at http://***@there\n" in text
+        assert "ConnectionError: no answer from http://***@there\n" in text
+        assert "geheim" not in text
+
+
+def test_a_message_is_one_line_and_cannot_look_like_another(file_log, tmp_path):
+    file_log.write_to(tmp_path)
+    log.info("a name\n2026-11-28T00:00:00.000Z INFO tuning: all well\x1b[2J\udcff")
+    (line,) = read(tmp_path).splitlines()
+    assert line.endswith(r"a name\n2026-11-28T00:00:00.000Z INFO tuning: all well\x1b[2J\udcff")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_all_our_packages_are_heard_and_nobody_else(file_log, tmp_path, name):
+    file_log.write_to(tmp_path)
+    logging.getLogger(f"{name}.here").info("ours")
+    for library in ("ray", "optuna", "mlflow", f"{name}2"):
+        logging.getLogger(library).error("theirs")
+    assert messages(tmp_path) == ["ours"]
+
+
+def test_loggers_are_as_before_once_a_search_is_over(tmp_path):
+    with heard_by(FileLog()) as file_log, heard_by(TerminalLog()):
+        file_log.write_to(tmp_path)
+    log.error("too late")
+    assert read(tmp_path) == ""
+    for logger in map(logging.getLogger, PACKAGES):
+        assert (logger.level, logger.propagate) == (logging.NOTSET, True)
+        assert not [handler for handler in logger.handlers if isinstance(handler, FileLog | TerminalLog)]
+
+
+def test_where_nobody_listens_a_warning_is_not_on_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
+    log.warning("unheard")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_handler_of_the_roots_has_no_line_of_a_search(file_log, monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler()])
+    log.warning("heard by the file")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_log_that_cannot_be_opened_is_named_once_and_says_nothing_more(file_log, tmp_path, capsys):
+    (tmp_path / "search.log").mkdir()
+    log.info("early")
+    file_log.write_to(tmp_path)
+    log.info("late")
+    said = f"{tmp_path / 'search.log'}: Is a directory; the search goes on without its log\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_log_that_cannot_be_written_any_more_is_named_once(file_log, tmp_path, capsys):
+    file_log.write_to(tmp_path)
+    file_log._file.close()
+    for number in range(3):
+        log.info("line %d", number)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path / 'search.log'}: ")
+    assert "Traceback" not in line
+
+
+def test_of_a_full_disk_the_log_says_nothing_since_the_search_does(file_log, tmp_path, capsys):
+    (tmp_path / "search.log").symlink_to("/dev/full")
+    log.info("early")
+    file_log.write_to(tmp_path)
+    log.info("late")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_that_a_full_disk_has_cut_off_is_followed_by_whole_ones(file_log, tmp_path):
+    file_log.write_to(tmp_path)
+    whole = file_log._file
+
+    class Full:
+        def write(self, line):
+            if whole.tell():
+                raise OSError(28, "No space left on device")
+            return whole.write(line[:40])
+
+    file_log._file = Full()
+    log.info("cut off")
+    file_log._file = whole
+    log.info("whole %d", 1)
+    log.info("whole %d", 2)
+    first, *rest = read(tmp_path).splitlines()
+    assert len(first) == 40
+    assert [line.split(": ", 1)[1] for line in rest] == ["whole 1", "whole 2"]
+
+
+def test_a_message_that_does_not_fit_its_values_ends_nothing(file_log, tmp_path, capsys):
+    file_log.write_to(tmp_path)
+    file_log.handle(logging.LogRecord("tuning.here", logging.INFO, "", 0, "%d trials", ("no number",), None))
+    log.info("goes on")
+    assert messages(tmp_path) == ["goes on"]
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_an_mlflow_that_is_away_and_comes_back_is_logged_once_each(file_log, tmp_path, wait_for, monkeypatch):
+    monkeypatch.setattr("tuning.tracking.uploader.FIRST_WAIT_SECONDS", 0.01)
+    file_log.write_to(tmp_path)
+
+    class Carrier:
+        calls = 0
+
+        def apply(self, event):
+            Carrier.calls += 1
+            if Carrier.calls <= 4:
+                raise ConnectionRefusedError(111, "Connection refused")
+
+        def refusal(self, error):
+            return None
+
+        def reconcile(self):
+            pass
+
+    sink = Sink(Outbox(tmp_path, Target("http://me:geheim@there", None, "abc")), Carrier)
+    sink.put("start", "t1")
+    wait_for(lambda: Carrier.calls > 4, seconds=20)
+    assert sink.close(most_seconds=20)
+    away, back, closed = messages(tmp_path)
+    assert (
+        away == "MLflow at http://***@there cannot be reached (ConnectionRefusedError: [Errno 111] Connection refused)"
+    )
+    assert back == "MLflow at http://***@there can be reached again"
+    assert closed.startswith("MLflow lacks 0 events")
+
+
+@pytest.fixture
+def searched(simulated, small, tmp_path, capsys):
+    """A function that searches, with more flags, and returns status, what was printed, and the run folder."""
+
+    def run(name, *flags):
+        capsys.readouterr()
+        status = main([*small, *FLAGS, "--runs-dir", str(tmp_path), "--name", name, *flags])
+        return status, *capsys.readouterr(), tmp_path / name
+
+    return run
+
+
+def test_a_search_says_in_its_log_what_it_does(searched):
+    status, _, errors, folder = searched("first")
+    assert (status, errors) == (0, "")
+    assert all(LINE.fullmatch(line) for line in read(folder).splitlines())
+    said = messages(folder)
+    rows = read_rows(folder / "rows.jsonl")
+    assert {row.phase for row in rows} == {"search", "confirm"}
+    for row in rows:
+        begun = next(n for n, line in enumerate(said) if line.startswith(f"{row.experiment_name} began: "))
+        ended = [n for n, line in enumerate(said) if line.startswith(f"{row.experiment_name} {row.status}: ")]
+        assert [begun] < ended
+        assert f"loss {row.final_eval_loss:.4f}" in said[ended[0]]
+    facts = json.loads((folder / "facts.json").read_text())
+    plan = next(line for line in said if line.startswith(f"search {facts['search_id']}, plan: "))
+    assert '"num_samples":4' in plan
+    assert any(facts["versions"]["ray"] in line for line in said if line.startswith("versions: "))
+    for stage, seconds in facts["seconds"].items():
+        taken = [line for line in said if line.startswith(f"{stage} took ")]
+        assert len(taken) == {"checks": 2, "report": 0}.get(stage, 1), stage
+        assert seconds >= 0
+    assert said[-1].startswith("ended with status 0; ")
+
+
+def test_verbose_shows_the_lines_of_the_file_on_standard_error_and_changes_nothing_else(searched):
+    _, plain, _, _ = searched("quiet")
+    status, out, errors, folder = searched("loud", "--verbose")
+    assert status == 0
+    assert errors == read(folder)
+    assert len(errors.splitlines()) > 20
+    left = re.compile(r"about [\d:]+ left")
+    assert left.sub("", out).replace("loud", "quiet") == left.sub("", plain)
+    assert "verbose" not in json.loads((folder / "plan.json").read_text())
+
+
+def test_a_search_that_goes_on_adds_to_its_log_and_to_its_seconds(searched, tmp_path):
+    _, _, _, folder = searched("first")
+    before, facts = read(folder), json.loads((folder / "facts.json").read_text())
+    noted = {"trials": 1000.0, "report": 500.0}
+    (folder / "facts.json").write_text(json.dumps({**facts, "seconds": noted}))
+    assert main(["--resume", "first", "--runs-dir", str(tmp_path)]) == 0
+    assert read(folder) == before, "it is complete"
+    assert main(["--resume", "first", "--extend", "2", "--runs-dir", str(tmp_path)]) == 0
+    assert read(folder).startswith(before)
+    assert read(folder).count(" plan: ") == 2
+    seconds = json.loads((folder / "facts.json").read_text())["seconds"]
+    for stage, earlier in noted.items():
+        assert earlier < seconds[stage] < earlier + 60
+    assert 0 < seconds["checks"] < 60
+    (line,) = [line for line in (folder / "report.md").read_text().splitlines() if "Wall time" in line]
+    assert "trials 1,000." in line
+    assert "report 5" not in line
+
+
+def test_a_search_whose_log_cannot_be_written_ends_as_ever(searched, tmp_path, capsys):
+    _, _, _, folder = searched("first")
+    (folder / "search.log").unlink()
+    (folder / "search.log").mkdir()
+    assert main(["--resume", "first", "--extend", "2", "--runs-dir", str(tmp_path)]) == 0
+    said = f"{folder / 'search.log'}: Is a directory; the search goes on without its log\n"
+    assert capsys.readouterr().err == said
+    assert len(Record(folder).of_phase("search")) == 6
+
+
+def test_a_search_that_is_refused_leaves_no_log(refused, small, tmp_path):
+    refused(*small, "--runs-dir", tmp_path / "runs", "--max-length", "100")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_that_is_refused_is_still_one_line_below_what_verbose_shows(small, tmp_path, capsys):
+    assert main([*small, "--runs-dir", str(tmp_path), "--max-length", "100", "--verbose"]) == 2
+    *shown, last = capsys.readouterr().err.splitlines()
+    assert shown
+    assert all(LINE.fullmatch(line) for line in shown)
+    assert last == "Error: --max-length 100: the model's context is 64 tokens"
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_seconds_that_stay_are_those_after_mlflow_was_waited_for(searched, monkeypatch, stopped):
+    close = finalize.close_tracking
+
+    def slowly(run, in_time=True):
+        time.sleep(0.5)
+        close(run, in_time)
+
+    monkeypatch.setattr(finalize, "close_tracking", slowly)
+    if stopped:
+        ray_tune.at(monkeypatch, lambda harvest: harvest.record.reports, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    status, _, _, folder = searched("slow")
+    assert status == (143 if stopped else 0)
+    assert json.loads((folder / "facts.json").read_text())["seconds"]["report"] > 0.5
+    assert ("stopped: signal 15" in messages(folder)) is stopped
+
+
+def test_a_mistake_of_ours_is_in_the_log_with_its_traceback(searched, tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyError("ours")
+
+    monkeypatch.setattr("tuning.results.finalize.write_rows", fail)
+    with pytest.raises(KeyError):
+        searched("first")
+    text = read(tmp_path / "first")
+    assert "ERROR tuning.pipeline: the search ends by an error\nTraceback" in text
+    assert "KeyError: 'ours'\n" in text
