@@ -15,6 +15,7 @@ from typing import Any
 import click
 import optuna
 
+from analysis.results.run_info import RunInfo, planned
 from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking
 from trainables.actors.host_registry import Hosts
@@ -28,7 +29,7 @@ from tuning.preflight import disk_space, measuring, preflight, preview
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, summary
 from tuning.state import continuation
-from tuning.state.facts import Facts, revision, versions
+from tuning.state.facts import revision, save_facts, versions
 from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.tracking.mlflow_client import PARENT, now_ms
@@ -153,11 +154,12 @@ def _ray(plan: SearchPlan, checked: Preflight, search_id: str) -> Iterator[str]:
         yield dashboard
 
 
-def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record | None = None) -> Facts:
-    """Return the facts of a search that begins or, with a record, goes on."""
+def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record | None = None) -> RunInfo:
+    """Return what is known of a search that begins or, with a record, goes on."""
     plans = record.plans if record else []
     commands = [earlier["command"] for earlier in plans] + [shlex.join(sys.argv)]
-    return Facts(
+    return RunInfo(
+        **planned(plan.model_dump()),
         search_id=search_id,
         base_params=checked.shape.params,
         base_sha256=str(checked.workload.base),
@@ -170,10 +172,11 @@ def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record 
         changes=tuple(change for earlier in plans for change in earlier["changes"]),
         resource_events=tuple(record.resource_events) if record else (),
         looks=len(record.looks) if record else 0,
+        evidence=checked.workload.evidence,
     )
 
 
-def _created(plan: SearchPlan, facts: Facts) -> Record:
+def _created(plan: SearchPlan, facts: RunInfo) -> Record:
     """Make the run folder, whole or not at all, and return its record.
 
     Raises:
@@ -190,9 +193,9 @@ def _created(plan: SearchPlan, facts: Facts) -> Record:
     return Record(plan.run_dir)
 
 
-def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str]) -> None:
+def _note_plan(record: Record, plan: SearchPlan, facts: RunInfo, changes: list[str]) -> None:
     continuation.save_plan(plan, record.run_dir)
-    facts.save(record.run_dir)
+    save_facts(facts, record.run_dir)
     record.planned(
         plan=plan.model_dump(mode="json"),
         search_id=facts.search_id,
@@ -203,7 +206,7 @@ def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str
     )
 
 
-def _run(plan: SearchPlan, checked: Preflight, record: Record, facts: Facts, hosts: Hosts, dashboard: str) -> int:
+def _run(plan: SearchPlan, checked: Preflight, record: Record, facts: RunInfo, hosts: Hosts, dashboard: str) -> int:
     finalize.keep_evidence(plan.run_dir, checked.workload)
     stop = Stop(plan.run_dir, disk_space.reserve_bytes(checked))
     mlflow = (summary.tracking_uri(plan), summary.artifact_uri(plan))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow
+from analysis.results.run_info import RunInfo
 from analysis.stats import verdicts
 from analysis.stats.statistics import span
 
@@ -19,12 +19,12 @@ class Search:
 
     Args:
         name: Name of its run folder.
-        header: Facts of the search that its rows do not have.
+        info: What the report shows of the run and its rows do not have.
         rows: All its trials.
     """
 
     name: str
-    header: ReportHeader
+    info: RunInfo
     rows: Sequence[ResultRow]
 
 
@@ -43,8 +43,8 @@ def render(searches: Sequence[Search], generated: str) -> str:
 
 
 def _lines(search: Search) -> list[list[str]]:
-    search_cells = [search.name, search.header.model or "", search.header.dataset or ""]
-    judged = verdicts.verdicts(search.rows, search.header.margin)
+    search_cells = [search.name, search.info.model or "", search.info.dataset or ""]
+    judged = verdicts.verdicts(search.rows, search.info.margin)
     if not judged:
         return [[*search_cells, "", "", "none: no confirmation runs to compare", "", "", ""]]
     return [
@@ -58,7 +58,7 @@ def _lines(search: Search) -> list[list[str]]:
 
 
 def _counts(searches: Sequence[Search]) -> str:
-    judged = [verdict for search in searches for verdict in verdicts.verdicts(search.rows, search.header.margin)]
+    judged = [verdict for search in searches for verdict in verdicts.verdicts(search.rows, search.info.margin)]
     answers = list(dict.fromkeys(verdict.answer for verdict in judged))
     names = list(dict.fromkeys(verdict.strategy for verdict in judged))
     body = [

@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis.report import plots
-from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow
+from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Phase, Status
 from analysis.stats import pareto, ranking, verdicts
 
@@ -40,12 +40,12 @@ class Picture:
         return [f"## {self.title}", "", *table_lines, f"![{self.words}]({FOLDER}/{self.name}.svg)", "", self.words, ""]
 
 
-def drawn(rows: Sequence[ResultRow], header: ReportHeader) -> list[Picture]:
-    """Return the pictures for which rows and header have the data."""
+def drawn(rows: Sequence[ResultRow], info: RunInfo) -> list[Picture]:
+    """Return the pictures for which rows and info have the data."""
     search_rows = [row for row in rows if row.phase == Phase.SEARCH]
     pictures = [
-        _differences(rows, header.margin), _pareto(search_rows), _heatmaps(search_rows), _learning_curves(search_rows),
-        _learning_rates(search_rows), _shrinking(header),
+        _differences(rows, info.margin), _pareto(search_rows), _heatmaps(search_rows), _learning_curves(search_rows),
+        _learning_rates(search_rows), _shrinking(info),
     ]  # fmt: skip
     return [picture for picture in pictures if picture is not None]
 
@@ -119,10 +119,10 @@ def _learning_rates(rows: Sequence[ResultRow]) -> Picture | None:
     return Picture("learning_rates", "Learning-Rate Sensitivity", words, plots.learning_rates(rates))
 
 
-def _shrinking(header: ReportHeader) -> Picture | None:
-    if not header.shrink:
+def _shrinking(info: RunInfo) -> Picture | None:
+    if not info.shrink:
         return None
-    points = [(int(point["params"]), point["test_loss"]) for point in header.shrink]
+    points = [(int(point["params"]), point["test_loss"]) for point in info.shrink]
     summary = "; ".join(f"{params:,} parameters {loss:.4f}" for params, loss in points)
     words = (
         f"Test loss of the trained winner at fewer parameters, the dashed line 1 % above the best perplexity: "

@@ -8,8 +8,8 @@ import pytest
 
 from analysis.report import verdict_section
 from analysis.report.report import render
-from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow, write_rows
+from analysis.results.run_info import RunInfo
 from analysis.stats import controls, verdicts
 
 MARGIN = 0.01
@@ -175,7 +175,7 @@ def test_an_interval_takes_texts_in_where_all_runs_know_theirs():
 def test_plain_lora_that_wins_with_a_share_of_the_budget_is_not_said_to_be_what_is_left_without_a_win():
     small = {"baseline": {"budget_share": 0.4}}
     rows = [*PLAIN, *runs("baseline", 3.9, 4.001, 4.099, config=small, trainable_parameters=400)]
-    text = render(rows, ReportHeader("now"))
+    text = render(rows, RunInfo("now"))
     assert "**baseline at 0.4 of the budget: win.**" in text
     assert "no strategy wins" not in text
     assert "of the strategies that win against plain LoRA" in text
@@ -233,14 +233,14 @@ def test_without_a_win_plain_lora_is_recommended():
 def test_without_confirmation_the_best_trial_is_recommended_and_no_verdict_is_said():
     rows = [run("empirical", 0, 3.0, phase="search"), run("baseline", 0, 4.0, phase="search")]
     assert verdicts.recommended(rows, MARGIN).strategy == "empirical"
-    text = render(rows, ReportHeader("now"))
+    text = render(rows, RunInfo("now"))
     assert "no verdict" in text
     assert "nothing has confirmed it" in text
 
 
 def test_the_report_has_the_seeds_sections_about_the_search_and_then_the_verdict():
     rows = [run("empirical", 0, 3.0, phase="search"), run("baseline", 0, 4.0, phase="search"), *PLAIN]
-    text = render([*rows, *runs("empirical", 4.001, 4.1, 4.199)], ReportHeader("now"))
+    text = render([*rows, *runs("empirical", 4.001, 4.1, 4.199)], RunInfo("now"))
     assert "- **Total Experiments:** 2" in text
     assert text.index("## Key Findings") < text.index("## Verdict") < text.index("## Winner")
     assert "3. **Adaptive vs Baseline:** Empirical: tie" in text
@@ -248,7 +248,7 @@ def test_the_report_has_the_seeds_sections_about_the_search_and_then_the_verdict
     assert "trials empirical 1 (1 in full), baseline 1 (1 in full)" in text
     assert "no strategy wins, so plain LoRA is recommended" in text
     assert "**Looks:**" not in text
-    again = ReportHeader("now", looks=2)
+    again = RunInfo("now", looks=2)
     assert "judged 2 times on the same test split" in render([*rows, *runs("empirical", 4.001, 4.1, 4.199)], again)
 
 

@@ -13,8 +13,8 @@ from ray.exceptions import RayError
 from analysis.report.card import card
 from analysis.report.pictures import FOLDER
 from analysis.report.publish import publish
-from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow, write_rows
+from analysis.results.run_info import EVIDENCE, FACTS, PLAN
 from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking, verdicts
 from trainables.spec import Workload
@@ -24,6 +24,7 @@ from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
 from tuning.results import summary, trial_files
 from tuning.state.checkpoints import newest_checkpoint
+from tuning.state.facts import save_facts
 from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.tracking.mlflow_client import PARENT, now_ms
@@ -36,7 +37,7 @@ MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
 def keep_evidence(run_dir: Path, workload: Workload) -> None:
     """Write what strategies score from beside what they made of it."""
     if workload.evidence:
-        (run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1) + "\n")
+        (run_dir / EVIDENCE).write_text(json.dumps(workload.evidence, indent=1) + "\n")
 
 
 def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
@@ -68,13 +69,13 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
         if best and adapter and (curve := _shrink_curve(run, best, adapter)):
             record.shrunk(best.trial_id, curve)
     facts = replace(facts, shrink=known_curve(plan, record))
-    facts.save(plan.run_dir)
-    header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
+    save_facts(facts, plan.run_dir)
+    info = replace(facts, generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     if best and adapter:
-        (adapter / "README.md").write_text(card(best, rows, header), encoding="utf-8")
+        (adapter / "README.md").write_text(card(best, rows, info), encoding="utf-8")
     if in_time:
         _replace(plan.run_dir / BEST, adapter)
-    publish(rows, header, plan.run_dir / "report.md")
+    publish(rows, info, plan.run_dir / "report.md")
 
 
 def known_curve(plan: SearchPlan, record: Record) -> list[dict[str, float]]:
@@ -103,7 +104,7 @@ def finish_tracking(sink: events.Sink, plan: SearchPlan, record: Record) -> None
     for row in best.values():
         if (adapter := adapter_of(plan, row)) is not None:
             sink.put("artifact", row.trial_id, path=str(adapter), folder="adapter")
-    for name in ("plan.json", "facts.json", "report.md", "report.html", "rows.jsonl", "rows.csv"):
+    for name in (PLAN, FACTS, "report.md", "report.html", "rows.jsonl", "rows.csv"):
         sink.put("artifact", PARENT, path=str(plan.run_dir / name))
     sink.put("artifact", PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
     to_mlflow = events.Tracking(sink)
