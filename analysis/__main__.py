@@ -6,6 +6,7 @@ python -m analysis RUN_DIR [RUN_DIR ...] [--output FILE], or python -m analysis 
 import datetime
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import click
 
 from analysis.report.compare import Search
 from analysis.report.publish import publish, publish_comparison
-from analysis.results.rows import read_rows, surviving_rows
+from analysis.results.rows import ResultRow, read_rows, surviving_rows
 from analysis.results.run_info import RunInfo
+from analysis.stats.assessment import assess
 
 
 @click.command(help=__doc__)
@@ -48,9 +50,9 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
     if len(run_dirs) > 1:
         publish_comparison(searches, generated, output)
     else:
-        search = searches[0] if rows is None else Search("", RunInfo(generated), read_rows(rows))
+        search = searches[0] if rows is None else _search("", RunInfo(generated), read_rows(rows))
         given = {name: value for name, value in overview.items() if value is not None}
-        publish(search.rows, replace(search.info, **given), output)
+        publish(search.assessment, replace(search.info, **given), output)
     click.echo(str(output))
 
 
@@ -61,7 +63,11 @@ def _read(run_dir: Path, generated: str) -> Search:
     if damage:
         damaged_lines = "; ".join(f"line {number}: {reason}" for number, reason in damage)
         click.echo(f"Warning: {path}: {damaged_lines}; the report is without them", err=True)
-    return Search(run_dir.resolve().name, info, rows)
+    return _search(run_dir.resolve().name, info, rows)
+
+
+def _search(name: str, info: RunInfo, rows: Sequence[ResultRow]) -> Search:
+    return Search(name, info, assess(rows, info.margin))
 
 
 def main() -> int:

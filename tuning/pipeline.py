@@ -18,6 +18,7 @@ import optuna
 from analysis.results.run_info import RunInfo, planned
 from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking
+from analysis.stats.assessment import assess
 from trainables.actors.host_registry import Hosts
 from tuning.cluster import connection, hosting, node_check
 from tuning.lifecycle import process
@@ -107,7 +108,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             _refuse(name, changes, allow_changes)
             if record.exit_status is not None and not extend and not changes:
                 click.echo(f"{name} is complete; --extend N would add trials")
-                summary.show(plan, list(record.rows.values()), "", "")
+                summary.show(plan, assess(list(record.rows.values()), plan.margin), "", "")
                 return record.exit_status
             process.leave_with(f"Stopped. To go on: {_again(plan)}")
             checked = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
@@ -121,7 +122,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             plan, checked = measuring.measured(plan, checked, hosts)
             plan = plan.model_copy(update=checked.pinned)
             facts = _facts(plan, checked, search_id, record)
-            curve = finalize.known_curve(plan, record)
+            curve = finalize.known_curve(assess(list(record.rows.values()), plan.margin), record)
             facts = replace(facts, changes=(*facts.changes, *changes, *others), shrink=curve)
             _note_plan(record, plan, facts, [*changes, *others])
         return _run(plan, checked, record, facts, hosts.sharing(checked.workload), dashboard)
@@ -230,14 +231,14 @@ def _to_its_end(run: Run, dashboard: str) -> int:
     hosting.release(plan)
     try:
         run.stop.check()
-        finalize.leave(run, study)
-        finalize.finish_tracking(run.sink, plan, record)
+        assessment = finalize.leave(run, study)
+        finalize.finish_tracking(run.sink, plan, assessment)
         finalize.close_tracking(run)
         run.stop.check()
     except Stopped:
         return _cut_off(run, study)
-    rows = list(record.rows.values())
-    summary.show(plan, rows, dashboard, run.facts.search_id)
+    rows = assessment.rows
+    summary.show(plan, assessment, dashboard, run.facts.search_id)
     if (searched := len(record.of_phase(Phase.SEARCH))) < plan.trials:
         click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
     failed = SOME_FAILED if any(row.status == Status.FAILED for row in rows) else OK

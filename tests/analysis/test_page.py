@@ -8,6 +8,7 @@ from analysis.report import pictures
 from analysis.report.publish import publish
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
+from tests.fakes.rows import assess
 
 SITES = [f"transformer.h.{layer}.{matrix}" for layer in range(4) for matrix in ("attn.c_attn", "mlp.c_fc")]
 SHRINK = [{"fraction": f, "params": int(1000 * f), "test_loss": 4.05 - 0.05 * f} for f in (1.0, 0.5, 0.25)]
@@ -39,7 +40,7 @@ def folder(tmp_path_factory):
         importance={"empirical": {"learning_rate": 0.9, "temperature": 0.1}},
         shrink=SHRINK, corpus_sha256="0123456789abcdef" * 4,
     )  # fmt: skip
-    publish(rows, info, folder / "report.md")
+    publish(assess(rows), info, folder / "report.md")
     return folder
 
 
@@ -136,7 +137,7 @@ def test_the_same_rows_give_the_same_pictures(folder, tmp_path):
     rows = [made("baseline", 0), made("empirical", 0)]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        pictures.write(pictures.drawn(rows, RunInfo("now")), tmp_path / name)
+        pictures.write(pictures.drawn(assess(rows), RunInfo("now")), tmp_path / name)
     for picture in (tmp_path / "a" / pictures.FOLDER).iterdir():
         assert picture.read_bytes() == (tmp_path / "b" / pictures.FOLDER / picture.name).read_bytes()
 

@@ -15,6 +15,7 @@ from analysis.report.report import render
 from analysis.report.winner import lora_config_code
 from analysis.results.rows import ResultRow, read_rows, write_rows
 from analysis.results.run_info import RunInfo
+from tests.fakes.rows import assess, report
 
 SEED = Path(__file__).parent / "seed"
 RANKS = {"transformer.h.0.attn.c_attn": 3, "transformer.h.0.mlp.c_fc": 0, "transformer.h.10.mlp.c_fc": 2}
@@ -39,7 +40,7 @@ def test_the_seed_rows_give_the_seed_report_byte_for_byte_up_to_key_findings(tmp
 
 
 def findings(*rows):
-    return "\n".join(key_findings(rows))
+    return "\n".join(key_findings(assess(rows)))
 
 
 def test_a_diverged_trial_wins_nothing_and_is_named():
@@ -77,7 +78,7 @@ def test_runs_with_different_hyperparameters_conclude_nothing():
 
 
 def test_a_search_without_a_usable_trial_still_has_a_report():
-    text = render([row("a", loss=None, error="loss nan at step 3")], RunInfo("now"))
+    text = report([row("a", loss=None, error="loss nan at step 3")])
     assert text.count("no trial finished") == 2
     assert "loss nan at step 3" in text
 
@@ -85,7 +86,7 @@ def test_a_search_without_a_usable_trial_still_has_a_report():
 @pytest.mark.parametrize("conv1d", [True, False])
 def test_the_winner_is_given_as_ranks_and_as_a_configuration_that_runs(conv1d):
     winner = row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10, fan_in_fan_out=conv1d)
-    text = render([winner], RunInfo("now"))
+    text = report([winner])
     assert "|       0 |             3 |          0 |" in text
     code = text.split("```python\n")[1].split("```")[0]
     scope = {}
@@ -186,14 +187,14 @@ def test_the_report_of_a_run_says_which_engine_trained_and_what_did_not_fit(tmp_
     (tmp_path / "facts.json").write_text(json.dumps({"engine": "packed, 4 at once", "resource_events": ["4 was much"]}))
     done = command(tmp_path)
     assert done.returncode == 0, done.stderr
-    report = (tmp_path / "report.md").read_text()
-    assert "- **Engine:** packed, 4 at once\n- **Resource event:** 4 was much\n" in report
+    text = (tmp_path / "report.md").read_text()
+    assert "- **Engine:** packed, 4 at once\n- **Resource event:** 4 was much\n" in text
 
 
 def test_the_smallest_size_within_one_percent_of_the_best_is_told():
     losses = {1.0: 4.0, 0.9: 3.99, 0.75: 3.9998, 0.5: 4.04}
     shrink = [{"fraction": f, "params": int(1000 * f), "test_loss": loss} for f, loss in losses.items()]
-    text = render([row("a")], RunInfo("now", shrink=shrink))
+    text = report([row("a")], shrink=shrink)
     # 1 % more perplexity than at 3.99 is at 3.99 + log(1.01) = 3.99995
     assert "within 1 % of the best perplexity has 750 parameters" in text
     assert "| 50%    | 500          | 4.0400      | +4.08%       |" in text  # exp(0.04) - 1
@@ -201,22 +202,22 @@ def test_the_smallest_size_within_one_percent_of_the_best_is_told():
 
 def test_the_card_says_what_is_known_and_leaves_out_what_is_not():
     best = row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10, test_loss=3.5)
-    text = card(best, [best], RunInfo("now", model='a "b"', dataset="texts", train_examples=8))
+    text = card(best, assess([best]), RunInfo("now", model='a "b"', dataset="texts", train_examples=8))
     assert yaml.safe_load(text.split("---")[1]) == {"library_name": "peft", "base_model": 'a "b"', "tags": ["lora"]}
     assert "**Loss on the test split:** 3.5000 nats per token (perplexity 33.12)" in text
     assert "Not confirmed: no verdict." in text
-    text = card(row("a", loss=None), [], RunInfo("now"))
+    text = card(row("a", loss=None), assess([]), RunInfo("now"))
     assert "None" not in text
 
 
 def test_kinds_of_evidence_are_compared_by_the_order_of_their_sites():
     # of three pairs of sites the second kind orders two as the first does and one not: (2 - 1) / 3
     evidence = {"gradient": {"a": 1.0, "b": 2.0, "c": 3.0}, "activation": {"c": 5.0, "a": 7.0, "b": 90.0}}
-    text = render([row("a")], RunInfo("now", evidence=evidence))
+    text = report([row("a")], evidence=evidence)
     assert "| gradient   | +1.00      | -0.33        |" in text
-    assert "Agreement of Evidence" not in render([row("a")], RunInfo("now"))
+    assert "Agreement of Evidence" not in report([row("a")])
     spectrum = {f"explained_variance/{k}": {"a": 1 / k} for k in (1, 2)}
-    assert render([row("a")], RunInfo("now", evidence=evidence | spectrum)) == text
+    assert report([row("a")], evidence=evidence | spectrum) == text
 
 
 def test_after_the_seeds_sections_come_verdict_cost_and_the_rest_in_order():
@@ -237,7 +238,7 @@ def test_after_the_seeds_sections_come_verdict_cost_and_the_rest_in_order():
     evidence = {"gradient": {"a": 1.0, "b": 2.0}, "activation": {"a": 1.0, "b": 2.0}}
     importance = {"baseline": {"learning_rate": 1.0}}
     info = RunInfo("now", importance=importance, evidence=evidence, shrink=shrink, command="tune.py")
-    text = render(rows, info, drawn(rows, info))
+    text = render(assess(rows), info, drawn(assess(rows), info))
     headings = re.findall("(?m)^## (.*)", text)
     assert headings[headings.index("Key Findings") :] == [
         "Key Findings", "Verdict", "Differences to plain LoRA", "Trials and Cost", "Pareto Front", "What Mattered",
@@ -248,4 +249,4 @@ def test_after_the_seeds_sections_come_verdict_cost_and_the_rest_in_order():
 
 def test_a_picture_that_the_report_has_no_place_for_is_shown_all_the_same():
     other = Picture("other", "Another Picture", "What it shows", heatmaps({"ranks": RANKS}))
-    assert "## Another Picture" in render([row("a")], RunInfo("now"), [other])
+    assert "## Another Picture" in render(assess([row("a")]), RunInfo("now"), [other])

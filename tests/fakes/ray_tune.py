@@ -239,7 +239,7 @@ def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from analysis.report import publish
     from tuning.results import trial_files
 
-    monkeypatch.setattr(publish.pictures, "drawn", lambda rows, header: [])
+    monkeypatch.setattr(publish.pictures, "drawn", lambda assessment, info: [])
     monkeypatch.setattr(trial_files.plots, "save", lambda figure, path: path.write_bytes(b"a picture"))
     monkeypatch.setattr(trial_files.plots, "heatmaps", lambda allocations: None)
 

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from analysis.report.report import render
 from analysis.results.rows import FIELDS, read_rows
 from analysis.results.run_info import RunInfo
+from analysis.stats.assessment import assess
 from strategies.official import OFFICIAL
 from tuning.cli import main, resolve_plan
 
@@ -189,7 +190,7 @@ def test_a_report_made_anew_of_a_run_says_what_that_at_its_end_said(simulated, s
     info = RunInfo.of_run(tmp_path / "told", generated)
     assert info.margin == 0.02
     assert info.evidence
-    assert render(read_rows(tmp_path / "told" / "rows.jsonl"), info) == report
+    assert render(assess(read_rows(tmp_path / "told" / "rows.jsonl"), info.margin), info) == report
 
 
 @pytest.mark.process

@@ -15,8 +15,9 @@ from analysis.report.pictures import FOLDER
 from analysis.report.publish import publish
 from analysis.results.rows import ResultRow, write_rows
 from analysis.results.run_info import EVIDENCE, FACTS, PLAN
-from analysis.results.trial_config import Phase, Status
-from analysis.stats import ranking, verdicts
+from analysis.results.trial_config import Status
+from analysis.stats import ranking
+from analysis.stats.assessment import SearchAssessment, assess
 from trainables.spec import Workload
 from trainables.training import checkpoint
 from trainables.training.checkpoint import ADAPTER, BEST, SESSION
@@ -40,8 +41,8 @@ def keep_evidence(run_dir: Path, workload: Workload) -> None:
         (run_dir / EVIDENCE).write_text(json.dumps(workload.evidence, indent=1) + "\n")
 
 
-def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
-    """Write what a run leaves; what an earlier run of the search left is replaced.
+def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> SearchAssessment:
+    """Write what a run leaves, and return what its rows say; what an earlier run of the search left is replaced.
 
     Args:
         run: The search.
@@ -54,9 +55,10 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
     """
     plan, record = run.plan, run.record
     rows = list(record.rows.values())
-    best = verdicts.recommended(rows, plan.margin)
+    assessment = assess(rows, plan.margin)
+    best = assessment.recommended
     write_rows(rows, plan.run_dir / "rows.csv")
-    if any(item.pairs.interval for item in verdicts.verdicts(rows, plan.margin)):
+    if any(item.pairs.interval for item in assessment.verdicts):
         record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
     facts = replace(run.facts, resource_events=tuple(record.resource_events), looks=len(record.looks))
     if study is not None:
@@ -68,19 +70,20 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> None:
         adapter = _adapter_aside(plan, best) if best else None
         if best and adapter and (curve := _shrink_curve(run, best, adapter)):
             record.shrunk(best.trial_id, curve)
-    facts = replace(facts, shrink=known_curve(plan, record))
+    facts = replace(facts, shrink=known_curve(assessment, record))
     save_facts(facts, plan.run_dir)
     info = replace(facts, generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     if best and adapter:
-        (adapter / "README.md").write_text(card(best, rows, info), encoding="utf-8")
+        (adapter / "README.md").write_text(card(best, assessment, info), encoding="utf-8")
     if in_time:
         _replace(plan.run_dir / BEST, adapter)
-    publish(rows, info, plan.run_dir / "report.md")
+    publish(assessment, info, plan.run_dir / "report.md")
+    return assessment
 
 
-def known_curve(plan: SearchPlan, record: Record) -> list[dict[str, float]]:
+def known_curve(assessment: SearchAssessment, record: Record) -> list[dict[str, float]]:
     """Return what is known of the winner so far at fewer parameters; empty if that was not measured."""
-    best = verdicts.recommended(list(record.rows.values()), plan.margin)
+    best = assessment.recommended
     return [] if best is None else record.shrink.get(best.trial_id, [])
 
 
@@ -93,13 +96,12 @@ def adapter_of(plan: SearchPlan, row: ResultRow) -> Path | None:
     return newest / SESSION / ADAPTER
 
 
-def finish_tracking(sink: events.Sink, plan: SearchPlan, record: Record) -> None:
+def finish_tracking(sink: events.Sink, plan: SearchPlan, assessment: SearchAssessment) -> None:
     """Log what is known only at the end: pictures, the best adapters, the parent's files."""
-    rows = list(record.rows.values())
-    for row in rows:
+    for row in assessment.rows:
         sink.put("artifact", row.trial_id, path=str(trial_files.trial_folder(plan.run_dir, row)))
-    best = {row.trial_id: row for row in ranking.best_of_each_strategy(record.of_phase(Phase.SEARCH)).values()}
-    if (chosen := verdicts.recommended(rows, plan.margin)) is not None:
+    best = {row.trial_id: row for row in assessment.best_of_each.values()}
+    if (chosen := assessment.recommended) is not None:
         best[chosen.trial_id] = chosen
     for row in best.values():
         if (adapter := adapter_of(plan, row)) is not None:
@@ -108,11 +110,11 @@ def finish_tracking(sink: events.Sink, plan: SearchPlan, record: Record) -> None
         sink.put("artifact", PARENT, path=str(plan.run_dir / name))
     sink.put("artifact", PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
     to_mlflow = events.Tracking(sink)
-    for row in rows:  # a crash may have taken from the outbox what the record has
+    for row in assessment.rows:  # a crash may have taken from the outbox what the record has
         to_mlflow.ended(row)
     sink.end_open_runs(now_ms(), but=PARENT)
-    status = Status.FINISHED if ranking.usable(rows) else Status.FAILED
-    answers = {f"verdict {item.strategy}": item.answer for item in verdicts.verdicts(rows, plan.margin)}
+    status = Status.FINISHED if ranking.usable(assessment.rows) else Status.FAILED
+    answers = {f"verdict {item.strategy}": item.answer for item in assessment.verdicts}
     sink.put("end", PARENT, status=events.END[status], tags={"status": status, **answers}, time_ms=now_ms())
 
 
