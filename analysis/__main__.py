@@ -6,26 +6,31 @@ python -m analysis RUN_DIR [RUN_DIR ...] [--output FILE], or python -m analysis 
 import datetime
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from analysis.report.compare import Search
 from analysis.report.publish import publish, publish_comparison
-from analysis.results.header import ReportHeader
 from analysis.results.messages import run_command
-from analysis.results.rows import read_rows, surviving_rows
+from analysis.results.rows import ResultRow, read_rows, surviving_rows
+from analysis.results.run_info import RunInfo
+from analysis.stats.assessment import assess
 
 
 @click.command(help=__doc__)
 @click.argument("run_dirs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--rows", type=click.Path(path_type=Path), help="A .jsonl or .csv of rows.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where the report goes.")
-@click.option("--dataset-size", type=click.IntRange(min=1), help="Training examples, for the overview.")
+@click.option(
+    "--dataset-size", "train_examples", type=click.IntRange(min=1), help="Training examples, for the overview."
+)
 @click.option("--epochs", type=float, help="Epochs, for the overview.")
 def rebuild(  # noqa: D103  (its help is the docstring of the module)
-    run_dirs: tuple[Path, ...], rows: Path | None, output: Path | None, dataset_size: int | None, epochs: float | None
+    run_dirs: tuple[Path, ...], rows: Path | None, output: Path | None, **overview: Any
 ) -> None:
     if bool(run_dirs) == (rows is not None):
         raise ValueError("give either RUN_DIR or --rows FILE")
@@ -37,7 +42,7 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
         raise ValueError(f"--output {output}: a report is a .md file, and a page beside it")
     if output.is_dir():
         raise ValueError(f"--output {output}: a folder; give the name of a file")
-    if epochs is not None and not 0 < epochs < math.inf:
+    if (epochs := overview["epochs"]) is not None and not 0 < epochs < math.inf:
         raise ValueError(f"--epochs {epochs:g}: must be above 0 and finite")
     generated = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
     searches = [_read(folder, generated) for folder in run_dirs]
@@ -46,21 +51,24 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
     if len(run_dirs) > 1:
         publish_comparison(searches, generated, output)
     else:
-        search = searches[0] if rows is None else Search("", ReportHeader(generated), read_rows(rows))
-        options = {"dataset_size": dataset_size, "epochs": epochs}
-        header_fields = {name: value for name, value in options.items() if value is not None}
-        publish(search.rows, replace(search.header, **header_fields), output)  # type: ignore[arg-type]
+        search = searches[0] if rows is None else _search("", RunInfo(generated), read_rows(rows))
+        given = {name: value for name, value in overview.items() if value is not None}
+        publish(search.assessment, replace(search.info, **given), output)
     click.echo(str(output))
 
 
 def _read(run_dir: Path, generated: str) -> Search:
-    """Read a run's header and rows; print a warning that names damaged lines, and leave them out."""
-    header, path = ReportHeader.of_run(run_dir, generated), run_dir / "rows.jsonl"
+    """Read what there is of a run; print a warning that names damaged lines, and leave them out."""
+    info, path = RunInfo.of_run(run_dir, generated), run_dir / "rows.jsonl"
     rows, damage = surviving_rows(path)
     if damage:
         damaged_lines = "; ".join(f"line {number}: {reason}" for number, reason in damage)
         click.echo(f"Warning: {path}: {damaged_lines}; the report is without them", err=True)
-    return Search(run_dir.resolve().name, header, rows)
+    return _search(run_dir.resolve().name, info, rows)
+
+
+def _search(name: str, info: RunInfo, rows: Sequence[ResultRow]) -> Search:
+    return Search(name, info, assess(rows, info.margin))
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status
-from analysis.stats.verdicts import PLAIN, Verdict, verdicts
+from analysis.stats.verdicts import PLAIN, Verdict, confirmed_runs, verdicts
 
 EFFECTS = {"none": 0.0, "small": -0.01, "large": -0.05}
 MARGIN = 0.01  # in nats per token, as everything here
@@ -70,7 +70,7 @@ def simulated(
                 test_documents=list(zip((text_losses * weights).tolist(), tokens, strict=True)),
             ) for name, runs in zip(names, losses, strict=True) for seed, text_losses in enumerate(runs)
         ]  # fmt: skip
-        yield verdicts(rows, MARGIN)
+        yield verdicts(confirmed_runs(rows), MARGIN)
 
 
 def covers(interval: tuple[float, float] | None, effect: float) -> bool:

@@ -17,8 +17,10 @@ import click
 import optuna
 
 from analysis.results.messages import masked
+from analysis.results.run_info import RunInfo, planned
 from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking
+from analysis.stats.assessment import assess
 from trainables.actors.host_registry import Hosts
 from tuning.cluster import connection, hosting, node_check
 from tuning.lifecycle import process, search_log
@@ -31,7 +33,7 @@ from tuning.preflight import disk_space, measuring, preflight, preview
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, summary
 from tuning.state import continuation
-from tuning.state.facts import Facts, revision, versions
+from tuning.state.facts import revision, save_facts, versions
 from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.tracking.mlflow_client import PARENT, now_ms
@@ -110,7 +112,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             _refuse(name, changes, allow_changes)
             if record.exit_status is not None and not extend and not changes:
                 click.echo(f"{name} is complete; --extend N would add trials")
-                summary.show(plan, list(record.rows.values()), "", "")
+                summary.show(plan, assess(list(record.rows.values()), plan.margin), "", "")
                 return record.exit_status
             process.leave_with(f"Stopped. To go on: {_again(plan)}")
             checked = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
@@ -122,7 +124,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             plan, checked, hosts, dashboard = _measured(stack, plan, checked, search_id, timeline)
             timeline.add(continuation.seconds_so_far(run_dir))
             facts = _facts(plan, checked, search_id, record)
-            curve = finalize.known_curve(plan, record)
+            curve = finalize.known_curve(assess(list(record.rows.values()), plan.margin), record)
             changed = (*facts.changes, *changes, *others)
             facts = replace(facts, changes=changed, shrink=curve, seconds=timeline.seconds)
             log_file.write_to(run_dir)
@@ -191,11 +193,12 @@ def _ray(plan: SearchPlan, checked: Preflight, search_id: str) -> Iterator[str]:
         yield dashboard
 
 
-def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record | None = None) -> Facts:
-    """Return the facts of a search that begins or, with a record, goes on."""
+def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record | None = None) -> RunInfo:
+    """Return what is known of a search that begins or, with a record, goes on."""
     plans = record.plans if record else []
     commands = [earlier["command"] for earlier in plans] + [shlex.join(sys.argv)]
-    return Facts(
+    return RunInfo(
+        **planned(plan.model_dump()),
         search_id=search_id,
         base_params=checked.shape.params,
         base_sha256=str(checked.workload.base),
@@ -208,10 +211,11 @@ def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record 
         changes=tuple(change for earlier in plans for change in earlier["changes"]),
         resource_events=tuple(record.resource_events) if record else (),
         looks=len(record.looks) if record else 0,
+        evidence=checked.workload.evidence,
     )
 
 
-def _created(plan: SearchPlan, facts: Facts) -> Record:
+def _created(plan: SearchPlan, facts: RunInfo) -> Record:
     """Make the run folder, whole or not at all, and return its record.
 
     Raises:
@@ -228,9 +232,9 @@ def _created(plan: SearchPlan, facts: Facts) -> Record:
     return Record(plan.run_dir)
 
 
-def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str]) -> None:
+def _note_plan(record: Record, plan: SearchPlan, facts: RunInfo, changes: list[str]) -> None:
     continuation.save_plan(plan, record.run_dir)
-    facts.save(record.run_dir)
+    save_facts(facts, record.run_dir)
     log.info("search %s, plan: %s", facts.search_id, plan.model_dump_json())
     log.info("versions: %s; code: %s", dict(facts.versions), facts.revision)
     for change in changes:
@@ -246,7 +250,7 @@ def _note_plan(record: Record, plan: SearchPlan, facts: Facts, changes: list[str
 
 
 def _prepared(
-    plan: SearchPlan, checked: Preflight, record: Record, facts: Facts, hosts: Hosts, timeline: Timeline
+    plan: SearchPlan, checked: Preflight, record: Record, facts: RunInfo, hosts: Hosts, timeline: Timeline
 ) -> Run:
     finalize.keep_evidence(plan.run_dir, checked.workload)
     stop = Stop(plan.run_dir, disk_space.reserve_bytes(checked))
@@ -278,17 +282,17 @@ def _to_its_end(run: Run, dashboard: str) -> int:
     hosting.release(plan)
     try:
         run.stop.check()
-        facts = finalize.leave(run, study)
-        finalize.finish_tracking(run.sink, plan, record)
+        assessment, facts = finalize.leave(run, study)
+        finalize.finish_tracking(run.sink, plan, assessment)
         finalize.close_tracking(run)
         run.stop.check()
     except Stopped:
         return _cut_off(run, study)
-    rows = list(record.rows.values())
-    summary.show(plan, rows, dashboard, run.facts.search_id)
+    rows = assessment.rows
+    summary.show(plan, assessment, dashboard, run.facts.search_id)
     if (searched := len(record.of_phase(Phase.SEARCH))) < plan.trials:
         click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
-    replace(facts, seconds=run.timeline.seconds).save(plan.run_dir)
+    save_facts(replace(facts, seconds=run.timeline.seconds), plan.run_dir)
     failed = SOME_FAILED if any(row.status == Status.FAILED for row in rows) else OK
     record.completed(failed if ranking.usable(rows) else NO_USABLE_TRIAL)
     process.leave_with("Stopped when all was done")
@@ -332,10 +336,10 @@ def _leave_so_far(run: Run, study: optuna.Study | None) -> None:
     events.Tracking(run.sink).interrupted()
     facts = run.facts
     if run.record.rows:
-        facts = finalize.leave(run, study, in_time=False)
+        _, facts = finalize.leave(run, study, in_time=False)
         click.echo(f"\nReport so far    {summary.typed(run.plan.run_dir)}/report.md")
     finalize.close_tracking(run, in_time=False)
-    replace(facts, seconds=run.timeline.seconds).save(run.plan.run_dir)
+    save_facts(replace(facts, seconds=run.timeline.seconds), run.plan.run_dir)
 
 
 def _again(plan: SearchPlan) -> str:

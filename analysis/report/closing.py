@@ -8,19 +8,19 @@ import pandas as pd
 from scipy import stats
 from tabulate import tabulate
 
-from analysis.results.header import ReportHeader
 from analysis.results.rows import STATUSES, ResultRow
+from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Status
 from analysis.stats import ranking
 
 
-def parameter_importance(header: ReportHeader) -> list[str]:
+def parameter_importance(info: RunInfo) -> list[str]:
     """Return the importance of each searched parameter; empty if it is unknown."""
-    if not header.importance:
+    if not info.importance:
         return []
     body = [
         [strategy, name, f"{share:.0%}"]
-        for strategy, shares in header.importance.items()
+        for strategy, shares in info.importance.items()
         for name, share in sorted(shares.items(), key=lambda item: -item[1])
     ]
     return [
@@ -31,18 +31,18 @@ def parameter_importance(header: ReportHeader) -> list[str]:
     ]  # fmt: skip
 
 
-def shrinking(header: ReportHeader) -> list[str]:
+def shrinking(info: RunInfo) -> list[str]:
     """Return the winner's test loss at fewer parameters; empty if it was not measured."""
-    if not header.shrink:
+    if not info.shrink:
         return []
-    full_loss = header.shrink[0]["test_loss"]
+    full_loss = info.shrink[0]["test_loss"]
     body = [
         [f"{point['fraction']:.0%}", f"{point['params']:,}", f"{point['test_loss']:.4f}",
-         f"{math.expm1(point['test_loss'] - full_loss):+.2%}"] for point in header.shrink
+         f"{math.expm1(point['test_loss'] - full_loss):+.2%}"] for point in info.shrink
     ]  # fmt: skip
-    loss_limit = ranking.within(point["test_loss"] for point in header.shrink)
+    loss_limit = ranking.within(point["test_loss"] for point in info.shrink)
     smallest = min(
-        (point for point in header.shrink if point["test_loss"] <= loss_limit), key=lambda point: point["params"]
+        (point for point in info.shrink if point["test_loss"] <= loss_limit), key=lambda point: point["params"]
     )
     return [
         "## Shrinking the Winner", "", "The trained winner with its largest singular values kept, wherever they are, "
@@ -52,13 +52,13 @@ def shrinking(header: ReportHeader) -> list[str]:
     ]  # fmt: skip
 
 
-def evidence(header: ReportHeader) -> list[str]:
+def evidence(info: RunInfo) -> list[str]:
     """Return how far the kinds of evidence agree about which sites matter; empty with fewer than two kinds."""
-    kinds = [kind for kind in header.evidence if "/" not in kind]  # the others are components of one kind
+    kinds = [kind for kind in info.evidence if "/" not in kind]  # the others are components of one kind
     if len(kinds) < 2:
         return []
-    sites = list(header.evidence[kinds[0]])
-    values = {kind: [header.evidence[kind][site] for site in sites] for kind in kinds}
+    sites = list(info.evidence[kinds[0]])
+    values = {kind: [info.evidence[kind][site] for site in sites] for kind in kinds}
     body = [
         [kind, *(f"{stats.kendalltau(values[kind], values[other]).statistic:+.2f}" for other in kinds)]
         for kind in kinds
@@ -70,14 +70,14 @@ def evidence(header: ReportHeader) -> list[str]:
     ]  # fmt: skip
 
 
-def cost(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
+def cost(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
     """Return the number of trials and their cost, by phase and strategy."""
     lines = ["## Trials and Cost", ""]
     if rows:
         lines += [_cost_table(rows), ""]
-    notes = [f"- **Engine:** {header.engine}"] if header.engine else []
-    notes += [f"- **Resource event:** {event}" for event in header.resource_events]
-    notes += _wall_time(header.seconds)
+    notes = [f"- **Engine:** {info.engine}"] if info.engine else []
+    notes += [f"- **Resource event:** {event}" for event in info.resource_events]
+    notes += _wall_time(info.seconds)
     restarts = {row.experiment_name: row.restarts for row in rows if row.restarts}
     if restarts:
         total = sum(restarts.values())
@@ -102,25 +102,25 @@ def went_wrong(rows: Sequence[ResultRow]) -> list[str]:
     return ["## Diverged and Failed", "", *causes, ""]
 
 
-def reproduce(header: ReportHeader) -> list[str]:
+def reproduce(info: RunInfo) -> list[str]:
     """Return the exact command, versions and hashes; empty if the command is unknown."""
-    if header.command is None:
+    if info.command is None:
         return []
-    commands = [f"python {command}" for command in (header.command, *header.continued)]
+    commands = [f"python {command}" for command in (info.command, *info.continued)]
     lines = ["## How to Reproduce", "", "```", *commands, "```", ""]
-    lines += [f"- **Changed on the way, as allowed:** {change}" for change in header.changes]
+    lines += [f"- **Changed on the way, as allowed:** {change}" for change in info.changes]
     facts = {
-        "Code": header.revision,
-        "Model": header.model,
-        "Its commit": header.model_revision,
-        "SHA-256 of its files": header.base_sha256 if header.base_sha256 != header.model else None,
-        "Data": header.dataset,
-        "Their commit": header.dataset_revision,
-        "SHA-256 of all texts": header.corpus_sha256,
+        "Code": info.revision,
+        "Model": info.model,
+        "Its commit": info.model_revision,
+        "SHA-256 of its files": info.base_sha256 if info.base_sha256 != info.model else None,
+        "Data": info.dataset,
+        "Their commit": info.dataset_revision,
+        "SHA-256 of all texts": info.corpus_sha256,
     }
     lines += [f"- **{name}:** {value}" for name, value in facts.items() if value]
-    if header.versions:
-        lines += [f"- **Versions:** {', '.join(f'{name} {version}' for name, version in header.versions.items())}"]
+    if info.versions:
+        lines += [f"- **Versions:** {', '.join(f'{name} {version}' for name, version in info.versions.items())}"]
     return [
         *lines,
         "- **All choices:** `plan.json` beside this report; `--config plan.json --name NEW` repeats it.",

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from analysis.results.header import ReportHeader
-from analysis.results.rows import ResultRow
-from analysis.stats import verdicts
+from analysis.results.run_info import RunInfo
+from analysis.stats.assessment import SearchAssessment
 from analysis.stats.statistics import span
 
 HEADERS = ("search", "model", "data", "parameters", "strategy", "verdict", "difference", "interval", "seeds")
@@ -19,13 +18,13 @@ class Search:
 
     Args:
         name: Name of its run folder.
-        header: Facts of the search that its rows do not have.
-        rows: All its trials.
+        info: What the report shows of the run and its rows do not have.
+        assessment: What its rows say.
     """
 
     name: str
-    header: ReportHeader
-    rows: Sequence[ResultRow]
+    info: RunInfo
+    assessment: SearchAssessment
 
 
 def render(searches: Sequence[Search], generated: str) -> str:
@@ -43,9 +42,8 @@ def render(searches: Sequence[Search], generated: str) -> str:
 
 
 def _lines(search: Search) -> list[list[str]]:
-    search_cells = [search.name, search.header.model or "", search.header.dataset or ""]
-    judged = verdicts.verdicts(search.rows, search.header.margin)
-    if not judged:
+    search_cells = [search.name, search.info.model or "", search.info.dataset or ""]
+    if not search.assessment.verdicts:
         return [[*search_cells, "", "", "none: no confirmation runs to compare", "", "", ""]]
     return [
         [
@@ -53,12 +51,12 @@ def _lines(search: Search) -> list[list[str]]:
             "" if verdict.pairs.mean is None else f"{verdict.pairs.mean:+.4f}", span(verdict.pairs.interval),
             str(verdict.pairs.seeds),
         ]
-        for verdict in judged
+        for verdict in search.assessment.verdicts
     ]  # fmt: skip
 
 
 def _counts(searches: Sequence[Search]) -> str:
-    judged = [verdict for search in searches for verdict in verdicts.verdicts(search.rows, search.header.margin)]
+    judged = [verdict for search in searches for verdict in search.assessment.verdicts]
     answers = list(dict.fromkeys(verdict.answer for verdict in judged))
     names = list(dict.fromkeys(verdict.strategy for verdict in judged))
     body = [

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Status
 from analysis.stats import ranking
-from analysis.stats.verdicts import PLAIN, Verdict
+from analysis.stats.assessment import SearchAssessment
+from analysis.stats.verdicts import PLAIN
 
 
 def title(name: str) -> str:
@@ -13,17 +14,13 @@ def title(name: str) -> str:
     return name.replace("_", " ").title()
 
 
-def key_findings(rows: Sequence[ResultRow], judged: Sequence[Verdict] = ()) -> list[str]:
-    """Return the section; a trial that diverged, failed or was stopped wins nothing.
-
-    Args:
-        rows: Trials of the search.
-        judged: Verdicts, if there were confirmation runs.
-    """
-    lines = ["## Key Findings", "", f"1. **Best Performance:** {_best_performance(rows)}"]
-    lines += [f"2. **Best Efficiency:** {_best_efficiency(rows)}"]
-    answers = "; ".join(f"{title(verdict.strategy)}: {verdict.answer}" for verdict in judged)
-    comparison = f"{answers} (from confirmation runs, see Verdict)" if judged else _adaptive(rows)
+def key_findings(assessment: SearchAssessment) -> list[str]:
+    """Return the section; a trial that diverged, failed or was stopped wins nothing."""
+    rows = assessment.searched
+    lines = ["## Key Findings", "", f"1. **Best Performance:** {_best_performance(assessment.best_trial, rows)}"]
+    lines += [f"2. **Best Efficiency:** {_best_efficiency(assessment.most_efficient)}"]
+    answers = "; ".join(f"{title(verdict.strategy)}: {verdict.answer}" for verdict in assessment.verdicts)
+    comparison = f"{answers} (from confirmation runs, see Verdict)" if answers else _adaptive(rows)
     lines += [f"3. **Adaptive vs Baseline:** {comparison}", ""]
     unusable_rows = [row for row in rows if row.status in {Status.DIVERGED, Status.FAILED} or _lacks_loss(row)]
     if unusable_rows:
@@ -36,19 +33,17 @@ def _lacks_loss(row: ResultRow) -> bool:
     return row.status == Status.FINISHED and row.final_eval_loss is None
 
 
-def _best_performance(rows: Sequence[ResultRow]) -> str:
-    best, means = ranking.best_run(rows), ranking.mean_losses(rows)
+def _best_performance(best: ResultRow | None, rows: Sequence[ResultRow]) -> str:
     if best is None:
         return "no trial finished with a loss, so none is best"
-    best_strategy, (mean, runs) = next(iter(means.items()))
+    best_strategy, (mean, runs) = next(iter(ranking.mean_losses(rows).items()))
     return (
         f"the best single run is {best.experiment_name} ({title(best.strategy)}, evaluation loss "
         f"{best.final_eval_loss:.4f}); the best mean is that of {title(best_strategy)} ({mean:.4f} over {_runs(runs)})"
     )
 
 
-def _best_efficiency(rows: Sequence[ResultRow]) -> str:
-    row = ranking.most_efficient(rows)
+def _best_efficiency(row: ResultRow | None) -> str:
     if row is None:
         return "no trial finished with a loss, so none is efficient"
     return (

@@ -1,16 +1,17 @@
 """The pictures of a report, each with its caption."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from analysis.report import plots
-from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Phase, Status
-from analysis.stats import pareto, ranking, verdicts
+from analysis.results.run_info import RunInfo
+from analysis.results.trial_config import Status
+from analysis.stats import pareto
+from analysis.stats.assessment import SearchAssessment
 
 FOLDER = "figures"
 
@@ -40,12 +41,12 @@ class Picture:
         return [f"## {self.title}", "", *table_lines, f"![{self.words}]({FOLDER}/{self.name}.svg)", "", self.words, ""]
 
 
-def drawn(rows: Sequence[ResultRow], header: ReportHeader) -> list[Picture]:
-    """Return the pictures for which rows and header have the data."""
-    search_rows = [row for row in rows if row.phase == Phase.SEARCH]
+def drawn(assessment: SearchAssessment, info: RunInfo) -> list[Picture]:
+    """Return the pictures for which there are the data."""
+    searched = assessment.searched
     pictures = [
-        _differences(rows, header.margin), _pareto(search_rows), _heatmaps(search_rows), _learning_curves(search_rows),
-        _learning_rates(search_rows), _shrinking(header),
+        _differences(assessment), _pareto(searched), _heatmaps(assessment.best_of_each), _learning_curves(searched),
+        _learning_rates(searched), _shrinking(info),
     ]  # fmt: skip
     return [picture for picture in pictures if picture is not None]
 
@@ -57,8 +58,8 @@ def write(pictures: Sequence[Picture], folder: Path) -> None:
         plots.save(picture.figure, folder / FOLDER / f"{picture.name}.svg")
 
 
-def _differences(rows: Sequence[ResultRow], margin: float) -> Picture | None:
-    judged = [verdict for verdict in verdicts.verdicts(rows, margin) if verdict.pairs.mean is not None]
+def _differences(assessment: SearchAssessment) -> Picture | None:
+    judged = [verdict for verdict in assessment.verdicts if verdict.pairs.mean is not None]
     if not judged:
         return None
     summary = "; ".join(f"{verdict.strategy} {verdict.pairs.mean:+.4f}, {verdict.answer}" for verdict in judged)
@@ -66,7 +67,7 @@ def _differences(rows: Sequence[ResultRow], margin: float) -> Picture | None:
         f"Mean difference in test loss to plain LoRA (dot), its interval (line) and each seed (ticks); the grey band "
         f"does not matter: {summary}."
     )
-    return Picture("differences", "Differences to plain LoRA", words, plots.differences(judged, margin))
+    return Picture("differences", "Differences to plain LoRA", words, plots.differences(judged, assessment.margin))
 
 
 def _pareto(rows: Sequence[ResultRow]) -> Picture | None:
@@ -83,8 +84,8 @@ def _pareto(rows: Sequence[ResultRow]) -> Picture | None:
     return Picture("pareto", "Pareto Front", words, plots.pareto_front(measured, members), pareto.table(members))
 
 
-def _heatmaps(rows: Sequence[ResultRow]) -> Picture | None:
-    best_ranks = {name: row.ranks for name, row in ranking.best_of_each_strategy(rows).items() if row.ranks}
+def _heatmaps(best_of_each: Mapping[str, ResultRow]) -> Picture | None:
+    best_ranks = {name: row.ranks for name, row in best_of_each.items() if row.ranks}
     if not best_ranks:
         return None
     spans = "; ".join(f"{name} {min(ranks.values())} to {max(ranks.values())}" for name, ranks in best_ranks.items())
@@ -119,10 +120,10 @@ def _learning_rates(rows: Sequence[ResultRow]) -> Picture | None:
     return Picture("learning_rates", "Learning-Rate Sensitivity", words, plots.learning_rates(rates))
 
 
-def _shrinking(header: ReportHeader) -> Picture | None:
-    if not header.shrink:
+def _shrinking(info: RunInfo) -> Picture | None:
+    if not info.shrink:
         return None
-    points = [(int(point["params"]), point["test_loss"]) for point in header.shrink]
+    points = [(int(point["params"]), point["test_loss"]) for point in info.shrink]
     summary = "; ".join(f"{params:,} parameters {loss:.4f}" for params, loss in points)
     words = (
         f"Test loss of the trained winner at fewer parameters, the dashed line 1 % above the best perplexity: "

@@ -31,11 +31,18 @@ def series_style(number: int) -> tuple[str, str]:
     return COLOURS[number % 7], MARKERS[(number + number // 7) % 7]
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture, in the format of the file's ending; the same picture gives the same bytes."""
+def save(figure: Figure, path: Path, kind: str = "") -> None:
+    """Write a picture; the same picture gives the same bytes.
+
+    Args:
+        figure: The picture.
+        path: Its file.
+        kind: ``svg`` or ``png``; by default as the file's name ends.
+    """
     FigureCanvasAgg(figure)
+    kind = kind or path.suffix.removeprefix(".")
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+        figure.savefig(path, dpi=120, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
 @matplotlib.rc_context(STYLE)

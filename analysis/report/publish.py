@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.report import compare, page, pictures, report
-from analysis.results.header import ReportHeader
-from analysis.results.rows import ResultRow
+from analysis.results.run_info import RunInfo
+from analysis.stats.assessment import SearchAssessment
 
 
-def publish(rows: Sequence[ResultRow], header: ReportHeader, path: Path) -> None:
+def publish(assessment: SearchAssessment, info: RunInfo, path: Path) -> None:
     """Write a report.
 
     Args:
-        rows: All trials.
-        header: Facts of the search that its rows do not have.
+        assessment: What the rows of the search say.
+        info: What the report shows of the run and its rows do not have.
         path: The Markdown file; ``figures/`` and the page, of the same name with ``.html``, go beside it.
     """
-    drawn_pictures = pictures.drawn(rows, header)
-    text = report.render(rows, header, drawn_pictures)
+    drawn_pictures = pictures.drawn(assessment, info)
+    text = report.render(assessment, info, drawn_pictures)
     pictures.write(drawn_pictures, path.parent)
     path.write_text(text, encoding="utf-8")
     path.with_suffix(".html").write_text(page.render(text, path.parent), encoding="utf-8")

@@ -6,52 +6,53 @@ import pandas as pd
 
 from analysis.report import closing, findings, verdict_section, winner
 from analysis.report.pictures import Picture
-from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Phase, Status
-from analysis.stats import ranking, verdicts
+from analysis.results.run_info import RunInfo
+from analysis.results.trial_config import Status
+from analysis.stats import ranking
+from analysis.stats.assessment import SearchAssessment
 
 
-def render(rows: Sequence[ResultRow], header: ReportHeader, pictures: Sequence[Picture] = ()) -> str:
+def render(assessment: SearchAssessment, info: RunInfo, pictures: Sequence[Picture] = ()) -> str:
     """Return the whole report as Markdown; the seed's sections are about the search, not about confirmation runs.
 
     Args:
-        rows: All trials.
-        header: Facts of the search that its rows do not have.
+        assessment: What the rows of the search say.
+        info: What the report shows of the run and its rows do not have.
         pictures: As ``pictures.drawn`` gives them.
     """
-    search_rows = [row for row in rows if row.phase == Phase.SEARCH]
+    search_rows = assessment.searched
     picture_lines = {picture.name: picture.lines for picture in pictures}
     sections = [
-        *_overview(search_rows, header),
+        *_overview(search_rows, info),
         *_summary(search_rows),
-        *_best(search_rows),
+        *_best(assessment),
         *_rankings(search_rows),
         *_details(search_rows),
-        *findings.key_findings(search_rows, verdicts.verdicts(rows, header.margin)),
-        *verdict_section.section(rows, header.margin, header.looks),
+        *findings.key_findings(assessment),
+        *verdict_section.section(assessment, info.looks),
         *picture_lines.pop("differences", []),
-        *closing.cost(rows, header),
+        *closing.cost(assessment.rows, info),
         *picture_lines.pop("pareto", []),
-        *closing.parameter_importance(header),
+        *closing.parameter_importance(info),
         *(line for name in ("ranks", "learning_curves", "learning_rates") for line in picture_lines.pop(name, [])),
-        *winner.section(verdicts.recommended(rows, header.margin), rows),
-        *closing.shrinking(header),
+        *winner.section(assessment),
+        *closing.shrinking(info),
         *picture_lines.pop("shrinking", []),
         *(line for lines in picture_lines.values() for line in lines),
-        *closing.evidence(header),
-        *closing.went_wrong(rows),
-        *closing.reproduce(header),
+        *closing.evidence(info),
+        *closing.went_wrong(assessment.rows),
+        *closing.reproduce(info),
     ]
     return "\n".join(sections).rstrip("\n") + "\n"
 
 
-def _overview(rows: Sequence[ResultRow], header: ReportHeader) -> list[str]:
+def _overview(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
     strategies = ", ".join(dict.fromkeys(row.strategy for row in rows))
-    size = "unknown" if header.dataset_size is None else f"{header.dataset_size} examples"
-    epochs = "unknown" if header.epochs is None else f"{header.epochs:g}"
+    size = "unknown" if info.train_examples is None else f"{info.train_examples} examples"
+    epochs = "unknown" if info.epochs is None else f"{info.epochs:g}"
     return [
-        "# Adaptive LoRA: Experimental Results Analysis", "", f"**Generated:** {header.generated}", "",
+        "# Adaptive LoRA: Experimental Results Analysis", "", f"**Generated:** {info.generated}", "",
         "## Overview", "", f"- **Total Experiments:** {len(rows)}", f"- **Strategies Tested:** {strategies}",
         f"- **Dataset Size:** {size}", f"- **Training Epochs:** {epochs}", "",
     ]  # fmt: skip
@@ -69,9 +70,9 @@ def _summary(rows: Sequence[ResultRow]) -> list[str]:
     return lines
 
 
-def _best(rows: Sequence[ResultRow]) -> list[str]:
+def _best(assessment: SearchAssessment) -> list[str]:
     lines = ["## Best Performers", ""]
-    best, efficient = ranking.best_run(rows), ranking.most_efficient(rows)
+    best, efficient = assessment.best_trial, assessment.most_efficient
     lines += ["### Lowest Evaluation Loss"]
     if best is None:
         lines += ["- No trial finished with a loss.", ""]

@@ -1,92 +1,51 @@
 """The report's section on the verdict: its text and its table."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from tabulate import tabulate
 
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status
 from analysis.stats import controls, ranking
+from analysis.stats.assessment import SearchAssessment
 from analysis.stats.statistics import span, spread
-from analysis.stats.verdicts import PLAIN, Verdict, confirmed_runs, difference_to_plain, paired, params_of, verdicts
+from analysis.stats.verdicts import PLAIN, Verdict, paired, params_of
 
 HEADERS = ("strategy", "verdict", "test loss", "difference", "interval", "over seeds alone", "seeds", "parameters")
 
 
-def section(rows: Sequence[ResultRow], margin: float, looks: int = 1) -> list[str]:
+def section(assessment: SearchAssessment, looks: int = 1) -> list[str]:
     """Return the report's section.
 
     Args:
-        rows: All rows of a search, of every phase.
-        margin: As for ``verdicts``.
+        assessment: What the rows of the search say.
         looks: Number of plans of the search that were judged on its test split, this one included.
     """
     lines = ["## Verdict", ""]
-    if not any(row.phase == Phase.CONFIRM for row in rows):
+    if not assessment.confirmed:
         return [*lines, "None: there are no confirmation runs, and one run per configuration gives no verdict.", ""]
-    judged = verdicts(rows, margin)
-    if not confirmed_runs(rows).get(PLAIN):
+    if not assessment.plain_runs:
         return [*lines, "None: plain LoRA is not among the confirmed, so there is nothing to compare with.", ""]
-    lines += [*headline(judged), "", _table(rows, judged), "", *_legend(rows, judged, margin)]
+    lines += [*assessment.answer, "", _table(assessment), "", *_legend(assessment)]
     if looks > 1:
         lines[-1:] = [
             f"- **Looks:** this search was judged {looks} times on the same test split, each time with 5 % to err; who "
             f"goes on until something wins is told so too often.", "",
         ]  # fmt: skip
-    return [*lines, *controls.section(rows, margin)]
+    return [*lines, *controls.section(assessment.controls, assessment.margin)]
 
 
-def headline(judged: Sequence[Verdict]) -> list[str]:
-    """Return the answer in words, a line per strategy."""
-    return [f"- **{verdict.strategy}: {verdict.answer}.** {_reason(verdict)}{_failures(verdict)}" for verdict in judged]
-
-
-def difference_in_words(run: ResultRow, rows: Sequence[ResultRow]) -> str | None:
+def difference_in_words(run: ResultRow, assessment: SearchAssessment) -> str | None:
     """Return a confirmation run's difference to plain LoRA's of the same seed, in words; None if it is unknown."""
-    if (difference := difference_to_plain(run, rows)) is None:
+    if (difference := assessment.difference_to_plain(run)) is None:
         return None
     seed = "against plain LoRA of the same seed; the verdict is on the mean of all seeds"
     return f"{difference:+.4f} nats per token {seed}"
 
 
-def _failures(verdict: Verdict) -> str:
-    return f" {verdict.failed} of the runs compared failed, and their seeds are left out." if verdict.failed else ""
-
-
-def _reason(verdict: Verdict) -> str:
-    if verdict.diverged:
-        return f"{verdict.diverged} of the runs compared diverged."
-    if len(verdict.pairs.documents) == 1:
-        return "The test split is of one document, which says nothing about others."
-    if verdict.pairs.interval is None or verdict.pairs.mean is None:
-        return f"{verdict.pairs.seeds} seed(s) with a result on both sides; it takes at least two."
-    low, high = verdict.pairs.interval
-    change = math.expm1(verdict.pairs.mean)
-    text = (
-        f"Test loss {verdict.pairs.mean:+.4f} against plain LoRA (interval {low:+.4f} to {high:+.4f}, "
-        f"{verdict.pairs.seeds} seeds), which is {change:+.2%} in perplexity."
-    )
-    if not verdict.pairs.documents:
-        text += " It holds for these test texts alone: the runs do not know the losses of single documents."
-    if verdict.answer in {"win", "loss"} and abs(verdict.pairs.mean) < verdict.margin:
-        return f"{text} That is less than the {verdict.margin:g} that was said to matter."
-    if verdict.answer != "cannot tell":
-        return text
-    if (
-        verdict.needed is None
-        and replace(verdict.pairs, documents=()).seeds_needed(verdict.margin, verdict.fewer) is not None
-    ):
-        return f"{text} No number of seeds would tell: texts differ too much, and more of them are needed."
-    if verdict.needed is None:
-        return f"{text} Not even 1,000 seeds would tell, if their spread stays as it is."
-    return f"{text} About {verdict.needed} seeds would tell."
-
-
-def _table(rows: Sequence[ResultRow], judged: Sequence[Verdict]) -> str:
-    plain = confirmed_runs(rows)[PLAIN]
+def _table(assessment: SearchAssessment) -> str:
+    plain, judged = assessment.plain_runs, assessment.verdicts
     plain_losses = tuple(row.test_loss for row in plain if row.test_loss is not None)
     body = [[PLAIN, "reference", _loss(plain_losses), "", "", "", len(plain_losses), _size(params_of(plain))]]
     for verdict in judged:
@@ -103,7 +62,7 @@ def _table(rows: Sequence[ResultRow], judged: Sequence[Verdict]) -> str:
                 _size(verdict.params),
             ]
         )
-    for control in controls.controls(rows):
+    for control in assessment.controls:
         control_losses = tuple(row.test_loss for row in control.runs if row.test_loss is not None)
         pairs, size = paired(control.runs, plain, len(judged) or 1), _size(params_of(control.runs))
         mean = "" if pairs.mean is None else f"{pairs.mean:+.4f}"
@@ -114,16 +73,16 @@ def _table(rows: Sequence[ResultRow], judged: Sequence[Verdict]) -> str:
     return tabulate(body, headers=HEADERS, tablefmt="pipe", disable_numparse=True)
 
 
-def _legend(rows: Sequence[ResultRow], judged: Sequence[Verdict], margin: float) -> list[str]:
-    trial_counts = Counter(row.strategy for row in rows if row.phase == Phase.SEARCH)
-    confirmed = (row for row in rows if row.phase == Phase.CONFIRM and row.status != Status.FAILED)
+def _legend(assessment: SearchAssessment) -> list[str]:
+    judged, margin = assessment.verdicts, assessment.margin
+    confirmed = (row for row in assessment.rows if row.phase == Phase.CONFIRM and row.status != Status.FAILED)
     seeds = sorted({row.seed for row in confirmed if row.seed is not None})
-    all_sizes = [*(verdict.params for verdict in judged), params_of(confirmed_runs(rows)[PLAIN])]
+    all_sizes = [*(verdict.params for verdict in judged), params_of(assessment.plain_runs)]
     sizes = [size for size in all_sizes if size is not None]
-    in_full = (row for row in rows if row.phase == Phase.SEARCH and row.status == Status.FINISHED)
-    finished_counts = Counter(row.strategy for row in in_full)
+    trial_counts = Counter(row.strategy for row in assessment.searched)
+    finished_counts = Counter(row.strategy for row in assessment.searched if row.status == Status.FINISHED)
     trials = ", ".join(f"{name} {count} ({finished_counts[name]} in full)" for name, count in trial_counts.items())
-    at_edge = ranking.at_the_edge(row for row in rows if row.phase == Phase.SEARCH)
+    at_edge = ranking.at_the_edge(assessment.searched)
     reservation = f" Of {', '.join(at_edge)} the best rate is at the edge of those tried: a wider range may be better."
     level = 100 * judged[0].pairs.level if judged else 95.0
     together = f"the {len(judged)} together" if len(judged) > 1 else "it"

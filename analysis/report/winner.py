@@ -3,14 +3,15 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tabulate import tabulate
 
 from analysis.report import verdict_section
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase
-from analysis.stats import verdicts
+from analysis.stats.assessment import SearchAssessment
+from analysis.stats.verdicts import is_plain
 
 REASONS = {
     Phase.SEARCH: "has the lowest evaluation loss of all finished trials; nothing has confirmed it",
@@ -26,21 +27,17 @@ NOT_IN_CONFIG = {
 }
 
 
-def section(best: ResultRow | None, rows: Sequence[ResultRow]) -> list[str]:
-    """Return the section about the run to use; empty if there is none or its ranks are unknown.
-
-    Args:
-        best: That run.
-        rows: All trials of its search.
-    """
+def section(assessment: SearchAssessment) -> list[str]:
+    """Return the section about the run to use; empty if there is none or its ranks are unknown."""
+    best = assessment.recommended
     if best is None or not best.ranks:
         return []
-    reason = PLAIN_WINS if best.phase == Phase.CONFIRM and verdicts.is_plain(best) else REASONS[best.phase]
+    reason = PLAIN_WINS if best.phase == Phase.CONFIRM and is_plain(best) else REASONS[best.phase]
     lines = ["## Winner", "", f"`{best.experiment_name}` {reason}.", ""]
     lines += [f"- **Strategy:** {best.strategy}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:
         lines += [f"- **Test loss:** {best.test_loss:.4f} (perplexity {math.exp(best.test_loss):.2f})"]
-    if (difference := verdict_section.difference_in_words(best, rows)) is not None:
+    if (difference := verdict_section.difference_in_words(best, assessment)) is not None:
         lines += [f"- **This run alone:** {difference}"]
     lines += [f"- **Parameters:** {best.trainable_parameters:,}", "", "### Ranks by layer and matrix", ""]
     return [*lines, rank_table(best.ranks), "", *_config_section(best)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Status
 from analysis.stats.statistics import Paired, judge, span
-from analysis.stats.verdicts import confirmed_runs, label, paired
+from analysis.stats.verdicts import label, paired
 
 FROZEN = "frozen"
 PLACES = {
@@ -46,16 +46,18 @@ class Control:
     diverged: int
 
 
-def controls(rows: Sequence[ResultRow]) -> list[Control]:
-    """Return all controls that were run, each beside what it is a control of; all intervals hold together."""
-    confirmed = confirmed_runs(rows)
+def controls(confirmed: Mapping[str, Sequence[ResultRow]]) -> list[Control]:
+    """Return all controls that were run, each beside what it is a control of; all intervals hold together.
+
+    Args:
+        confirmed: Label -> its confirmation runs.
+    """
     names = [name for name, runs in confirmed.items() if runs[0].control_of is not None]
     return [_control(name, confirmed, len(names)) for name in names]
 
 
-def section(rows: Sequence[ResultRow], margin: float) -> list[str]:
+def section(judged_controls: Sequence[Control], margin: float) -> list[str]:
     """Return the report's lines on controls; empty without any."""
-    judged_controls = controls(rows)
     if not judged_controls:
         return []
     together = f"; the {len(judged_controls)} together right 95 % of the time" if len(judged_controls) > 1 else ""

@@ -2,12 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status
-from analysis.stats import ranking
 from analysis.stats.statistics import Answer, Paired, has_fewer, judge
 
 PLAIN = "baseline"
@@ -42,40 +41,20 @@ class Verdict:
     margin: float
 
 
-def verdicts(rows: Sequence[ResultRow], margin: float) -> list[Verdict]:
+def verdicts(confirmed: Mapping[str, Sequence[ResultRow]], margin: float) -> list[Verdict]:
     """Judge every strategy that was confirmed, controls apart, against plain LoRA; lowest mean difference first.
 
     A strategy of which a run diverged gets no verdict: leaving that run out would flatter it. If one of plain LoRA did,
     none gets any.
 
     Args:
-        rows: All rows of a search, of every phase.
+        confirmed: Label -> its confirmation runs, as ``confirmed_runs`` gives them.
         margin: Difference in test loss that does not matter, in nats per token.
     """
-    confirmed = confirmed_runs(rows)
-    plain = confirmed.get(PLAIN, [])
+    plain = confirmed.get(PLAIN, ())
     rivals = [name for name, runs in confirmed.items() if name != PLAIN and runs[0].control_of is None]
     judged = [_judged(name, confirmed[name], plain, len(rivals), margin) for name in rivals]
     return sorted(judged, key=lambda verdict: math.inf if verdict.pairs.mean is None else verdict.pairs.mean)
-
-
-def recommended(rows: Sequence[ResultRow], margin: float) -> ResultRow | None:
-    """Return the run to use: of those that win the strategy of lowest mean evaluation loss, else plain LoRA; of its
-    confirmation runs the one of lowest evaluation loss.
-
-    Which strategies win is all that the test split decides. Without confirmation runs it is the best trial of all.
-    """
-    confirmed = confirmed_runs(rows)
-    winners = [confirmed[verdict.strategy] for verdict in verdicts(rows, margin) if verdict.answer == "win"]
-    best_runs = min(winners, key=ranking.mean_loss, default=confirmed.get(PLAIN, []))
-    return ranking.best_run(best_runs) or ranking.best_run(row for row in rows if row.phase == Phase.SEARCH)
-
-
-def difference_to_plain(run: ResultRow, rows: Sequence[ResultRow]) -> float | None:
-    """Return a confirmation run's test loss minus plain LoRA's of the same seed; None if that is unknown."""
-    if run.phase != Phase.CONFIRM or is_plain(run):
-        return None
-    return paired([run], confirmed_runs(rows).get(PLAIN, []), 1).mean
 
 
 def is_plain(run: ResultRow) -> bool:

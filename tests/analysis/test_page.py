@@ -6,8 +6,9 @@ import pytest
 
 from analysis.report import pictures
 from analysis.report.publish import publish
-from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow
+from analysis.results.run_info import RunInfo
+from tests.fakes.rows import assess
 
 SITES = [f"transformer.h.{layer}.{matrix}" for layer in range(4) for matrix in ("attn.c_attn", "mlp.c_fc")]
 SHRINK = [{"fraction": f, "params": int(1000 * f), "test_loss": 4.05 - 0.05 * f} for f in (1.0, 0.5, 0.25)]
@@ -33,12 +34,13 @@ def folder(tmp_path_factory):
     rows = [made(strategy, number) for strategy in STRATEGIES for number in range(3)]
     rows += [made(strategy, number, "confirm") for strategy in STRATEGIES for number in (1, 2)]
     rows.append(made("empirical", 3, status="stopped"))
-    header = ReportHeader(
-        "now", 8, 3.0, command="tune.py --seed 1 '<script>'", versions={"ray": "1"}, engine="packed",
+    info = RunInfo(
+        "now", train_examples=8, epochs=3.0, command="tune.py --seed 1 '<script>'", versions={"ray": "1"},
+        engine="packed",
         importance={"empirical": {"learning_rate": 0.9, "temperature": 0.1}},
         shrink=SHRINK, corpus_sha256="0123456789abcdef" * 4,
     )  # fmt: skip
-    publish(rows, header, folder / "report.md")
+    publish(assess(rows), info, folder / "report.md")
     return folder
 
 
@@ -135,7 +137,7 @@ def test_the_same_rows_give_the_same_pictures(folder, tmp_path):
     rows = [made("baseline", 0), made("empirical", 0)]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        pictures.write(pictures.drawn(rows, ReportHeader("now")), tmp_path / name)
+        pictures.write(pictures.drawn(assess(rows), RunInfo("now")), tmp_path / name)
     for picture in (tmp_path / "a" / pictures.FOLDER).iterdir():
         assert picture.read_bytes() == (tmp_path / "b" / pictures.FOLDER / picture.name).read_bytes()
 

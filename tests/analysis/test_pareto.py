@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from analysis.report.pictures import drawn
 from analysis.report.plots import series_style
 from analysis.report.report import render
-from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow
+from analysis.results.run_info import RunInfo
 from analysis.stats import pareto
+from tests.fakes.rows import assess
 
 
 def row(name, params, loss, strategy="baseline", status="finished", **values):
@@ -67,7 +68,7 @@ def test_the_report_has_the_front_as_a_table_and_a_picture_after_the_verdict():
         row("a", 1024, 4.0, "empirical", test_loss=4.25), row("b", 512, 4.5), row("c", 768, 4.75, "linear_decay"),
         row("again", 128, 3.0, phase="confirm"),
     ]  # fmt: skip
-    text = render(rows, ReportHeader("now"), drawn(rows, ReportHeader("now")))
+    text = render(assess(rows), RunInfo("now"), drawn(assess(rows), RunInfo("now")))
     section = text.split("## Pareto Front\n")[1].split("\n## ")[0]
     assert text.index("## Verdict") < text.index("## Pareto Front")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
@@ -79,7 +80,7 @@ def test_the_report_has_the_front_as_a_table_and_a_picture_after_the_verdict():
 @pytest.mark.parametrize(("params", "shown"), [((1000, 1000), False), ((1000, 951), False), ((1000, 950), True)])
 def test_there_is_no_front_where_sizes_differ_by_less_than_what_counts_as_fewer(params, shown):
     rows = [row("a", params[0], 4.0), row("b", params[1], 4.1)]
-    assert any(picture.name == "pareto" for picture in drawn(rows, ReportHeader("now"))) is shown
+    assert any(picture.name == "pareto" for picture in drawn(assess(rows), RunInfo("now"))) is shown
 
 
 def test_series_keep_signs_of_their_own_beyond_the_seventh():

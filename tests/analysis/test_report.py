@@ -13,8 +13,9 @@ from analysis.report.pictures import Picture, drawn
 from analysis.report.plots import heatmaps, save
 from analysis.report.report import render
 from analysis.report.winner import lora_config_code
-from analysis.results.header import ReportHeader
 from analysis.results.rows import ResultRow, read_rows, write_rows
+from analysis.results.run_info import RunInfo
+from tests.fakes.rows import assess, report
 
 SEED = Path(__file__).parent / "seed"
 RANKS = {"transformer.h.0.attn.c_attn": 3, "transformer.h.0.mlp.c_fc": 0, "transformer.h.10.mlp.c_fc": 2}
@@ -39,7 +40,7 @@ def test_the_seed_rows_give_the_seed_report_byte_for_byte_up_to_key_findings(tmp
 
 
 def findings(*rows):
-    return "\n".join(key_findings(rows))
+    return "\n".join(key_findings(assess(rows)))
 
 
 def test_a_diverged_trial_wins_nothing_and_is_named():
@@ -77,7 +78,7 @@ def test_runs_with_different_hyperparameters_conclude_nothing():
 
 
 def test_a_search_without_a_usable_trial_still_has_a_report():
-    text = render([row("a", loss=None, error="loss nan at step 3")], ReportHeader("now"))
+    text = report([row("a", loss=None, error="loss nan at step 3")])
     assert text.count("no trial finished") == 2
     assert "loss nan at step 3" in text
 
@@ -85,7 +86,7 @@ def test_a_search_without_a_usable_trial_still_has_a_report():
 @pytest.mark.parametrize("conv1d", [True, False])
 def test_the_winner_is_given_as_ranks_and_as_a_configuration_that_runs(conv1d):
     winner = row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10, fan_in_fan_out=conv1d)
-    text = render([winner], ReportHeader("now"))
+    text = report([winner])
     assert "|       0 |             3 |          0 |" in text
     code = text.split("```python\n")[1].split("```")[0]
     scope = {}
@@ -156,24 +157,6 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, culprit, command):
     assert culprit in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "culprit"),
-    [
-        ("plan.json", {"train_examples": "many"}, "plan.json: train_examples: "),
-        ("plan.json", {"margin": [1]}, "plan.json: margin: "),
-        ("facts.json", {"importance": {"baseline": 3}}, "facts.json: importance: "),
-        ("facts.json", {"seconds": {"trials": "long"}}, "facts.json: seconds: "),
-        ("evidence.json", {"fisher": {"0.q": "high"}}, "evidence.json: evidence: "),
-    ],
-)
-def test_a_value_of_a_wrong_kind_in_a_runs_files_is_named(file, content, culprit, tmp_path):
-    write_rows([row("a")], tmp_path / "rows.jsonl")
-    (tmp_path / "plan.json").write_text("{}")
-    (tmp_path / file).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=culprit):
-        ReportHeader.of_run(tmp_path, "now")
-
-
 def test_a_broken_line_is_named_by_number(tmp_path):
     path = tmp_path / "rows.jsonl"
     write_rows([row("a")], path)
@@ -204,23 +187,23 @@ def test_the_report_of_a_run_says_which_engine_trained_and_what_did_not_fit(tmp_
     (tmp_path / "facts.json").write_text(json.dumps({"engine": "packed, 4 at once", "resource_events": ["4 was much"]}))
     done = command(tmp_path)
     assert done.returncode == 0, done.stderr
-    report = (tmp_path / "report.md").read_text()
-    assert "- **Engine:** packed, 4 at once\n- **Resource event:** 4 was much\n" in report
+    text = (tmp_path / "report.md").read_text()
+    assert "- **Engine:** packed, 4 at once\n- **Resource event:** 4 was much\n" in text
 
 
 def test_the_report_says_where_the_wall_time_went_but_for_reports():
     seconds = {"imports": 3.25, "first_step": 20.0, "trials": 1234.5, "report": 9.0}
-    text = render([row("a")], ReportHeader("now", seconds=seconds))
+    text = report([row("a")], seconds=seconds)
     parts = "imports 3.2 s, first step 20.0 s, trials 1,234.5 s"
     assert f"\n- **Wall time before the report:** 1,257.8 s ({parts})\n" in text
     for unknown in ({}, {"report": 9.0}):
-        assert "Wall time" not in render([row("a")], ReportHeader("now", seconds=unknown))
+        assert "Wall time" not in report([row("a")], seconds=unknown)
 
 
 def test_the_smallest_size_within_one_percent_of_the_best_is_told():
     losses = {1.0: 4.0, 0.9: 3.99, 0.75: 3.9998, 0.5: 4.04}
     shrink = [{"fraction": f, "params": int(1000 * f), "test_loss": loss} for f, loss in losses.items()]
-    text = render([row("a")], ReportHeader("now", shrink=shrink))
+    text = report([row("a")], shrink=shrink)
     # 1 % more perplexity than at 3.99 is at 3.99 + log(1.01) = 3.99995
     assert "within 1 % of the best perplexity has 750 parameters" in text
     assert "| 50%    | 500          | 4.0400      | +4.08%       |" in text  # exp(0.04) - 1
@@ -228,22 +211,22 @@ def test_the_smallest_size_within_one_percent_of_the_best_is_told():
 
 def test_the_card_says_what_is_known_and_leaves_out_what_is_not():
     best = row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10, test_loss=3.5)
-    text = card(best, [best], ReportHeader("now", model='a "b"', dataset="texts", dataset_size=8))
+    text = card(best, assess([best]), RunInfo("now", model='a "b"', dataset="texts", train_examples=8))
     assert yaml.safe_load(text.split("---")[1]) == {"library_name": "peft", "base_model": 'a "b"', "tags": ["lora"]}
     assert "**Loss on the test split:** 3.5000 nats per token (perplexity 33.12)" in text
     assert "Not confirmed: no verdict." in text
-    text = card(row("a", loss=None), [], ReportHeader("now"))
+    text = card(row("a", loss=None), assess([]), RunInfo("now"))
     assert "None" not in text
 
 
 def test_kinds_of_evidence_are_compared_by_the_order_of_their_sites():
     # of three pairs of sites the second kind orders two as the first does and one not: (2 - 1) / 3
     evidence = {"gradient": {"a": 1.0, "b": 2.0, "c": 3.0}, "activation": {"c": 5.0, "a": 7.0, "b": 90.0}}
-    text = render([row("a")], ReportHeader("now", evidence=evidence))
+    text = report([row("a")], evidence=evidence)
     assert "| gradient   | +1.00      | -0.33        |" in text
-    assert "Agreement of Evidence" not in render([row("a")], ReportHeader("now"))
+    assert "Agreement of Evidence" not in report([row("a")])
     spectrum = {f"explained_variance/{k}": {"a": 1 / k} for k in (1, 2)}
-    assert render([row("a")], ReportHeader("now", evidence=evidence | spectrum)) == text
+    assert report([row("a")], evidence=evidence | spectrum) == text
 
 
 def test_after_the_seeds_sections_come_verdict_cost_and_the_rest_in_order():
@@ -263,8 +246,8 @@ def test_after_the_seeds_sections_come_verdict_cost_and_the_rest_in_order():
     shrink = [{"fraction": 1.0, "params": 1000, "test_loss": 4.0}, {"fraction": 0.5, "params": 500, "test_loss": 4.2}]
     evidence = {"gradient": {"a": 1.0, "b": 2.0}, "activation": {"a": 1.0, "b": 2.0}}
     importance = {"baseline": {"learning_rate": 1.0}}
-    header = ReportHeader("now", importance=importance, evidence=evidence, shrink=shrink, command="tune.py")
-    text = render(rows, header, drawn(rows, header))
+    info = RunInfo("now", importance=importance, evidence=evidence, shrink=shrink, command="tune.py")
+    text = render(assess(rows), info, drawn(assess(rows), info))
     headings = re.findall("(?m)^## (.*)", text)
     assert headings[headings.index("Key Findings") :] == [
         "Key Findings", "Verdict", "Differences to plain LoRA", "Trials and Cost", "Pareto Front", "What Mattered",
@@ -275,4 +258,4 @@ def test_after_the_seeds_sections_come_verdict_cost_and_the_rest_in_order():
 
 def test_a_picture_that_the_report_has_no_place_for_is_shown_all_the_same():
     other = Picture("other", "Another Picture", "What it shows", heatmaps({"ranks": RANKS}))
-    assert "## Another Picture" in render([row("a")], ReportHeader("now"), [other])
+    assert "## Another Picture" in render(assess([row("a")]), RunInfo("now"), [other])

@@ -239,8 +239,8 @@ def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from analysis.report import publish
     from tuning.results import trial_files
 
-    monkeypatch.setattr(publish.pictures, "drawn", lambda rows, header: [])
-    monkeypatch.setattr(trial_files.plots, "save", lambda figure, path: path.write_bytes(b"a picture"))
+    monkeypatch.setattr(publish.pictures, "drawn", lambda assessment, info: [])
+    monkeypatch.setattr(trial_files.plots, "save", lambda figure, path, kind="": path.write_bytes(b"a picture"))
     monkeypatch.setattr(trial_files.plots, "heatmaps", lambda allocations: None)
 
 

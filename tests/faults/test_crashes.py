@@ -109,7 +109,9 @@ def patched():
         ray_tune.install(patch)
         ray_tune.draw_nothing(patch)
         ray_tune.look_once(patch)
-        patch.setattr(publish.report, "render", lambda rows, header, drawn: "\n".join(row.trial_id for row in rows))
+        patch.setattr(
+            publish.report, "render", lambda assessment, info, drawn: "\n".join(row.trial_id for row in assessment.rows)
+        )
         patch.setattr(publish.page, "render", lambda text, folder: text)
         mlflow.install(patch)
         patch.setattr(os, "fsync", lambda number: None)  # of a disk that is always in time

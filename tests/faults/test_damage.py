@@ -2,8 +2,8 @@
 
 import pytest
 
-from analysis.results.header import ReportHeader
 from analysis.results.rows import read_rows
+from analysis.results.run_info import RunInfo
 from trainables.training import checkpoint
 from tuning.cli import main
 from tuning.state.checkpoints import newest_checkpoint
@@ -75,7 +75,7 @@ def test_a_report_made_anew_names_a_file_that_was_cut_off(copied, name, how):
     path = copied / name
     path.write_bytes(changed(path.read_bytes(), how))
     with pytest.raises(ValueError, match=f"{path}: cannot be read"):
-        ReportHeader.of_run(copied, "now")
+        RunInfo.of_run(copied, "now")
 
 
 @pytest.mark.parametrize("how", range(9))
@@ -119,7 +119,7 @@ def test_a_search_goes_on_with_all_of_its_state_damaged(simulated, killed, told,
     assert sorted(row.trial_id for row in found) == [f"t00{number}" for number in range(1, 7)]
     assert "**Total Experiments:** 6" in (folder / "report.md").read_text()
     assert {row.trial_id for row in read_rows(folder / "rows.csv")} == {row.trial_id for row in found}
-    assert len(ReportHeader.of_run(folder, "now").continued) == 1
+    assert len(RunInfo.of_run(folder, "now").continued) == 1
     (stored,) = simulated.values()
     assert not [name for name, run in stored.items() if run.status == "RUNNING"]
     before = _files(folder)

@@ -12,8 +12,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from analysis.results.header import ReportHeader
 from analysis.results.rows import read_rows
+from analysis.results.run_info import RunInfo
 from tests.fakes import ray_tune
 from tuning.cli import main
 from tuning.state.record import Record
@@ -128,8 +128,8 @@ def _contents(folder):
 
 
 def _curve(folder):
-    """Return the winner at fewer parameters, as the report's header reads it."""
-    return ReportHeader.of_run(folder, "now").shrink
+    """Return the winner at fewer parameters, as the report reads it."""
+    return RunInfo.of_run(folder, "now").shrink
 
 
 def _in_optuna(folder):

@@ -8,11 +8,14 @@ from collections import Counter
 import pytest
 
 from analysis.results.rows import ResultRow, read_rows
+from analysis.stats import assessment
 from strategies import CONTROLS, SEARCHED
 from strategies.allocation import RankBudget
 from strategies.base import Site
 from trainables.spec import TrialSpec
+from tuning.cli import main
 from tuning.plan.search_plan import SearchPlan
+from tuning.tracking.mlflow_client import PARENT
 from tuning.trials.confirmation import confirmations, controls
 
 
@@ -155,6 +158,24 @@ def test_nothing_is_confirmed_where_nothing_can_be_compared(plan, rows):
 def test_a_plan_knows_how_many_runs_a_confirmation_may_take():
     assert PLAN.most_confirmations == 2 * (1 + (len(SEARCHED) - 1) * (1 + len(CONTROLS)))
     assert SearchPlan(strategies=("baseline",)).most_confirmations == 0
+
+
+@pytest.mark.search
+def test_a_search_is_judged_once_for_its_controls_and_once_at_its_end(
+    simulated, small, four, tmp_path, monkeypatch, capsys
+):
+    verdicts, judged = assessment.verdicts, []
+    monkeypatch.setattr(assessment, "verdicts", lambda *given: judged.append(verdicts(*given)) or judged[-1])
+    flags = [*small, *four, "--num-samples", "4", "--confirm-seeds", "2", "--runs-dir", str(tmp_path)]
+    assert main([*flags, "--name", "judged"]) == 0
+    _, last = judged
+    assert len(last) > 1
+    (stored,) = simulated.values()
+    out, card = capsys.readouterr().out, (tmp_path / "judged" / "best_adapter" / "README.md").read_text()
+    for item in last:
+        assert stored[PARENT].tags[f"verdict {item.strategy}"] == item.answer
+        assert f"  {item.strategy}: {item.answer}. " in out
+        assert f"- **{item.strategy}: {item.answer}.** " in card
 
 
 @pytest.mark.process

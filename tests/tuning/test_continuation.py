@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from analysis.results.rows import ResultRow
+from analysis.results.run_info import FACTS
 from analysis.results.trial_config import TrialConfig
 from tests.reference import SoloSession
 from trainables.spec import TrialSpec
@@ -14,7 +15,7 @@ from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import preflight
 from tuning.state.checkpoints import checkpoints, discard_incompatible, newest_checkpoint
 from tuning.state.continuation import changed_plan, origin, other_circumstances, save_plan, saved_plan
-from tuning.state.facts import FILE, versions
+from tuning.state.facts import versions
 from tuning.state.record import EVENTS, Record
 
 PLAN = SearchPlan(name="x", strategies=("baseline", "linear_decay"))
@@ -107,7 +108,7 @@ def known(extended):
     plan = PLAN.model_copy(update={"num_samples": 12, "corpus_sha256": "c" * 64})
     save_plan(plan, extended)
     facts = {"search_id": "abc", "base_sha256": "b" * 64, "versions": {**versions(), "torch": "1.0"}}
-    (extended / FILE).write_text(json.dumps(facts))
+    (extended / FACTS).write_text(json.dumps(facts))
     (extended / EVENTS).write_bytes(b"")
     record.planned(plan=plan.model_dump(mode="json"), command="", changes=[], **facts)
     return extended
@@ -187,7 +188,7 @@ def test_a_damaged_plan_in_the_record_hides_no_other_base_texts_or_versions(know
 @pytest.mark.parametrize("facts", [b"", b"[]", b"{}", b'{"versions": "torch", "base_sha256": 3}'])
 def test_what_nobody_knows_any_more_may_differ(known, facts):
     (known / EVENTS).write_bytes(b"{")
-    (known / FILE).write_bytes(facts)
+    (known / FACTS).write_bytes(facts)
     save_plan(PLAN, known)
     assert circumstances(known, "b" * 64, "c" * 64) == [
         "no file says any more which versions of libraries it had",

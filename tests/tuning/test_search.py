@@ -4,6 +4,7 @@ import csv
 import inspect
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 import ray
 from optuna.trial import TrialState
 
+from analysis.report.report import render
 from analysis.results.rows import FIELDS, read_rows
+from analysis.results.run_info import RunInfo
+from analysis.stats.assessment import assess
 from strategies.official import OFFICIAL
 from tuning.cli import main, resolve_plan
 
@@ -175,6 +179,18 @@ def test_a_seed_repeats_a_search_row_by_row_and_evidence_is_measured_once(simula
     assert known(tmp_path / "first") == known(tmp_path / "again")
     assert main([*flags, "--name", "another", "--seed", "1"]) == 0
     assert known(tmp_path / "first") != known(tmp_path / "another")
+
+
+@pytest.mark.search
+def test_a_report_made_anew_of_a_run_says_what_that_at_its_end_said(simulated, small, four, tmp_path):
+    flags = [*small, *four, "--num-samples", "4", "--confirm-seeds", "2", "--margin", "0.02"]
+    assert main([*flags, "--runs-dir", str(tmp_path), "--name", "told"]) == 0
+    report = (tmp_path / "told" / "report.md").read_text()
+    generated = re.search(r"Generated:\*\* (.*)", report).group(1)
+    info = RunInfo.of_run(tmp_path / "told", generated)
+    assert info.margin == 0.02
+    assert info.evidence
+    assert render(assess(read_rows(tmp_path / "told" / "rows.jsonl"), info.margin), info) == report
 
 
 @pytest.mark.process

@@ -288,7 +288,7 @@ def test_a_search_that_is_refused_is_still_one_line_below_what_verbose_shows(sma
     *shown, last = capsys.readouterr().err.splitlines()
     assert shown
     assert all(LINE.fullmatch(line) for line in shown)
-    assert last == "Error: --max-length 100: the model's context is 64 tokens"
+    assert last == "Error: --max-length 100: give at most 64, which is the model's context"
 
 
 @pytest.mark.parametrize("stopped", [False, True])

@@ -14,10 +14,12 @@ from ray.exceptions import RayError
 from analysis.report.card import card
 from analysis.report.pictures import FOLDER
 from analysis.report.publish import publish
-from analysis.results.header import ReportHeader
+from analysis.results.atomic_write import replacing_folder
 from analysis.results.rows import ResultRow, write_rows
-from analysis.results.trial_config import Phase, Status
-from analysis.stats import ranking, verdicts
+from analysis.results.run_info import EVIDENCE, FACTS, PLAN, RunInfo
+from analysis.results.trial_config import Status
+from analysis.stats import ranking
+from analysis.stats.assessment import SearchAssessment, assess
 from trainables.spec import Workload
 from trainables.training import checkpoint
 from trainables.training.checkpoint import ADAPTER, BEST, SESSION
@@ -25,7 +27,7 @@ from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
 from tuning.results import summary, trial_files
 from tuning.state.checkpoints import newest_checkpoint
-from tuning.state.facts import Facts
+from tuning.state.facts import save_facts
 from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.tracking.mlflow_client import PARENT, now_ms
@@ -39,11 +41,11 @@ MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
 def keep_evidence(run_dir: Path, workload: Workload) -> None:
     """Write what strategies score from beside what they made of it."""
     if workload.evidence:
-        (run_dir / "evidence.json").write_text(json.dumps(workload.evidence, indent=1) + "\n")
+        (run_dir / EVIDENCE).write_text(json.dumps(workload.evidence, indent=1) + "\n")
 
 
-def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> Facts:
-    """Write what a run leaves, and return its facts; what an earlier run of the search left is replaced.
+def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[SearchAssessment, RunInfo]:
+    """Write what a run leaves, and return what its rows say and its facts; what an earlier run left is replaced.
 
     Args:
         run: The search.
@@ -56,10 +58,11 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> Facts:
     """
     plan, record = run.plan, run.record
     rows = list(record.rows.values())
-    best = verdicts.recommended(rows, plan.margin)
+    assessment = assess(rows, plan.margin)
+    best = assessment.recommended
     log.info("report of %d trials; recommended: %s", len(rows), best and best.experiment_name)
     write_rows(rows, plan.run_dir / "rows.csv")
-    if any(item.pairs.interval for item in verdicts.verdicts(rows, plan.margin)):
+    if any(item.pairs.interval for item in assessment.verdicts):
         record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
     facts = replace(run.facts, resource_events=tuple(record.resource_events), looks=len(record.looks))
     if study is not None:
@@ -68,23 +71,21 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> Facts:
     adapter = None
     if in_time:
         trial_files.write(plan.run_dir, rows, run.stop.check)
-        adapter = _adapter_aside(plan, best) if best else None
+        adapter = _whole_adapter(plan, best) if best else None
         if best and adapter and (curve := _shrink_curve(run, best, adapter)):
             record.shrunk(best.trial_id, curve)
-    facts = replace(facts, shrink=known_curve(plan, record), seconds=run.timeline.seconds)
-    facts.save(plan.run_dir)
-    header = ReportHeader.of_run(plan.run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
-    if best and adapter:
-        (adapter / "README.md").write_text(card(best, rows, header), encoding="utf-8")
+    facts = replace(facts, shrink=known_curve(assessment, record), seconds=run.timeline.seconds)
+    save_facts(facts, plan.run_dir)
+    info = replace(facts, generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     if in_time:
-        _replace(plan.run_dir / BEST, adapter)
-    publish(rows, header, plan.run_dir / "report.md")
-    return facts
+        _hand_out(plan, adapter, card(best, assessment, info) if best else "")
+    publish(assessment, info, plan.run_dir / "report.md")
+    return assessment, facts
 
 
-def known_curve(plan: SearchPlan, record: Record) -> list[dict[str, float]]:
+def known_curve(assessment: SearchAssessment, record: Record) -> list[dict[str, float]]:
     """Return what is known of the winner so far at fewer parameters; empty if that was not measured."""
-    best = verdicts.recommended(list(record.rows.values()), plan.margin)
+    best = assessment.recommended
     return [] if best is None else record.shrink.get(best.trial_id, [])
 
 
@@ -97,26 +98,25 @@ def adapter_of(plan: SearchPlan, row: ResultRow) -> Path | None:
     return newest / SESSION / ADAPTER
 
 
-def finish_tracking(sink: events.Sink, plan: SearchPlan, record: Record) -> None:
+def finish_tracking(sink: events.Sink, plan: SearchPlan, assessment: SearchAssessment) -> None:
     """Log what is known only at the end: pictures, the best adapters, the parent's files."""
-    rows = list(record.rows.values())
-    for row in rows:
+    for row in assessment.rows:
         sink.put("artifact", row.trial_id, path=str(trial_files.trial_folder(plan.run_dir, row)))
-    best = {row.trial_id: row for row in ranking.best_of_each_strategy(record.of_phase(Phase.SEARCH)).values()}
-    if (chosen := verdicts.recommended(rows, plan.margin)) is not None:
+    best = {row.trial_id: row for row in assessment.best_of_each.values()}
+    if (chosen := assessment.recommended) is not None:
         best[chosen.trial_id] = chosen
     for row in best.values():
         if (adapter := adapter_of(plan, row)) is not None:
             sink.put("artifact", row.trial_id, path=str(adapter), folder="adapter")
-    for name in ("plan.json", "facts.json", "report.md", "report.html", "rows.jsonl", "rows.csv"):
+    for name in (PLAN, FACTS, "report.md", "report.html", "rows.jsonl", "rows.csv"):
         sink.put("artifact", PARENT, path=str(plan.run_dir / name))
     sink.put("artifact", PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
     to_mlflow = events.Tracking(sink)
-    for row in rows:  # a crash may have taken from the outbox what the record has
+    for row in assessment.rows:  # a crash may have taken from the outbox what the record has
         to_mlflow.ended(row)
     sink.end_open_runs(now_ms(), but=PARENT)
-    status = Status.FINISHED if ranking.usable(rows) else Status.FAILED
-    answers = {f"verdict {item.strategy}": item.answer for item in verdicts.verdicts(rows, plan.margin)}
+    status = Status.FINISHED if ranking.usable(assessment.rows) else Status.FAILED
+    answers = {f"verdict {item.strategy}": item.answer for item in assessment.verdicts}
     sink.put("end", PARENT, status=events.END[status], tags={"status": status, **answers}, time_ms=now_ms())
 
 
@@ -142,29 +142,22 @@ def close_tracking(run: Run, in_time: bool = True) -> None:
         )
 
 
-def _adapter_aside(plan: SearchPlan, best: ResultRow) -> Path | None:
-    """Copy the winner's adapter beside where it belongs; None, and say so, if there is none that is whole."""
+def _whole_adapter(plan: SearchPlan, best: ResultRow) -> Path | None:
+    """Return the folder of the winner's adapter; None, and say so, if there is none that is whole."""
     if (adapter := adapter_of(plan, best)) is None:
-        log.warning("the last checkpoint of %s is not whole", best.experiment_name)
         click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole", err=True)
-        return None
-    aside = plan.run_dir / f"{BEST}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    for path in adapter.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
-        shutil.copyfile(path, aside / path.name)
-    return aside
+    return adapter
 
 
-def _replace(folder: Path, new: Path | None) -> None:
-    """Put a folder into the place of another, which is there until the new one is, or nothing."""
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    if new is not None:
-        new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+def _hand_out(plan: SearchPlan, adapter: Path | None, text: str) -> None:
+    """Put the winner's adapter, with its card, into the place of the one that was there; nothing if there is none."""
+    if adapter is None:
+        shutil.rmtree(plan.run_dir / BEST, ignore_errors=True)
+        return
+    with replacing_folder(plan.run_dir / BEST) as aside:
+        for path in adapter.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
+            shutil.copyfile(path, aside / path.name)
+        (aside / "README.md").write_text(text, encoding="utf-8")
 
 
 def _shrink_curve(run: Run, best: ResultRow, adapter: Path) -> list[dict[str, float]]:

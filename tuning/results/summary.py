@@ -1,36 +1,31 @@
 """The last lines of a search: what is best, and where everything is."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from analysis.report import verdict_section
-from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Phase
-from analysis.stats import ranking, verdicts
+from analysis.stats.assessment import SearchAssessment
 from trainables.training.checkpoint import BEST
 from tuning.plan.search_plan import SearchPlan
 from tuning.tracking import mlflow_client
 
 
-def show(plan: SearchPlan, rows: Sequence[ResultRow], dashboard: str, search_id: str) -> None:
+def show(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search_id: str) -> None:
     """Print the best trial of every strategy and the commands that open each view."""
     click.echo("\nBest finished trial of each strategy (evaluation loss):")
-    searched = [row for row in rows if row.phase == Phase.SEARCH]
-    best = ranking.best_of_each_strategy(searched)
+    best = assessment.best_of_each
     ranked = sorted(best, key=lambda name: best[name].final_eval_loss or 0.0)
-    for strategy in dict.fromkeys([*ranked, *(row.strategy for row in searched)]):
+    for strategy in dict.fromkeys([*ranked, *(row.strategy for row in assessment.searched)]):
         row = best.get(strategy)
         outcome = f"{row.final_eval_loss:.4f}  {row.trainable_parameters:,} parameters" if row else "none finished"
         click.echo(f"  {strategy:18} {outcome}")
-    if judged := verdicts.verdicts(rows, plan.margin):
+    if assessment.answer:
         click.echo("\nVerdict on each strategy against plain LoRA (test loss, confirmation runs):")
-        for line in verdict_section.headline(judged):
+        for line in assessment.answer:
             click.echo("  " + line.removeprefix("- ").replace("**", ""))
     click.echo(f"\nReport           {typed(plan.run_dir)}/report.html, report.md")
-    if (plan.run_dir / BEST).is_dir() and (chosen := verdicts.recommended(rows, plan.margin)) is not None:
+    if (plan.run_dir / BEST).is_dir() and (chosen := assessment.recommended) is not None:
         click.echo(f"Adapter          {typed(plan.run_dir)}/{BEST} ({chosen.strategy}: {chosen.experiment_name})")
     for line in mlflow_lines(plan, search_id):
         click.echo(line)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from analysis.report import plots
+from analysis.results.atomic_write import replacing_file
 from analysis.results.rows import ResultRow
 
 PICTURE = "ranks.png"
@@ -29,13 +30,12 @@ def write(run_dir: Path, rows: Sequence[ResultRow], check: Callable[[], None]) -
         if row.ranks is not None and not (folder / PICTURE).exists():
             allocation = {"ranks": row.ranks, "alphas": row.alphas}
             (folder / "allocation.json").write_text(json.dumps(allocation, indent=1) + "\n")
-            aside = folder / f"partial-{PICTURE}"
             key = (row.strategy, json.dumps(row.ranks, sort_keys=True))
-            if key in drawn:
-                shutil.copyfile(drawn[key], aside)
-            else:
-                plots.save(plots.heatmaps({row.strategy: row.ranks}), aside)
-            aside.replace(folder / PICTURE)
+            with replacing_file(folder / PICTURE) as aside:
+                if key in drawn:
+                    shutil.copyfile(drawn[key], aside)
+                else:
+                    plots.save(plots.heatmaps({row.strategy: row.ranks}), aside, "png")
             drawn[key] = folder / PICTURE
 
 

@@ -11,11 +11,12 @@ import filelock
 from pydantic import ValidationError
 
 from analysis.results.atomic_write import replace_text
+from analysis.results.run_info import FACTS, PLAN
 from tuning.plan.search_plan import SearchPlan
-from tuning.state.facts import FILE, versions
+from tuning.state.facts import versions
 from tuning.state.record import EVENTS, ROWS, Record
 
-LOCK, PLAN = ".lock", "plan.json"
+LOCK = ".lock"
 FREE = ("name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host")
 """Choices that change nothing about what is found."""
 
@@ -106,7 +107,7 @@ def origin(record: Record, plan: SearchPlan) -> dict[str, Any]:
         plan: The plan in force.
     """
     lost = record.may_lack_a_plan or not record.plans
-    sources = ([_facts_file(record.run_dir / FILE)] if lost else []) + record.plans[-1:]
+    sources = ([_facts_file(record.run_dir / FACTS)] if lost else []) + record.plans[-1:]
 
     def said(name: str, kind: type) -> Any:
         return next((value for source in sources if isinstance(value := source.get(name), kind) and value), None)
@@ -144,7 +145,7 @@ def other_circumstances(origin: Mapping[str, Any], base_sha256: str, corpus_sha2
 
 def seconds_so_far(run_dir: Path) -> dict[str, float]:
     """Return the seconds of each stage that earlier runs of a search have noted; nothing where no file says."""
-    noted = _facts_file(run_dir / FILE).get("seconds")
+    noted = _facts_file(run_dir / FACTS).get("seconds")
     return {name: value for name, value in noted.items() if _is_time(value)} if isinstance(noted, dict) else {}
 
 

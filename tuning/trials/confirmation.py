@@ -1,11 +1,12 @@
 """After the search: the best of every strategy again, in full, from fresh seeds; then controls."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, TrialConfig
-from analysis.stats import pareto, ranking, verdicts
+from analysis.stats import pareto, ranking
+from analysis.stats.assessment import assess
 from analysis.stats.statistics import has_fewer
 from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
@@ -59,20 +60,21 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
         plan: The search.
         rows: Its trials and its confirmation runs.
     """
+    assessment = assess(rows, plan.margin)
     confirmed = {
         name: runs
-        for name, runs in verdicts.confirmed_runs(rows).items()
+        for name, runs in assessment.confirmed.items()
         if runs[0].strategy not in {Baseline.name, *ALL_CONTROLS}
     }
     whole = {
         name: runs for name, runs in confirmed.items() if runs[0].budget_share in {None, 1.0} and ranking.usable(runs)
     }
     leader = min(whole, key=lambda name: ranking.mean_loss(whole[name]), default=None)
-    winners = [item.strategy for item in verdicts.verdicts(rows, plan.margin) if item.answer == "win"]
+    winners = [item.strategy for item in assessment.verdicts if item.answer == "win"]
     configs: list[TrialConfig] = []
     for name in dict.fromkeys(name for name in (leader, *winners) if name in confirmed):
         frozen = STRATEGIES[confirmed[name][0].strategy].allocates_while_training
-        configs += _frozen(rows, confirmed[name]) if frozen else _misplaced(confirmed[name][0])
+        configs += _frozen(assessment.best_of_each, confirmed[name]) if frozen else _misplaced(confirmed[name][0])
     return _from_fresh_seeds(plan, configs)
 
 
@@ -80,8 +82,7 @@ def _misplaced(run: ResultRow) -> list[TrialConfig]:
     return [replace(run.trial_config, strategy=name, control_of=run.strategy) for name in CONTROLS]
 
 
-def _frozen(rows: Sequence[ResultRow], runs: Sequence[ResultRow]) -> list[TrialConfig]:
-    best = ranking.best_of_each_strategy(row for row in rows if row.phase == Phase.SEARCH)
+def _frozen(best: Mapping[str, ResultRow], runs: Sequence[ResultRow]) -> list[TrialConfig]:
     strategy, share = runs[0].strategy, runs[0].budget_share
     plain, source = best[Baseline.name], best[strategy]
     if source.budget_share != share:  # only its confirmation runs had this much

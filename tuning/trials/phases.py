@@ -7,6 +7,7 @@ from typing import Any
 import click
 import optuna
 
+from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Phase
 from trainables.actors.host_registry import Hosts
 from tuning.callbacks.metrics import Metrics
@@ -18,7 +19,6 @@ from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight
 from tuning.state import checkpoints
-from tuning.state.facts import Facts
 from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.trials import tuner
@@ -37,7 +37,7 @@ class Run:
     checked: Preflight
     record: Record
     stop: Stop
-    facts: Facts
+    facts: RunInfo
     sink: events.Sink
     hosts: Hosts
     timeline: Timeline

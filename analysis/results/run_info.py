@@ -1,0 +1,124 @@
+"""What a report shows of a run and its rows do not have: its choices, and what was found out about them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
+
+PLAN, FACTS, EVIDENCE = "plan.json", "facts.json", "evidence.json"
+
+
+def _planned(default: object = None) -> Any:
+    """Return a field that ``plan.json`` has. One that names no file is in ``facts.json``."""
+    return field(default=default, metadata={"file": PLAN})
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a report shows of a run and its rows do not have; every field is named as in its file.
+
+    Args:
+        generated: Date and time of the report, as printed; empty as long as there is none.
+        train_examples: Training examples.
+        epochs: Passes over them.
+        margin: Difference in test loss that does not matter, in nats per token.
+        model: Base model that was adapted.
+        dataset: Data that it was trained on.
+        corpus_sha256: Digest of all texts.
+        model_revision: The model's commit on a hub.
+        dataset_revision: That of the data.
+        search_id: Unique among all searches, whatever their names; empty if unknown.
+        base_params: Parameters of the base model.
+        base_sha256: Digest of the model's files, or its hub id.
+        budget_params: Trainable parameters that a trial may spend.
+        command: Command that started the search.
+        versions: Library -> its version; that of this project's code, too.
+        engine: How the trials were trained, in words.
+        revision: The commit of the code that ran.
+        continued: Commands that resumed the search.
+        changes: What was allowed to differ then, in words.
+        resource_events: What memory did not allow, in words.
+        looks: Number of plans that were judged on the test split, one after the other.
+        importance: Strategy -> parameter -> its share of the total importance for the loss.
+        shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
+        seconds: What the search was busy with -> its seconds of wall time, over all of its runs.
+        evidence: Kind of evidence -> site -> value, as measured before training: all of ``evidence.json``.
+    """
+
+    generated: str = field(default="", metadata={"file": None})
+    train_examples: int | None = _planned()
+    epochs: float | None = _planned()
+    margin: float = _planned(0.01)
+    model: str | None = _planned()
+    dataset: str | None = _planned()
+    corpus_sha256: str | None = _planned()
+    model_revision: str | None = _planned()
+    dataset_revision: str | None = _planned()
+    search_id: str = ""
+    base_params: int | None = None
+    base_sha256: str | None = None
+    budget_params: int | None = None
+    command: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    engine: str | None = None
+    revision: str | None = None
+    continued: Sequence[str] = ()
+    changes: Sequence[str] = ()
+    resource_events: Sequence[str] = ()
+    looks: int = 0
+    importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    shrink: Sequence[Mapping[str, int | float]] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict, metadata={"file": EVIDENCE})
+
+    @classmethod
+    def of_run(cls, run_dir: Path, generated: str) -> Self:
+        """Read ``plan.json`` and, if they are there, ``facts.json`` and ``evidence.json`` of a run.
+
+        Keys that this version does not know are passed over.
+
+        Raises:
+            ValueError: There is no plan, or one of the files cannot be read or has a value of a wrong kind.
+        """
+        plan = _content(run_dir / PLAN, "no plan that can be read; RUN_DIR must be the folder of a run")
+        facts, evidence = (_content(run_dir / file) if (run_dir / file).is_file() else {} for file in (FACTS, EVIDENCE))
+        try:
+            return cls(generated=generated, evidence=evidence, **planned(plan), **_part(FACTS, facts))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = str(problem["loc"][0])
+            raise ValueError(
+                f"{run_dir / FILES[name]}: {name}: {problem['msg']}, got {str(problem['input'])[:40]!r}"
+            ) from error
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What ``facts.json`` has of it."""
+        return _part(FACTS, asdict(self))
+
+
+FILES = {item.name: item.metadata.get("file", FACTS) for item in fields(RunInfo)}
+"""The file that each field is in; None if it is in none."""
+
+
+def planned(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of ``RunInfo`` that a plan decides; one that is null there has its default."""
+    return {name: value for name, value in _part(PLAN, plan).items() if value is not None}
+
+
+def _part(file: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name, its_file in FILES.items() if its_file == file and name in values}
+
+
+def _content(path: Path, complaint: str = "cannot be read") -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not a mapping")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {complaint} ({error})") from error
+    return content

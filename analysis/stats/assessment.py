@@ -1,0 +1,119 @@
+"""What the rows of a search say, judged once: its best trials, its verdicts, and the run to use."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase
+from analysis.stats import ranking
+from analysis.stats.controls import Control, controls
+from analysis.stats.verdicts import PLAIN, Verdict, confirmed_runs, is_plain, paired, verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAssessment:
+    """What the rows of a search say: made by ``assess``, and handed to all that tell of it.
+
+    Args:
+        rows: All trials, of every phase.
+        margin: Difference in test loss that does not matter, in nats per token.
+        searched: The trials of the search itself.
+        best_of_each: Strategy -> its trial of the search of lowest evaluation loss.
+        best_trial: The one of lowest evaluation loss of them all; None without a usable one.
+        most_efficient: The trial of the search with the smallest trainable share; None if that is unknown of all.
+        confirmed: Label -> its confirmation runs, controls' among them.
+        verdicts: On every strategy that was confirmed, lowest mean difference first.
+        answer: The verdicts in words, a line of Markdown each.
+        controls: Every control beside what it is a control of.
+        recommended: The run to use; None without a usable one. Of the strategies that win it is of that of lowest mean
+            evaluation loss, else of plain LoRA; of its confirmation runs the one of lowest evaluation loss. So which
+            strategies win is all that the test split decides. Without confirmation runs it is the best trial.
+    """
+
+    rows: Sequence[ResultRow]
+    margin: float
+    searched: Sequence[ResultRow]
+    best_of_each: Mapping[str, ResultRow]
+    best_trial: ResultRow | None
+    most_efficient: ResultRow | None
+    confirmed: Mapping[str, Sequence[ResultRow]]
+    verdicts: Sequence[Verdict]
+    answer: Sequence[str]
+    controls: Sequence[Control]
+    recommended: ResultRow | None
+
+    @property
+    def plain_runs(self) -> Sequence[ResultRow]:
+        """The confirmation runs of plain LoRA, which all others are judged against."""
+        return self.confirmed.get(PLAIN, ())
+
+    def difference_to_plain(self, run: ResultRow) -> float | None:
+        """Return a confirmation run's test loss minus plain LoRA's of the same seed; None if that is unknown."""
+        if run.phase != Phase.CONFIRM or is_plain(run):
+            return None
+        return paired([run], self.plain_runs, 1).mean
+
+
+def assess(rows: Sequence[ResultRow], margin: float) -> SearchAssessment:
+    """Judge a search.
+
+    Args:
+        rows: All its rows, of every phase.
+        margin: Difference in test loss that does not matter, in nats per token.
+    """
+    searched = [row for row in rows if row.phase == Phase.SEARCH]
+    best_trial, confirmed = ranking.best_run(searched), confirmed_runs(rows)
+    judged = verdicts(confirmed, margin)
+    return SearchAssessment(
+        rows=rows,
+        margin=margin,
+        searched=searched,
+        best_of_each=ranking.best_of_each_strategy(searched),
+        best_trial=best_trial,
+        most_efficient=ranking.most_efficient(searched),
+        confirmed=confirmed,
+        verdicts=judged,
+        answer=[_in_words(verdict) for verdict in judged],
+        controls=controls(confirmed),
+        recommended=_recommended(confirmed, judged) or best_trial,
+    )
+
+
+def _recommended(confirmed: Mapping[str, Sequence[ResultRow]], judged: Sequence[Verdict]) -> ResultRow | None:
+    winners = [confirmed[verdict.strategy] for verdict in judged if verdict.answer == "win"]
+    return ranking.best_run(min(winners, key=ranking.mean_loss, default=confirmed.get(PLAIN, ())))
+
+
+def _in_words(verdict: Verdict) -> str:
+    failures = f" {verdict.failed} of the runs compared failed, and their seeds are left out." if verdict.failed else ""
+    return f"- **{verdict.strategy}: {verdict.answer}.** {_reason(verdict)}{failures}"
+
+
+def _reason(verdict: Verdict) -> str:
+    if verdict.diverged:
+        return f"{verdict.diverged} of the runs compared diverged."
+    if len(verdict.pairs.documents) == 1:
+        return "The test split is of one document, which says nothing about others."
+    if verdict.pairs.interval is None or verdict.pairs.mean is None:
+        return f"{verdict.pairs.seeds} seed(s) with a result on both sides; it takes at least two."
+    low, high = verdict.pairs.interval
+    change = math.expm1(verdict.pairs.mean)
+    text = (
+        f"Test loss {verdict.pairs.mean:+.4f} against plain LoRA (interval {low:+.4f} to {high:+.4f}, "
+        f"{verdict.pairs.seeds} seeds), which is {change:+.2%} in perplexity."
+    )
+    if not verdict.pairs.documents:
+        text += " It holds for these test texts alone: the runs do not know the losses of single documents."
+    if verdict.answer in {"win", "loss"} and abs(verdict.pairs.mean) < verdict.margin:
+        return f"{text} That is less than the {verdict.margin:g} that was said to matter."
+    if verdict.answer != "cannot tell":
+        return text
+    if (
+        verdict.needed is None
+        and replace(verdict.pairs, documents=()).seeds_needed(verdict.margin, verdict.fewer) is not None
+    ):
+        return f"{text} No number of seeds would tell: texts differ too much, and more of them are needed."
+    if verdict.needed is None:
+        return f"{text} Not even 1,000 seeds would tell, if their spread stays as it is."
+    return f"{text} About {verdict.needed} seeds would tell."
