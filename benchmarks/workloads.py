@@ -9,8 +9,9 @@ from typing import Any
 
 from analysis.results.trial_config import TrialConfig
 from strategies import SEARCHED, STRATEGIES, RankBudget
+from strategies.empirical import IMPORTANCE
 from trainables.data.splits import DataSource, Splits, load_splits
-from trainables.evidence.importance import measure
+from trainables.evidence.measurements import measure
 from trainables.models.base_model import shape_of
 from trainables.spec import TrialSpec, Workload
 
@@ -23,7 +24,7 @@ def bundled(steps: int, evaluated: int = 16) -> Workload:
     source = DataSource(train_examples=8 * steps, validation_examples=evaluated, test_examples=evaluated)
     budget = RankBudget.like_uniform(2, shape_of("bundled").sites)
     workload = Workload("bundled", source, budget, epochs=1, batch_size=8, reports=1, scale=2.0)
-    return replace(workload, evidence=measure(workload))
+    return replace(workload, evidence=measure(workload, IMPORTANCE).evidence)
 
 
 def standard(device: str, steps: int) -> Workload:
@@ -31,7 +32,7 @@ def standard(device: str, steps: int) -> Workload:
     if device == "cpu":
         return bundled(steps)
     workload = replace(gpt2_medium(steps), device=device)
-    return replace(workload, evidence=measure(workload))
+    return replace(workload, evidence=measure(workload, IMPORTANCE).evidence)
 
 
 def minimal(device: str) -> Workload:

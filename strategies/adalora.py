@@ -50,6 +50,7 @@ class AdaLora(Strategy):
     known_good: ClassVar[Mapping[str, float | str]] = {
         "initial": 1.5, "orthogonal": 0.3, "start": 0.1, "final": 0.5,
     }  # fmt: skip
+    parametrization: ClassVar[str | None] = "trainables.training.adalora:SingularValues"
     allocates_while_training: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -76,6 +77,11 @@ class AdaLora(Strategy):
     def scores(self, sites: Sequence[Site], evidence: Evidence) -> dict[str, float]:
         """Return 1 for every site: no site is preferred at the start."""
         return {site.name: 1.0 for site in sites}
+
+    @property
+    def training(self) -> str:
+        """The penalty and the phases; ``initial`` shows in the ranks that a trial begins with."""
+        return f"{self.name} {self.orthogonal:.2e} {self.start:.2e} {self.final:.2e}"
 
     def start_budget(self, sites: Sequence[Site], budget: RankBudget) -> RankBudget:
         """Return the budget that a trial begins with: one rank at every site, as far as its dimensions allow."""

@@ -3,7 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
+
+if TYPE_CHECKING:  # budgets are made of sites
+    from strategies.allocation import RankBudget
 
 Kind = Literal["attention", "mlp"]
 Evidence = Mapping[str, Mapping[str, float]]
@@ -67,12 +70,17 @@ class Strategy(ABC):
 
     A subclass is a frozen dataclass whose fields are its hyperparameters, each with a neutral default. Parameter names
     in the search space are the field names; the search puts ``name + "/"`` before them.
+
+    What a strategy does beside scoring it names by import path, ``package.module:name``: strategies import no torch.
     """
 
     name: ClassVar[str]
-    needs_evidence: ClassVar[bool] = False
-    needs_components: ClassVar[bool] = False
-    """Whether it scores from the principal components of the sites' inputs; its adapters then begin as these."""
+    measurement: ClassVar[str | None] = None
+    """What it scores from, a ``strategies.measurement.Measure``; None if it scores from sites alone."""
+    initializer: ClassVar[str | None] = None
+    """How A begins, a ``strategies.measurement.Initialize``; None if as PEFT has it."""
+    parametrization: ClassVar[str | None] = None
+    """What is trained in place of A and B, a ``trainables.training.parametrization.Parametrization``; None if these."""
     allocates_while_training: ClassVar[bool] = False
     """Whether its ranks change while a trial trains; the scores then are those that it begins with."""
     known_good: ClassVar[Mapping[str, float | str]] = {}
@@ -88,7 +96,21 @@ class Strategy(ABC):
         """Return when the ranks are decided; None if from the start."""
         if cls.allocates_while_training:
             return "while training"
-        return "after the evidence is measured" if cls.needs_evidence or cls.needs_components else None
+        return "after the evidence is measured" if cls.measurement else None
+
+    @property
+    def training(self) -> str:
+        """What makes its trials train otherwise than plain LoRA of the same ranks; empty if nothing does.
+
+        A search tries one of several configurations that differ in nothing that trains.
+        """
+        if self.parametrization is not None:
+            return repr(self)
+        return f"{self.initializer} of {self.measurement}" if self.initializer is not None else ""
+
+    def start_budget(self, sites: Sequence[Site], budget: "RankBudget") -> "RankBudget":
+        """Return the budget that a trial begins with; it ends within ``budget``."""
+        return budget
 
     @abstractmethod
     def scores(self, sites: Sequence[Site], evidence: Evidence) -> Mapping[str, Score]:
@@ -96,7 +118,7 @@ class Strategy(ABC):
 
         Args:
             sites: All sites of the model.
-            evidence: The evidence measured before training; empty unless ``needs_evidence`` or ``needs_components``.
+            evidence: What was measured for the strategies of the search; that of ``measurement`` is among it.
 
         Returns:
             Site name -> score >= 0. Ranks become proportional to scores; 0 leaves a site unadapted; equal scores are

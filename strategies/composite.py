@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from strategies.base import Evidence, Site, Strategy, Suggester, relative_depth
-from strategies.empirical import EVIDENCE_KINDS, relative_evidence
+from strategies.empirical import EVIDENCE_KINDS, IMPORTANCE, relative_evidence
 
 LEAST_RELATIVE_EVIDENCE = 1e-6
 
@@ -41,7 +41,7 @@ class Composite(Strategy):
     known_good: ClassVar[Mapping[str, float | str]] = {
         "slope": -0.25, "curvature": 0.0, "log_ratio": -0.5, "evidence": "gradient", "power": 0.25,
     }  # fmt: skip
-    needs_evidence: ClassVar[bool] = True
+    measurement: ClassVar[str | None] = IMPORTANCE
 
     def __post_init__(self) -> None:
         if self.evidence not in EVIDENCE_KINDS:

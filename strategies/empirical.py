@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 
 from strategies.base import Evidence, Site, Strategy, Suggester
 
+IMPORTANCE = "trainables.evidence.importance:measure"
 EVIDENCE_KINDS = ("gradient", "activation", "sensitivity", "fisher")
 
 
@@ -28,7 +29,7 @@ class Empirical(Strategy):
     temperature: float = 2.0
     name: ClassVar[str] = "empirical"
     known_good: ClassVar[Mapping[str, float | str]] = {"evidence": "gradient", "temperature": 2.0}
-    needs_evidence: ClassVar[bool] = True
+    measurement: ClassVar[str | None] = IMPORTANCE
 
     def __post_init__(self) -> None:
         if self.evidence not in EVIDENCE_KINDS:

@@ -8,15 +8,15 @@ from typing import ClassVar, Self
 from strategies.base import Evidence, Site, Strategy, Suggester
 
 MOST_RHO = 3.0
-COMPONENT = "explained_variance/"
+COMPONENTS, COMPONENT = "trainables.evidence.input_pca:measure", "explained_variance/"
+"""The measurement, and how its kinds of evidence begin: 1 for the first component, 2 for the second, and so on."""
 
 
 @dataclass(frozen=True)
 class Eva(Strategy):
     """The k-th unit of rank at a site is worth the share of its input's variance that the k-th component explains.
 
-    The rest of EVA is not a matter of scores: ``trainables.evidence.input_pca`` measures the components, and a trial's
-    A begins as the first of them (B as 0).
+    The rest of EVA is not a matter of scores: the components are measured, and A begins as the first of them.
 
     EVA sorts the components of all matrices by explained variance and keeps as many as there are ranks to give. Here
     they are dealt in the same order until the *parameters* are spent, so a unit that costs more leaves fewer to others.
@@ -33,7 +33,8 @@ class Eva(Strategy):
     rho: float = 2.0
     name: ClassVar[str] = "eva"
     known_good: ClassVar[Mapping[str, float | str]] = {"rho": 2.0}
-    needs_components: ClassVar[bool] = True
+    measurement: ClassVar[str | None] = COMPONENTS
+    initializer: ClassVar[str | None] = "trainables.evidence.components:first_components"
 
     def __post_init__(self) -> None:
         if not 1 <= self.rho <= MOST_RHO:

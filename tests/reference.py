@@ -10,10 +10,10 @@ from trainables.data.collate import collate
 from trainables.data.splits import Example, mean_loss
 from trainables.models.base_model import BaseModel
 from trainables.spec import TrialSpec, Workload
-from trainables.training.adalora import learner_of
 from trainables.training.inputs import base_of, splits_of
 from trainables.training.losses import autocast, evaluate, rng_state, set_rng_state, token_losses
 from trainables.training.session import StepReport
+from trainables.training.trial_state import Learner
 
 
 class SoloSession:
@@ -28,7 +28,7 @@ class SoloSession:
         self.base: BaseModel = base_of(workload)
         self.splits = splits_of(workload)
         self.model: Any = peft_adapter.attach_planned(self.base, workload, spec)
-        self.learner = learner_of(workload, spec, self.base, peft_adapter.read(self.model), len(self.splits.train))
+        self.learner = Learner(workload, spec, self.base, peft_adapter.read(self.model), len(self.splits.train))
         self.after_step: Callable[[], None] = lambda: None  # may save
 
     def train(self, steps: int) -> StepReport:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from analysis.results.trial_config import TrialConfig
-from strategies import CONTROLS, STRATEGIES, AdaLora, Frozen, RankAllocation, RankBudget, Scorer, Strategy, allocate
+from strategies import CONTROLS, STRATEGIES, Frozen, RankAllocation, RankBudget, Scorer, Strategy, allocate
 from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
 from trainables.data.splits import DataSource, Splits
@@ -16,8 +16,6 @@ if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch t
 
 Scaling = Literal["constant", "alpha/r", "alpha/sqrt(r)"]
 SCALINGS: tuple[Scaling, ...] = ("constant", "alpha/r", "alpha/sqrt(r)")
-
-SCORERS: Mapping[str, type[Strategy] | type[Frozen]] = {**STRATEGIES, Frozen.name: Frozen}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Workload:
         evidence: What was measured before training; empty if no strategy needs it.
         base: ``identity`` of the model that the search was planned with; None trains on whatever is there.
         splits: The examples themselves, so that no other node must read them; None has them read from ``data``.
-        components: Site -> principal components of its input, (components, d_in); empty if no strategy needs them.
+        tensors: Measurement, as a strategy names it -> site -> what adapters begin from; empty if none needs any.
     """
 
     model: str
@@ -62,7 +60,7 @@ class Workload:
     evidence: Evidence = field(default_factory=dict)
     base: str | None = None
     splits: Splits | None = None
-    components: "Mapping[str, torch.Tensor]" = field(default_factory=dict)
+    tensors: "Mapping[str, Mapping[str, torch.Tensor]]" = field(default_factory=dict)
 
     @property
     def micro_batch(self) -> int:
@@ -129,32 +127,33 @@ class TrialSpec:
         """
         if isinstance(self.allocator, OfficialExperiment):
             return self.allocator.allocation(sites)
-        own = budget.share(self.budget_share)
-        if isinstance(self.allocator, AdaLora):
-            own = self.allocator.start_budget(sites, own)
-        return allocate(self.allocator.scores(sites, evidence), sites, own)
+        share = budget.share(self.budget_share)
+        begun = share if self.strategy is None else self.strategy.start_budget(sites, share)
+        return allocate(self.allocator.scores(sites, evidence), sites, begun)
 
     def digest(self, sites: Sequence[Site], budget: RankBudget, evidence: Evidence) -> str:
-        """Return a digest of the ranks that the trial begins with, and of how they are pruned."""
+        """Return a digest of the ranks that the trial begins with, and of what a parametrization makes of them."""
         begun = self.allocation(sites, budget, evidence)
-        if not isinstance(self.allocator, AdaLora):
+        if self.parametrization is None:
             return begun.digest
         how = (sorted(begun.adapted.items()), self.allocator, budget.share(self.budget_share))
         return hashlib.sha256(repr(how).encode()).hexdigest()
 
     @property
-    def begins_as_components(self) -> bool:
-        """Whether A begins as the principal components of a site's input, of a control as of what it controls."""
+    def strategy(self) -> Strategy | None:
+        """The strategy as which the trial begins and trains, of a control what it controls; None as plain LoRA."""
         scorer = getattr(self.allocator, "of", self.allocator)
-        return isinstance(scorer, Strategy) and scorer.needs_components
+        return scorer if isinstance(scorer, Strategy) else None
+
+    @property
+    def parametrization(self) -> str | None:
+        """As ``Strategy.parametrization``."""
+        return self.strategy.parametrization if self.strategy is not None else None
 
     @property
     def training(self) -> str:
-        """Say what of the trial, beside ranks, scale, learning rate and seed, makes it train otherwise than others."""
-        if isinstance(self.allocator, AdaLora):
-            own = self.allocator
-            return f"{own.name} {own.orthogonal:.2e} {own.start:.2e} {own.final:.2e}"
-        return "components" if self.begins_as_components else ""
+        """What of the trial, beside ranks, scale, learning rate and seed, makes it train otherwise than others."""
+        return self.strategy.training if self.strategy is not None else ""
 
     def alphas(self, allocation: RankAllocation, sites: Sequence[Site], scale: float) -> dict[str, float]:
         """Return LoRA's alpha for each adapted site, so that alpha / rank is the scale that the policy wants.
@@ -170,7 +169,8 @@ def _allocator(config: TrialConfig) -> Scorer | OfficialExperiment:
     if config.official is not None:
         return next(experiment for experiment in OFFICIAL if experiment.name == config.official)
     scorer = config.control_of if config.strategy in CONTROLS else config.strategy
-    if scorer is None or scorer not in SCORERS:
+    scorers: Mapping[str, type[Strategy] | type[Frozen]] = {**STRATEGIES, Frozen.name: Frozen}
+    if scorer is None or scorer not in scorers:
         raise ValueError(f"unknown strategy {scorer!r}; known: {', '.join(STRATEGIES)}")
-    allocator = SCORERS[scorer](**config.params)
+    allocator = scorers[scorer](**config.params)
     return CONTROLS[config.strategy](allocator, config.seed or 0) if config.strategy in CONTROLS else allocator

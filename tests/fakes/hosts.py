@@ -4,22 +4,23 @@ from typing import Any, ClassVar
 
 import ray
 
-from tests.fakes.trial import Rounds, evidence_of, shrink_curve_of
+from strategies.measurement import Measured
+from tests.fakes.trial import Rounds, measured_of, shrink_curve_of
 from trainables.actors.host import Host
 from trainables.actors.host_registry import Hosts
 from trainables.spec import Workload
 
 
 class FakeHost(Host):
-    """A host that imports no torch and loads no base."""
+    """A host that imports no torch and loads no base, unless it measures more than importance."""
 
     work: ClassVar[tuple[str, ...]] = ()
 
     def slots_that_fit(self, reference: list[Any]) -> int:
         return 4
 
-    def evidence(self, reference: list[Any]) -> dict[str, dict[str, float]]:
-        return evidence_of(self._unpack(reference))
+    def measure(self, reference: list[Any], measurement: str) -> Measured:
+        return measured_of(self._unpack(reference), measurement)
 
     def shrink_curve(self, reference: list[Any], ranks: Any, alphas: Any, folder: Any) -> list[dict[str, float]]:
         return shrink_curve_of(alphas, folder)

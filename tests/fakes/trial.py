@@ -17,8 +17,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from strategies.base import Site
-from strategies.empirical import EVIDENCE_KINDS
+from strategies.empirical import EVIDENCE_KINDS, IMPORTANCE
 from strategies.geometry import Geometry, gpt2, parameter_efficiency
+from strategies.measurement import Measured
 from trainables.data.splits import Splits
 from trainables.models.files import resolve
 from trainables.spec import TrialSpec, Workload
@@ -170,10 +171,15 @@ class FakeSession:
         pass
 
 
-def evidence_of(workload: Workload) -> dict[str, dict[str, float]]:
-    """Return what a host would measure: here each kind is another power of depth."""
+def measured_of(workload: Workload, measurement: str) -> Measured:
+    """Return what a host would measure: of importance each kind is another power of depth, the rest is measured."""
+    if measurement != IMPORTANCE:
+        from trainables.evidence.measurements import measure
+
+        return measure(workload, measurement)
     sites = geometry_of(workload.model).sites
-    return {kind: {s.name: (1.0 + s.depth) ** power for s in sites} for power, kind in enumerate(EVIDENCE_KINDS, 1)}
+    powers = enumerate(EVIDENCE_KINDS, 1)
+    return Measured({kind: {s.name: (1.0 + s.depth) ** power for s in sites} for power, kind in powers})
 
 
 def shrink_curve_of(alphas: Mapping[str, float], folder: Path) -> list[dict[str, float]]:

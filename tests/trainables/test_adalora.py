@@ -43,17 +43,18 @@ def trial(strategy="adalora", seed=0, **own):
 
 def reference(folder, learner, target_rank=1):
     """Return PEFT's own AdaLoRA on a model of its own, with the learner's triplets as its initial ones."""
-    phases = learner.strategy.phases(learner.workload.steps)
+    strategy = learner.parametrization.strategy
+    phases = strategy.phases(learner.workload.steps)
     start = next(iter(learner.adapter.ranks.values()))
     config = peft.AdaLoraConfig(
         task_type="CAUSAL_LM", init_r=start, target_r=target_rank, tinit=phases.start, tfinal=phases.final,
-        deltaT=phases.every, total_step=learner.workload.steps, orth_reg_weight=learner.strategy.orthogonal,
+        deltaT=phases.every, total_step=learner.workload.steps, orth_reg_weight=strategy.orthogonal,
         lora_alpha=learner.workload.scale * (start + 1e-5), target_modules=learner.adapter.config.target_modules,
         fan_in_fan_out=learner.adapter.config.fan_in_fan_out,
     )  # fmt: skip
     network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model = peft.get_peft_model(network, config).eval()
-    own = dict(learner.triplets.named_parameters())
+    own = dict(learner.parametrization.triplets.named_parameters())
     with torch.no_grad():
         for name, parameter in model.base_model.model.named_parameters():
             if name in own:
@@ -93,9 +94,11 @@ def test_where_all_ranks_cost_the_same_it_trains_as_pefts_own(square_llama, sour
         optimizer.step()
         model.base_model.update_and_allocate(step + 1)
         optimizer.zero_grad()
-        for name, tensor in learner.triplets.named_parameters():
+        for name, tensor in learner.parametrization.triplets.named_parameters():
             assert torch.allclose(tensor, parameters[name], rtol=0, atol=2e-5), (step, name)
-        pruned.append(sum(int((t == 0).sum()) for n, t in learner.triplets.named_parameters() if "lora_E" in n))
+        pruned.append(
+            sum(int((t == 0).sum()) for n, t in learner.parametrization.triplets.named_parameters() if "lora_E" in n)
+        )
     assert pruned[:4] == [0] * 4
     assert pruned[4:14] == sorted(pruned[4:14])
     assert pruned[13:] == [2 * 7] * 7  # rank 3 at 7 matrices, 1 on average at the end

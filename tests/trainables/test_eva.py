@@ -11,13 +11,16 @@ from safetensors import SafetensorError
 from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget, allocate
 from strategies.base import Site
-from strategies.eva import Eva
+from strategies.eva import COMPONENTS, Eva
+from strategies.measurement import Measured
 from tests.reference import SoloSession
 from trainables.adapters import peft_adapter
 from trainables.data.collate import Batch
 from trainables.data.splits import IGNORED, DataSource
 from trainables.engine.pack import Pack
-from trainables.evidence.input_pca import Components, Decomposition, measure
+from trainables.evidence.components import ComponentsFile, evidence_of
+from trainables.evidence.input_pca import Decomposition
+from trainables.evidence.measurements import keep, measure
 from trainables.models.base_model import load
 from trainables.models.coverage import sites_of
 from trainables.spec import TrialSpec, Workload
@@ -49,11 +52,11 @@ def test_the_vectors_are_those_of_pefts_eva(model):
     inputs = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask, "labels": rows.labels}
     forward = {"forward_fn": lambda model, inputs: model.base_model(**{k: inputs[k] for k in inputs if k != "labels"})}
     expected = get_eva_state_dict(model, [inputs], config, show_progress_bar=False, **forward)
-    assert expected.keys() == found.vectors.keys()
+    assert expected.keys() == found.tensors.keys()
     for name, vectors in expected.items():
-        assert found.vectors[name].shape == vectors.shape
+        assert found.tensors[name].shape == vectors.shape
         # up to the sign; a random model's last components differ by little, and both decompositions are approximations
-        assert torch.cosine_similarity(found.vectors[name], vectors.float())[:3].abs().min() > 0.95
+        assert torch.cosine_similarity(found.tensors[name], vectors.float())[:3].abs().min() > 0.95
 
 
 def test_the_ratios_are_shares_of_the_variance_of_learned_tokens(model):
@@ -66,7 +69,8 @@ def test_the_ratios_are_shares_of_the_variance_of_learned_tokens(model):
         tokens = tensor[rows.labels != IGNORED].double()
         tokens = tokens - tokens.mean(0)
         values = torch.linalg.svdvals(tokens) ** 2
-        assert found.ratios[name].tolist() == pytest.approx((values / values.sum())[:6].tolist(), rel=0.03)
+        ratios = [found.evidence[f"explained_variance/{k}"][name] for k in range(1, 7)]
+        assert ratios == pytest.approx((values / values.sum())[:6].tolist(), rel=0.03)
 
 
 def test_batches_add_up_and_end_once_they_turn_nothing(model):
@@ -78,9 +82,9 @@ def test_batches_add_up_and_end_once_they_turn_nothing(model):
     assert decomposition.converged
     again = decomposition.result()
     once = decomposed(model, batch()).result()
-    for name in once.vectors:
+    for name in once.tensors:
         # the same tokens five times have the same components
-        assert torch.cosine_similarity(again.vectors[name][:2], once.vectors[name][:2]).min() > 0.99
+        assert torch.cosine_similarity(again.tensors[name][:2], once.tensors[name][:2]).min() > 0.99
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -93,8 +97,8 @@ def workload(model_folder, tiny_text):
     plain = Workload(
         str(model_folder), source, RankBudget.like_uniform(2, base.sites), epochs=2, batch_size=4, reports=2, scale=2.0
     )
-    found = measure(plain)
-    return dataclasses.replace(plain, evidence=found.evidence, components=found.vectors)
+    found = measure(plain, COMPONENTS)
+    return dataclasses.replace(plain, evidence=found.evidence, tensors={COMPONENTS: found.tensors})
 
 
 def trial(strategy="eva", **own):
@@ -114,7 +118,7 @@ def test_a_trial_begins_as_the_first_components_alone_and_in_a_pack(workload):
     for adapter in (session.learner.adapter, slot.learner.adapter):
         assert adapter.ranks == planned.adapted
         for name, (a, b) in adapter.factors.items():
-            assert torch.equal(a.detach(), workload.components[name][: len(a)])
+            assert torch.equal(a.detach(), workload.tensors[COMPONENTS][name][: len(a)])
             assert torch.allclose(a @ a.t(), torch.eye(len(a)), atol=1e-4)
             assert not b.any()
     session.close()
@@ -127,14 +131,15 @@ def test_controls_of_eva_begin_as_the_components_of_the_site_that_they_are_at(wo
         spec = TrialSpec.from_config(TrialConfig.from_ray({"strategy": control, control: config}))
         adapter = peft_adapter.fresh_planned(load(workload.model), workload, spec)
         assert adapter.ranks != peft_adapter.fresh_planned(load(workload.model), workload, trial()).ranks
-        assert all(torch.equal(a.detach(), workload.components[n][: len(a)]) for n, (a, _) in adapter.factors.items())
+        vectors = workload.tensors[COMPONENTS]
+        assert all(torch.equal(a.detach(), vectors[name][: len(a)]) for name, (a, _) in adapter.factors.items())
 
 
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
 def test_more_rank_than_components_is_refused(workload):
-    fewer = {name: vectors[:1] for name, vectors in workload.components.items()}
+    fewer = {COMPONENTS: {name: vectors[:1] for name, vectors in workload.tensors[COMPONENTS].items()}}
     with pytest.raises(peft_adapter.AllocationMismatch, match="1 components"):
-        peft_adapter.fresh_planned(load(workload.model), dataclasses.replace(workload, components=fewer), trial())
+        peft_adapter.fresh_planned(load(workload.model), dataclasses.replace(workload, tensors=fewer), trial())
 
 
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
@@ -142,26 +147,37 @@ def test_too_few_tokens_say_what_to_raise(workload):
     source = dataclasses.replace(workload.data, train_examples=1)
     sites = load(workload.model).sites
     with pytest.raises(ValueError, match="--train-examples"):
-        measure(dataclasses.replace(workload, data=source, budget=RankBudget.like_uniform(32, sites)))
+        measure(dataclasses.replace(workload, data=source, budget=RankBudget.like_uniform(32, sites)), COMPONENTS)
 
 
-def test_components_survive_a_file(tmp_path):
-    found = Components({"a": torch.eye(2), "b": torch.ones(1, 3)}, {"a": torch.tensor([0.5, 0.25]), "b": torch.ones(1)})
-    found.save(tmp_path / "deep" / "key.safetensors")
-    again = Components.read(tmp_path / "deep" / "key.safetensors")
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["key.safetensors"]
-    assert all(torch.equal(again.vectors[name], tensor) for name, tensor in found.vectors.items())
-    assert again.evidence == {"explained_variance/1": {"a": 0.5, "b": 1.0}, "explained_variance/2": {"a": 0.25}}
+def survives(found, path):
+    keep(found, path, ComponentsFile())
+    again = ComponentsFile().read(path)
+    assert [*path.parent.iterdir()] == [path]
+    assert again.evidence == found.evidence
+    assert again.tensors.keys() == found.tensors.keys()
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in found.tensors.items())
+
+
+@FEW
+def test_what_is_measured_survives_a_file(workload, tmp_path):
+    survives(measure(workload, COMPONENTS), tmp_path / "deep" / "key.safetensors")
+
+
+def test_components_of_which_some_sites_have_fewer_survive_a_file(tmp_path):
+    evidence = evidence_of({"a": torch.tensor([0.5, 0.25]), "b": torch.ones(1)})
+    assert evidence == {"explained_variance/1": {"a": 0.5, "b": 1.0}, "explained_variance/2": {"a": 0.25}}
+    survives(Measured(evidence, {"a": torch.eye(2), "b": torch.ones(1, 3)}), tmp_path / "deep" / "key.safetensors")
 
 
 def test_no_byte_of_a_file_of_components_can_be_changed_unnoticed(tmp_path):
     path = tmp_path / "key.safetensors"
-    Components({"a": torch.eye(2)}, {"a": torch.tensor([0.5, 0.25])}).save(path)
+    ComponentsFile().write(Measured({"explained_variance/1": {"a": 0.5}}, {"a": torch.eye(2)}), path)
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises((ValueError, SafetensorError)):
-            Components.read(path)
+            ComponentsFile().read(path)
 
 
 def test_components_are_dealt_by_explained_variance_until_the_parameters_are_spent():

@@ -152,7 +152,7 @@ def test_a_disk_or_a_ray_that_fails_before_the_search_has_begun_is_one_line_and_
 
 def test_a_mistake_of_ours_is_not_blamed_on_ray(monkeypatch):
     def fail(*_):
-        raise RayTaskError("Host.evidence", "Traceback", KeyError("ours"))
+        raise RayTaskError("Host.measure", "Traceback", KeyError("ours"))
 
     monkeypatch.setattr("tuning.pipeline.search", fail)
     with pytest.raises(RayTaskError):

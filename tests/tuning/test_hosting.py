@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from strategies.empirical import IMPORTANCE
 from tests.fakes.hosts import FakeHost, FakeHosts
 from trainables.actors.host import Lease
 from tuning.cli import resolve_plan
@@ -94,10 +95,10 @@ def test_one_that_dies_while_it_measures_is_replaced(plan, known, kind, tmp_path
     with hosting.hosts_for(plan, known.workload) as hosts:
         (first,) = processes("cpu0")
         ray.get(first.__ray_call__.remote(hang))
-        asked = ray.remote(num_cpus=0.5)(lambda: hosting.ask(plan, hosts, "evidence")).remote()
+        asked = ray.remote(num_cpus=0.5)(lambda: hosting.ask(plan, hosts, "measure", IMPORTANCE)).remote()
         wait_for(mark.exists)
         ray.kill(first)
-        assert ray.get(asked)["gradient"].keys() == {site.name for site in known.shape.sites}
+        assert ray.get(asked).evidence["gradient"].keys() == {site.name for site in known.shape.sites}
 
 
 @pytest.mark.parametrize("end", [hosting.end, lambda plan: connection.end_what_is_left()])

@@ -46,7 +46,7 @@ def come_upon(first, then):
         (RaySystemError("no\nmore"), None, "Ray cannot go on (RaySystemError: System error: no)"),
         (IN_A_TRIAL, ": no room left", None),
         (OSError("AF_UNIX path too long"), None, ": AF_UNIX path too long"),
-        (RayTaskError("Host.evidence", "Traceback", ActorDiedError()), None, "Ray cannot go on (RayTaskError: "),
+        (RayTaskError("Host.measure", "Traceback", ActorDiedError()), None, "Ray cannot go on (RayTaskError: "),
     ],
 )
 @pytest.mark.parametrize("wrapped", [as_ray_tune_does, lambda error: error])
@@ -62,6 +62,6 @@ def test_a_mistake_of_ours_is_not_blamed_on_ray(tmp_path):
     stop = Stop(tmp_path, 0)
     assert not stop.because_of(as_ray_tune_does(KeyError("ours")))
     assert not stop.because_of(as_ray_tune_does(come_upon(FileNotFoundError("no such file"), KeyError("ours"))))
-    assert not stop.because_of(RayTaskError("Host.evidence", "Traceback", KeyError("ours")))
+    assert not stop.because_of(RayTaskError("Host.measure", "Traceback", KeyError("ours")))
     assert not stop.stop_all()
     assert stop.because_of(TuneError("Ray's own"))

@@ -25,9 +25,8 @@ from trainables.training.checkpoint import LAST, SESSION
 
 if TYPE_CHECKING:  # processes that only name the class, such as proxies, must not load torch
     from analysis.results.trial_config import TrialConfig
-    from strategies.base import Evidence
+    from strategies.measurement import Measured
     from trainables.engine.batcher import BatchedExecutor, PackedSession
-    from trainables.evidence.components import Components
     from trainables.spec import Workload
 
 LEASE_SECONDS, OWNER_SECONDS = 10.0, 1.0
@@ -79,7 +78,8 @@ class Host:
 
     work: ClassVar[tuple[str, ...]] = (
         "engine.batcher",
-        "evidence.importance",
+        "training.adalora",
+        "evidence.measurements",
         "evidence.input_pca",
         "engine.capacity",
         "postprocess.truncation",
@@ -116,21 +116,15 @@ class Host:
 
         return slots_that_fit(self._unpack(reference))
 
-    def evidence(self, reference: list[Any]) -> "Evidence":
-        """Measure the evidence that strategies score from."""
-        from trainables.evidence import importance
-
-        return importance.measure(self._unpack(reference))
-
-    def components(self, reference: list[Any]) -> "Components":
-        """Measure the principal components of the sites' inputs.
+    def measure(self, reference: list[Any], measurement: str) -> "Measured":
+        """Measure what a strategy names, as ``measurements.measure``.
 
         Raises:
-            ValueError: There are too few training tokens for them.
+            ValueError: It cannot be measured, for want of training tokens for example.
         """
-        from trainables.evidence import input_pca
+        from trainables.evidence import measurements
 
-        return input_pca.measure(self._unpack(reference))
+        return measurements.measure(self._unpack(reference), measurement)
 
     def shrink_curve(
         self, reference: list[Any], ranks: Mapping[str, int], alphas: Mapping[str, float], folder: Path

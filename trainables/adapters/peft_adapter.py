@@ -1,6 +1,7 @@
 """An allocation as a PEFT adapter: attach it, read it back, cut it, detach it."""
 
 import math
+import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from strategies import RankAllocation
 from strategies.base import Site
+from strategies.measurement import Initialize
 from trainables.adapters import WEIGHTS, naming
 from trainables.models.base_model import BaseModel
 from trainables.models.frozen_linear import FrozenLinear
@@ -145,8 +147,7 @@ def attach_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Any:
     allocation, alphas = _plan(base, workload, spec)
     torch.manual_seed(spec.seed)
     model = attach(base.model, allocation, alphas, workload.dropout)
-    if spec.begins_as_components:
-        _initialise_from(workload.components, read(model).factors)
+    _initialise(base, workload, spec, read(model).factors)
     return model
 
 
@@ -163,8 +164,7 @@ def fresh_planned(base: BaseModel, workload: Workload, spec: TrialSpec) -> Adapt
         for site in base.sites
         if allocation.ranks[site.name]
     }
-    if spec.begins_as_components:
-        _initialise_from(workload.components, factors)
+    _initialise(base, workload, spec, factors)
     config = lora_config(base.model, allocation, alphas, workload.dropout)
     config.base_model_name_or_path = base.model.name_or_path or None
     adapter = Adapter(config, factors, {name: alphas[name] / len(a) for name, (a, _) in factors.items()})
@@ -186,23 +186,32 @@ def _fresh_factors(site: Site, rank: int, device: str) -> tuple[torch.Tensor, to
     return a.weight.detach().to(device).requires_grad_(), b.weight.detach().to(device).requires_grad_()
 
 
-def _initialise_from(
-    components: Mapping[str, torch.Tensor], factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+def _initialise(
+    base: BaseModel, workload: Workload, spec: TrialSpec, factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 ) -> None:
-    """Copy the first components of each site into its A; B is zero.
+    """Have each A begin as the strategy's initializer says; B is zero.
 
     Raises:
-        AllocationMismatch: A site has more rank than there are components.
-
-    Source:
-        EVA (arXiv 2410.07170); the vectors have length 1, as in PEFT with ``whiten=False``.
+        AllocationMismatch: It says nothing for a site's rank, or something of another shape.
     """
-    with torch.no_grad():
-        for name, (a, _) in factors.items():
-            available = len(components.get(name, ()))
-            if available < len(a):
-                raise AllocationMismatch(f"{name}: rank {len(a)}, but {available} components of its input are known")
-            a.copy_(components[name][: len(a)])
+    if spec.strategy is None or spec.strategy.initializer is None:
+        return
+    initial: Initialize = pkgutil.resolve_name(spec.strategy.initializer)
+    tensors = workload.tensors.get(spec.strategy.measurement or "", {})
+    for site in base.sites:
+        if site.name in factors:
+            _begin_as(factors[site.name][0], site, initial, tensors)
+
+
+@torch.no_grad()
+def _begin_as(a: torch.Tensor, site: Site, initial: Initialize, tensors: Mapping[str, torch.Tensor]) -> None:
+    try:
+        rows = torch.as_tensor(initial(site, len(a), tensors))
+    except ValueError as error:
+        raise AllocationMismatch(str(error)) from error
+    if rows.shape != a.shape:
+        raise AllocationMismatch(f"{site.name}: A is {tuple(a.shape)}, what it is to begin as is {tuple(rows.shape)}")
+    a.copy_(rows)
 
 
 def attach(

@@ -16,7 +16,6 @@ from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
 from trainables.models.base_model import BaseModel
 from trainables.spec import TrialSpec, Workload
-from trainables.training.adalora import learner_of
 from trainables.training.inputs import base_of, splits_of
 from trainables.training.losses import autocast, by_length, token_losses
 from trainables.training.trial_state import Learner
@@ -98,7 +97,7 @@ class Pack:
         if workload.batch_size % self.micro_batch:
             raise ValueError(f"batch size {workload.batch_size} is no multiple of the micro-batch {self.micro_batch}")
         adapter = peft_adapter.fresh_planned(self.base, workload, spec)
-        learner = learner_of(workload, spec, self.base, adapter, len(self.splits.train))
+        learner = Learner(workload, spec, self.base, adapter, len(self.splits.train))
         return Slot(learner, torch.Generator(self.device))
 
     def forget(self, slot: Slot) -> None:

@@ -1,86 +1,74 @@
-"""The result of EVA's measurement, and its file."""
+"""EVA's components: the evidence in them, their file, and adapters that begin as them."""
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from strategies.base import Evidence
-from strategies.eva import COMPONENT, MOST_RHO
+from strategies.base import Evidence, Site
+from strategies.eva import COMPONENT, MOST_RHO, spectra
+from strategies.measurement import Measured
+from trainables.evidence.tensor_file import read_tensors, write_tensors
 from trainables.spec import Workload
 from trainables.training.inputs import splits_of
 
 ENOUGH = 0.99
-SHA256 = "sha256"
+VECTORS, RATIOS = "vectors/", "ratios/"
 
 
-@dataclass(frozen=True, slots=True)
-class Components:
-    """The principal components of every site's input, for EVA.
+def evidence_of(ratios: Mapping[str, torch.Tensor]) -> Evidence:
+    """Return shares of the variance, site -> (components,), as a kind of evidence for each component."""
+    most = max(map(len, ratios.values()))
+    return {
+        f"{COMPONENT}{k + 1}": {name: float(shares[k]) for name, shares in ratios.items() if k < len(shares)}
+        for k in range(most)
+    }
 
-    Args:
-        vectors: Site -> right-singular vectors of its centred input, (components, d_in), the strongest first.
-        ratios: Site -> share of the input's variance that each explains, (components,).
+
+def first_components(site: Site, rank: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the first components of a site's input.
+
+    Raises:
+        ValueError: The site has more rank than there are components.
+
+    Source:
+        EVA (arXiv 2410.07170); the vectors have length 1, as in PEFT with ``whiten=False``.
     """
+    available = len(tensors.get(site.name, ()))
+    if available < rank:
+        raise ValueError(f"{site.name}: rank {rank}, but {available} components of its input are known")
+    return tensors[site.name][:rank]
 
-    vectors: Mapping[str, torch.Tensor]
-    ratios: Mapping[str, torch.Tensor]
 
-    @property
-    def evidence(self) -> Evidence:
-        """The ratios, a kind of evidence for each component."""
-        most = max(map(len, self.ratios.values()))
-        return {
-            f"{COMPONENT}{k + 1}": {name: float(ratios[k]) for name, ratios in self.ratios.items() if k < len(ratios)}
-            for k in range(most)
-        }
+class ComponentsFile:
+    """How components are kept: vectors and ratios of each site, as tensors."""
 
-    def save(self, path: Path) -> None:
-        """Write a .safetensors file; a reader sees all of it or nothing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        parts = {"vectors": self.vectors, "ratios": self.ratios}
-        tensors = {f"{part}/{name}": t for part, by_site in parts.items() for name, t in by_site.items()}
-        save_file(tensors, aside, metadata={SHA256: _digest(tensors)})
-        aside.replace(path)
+    suffix = ".safetensors"
 
-    @classmethod
-    def read(cls, path: Path) -> "Components":
-        """Read a file of ``save``.
+    def key(self, workload: Workload, corpus_sha256: str) -> str:
+        """Return a digest of all that ``input_pca.measure`` depends on: model, texts, splits, batches, budget."""
+        parts = [
+            "eva", workload.base, corpus_sha256, asdict(workload.data), splits_of(workload).train_sha256,
+            workload.batch_size, asdict(workload.budget), MOST_RHO, ENOUGH,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-        Raises:
-            OSError: The file does not exist.
-            SafetensorError: It was cut off.
-            ValueError: It was changed.
-        """
-        with safe_open(path, "pt") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-        if (metadata or {}).get(SHA256) != _digest(tensors):
-            raise ValueError(f"{path}: not as it was written")
+    def read(self, path: Path) -> Measured:
+        """Read a file of ``write``, as ``read_tensors``."""
+        tensors, _ = read_tensors(path)
         vectors, ratios = (
             {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
-            for part in ("vectors/", "ratios/")
+            for part in (VECTORS, RATIOS)
         )
-        return cls(vectors, ratios)
+        return Measured(evidence_of(ratios), vectors)
 
-
-def cache_key(workload: Workload, corpus_sha256: str) -> str:
-    """Return a digest of all that ``input_pca.measure`` depends on: model, texts, splits, batches, budget."""
-    parts = [
-        "eva", workload.base, corpus_sha256, asdict(workload.data), splits_of(workload).train_sha256,
-        workload.batch_size, asdict(workload.budget), MOST_RHO, ENOUGH,
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(sorted(tensors)).encode())
-    for _, tensor in sorted(tensors.items()):
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    def write(self, measured: Measured, path: Path) -> None:
+        """Write a file."""
+        spectrum = spectra(measured.evidence)
+        ratios = {name: [shares[name] for shares in spectrum if name in shares] for name in spectrum[0]}
+        tensors = {VECTORS + name: vectors for name, vectors in measured.tensors.items()}
+        tensors |= {RATIOS + name: torch.tensor(shares, dtype=torch.float64) for name, shares in ratios.items()}
+        write_tensors(path, tensors)

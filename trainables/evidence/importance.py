@@ -1,24 +1,30 @@
 """The evidence that strategies score from: measured on the frozen base before any training."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from analysis.results import journal
+from strategies import RankBudget
 from strategies.base import Evidence, Site
 from strategies.empirical import EVIDENCE_KINDS
-from trainables.data.collate import Batch, collate
+from strategies.measurement import Measured
+from trainables.data.collate import Batch
+from trainables.models.base_model import BaseModel
 from trainables.spec import Workload
-from trainables.training.inputs import base_of, splits_of
+from trainables.training.inputs import splits_of
 from trainables.training.losses import token_losses
 
 BATCHES = 4
 
 
-def measure(workload: Workload) -> Evidence:
+def measure(base: BaseModel, batches: Iterable[Batch], budget: RankBudget) -> Measured:
     """Measure gradients and activations on the first batches of the training split.
 
     ``gradient``: squared Frobenius norm of the loss gradient with respect to the frozen matrix, over d_in. With B = 0
@@ -34,7 +40,7 @@ def measure(workload: Workload) -> Evidence:
     batch as its sample.
 
     Returns:
-        Kind -> site name -> mean over batches.
+        Evidence: kind -> site name -> mean over batches.
 
     Source:
         Gradient: Wang et al., LoRA-GA (arXiv 2407.05000), for the role of G. Activation: EVA (arXiv 2410.07170), here
@@ -42,26 +48,34 @@ def measure(workload: Workload) -> Evidence:
         here it is the mean of products, so that no second copy of the gradients is kept. Fisher: FIM-LoRA
         (arXiv 2605.16800).
     """
-    base = base_of(workload)
-    train = splits_of(workload).train
-    size = workload.batch_size
-    chunks = [train[start : start + size] for start in range(0, min(len(train), BATCHES * size), size)]
-    batches = [collate(chunk, base.pad_id, base.device) for chunk in chunks]
-    return measure_batches(base.model, base.sites, batches)
+    return Measured(measure_batches(base.model, base.sites, list(itertools.islice(batches, BATCHES))))
 
 
-def cache_key(workload: Workload, corpus_sha256: str) -> str:
-    """Return a digest of all that ``measure`` depends on: model, texts, splits, batches."""
-    parts = [
-        workload.base,
-        corpus_sha256,
-        asdict(workload.data),
-        splits_of(workload).train_sha256,
-        workload.batch_size,
-        BATCHES,
-        *EVIDENCE_KINDS,
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+class EvidenceFile:
+    """How evidence is kept: as a sealed line of JSON."""
+
+    suffix = ".json"
+
+    def key(self, workload: Workload, corpus_sha256: str) -> str:
+        """Return a digest of all that ``measure`` depends on: model, texts, splits, batches."""
+        parts = [
+            workload.base, corpus_sha256, asdict(workload.data), splits_of(workload).train_sha256,
+            workload.batch_size, BATCHES, *EVIDENCE_KINDS,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def read(self, path: Path) -> Measured:
+        """Read a file of ``write``.
+
+        Raises:
+            OSError: The file does not exist.
+            ValueError: It is not as it was written.
+        """
+        return Measured(journal.opened(path.read_bytes(), unsealed=False))
+
+    def write(self, measured: Measured, path: Path) -> None:
+        """Write a file."""
+        path.write_text(journal.sealed(measured.evidence) + "\n")
 
 
 def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch]) -> Evidence:

@@ -1,7 +1,7 @@
 """EVA's measurement: the principal components of the inputs of every site, on the frozen base before any training."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,25 +9,21 @@ import torch
 from strategies import RankBudget, allocate
 from strategies.base import Site
 from strategies.eva import MOST_RHO
+from strategies.measurement import Measured
 from trainables.adapters.peft_compat import PrincipalComponents
-from trainables.data.collate import Batch, collate
+from trainables.data.collate import Batch
 from trainables.data.splits import IGNORED
-from trainables.evidence.components import ENOUGH, Components
-from trainables.spec import Workload
-from trainables.training.inputs import base_of, splits_of
+from trainables.evidence.components import ENOUGH, evidence_of
+from trainables.models.base_model import BaseModel
 
 
-def measure(workload: Workload) -> Components:
+def measure(base: BaseModel, batches: Iterable[Batch], budget: RankBudget) -> Measured:
     """Decompose the sites' inputs on the training split, in passes of one batch.
 
     Raises:
         ValueError: The split has too few learned tokens for the rank.
     """
-    base = base_of(workload)
-    train = splits_of(workload).train
-    size = workload.batch_size
-    batches = (collate(train[start : start + size], base.pad_id, base.device) for start in range(0, len(train), size))
-    decomposition = Decomposition(base.sites, workload.budget)
+    decomposition = Decomposition(base.sites, budget)
     with torch.no_grad():
         for batch in batches:
             decomposition.add(base.model, batch)
@@ -108,8 +104,10 @@ class Decomposition:
             for name, rank in leaders.items()
         )
 
-    def result(self) -> Components:
-        """Return the components.
+    def result(self) -> Measured:
+        """Return the components, site -> right-singular vectors of its centred input, the strongest first.
+
+        What each explains of the input's variance is evidence.
 
         Raises:
             ValueError: There were too few tokens for some site.
@@ -121,10 +119,8 @@ class Decomposition:
                     f"components of {site.name}; raise --train-examples or lower the budget"
                 )
         fits = {site.name: self._fit(site) for site in self.sites}
-        return Components(
-            {name: fit.components.float().cpu().clone().contiguous() for name, fit in fits.items()},
-            {name: fit.ratios.double().cpu().clone() for name, fit in fits.items()},
-        )
+        ratios = {name: fit.ratios.double().cpu() for name, fit in fits.items()}
+        return Measured(evidence_of(ratios), {name: fit.components.float() for name, fit in fits.items()})
 
     def _fit(self, site: Site) -> PrincipalComponents:
         return self._fits[self._same_as.get(site.name, site.name)]

@@ -18,6 +18,7 @@ from trainables.models import hub
 from trainables.models.context import Context
 from trainables.models.coverage import Coverage, coverage_of
 from trainables.models.files import resolve
+from trainables.models.frozen_linear import FrozenLinear
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # errors are raised by this module, in one line
@@ -61,6 +62,10 @@ class BaseModel:
     def pad_id(self) -> int:
         """The padding id; padding is masked, so any id will do."""
         return int(self.tokenizer.pad_token_id or 0)
+
+    def weight(self, site: Site) -> torch.Tensor:
+        """Return a site's matrix, (d_out, d_in), not copied."""
+        return FrozenLinear(self.model.get_submodule(site.name)).weight(torch.float32).t()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,11 @@ from trainables.models.base_model import BaseModel, identity
 from trainables.spec import TrialSpec, Workload
 from trainables.training import checkpoint
 from trainables.training.losses import batch_order, learning_rate_factor, rng_state
+from trainables.training.parametrization import parametrization_of
 from trainables.training.session import Diverged, StepReport
 
 RNG, EXTRA = "rng", "own/"
-"""Names in a checkpoint's tensors: the random number generator's, and the prefix of ``Learner.extra_state``'s."""
+"""Names in a checkpoint's tensors: the random number generator's, and the prefix of ``Parametrization.state``'s."""
 
 
 @dataclass(slots=True)
@@ -38,13 +39,13 @@ class Recent:
 
 
 class Learner:
-    """The state of one trial.
+    """The state of one trial; what it trains is up to its ``parametrization``.
 
     Args:
         workload: What all trials share.
         spec: The trial.
         base: The frozen base.
-        adapter: The trial's adapter, audited; its tensors are trained in place.
+        adapter: The trial's adapter, audited; its tensors are changed in place.
         examples: Size of the training split.
     """
 
@@ -53,16 +54,13 @@ class Learner:
         self.sites: tuple[Site, ...] = base.sites
         self.base_params = base.params
         self.device = base.device
-        self.parameters = self.trained()
+        self.parametrization = parametrization_of(adapter, workload, spec, base)
+        self.parameters = self.parametrization.parameters
         self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=workload.weight_decay)
         self.order = batch_order(examples, workload.batch_size, workload.steps, spec.seed)
         self.rng = rng_state(self.device)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.recent = Recent()
-
-    def trained(self) -> list[torch.Tensor]:
-        """Return the tensors that the optimizer changes: the adapter's own."""
-        return self.adapter.parameters
 
     @property
     def done(self) -> bool:
@@ -86,7 +84,7 @@ class Learner:
     @property
     def outcome(self) -> Adapter:
         """The adapter as it would be used now."""
-        return self.adapter
+        return self.parametrization.outcome
 
     def advance(self, loss: float, tokens: int) -> None:
         """Do one optimizer step with the accumulated gradients, and zero them.
@@ -98,7 +96,7 @@ class Learner:
         Raises:
             Diverged: Loss or gradient norm is not finite; nothing has been changed.
         """
-        self.gather()
+        self.parametrization.gather()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.workload.clip_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self.diverged("training loss and gradient norm", loss, norm)
@@ -110,18 +108,14 @@ class Learner:
         self.tokens += tokens
         self.recent.loss += loss
         self.recent.tokens += tokens
-        self.settle()
+        self.parametrization.settle(self.step)
         self.zero_grad()
 
-    def gather(self) -> None:
-        """Pass the adapter's gradients on to the trained tensors; here these are the adapter's."""
-
-    def settle(self) -> None:
-        """Write the trained tensors to the adapter; here these are the adapter's."""
-
     def zero_grad(self) -> None:
-        """Zero the adapter's gradients, in place."""
-        self.optimizer.zero_grad(set_to_none=False)
+        """Zero the adapter's gradients, in place; other parameters' are computed from them."""
+        for tensor in self.adapter.parameters:
+            if tensor.grad is not None:
+                tensor.grad.zero_()
 
     def spent(self, seconds: float) -> None:
         """Count time that the training took."""
@@ -135,8 +129,11 @@ class Learner:
             eval_loss: Mean validation loss per token.
 
         Raises:
+            AllocationMismatch: The trial is done, and over its budget.
             Diverged: The validation loss is not finite.
         """
+        if self.done:
+            self.parametrization.check_end()
         if not math.isfinite(eval_loss):
             raise self.diverged("validation loss", eval_loss)
         recent, self.recent = self.recent, Recent()
@@ -165,7 +162,8 @@ class Learner:
 
     def _write_tensors(self, folder: Path) -> None:
         self.outcome.save(folder / checkpoint.ADAPTER)
-        extra = {EXTRA + name: tensor.detach().cpu().contiguous() for name, tensor in self.extra_state().items()}
+        state = self.parametrization.state()
+        extra = {EXTRA + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         save_file(_flat(self.optimizer) | extra | {RNG: self.rng.contiguous()}, folder / checkpoint.STATE)
 
     def load(self, folder: Path) -> None:
@@ -178,18 +176,10 @@ class Learner:
         tensors = load_file(folder / checkpoint.STATE)
         self.rng = tensors.pop(RNG)
         extra = {key.removeprefix(EXTRA): tensors.pop(key) for key in [*tensors] if key.startswith(EXTRA)}
-        self.restore(load_weights(folder / checkpoint.ADAPTER), extra)
+        self.parametrization.restore(load_weights(folder / checkpoint.ADAPTER), extra)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": _unflat(tensors)})
         self.step, self.tokens, self.seconds = progress.step, progress.tokens, progress.seconds
         self.recent = Recent(**progress.recent)
-
-    def extra_state(self) -> dict[str, torch.Tensor]:
-        """Return the tensors to save besides adapter and optimizer; here none."""
-        return {}
-
-    def restore(self, weights: Mapping[str, torch.Tensor], extra_state: Mapping[str, torch.Tensor]) -> None:
-        """Restore the tensors of a checkpoint; here the adapter's ``weights``."""
-        self.adapter.set_weights(weights)
 
     def _provenance(self) -> Mapping[str, str]:
         """Return the base and allocation that a checkpoint must match; the allocation is as planned and audited."""

@@ -37,14 +37,10 @@ class Preflight:
     allocations: dict[str, RankAllocation | None]
 
     @property
-    def needs_evidence(self) -> bool:
-        """Whether the sites' importance must be measured before the first trial."""
-        return any(STRATEGIES[name].needs_evidence for name in self.allocations.keys() & STRATEGIES)
-
-    @property
-    def needs_components(self) -> bool:
-        """Whether the principal components of the sites' inputs must be measured before the first trial."""
-        return any(STRATEGIES[name].needs_components for name in self.allocations.keys() & STRATEGIES)
+    def measurements(self) -> tuple[str, ...]:
+        """What must be measured before the first trial, each once, as strategies name it."""
+        named = [cls.measurement for name, cls in STRATEGIES.items() if name in self.allocations]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
     @property
     def pinned(self) -> dict[str, str | None]:
