@@ -14,6 +14,8 @@ from trainables.data.splits import DataSource, Splits
 if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
     import torch
 
+    from trainables.models.coverage import Coverage
+
 Scaling = Literal["constant", "alpha/r", "alpha/sqrt(r)"]
 SCALINGS: tuple[Scaling, ...] = ("constant", "alpha/r", "alpha/sqrt(r)")
 
@@ -38,6 +40,7 @@ class Workload:
         device: ``cpu`` or ``cuda``; a machine may have a GPU that the search was not given.
         pack_size: Trials that share a process and its base.
         evidence: What was measured before training; empty if no strategy needs it.
+        coverage: The matrices that can carry an adapter; None takes all that the model's modules tell of.
         base: ``identity`` of the model that the search was planned with; None trains on whatever is there.
         splits: The examples themselves, so that no other node must read them; None has them read from ``data``.
         tensors: Measurement, as a strategy names it -> site -> what adapters begin from; empty if none needs any.
@@ -58,6 +61,7 @@ class Workload:
     device: str = "cpu"
     pack_size: int = 1
     evidence: Evidence = field(default_factory=dict)
+    coverage: "Coverage | None" = None
     base: str | None = None
     splits: Splits | None = None
     tensors: "Mapping[str, Mapping[str, torch.Tensor]]" = field(default_factory=dict)

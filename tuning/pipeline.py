@@ -54,7 +54,7 @@ def dry_run(plan: SearchPlan) -> int:
         Unusable: Something about the plan is wrong.
     """
     with _refusing():
-        checked = preflight.check(plan)
+        checked = measuring.looked_at_here(plan, preflight.check(plan))
     preview.show(plan, checked)
     return OK
 
@@ -203,6 +203,7 @@ def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record 
         base_params=checked.shape.params,
         base_sha256=str(checked.workload.base),
         budget_params=checked.workload.budget.params,
+        coverage=str(checked.shape.coverage),
         command=commands[0],
         versions=versions(),
         revision=revision(),
@@ -303,7 +304,7 @@ def _start_tracking(run: Run) -> None:
     """Open the search's own run in MLflow."""
     saved = run.plan.model_dump(mode="json")
     params = {key: value for key, value in saved.items() if value is not None}
-    tags = {"kind": "search", "status": Status.RUNNING}
+    tags = {"kind": "search", "status": Status.RUNNING, "coverage": run.facts.coverage or ""}
     run.sink.put("start", PARENT, name=run.plan.name, time_ms=now_ms(), params=params, tags=tags)
     run.sink.put("dataset", PARENT, name=run.plan.dataset, digest=run.checked.corpus_sha256)
 

@@ -30,7 +30,7 @@ def render(assessment: SearchAssessment, info: RunInfo, pictures: Sequence[Pictu
         *_rankings(search_rows),
         *_details(search_rows),
         *findings.key_findings(assessment),
-        *verdict_section.section(assessment, info.looks),
+        *verdict_section.section(assessment, info.looks, info.coverage),
         *picture_lines.pop("differences", []),
         *closing.cost(assessment.rows, info),
         *picture_lines.pop("pareto", []),

@@ -14,20 +14,26 @@ from analysis.stats.verdicts import PLAIN, Verdict, paired, params_of
 
 HEADERS = ("strategy", "verdict", "test loss", "difference", "interval", "over seeds alone", "seeds", "parameters")
 
+LEFT_OUT = "; left out: "
 
-def section(assessment: SearchAssessment, looks: int = 1) -> list[str]:
+
+def section(assessment: SearchAssessment, looks: int = 1, coverage: str | None = None) -> list[str]:
     """Return the report's section.
 
     Args:
         assessment: What the rows of the search say.
         looks: Number of plans of the search that were judged on its test split, this one included.
+        coverage: Which of the base's matrices were adapted, in words; None if unknown.
     """
     lines = ["## Verdict", ""]
     if not assessment.confirmed:
         return [*lines, "None: there are no confirmation runs, and one run per configuration gives no verdict.", ""]
     if not assessment.plain_runs:
         return [*lines, "None: plain LoRA is not among the confirmed, so there is nothing to compare with.", ""]
-    lines += [*assessment.answer, "", _table(assessment), "", *_legend(assessment)]
+    lines += [*assessment.answer, ""]
+    if coverage and LEFT_OUT in coverage:
+        lines += [f"This is about the matrices that were adapted, and says nothing of the others ({coverage}).", ""]
+    lines += [_table(assessment), "", *_legend(assessment)]
     if looks > 1:
         lines[-1:] = [
             f"- **Looks:** this search was judged {looks} times on the same test split, each time with 5 % to err; who "

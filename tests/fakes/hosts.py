@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 import ray
 
 from strategies.measurement import Measured
-from tests.fakes.trial import Rounds, measured_of, shrink_curve_of
+from tests.fakes.trial import Rounds, coverage_of, measured_of, shrink_curve_of
 from trainables.actors.host import Host
 from trainables.actors.host_registry import Hosts
+from trainables.models.coverage import Coverage
 from trainables.spec import Workload
 
 
@@ -15,6 +16,9 @@ class FakeHost(Host):
     """A host that imports no torch and loads no base, unless it measures more than importance."""
 
     work: ClassVar[tuple[str, ...]] = ()
+
+    def coverage(self, reference: list[Any]) -> Coverage:
+        return coverage_of(self._unpack(reference))
 
     def slots_that_fit(self, reference: list[Any]) -> int:
         return 4

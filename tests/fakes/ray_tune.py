@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 from safetensors import SafetensorError
 
 from analysis.results.trial_config import TrialConfig
-from tests.fakes.trial import FakeSession, Rounds, measured_of, shrink_curve_of
+from tests.fakes.trial import FakeSession, Rounds, coverage_of, measured_of, shrink_curve_of
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import LAST, SESSION
 from trainables.training.session import next_report
@@ -204,6 +204,8 @@ def _no_hosts(plan: Any, workload: Workload) -> Iterator[NoHosts]:
 def _answer(plan: Any, hosts: NoHosts, what: str, *arguments: Any, stop: Any = None) -> Any:
     if stop is not None:
         stop.check()
+    if what == "coverage":
+        return coverage_of(hosts.workload)
     if what == "measure":
         return measured_of(hosts.workload, *arguments)
     return shrink_curve_of(*arguments[1:])

@@ -21,6 +21,7 @@ from strategies.empirical import EVIDENCE_KINDS, IMPORTANCE
 from strategies.geometry import Geometry, gpt2, parameter_efficiency
 from strategies.measurement import Measured
 from trainables.data.splits import Splits
+from trainables.models.coverage import Coverage
 from trainables.models.files import resolve
 from trainables.spec import TrialSpec, Workload
 from trainables.training import checkpoint
@@ -169,6 +170,12 @@ class FakeSession:
 
     def close(self) -> None:
         pass
+
+
+def coverage_of(workload: Workload) -> Coverage:
+    """Return what a host would find that can be adapted: all that was chosen."""
+    assert workload.coverage is not None
+    return workload.coverage
 
 
 def measured_of(workload: Workload, measurement: str) -> Measured:

@@ -142,13 +142,13 @@ def test_a_search_measures_it_once_and_again_where_its_file_has_changed(
     ranks = [{site: rank for site, rank in row.ranks.items() if rank} for row in rows if row.strategy == NAME]
     assert ranks == [{LOWER: 2, UPPER: 1}] * 3  # two trials and a confirmation run
     assert f"- **{NAME}: " in (folder / "report.md").read_text()
-    (kept,) = (tmp_path / "runs" / ".evidence").iterdir()
+    (kept,) = (tmp_path / "runs" / ".evidence").glob("*.safetensors")
     written = kept.stat().st_mtime_ns
     assert main([*flags, "--name", "second"]) == 0
-    assert [path.stat().st_mtime_ns for path in kept.parent.iterdir()] == [written]
+    assert [path.stat().st_mtime_ns for path in kept.parent.glob("*.safetensors")] == [written]
     file.write_text(CODE + "\n# measured otherwise\n")
     assert main([*flags, "--name", "third"]) == 0
-    assert len([*kept.parent.iterdir()]) == 2
+    assert len([*kept.parent.glob("*.safetensors")]) == 2
 
 
 @pytest.mark.search

@@ -82,9 +82,10 @@ def test_no_secret_is_in_a_line_nor_in_a_traceback(file_log, tmp_path, capsys):
 
 def test_a_message_is_one_line_and_cannot_look_like_another(file_log, tmp_path):
     file_log.write_to(tmp_path)
-    log.info("a name\n2026-11-28T00:00:00.000Z INFO tuning: all well\x1b[2J\udcff")
+    message = "a name\n2026-11-28T00:00:00.000Z INFO tuning: all well\x1b[2J\u2028\udcff"
+    file_log.emit(logging.makeLogRecord({"msg": message, "levelname": "INFO"}))  # half a character is not for pytest
     (line,) = read(tmp_path).splitlines()
-    assert line.endswith(r"a name\n2026-11-28T00:00:00.000Z INFO tuning: all well\x1b[2J\udcff")
+    assert line.endswith(r"a name\n2026-11-28T00:00:00.000Z INFO tuning: all well\x1b[2J\u2028\udcff")
 
 
 @pytest.mark.parametrize("name", PACKAGES)

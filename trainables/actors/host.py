@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # processes that only name the class, such as proxies, must n
     from analysis.results.trial_config import TrialConfig
     from strategies.measurement import Measured
     from trainables.engine.batcher import BatchedExecutor, PackedSession
+    from trainables.models.coverage import Coverage
     from trainables.spec import Workload
 
 LEASE_SECONDS, OWNER_SECONDS = 10.0, 1.0
@@ -82,6 +83,7 @@ class Host:
         "evidence.measurements",
         "evidence.input_pca",
         "engine.capacity",
+        "engine.soundness",
         "postprocess.truncation",
     )
     """Modules to import at the start."""
@@ -109,6 +111,16 @@ class Host:
             ValueError: It does not load, or is not the one that was planned; later calls raise this, too.
         """
         self._unpack(reference)
+
+    def coverage(self, reference: list[Any]) -> "Coverage":
+        """Return what of the base can be adapted.
+
+        Raises:
+            ValueError: Its adapters cannot be trusted.
+        """
+        from trainables.engine.soundness import sound_coverage_of
+
+        return sound_coverage_of(self._unpack(reference))
 
     def slots_that_fit(self, reference: list[Any]) -> int:
         """Return how many trials fit onto the device together."""

@@ -1,5 +1,7 @@
 """Which sites of a model are sound: adapted in a pack, saved, and loaded by plain PEFT, they do the same and learn."""
 
+import hashlib
+import importlib.metadata
 import re
 import tempfile
 import warnings
@@ -22,6 +24,8 @@ from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
 from trainables.models.base_model import BaseModel
 from trainables.models.coverage import Coverage
+from trainables.spec import Workload
+from trainables.training.inputs import base_of, splits_of
 from trainables.training.losses import token_losses
 
 ROW_TOKENS, JOINED_TOKENS = 64, 512
@@ -58,6 +62,32 @@ def sound_coverage(base: BaseModel, examples: Sequence[Example]) -> Coverage:
     skips = prefix.is_sound(min(middle, len(coverage.blocks) - 1), check.rows)
     joins = base.joining is not None and _joins(base, [_learned(row, JOINED_TOKENS) for row in rows])
     return replace(coverage, skips=skips, joins=joins)
+
+
+def sound_coverage_of(workload: Workload) -> Coverage:
+    """Return what of a workload's base can be adapted, as ``sound_coverage``.
+
+    Raises:
+        ValueError: Its adapters cannot be trusted. The message names the model.
+    """
+    base = base_of(workload)
+    try:
+        return sound_coverage(base, splits_of(workload).train)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a model's code can raise anything for an adapter at an unusual place
+        raise ValueError(f"--model {workload.model}: {first_line(error)}; give another, or --target-modules") from error
+
+
+def key(workload: Workload) -> str:
+    """Return a digest of all that ``sound_coverage_of`` depends on: the model, what was chosen, and all code."""
+    digest = hashlib.sha256(f"{workload.base}\0{workload.coverage and workload.coverage.digest}".encode())
+    for name in ("peft", "torch", "transformers"):
+        digest.update(importlib.metadata.version(name).encode())
+    root = Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _learned(example: Example, tokens: int) -> Example:

@@ -1,5 +1,6 @@
 """The matrices of a model that can carry an adapter, and those that cannot, each with the reason."""
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -85,6 +86,11 @@ class Coverage:
         )
         kept = tuple(site for site in self.sites if site.name not in dropped)
         return replace(self, sites=kept, left_out=(*(i for i in self.left_out if i not in before), item))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the sites' names."""
+        return hashlib.sha256("\n".join(site.name for site in self.sites).encode()).hexdigest()
 
     def __str__(self) -> str:
         matrices = len(self.sites) + sum(item.matrices for item in self.left_out)

@@ -1,5 +1,7 @@
 """What a workload trains on, wherever its process runs: the base that was planned, and the examples that it carries."""
 
+from dataclasses import replace
+
 from trainables.data.splits import Splits, load_splits
 from trainables.models.base_model import BaseModel, identity, load
 from trainables.spec import Workload
@@ -19,7 +21,10 @@ def base_of(workload: Workload) -> BaseModel:
             f"--model {workload.model}: this node has {base_digest[:12]} there, the search was planned with "
             f"{str(workload.base)[:12]} (SHA-256); put the same folder on every node, or on storage that all share"
         )
-    return load(workload.model, workload.device)
+    base = load(workload.model, workload.device)
+    if workload.coverage is None:
+        return base
+    return replace(base, coverage=workload.coverage, joining=base.joining if workload.coverage.joins else None)
 
 
 def splits_of(workload: Workload) -> Splits:

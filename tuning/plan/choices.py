@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from analysis.results.messages import has_secret
 from strategies import SEARCHED, STRATEGIES, RankBudget, Site
 from trainables.data.splits import DataSource
+from trainables.models.targets import ALL, Targets
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MLFLOW_URI = r"^(https?://[^/\s]+|(sqlite|postgresql|mysql|mssql)(\+\w+)?:///?[^\s]+|databricks(-uc)?(://\S+)?$)"
@@ -59,6 +60,21 @@ class ModelChoice(Choices):
     model_revision: str | None = Field(
         None, description="Branch, tag or commit of a hub model; the commit is saved (default: the main branch)"
     )
+    target_modules: tuple[str, ...] = Field(
+        (ALL,), description="Matrices to adapt: `all-linear`, names or endings, or a regex; repeat the flag"
+    )
+    exclude_modules: tuple[str, ...] = Field((), description="Matrices to leave as they are; repeat the flag")
+    layers: str | None = Field(None, description="Blocks to adapt, counted from 0, as 0-3,8 (default: all)")
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> Self:
+        _ = self.targets
+        return self
+
+    @property
+    def targets(self) -> Targets:
+        """The choice among the model's matrices."""
+        return Targets(self.target_modules, self.exclude_modules, self.layers)
 
 
 class DataChoices(Choices):

@@ -1,20 +1,28 @@
 """What only measuring tells, where the trials run: how many share a GPU, and what strategies score from."""
 
 import logging
-from dataclasses import replace
+import uuid
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import ray
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
+from analysis.results import journal
+from analysis.results.atomic_write import replacing_file
 from strategies.measurement import Measured
 from trainables.actors.host_registry import Hosts
+from trainables.engine import soundness
 from trainables.evidence.measurements import format_of, keep
+from trainables.models.coverage import Coverage
 from trainables.spec import Workload
 from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight.preflight import Preflight
+from tuning.preflight.preflight import Preflight, with_coverage
 
+CPU, FLOAT32_BYTES = "cpu", 4
 log = logging.getLogger(__name__)
 
 
@@ -29,8 +37,11 @@ def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[Sear
     Raises:
         ValueError: The base model does not load, or cannot be measured, or two measurements have a kind in common.
     """
-    workload = preflight.workload
     try:
+        preflight = with_coverage(plan, preflight, _coverage(plan, preflight.workload, hosts))
+        log.info("%s", preflight.shape.coverage)
+        workload = preflight.workload
+        hosts = hosts.sharing(workload)
         if plan.pack_size_is_open:
             plan = plan.model_copy(update={"pack_size": ask(plan, hosts, "slots_that_fit")})
             workload = replace(workload, pack_size=plan.trials_per_pack)
@@ -42,6 +53,46 @@ def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[Sear
             raise ValueError(str(error.cause)) from error
         raise
     return plan, replace(preflight, workload=workload)
+
+
+def _coverage(plan: SearchPlan, workload: Workload, hosts: Hosts) -> Coverage:
+    """Look at the sites once per model, choice and code; afterwards read from the runs folder."""
+    path = coverage_path(plan, workload)
+    if (known_before := coverage_at(path)) is not None:
+        return known_before
+    coverage: Coverage = ask(plan, hosts, "coverage")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path, uuid.uuid4().hex) as aside:  # searches may share a folder of runs
+        aside.write_text(journal.sealed(asdict(coverage)) + "\n")
+    return coverage
+
+
+def looked_at_here(plan: SearchPlan, preflight: Preflight) -> Preflight:
+    """Return the same with what can be adapted for certain, from the runs folder or looked at by this process.
+
+    Nothing is written. A base that does not fit into this machine's memory is left to the search.
+
+    Raises:
+        ValueError: Its adapters cannot be trusted, or the budget does not suit what can be adapted.
+    """
+    coverage = coverage_at(coverage_path(plan, preflight.workload))
+    if coverage is None and FLOAT32_BYTES * preflight.shape.params > psutil.virtual_memory().available:
+        return preflight
+    workload = replace(preflight.workload, device=CPU)
+    return with_coverage(plan, preflight, coverage or soundness.sound_coverage_of(workload))
+
+
+def coverage_path(plan: SearchPlan, workload: Workload) -> Path:
+    """Return where it is kept what can be adapted."""
+    return Path(plan.runs_dir).resolve() / ".evidence" / f"{soundness.key(workload)}.coverage.json"
+
+
+def coverage_at(path: Path) -> Coverage | None:
+    """Return what a file says can be adapted; None if it is not there or not as it was written."""
+    try:
+        return TypeAdapter(Coverage).validate_python(journal.opened(path.read_bytes(), unsealed=False))
+    except (OSError, ValueError):
+        return None
 
 
 def _with(workload: Workload, measurement: str, measured: Measured) -> Workload:
@@ -57,7 +108,9 @@ def _with(workload: Workload, measurement: str, measured: Measured) -> Workload:
 def _measured(plan: SearchPlan, workload: Workload, corpus_sha256: str, measurement: str, hosts: Hosts) -> Measured:
     """Measure once for all that a measurement depends on; afterwards read from the runs folder."""
     form = format_of(measurement)
-    kept = Path(plan.runs_dir).resolve() / ".evidence" / f"{form.key(workload, corpus_sha256)}{form.suffix}"
+    coverage = workload.coverage
+    sites = f"-{coverage.digest[:16]}" if coverage and coverage.left_out else ""
+    kept = Path(plan.runs_dir).resolve() / ".evidence" / f"{form.key(workload, corpus_sha256)}{sites}{form.suffix}"
     try:
         measured_before = form.read(kept)
     except (OSError, ValueError, SafetensorError):  # not there, or not as it was written

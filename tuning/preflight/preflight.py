@@ -13,6 +13,7 @@ from strategies.official import OFFICIAL
 from trainables.data.splits import corpus_sha256, load_splits, read_documents
 from trainables.models import base_model, files, hub
 from trainables.models.base_model import Shape
+from trainables.models.coverage import Coverage
 from trainables.spec import Workload
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
@@ -74,14 +75,13 @@ def check(plan: SearchPlan) -> Preflight:
     model = hub.pinned("model", plan.model, plan.model_revision)
     dataset = hub.pinned("dataset", plan.dataset, plan.dataset_revision)
     shape = base_model.shape_of(model)
+    shape = replace(shape, coverage=plan.targets.among(shape.coverage))
     if files.check_weights(model):
         base_model.check_fit(model)
     if shape.context.tokens is not None and plan.max_length > shape.context.tokens:
         raise ValueError(f"--max-length {plan.max_length}: give at most {shape.context.tokens}, {shape.context.why}")
-    workload = plan.workload(plan.rank_budget(shape.sites))
-    if plan.searches_budget:
-        _check_smallest(plan, workload.budget, shape)
-    workload = replace(workload, model=model, data=replace(workload.data, dataset=dataset))
+    workload = plan.workload(_budget(plan, shape))
+    workload = replace(workload, model=model, data=replace(workload.data, dataset=dataset), coverage=shape.coverage)
     digest = corpus_sha256(read_documents(workload.data))
     if plan.corpus_sha256 not in {None, digest}:
         raise ValueError(f"--corpus-sha256 {plan.corpus_sha256}: the texts of {plan.dataset} have {digest}")
@@ -95,13 +95,33 @@ def check(plan: SearchPlan) -> Preflight:
     # a process elsewhere may have another working directory, other files, or none
     here = model if model == "bundled" or hub.is_hub_id(model) else files.resolve(model)
     workload = replace(workload, model=here, base=base_model.identity(here), splits=splits)
-    if plan.official:
-        allocations: dict[str, RankAllocation | None] = {item.name: item.allocation(shape.sites) for item in OFFICIAL}
-    else:
-        allocations = {name: _first(name, shape, workload) for name in plan.strategies}
     log.info("base %s of %d parameters, %d sites; texts %s", workload.base, shape.params, len(shape.sites), digest)
     log.info("%s, %d steps a trial", workload.budget, workload.steps)
-    return Preflight(shape, workload, digest, allocations)
+    return Preflight(shape, workload, digest, _allocations(plan, shape, workload))
+
+
+def with_coverage(plan: SearchPlan, checked: Preflight, coverage: Coverage) -> Preflight:
+    """Return the same with what can be adapted for certain; budget and first allocations follow from that.
+
+    Raises:
+        ValueError: The budget does not suit what is left.
+    """
+    shape = replace(checked.shape, coverage=coverage)
+    workload = replace(checked.workload, budget=_budget(plan, shape), coverage=coverage)
+    return replace(checked, shape=shape, workload=workload, allocations=_allocations(plan, shape, workload))
+
+
+def _budget(plan: SearchPlan, shape: Shape) -> RankBudget:
+    budget = plan.rank_budget(shape.sites)
+    if plan.searches_budget:
+        _check_smallest(plan, budget, shape)
+    return budget
+
+
+def _allocations(plan: SearchPlan, shape: Shape, workload: Workload) -> dict[str, RankAllocation | None]:
+    if plan.official:
+        return {item.name: item.allocation(shape.sites) for item in OFFICIAL}
+    return {name: _first(name, shape, workload) for name in plan.strategies}
 
 
 def _check_smallest(plan: SearchPlan, budget: RankBudget, shape: Shape) -> None:

@@ -13,6 +13,7 @@ def show(plan: SearchPlan, checked: Preflight) -> None:
     """Print the resolved plan, the budget, each strategy's first allocation and the cost."""
     click.echo(plan.model_dump_json(indent=2))
     click.echo(f"\nbudget: {checked.workload.budget.params:,} of {checked.shape.params:,} base parameters")
+    click.echo(str(checked.shape.coverage))
     if plan.searches_budget:
         smallest = checked.workload.budget.share(SMALLEST_SHARE)
         click.echo(f"searched: each trial's budget, from {smallest.params:,}")
