@@ -24,7 +24,7 @@ def options() -> list[click.Parameter]:
 
 
 def _option(name: str, field: FieldInfo) -> click.Option:
-    default = "" if field.default is None else f"  [default: {_shown(field.default)}]"
+    default = "" if field.default in {None, ()} else f"  [default: {_shown(field.default)}]"
     kinds = [kind for kind in _flat(field.annotation) if kind is not type(None)]
     common: dict[str, Any] = {"default": None, "help": f"{field.description}{default}"}
     if bool in kinds:

@@ -32,7 +32,7 @@ def test_the_readme_table_shows_every_default_and_description():
     for name, field in SearchPlan.model_fields.items():
         line = next(line for line in readme.splitlines() if line.startswith(f"| `--{name.replace('_', '-')}`"))
         default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
-        shown = "" if default is None else f"`{'off' if default is False else default}`"
+        shown = "" if default in {None, ""} else f"`{'off' if default is False else default}`"
         assert [cell.strip() for cell in line.strip("|").split("|")][1:] == [shown, field.description]
 
 
