@@ -16,6 +16,7 @@ from strategies.base import Evidence, Site
 from strategies.empirical import EVIDENCE_KINDS
 from strategies.measurement import Measured
 from trainables.data.collate import Batch
+from trainables.evidence.site_inputs import vectors_of_tokens
 from trainables.models.base_model import BaseModel
 from trainables.spec import Workload
 from trainables.training.inputs import splits_of
@@ -83,11 +84,12 @@ def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch])
     modules = dict(model.named_modules())
     evidence = {kind: dict.fromkeys((site.name for site in sites), 0.0) for kind in EVIDENCE_KINDS}
     mask: list[torch.Tensor] = []
+    squares_of: dict[str, list[float]] = {}  # of each call: some blocks are used twice
 
     def hook(name: str) -> Any:
         def record(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            tokens = inputs[0].detach().float()[mask[0]]
-            evidence["activation"][name] += tokens.square().mean().item() / len(batches)
+            tokens = vectors_of_tokens(inputs[0].detach(), mask[0]).float()
+            squares_of.setdefault(name, []).append(tokens.square().mean().item())
 
         return record
 
@@ -98,8 +100,11 @@ def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch])
             parameter.requires_grad_(True)
         for batch in batches:
             mask[:] = [batch.attention_mask.bool()]
+            squares_of.clear()
             loss = token_losses(model, batch.inputs, batch.labels, False)[0].mean()
             for site, weight, slope in zip(sites, parameters, torch.autograd.grad(loss, parameters), strict=True):
+                calls = squares_of.get(site.name, [0.0])
+                evidence["activation"][site.name] += sum(calls) / len(calls) / len(batches)
                 squares = slope.float().square()
                 evidence["gradient"][site.name] += squares.sum().item() / site.d_in / len(batches)
                 evidence["fisher"][site.name] += squares.mean().item() / len(batches)

@@ -14,6 +14,7 @@ from trainables.adapters.peft_compat import PrincipalComponents
 from trainables.data.collate import Batch
 from trainables.data.splits import IGNORED
 from trainables.evidence.components import ENOUGH, evidence_of
+from trainables.evidence.site_inputs import vectors_of_tokens
 from trainables.models.base_model import BaseModel
 
 
@@ -81,7 +82,7 @@ class Decomposition:
             self._same_as[name] = self._last[0]
             return
         self._last = (name, tensor)
-        self._waiting.setdefault(name, []).append(tensor[learned].float())
+        self._waiting.setdefault(name, []).append(vectors_of_tokens(tensor, learned).float())
         tokens = torch.cat(self._waiting[name])
         wanted = self.wanted[name]
         if len(tokens) <= wanted:
