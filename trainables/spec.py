@@ -10,11 +10,10 @@ from strategies import CONTROLS, STRATEGIES, Frozen, RankAllocation, RankBudget,
 from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
 from trainables.data.splits import DataSource, Splits
+from trainables.models.coverage import Coverage
 
 if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
     import torch
-
-    from trainables.models.coverage import Coverage
 
 Scaling = Literal["constant", "alpha/r", "alpha/sqrt(r)"]
 SCALINGS: tuple[Scaling, ...] = ("constant", "alpha/r", "alpha/sqrt(r)")
@@ -61,7 +60,7 @@ class Workload:
     device: str = "cpu"
     pack_size: int = 1
     evidence: Evidence = field(default_factory=dict)
-    coverage: "Coverage | None" = None
+    coverage: Coverage | None = None
     base: str | None = None
     splits: Splits | None = None
     tensors: "Mapping[str, Mapping[str, torch.Tensor]]" = field(default_factory=dict)

@@ -11,7 +11,7 @@ from strategies.linear_decay import LinearDecay
 from trainables.adapters import peft_adapter
 from trainables.data.splits import DataSource
 from trainables.models.base_model import BaseModel
-from trainables.models.coverage import coverage_of, sites_of
+from trainables.models.matrices import coverage_of, sites_of
 from trainables.spec import TrialSpec, Workload
 
 

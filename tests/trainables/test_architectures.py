@@ -11,7 +11,7 @@ from trainables.data.splits import DataSource
 from trainables.engine.batcher import BatchedExecutor
 from trainables.engine.pack import Pack
 from trainables.models.base_model import load
-from trainables.models.coverage import block_names
+from trainables.models.matrices import block_names
 from trainables.spec import TrialSpec, Workload
 
 FOUR = SMALL | {"num_hidden_layers": 4}

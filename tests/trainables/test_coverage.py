@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.zoo import skeleton
-from trainables.models.coverage import block_names, coverage_of
+from trainables.models.matrices import block_names, coverage_of
 
 ALL = ("llama", "gpt2", "gpt-neox", "qwen2", "qwen3", "opt", "falcon", "bloom", "gemma3n", "minicpm3", "phi3", "gemma3")
 ROUTED = {"mixtral": (16, 52), "qwen2-moe": (28, 68), "deepseek-v3": (32, 59), "phimoe": (16, 52)}

@@ -22,7 +22,7 @@ from trainables.evidence.components import ComponentsFile, evidence_of
 from trainables.evidence.input_pca import Decomposition
 from trainables.evidence.measurements import keep, measure
 from trainables.models.base_model import load
-from trainables.models.coverage import sites_of
+from trainables.models.matrices import sites_of
 from trainables.spec import TrialSpec, Workload
 
 

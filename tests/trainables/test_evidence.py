@@ -7,7 +7,7 @@ from strategies.empirical import EVIDENCE_KINDS
 from trainables.data.collate import Batch
 from trainables.data.splits import IGNORED
 from trainables.evidence.importance import measure_batches
-from trainables.models.coverage import sites_of
+from trainables.models.matrices import sites_of
 
 
 def batch(*rows, padding=0):

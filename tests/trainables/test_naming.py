@@ -9,7 +9,7 @@ from peft.utils.other import get_pattern_key
 
 from tests.zoo import skeleton
 from trainables.adapters import naming
-from trainables.models.coverage import coverage_of
+from trainables.models.matrices import coverage_of
 
 BLOCKS = [f"model.layers.{number}" for number in range(12)]
 MODULES = [name for block in BLOCKS for name in (block, f"{block}.attn.q", f"{block}.attn.proj", f"{block}.mlp.proj")]

@@ -11,7 +11,7 @@ from trainables.engine.soundness import sound_coverage
 from trainables.evidence import importance, input_pca
 from trainables.evidence.site_inputs import vectors_of_tokens
 from trainables.models.base_model import BaseModel
-from trainables.models.coverage import coverage_of
+from trainables.models.matrices import coverage_of
 
 WANTED = torch.tensor([[True, True, False], [False, True, False]])
 GIVEN = torch.arange(12.0).view(2, 3, 2)

@@ -5,7 +5,7 @@ import pytest
 from peft.tuners.tuners_utils import check_target_module_exists
 
 from tests.zoo import skeleton
-from trainables.models.coverage import coverage_of
+from trainables.models.matrices import coverage_of
 from trainables.models.targets import Targets
 
 COVERAGE = coverage_of(skeleton("llama"))

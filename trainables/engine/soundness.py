@@ -1,7 +1,5 @@
 """Which sites of a model are sound: adapted in a pack, saved, and loaded by plain PEFT, they do the same and learn."""
 
-import hashlib
-import importlib.metadata
 import re
 import tempfile
 import warnings
@@ -77,17 +75,6 @@ def sound_coverage_of(workload: Workload) -> Coverage:
         raise
     except Exception as error:  # a model's code can raise anything for an adapter at an unusual place
         raise ValueError(f"--model {workload.model}: {first_line(error)}; give another, or --target-modules") from error
-
-
-def key(workload: Workload) -> str:
-    """Return a digest of all that ``sound_coverage_of`` depends on: the model, what was chosen, and all code."""
-    digest = hashlib.sha256(f"{workload.base}\0{workload.coverage and workload.coverage.digest}".encode())
-    for name in ("peft", "torch", "transformers"):
-        digest.update(importlib.metadata.version(name).encode())
-    root = Path(__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _learned(example: Example, tokens: int) -> Example:

@@ -16,9 +16,10 @@ from analysis.results.messages import first_line
 from strategies.base import Site
 from trainables.models import hub
 from trainables.models.context import Context
-from trainables.models.coverage import Coverage, coverage_of
+from trainables.models.coverage import Coverage
 from trainables.models.files import resolve
 from trainables.models.frozen_linear import FrozenLinear
+from trainables.models.matrices import coverage_of
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # errors are raised by this module, in one line

@@ -1,22 +1,12 @@
-"""The matrices of a model that can carry an adapter, and those that cannot, each with the reason."""
+"""The matrices of a model that can carry an adapter, and those that cannot, each with the reason. Imports no torch."""
 
 import hashlib
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import importlib.metadata
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
-import torch
-
-from strategies.base import Kind, Site
-from trainables.models.frozen_linear import FrozenLinear
-
-ATTENTION = re.compile(r"att(n|ention|\b|_)", re.IGNORECASE)
-MLP = re.compile(r"mlp|feed_?forward|ffn", re.IGNORECASE)
-EXPERT = re.compile(r"expert|moe", re.IGNORECASE)
-EXPERTS, ROUTERS, GATES = "matrices of routed experts", "routers", "gates"
-NOT_ADAPTED, THEY_ROUTE, ONE_ROW = "each token meets only some of them", "they choose experts", "they have one row"
+from strategies.base import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,131 +98,12 @@ class Coverage:
         return "; ".join(parts)
 
 
-def coverage_of(model: Any) -> Coverage:
-    """List the matrices of a causal language model, from its modules alone.
-
-    Linear layers of the text model are sites, its embeddings and its output embedding apart. Routed experts are none,
-    nor are the layers that choose among them or weigh them.
-
-    Raises:
-        ValueError: There is nothing to adapt.
-    """
-    text, prefix = _text_model(model)
-    experts = _experts(text)
-    linear = {prefix + name: module for name, module in text.named_modules() if FrozenLinear.is_one(module)}
-    linear = {name: module for name, module in linear.items() if module is not model.get_output_embeddings()}
-    left_out = _left_out(text, prefix, linear, experts)
-    gone = {name for item in left_out for name in item.names}
-    adaptable = {name: module for name, module in linear.items() if name not in gone}
-    if not adaptable:
-        raise ValueError(f"{type(model).__name__} has no linear or Conv1D layer to adapt")
-    blocks = tuple(block_names(adaptable))
-    depths = {name: depth for depth, name in enumerate(blocks)}
-    sites = tuple(_site(model, name, module, depths) for name, module in adaptable.items())
-    inside = {id(module) for module in text.modules()}
-    outside = sum(
-        FrozenLinear.is_one(module) and id(module) not in inside and module is not model.get_output_embeddings()
-        for module in model.modules()
-    )
-    return Coverage(sites, left_out, blocks, outside)
-
-
-def sites_of(model: Any) -> tuple[Site, ...]:
-    """List the matrices that can carry an adapter, as ``coverage_of``."""
-    return coverage_of(model).sites
-
-
-def block_names(names: Iterable[str]) -> list[str]:
-    """Return the names of a model's blocks, lowest first: of the numbered modules beside each other with most sites.
-
-    Some models number other modules, too, such as Gemma 3n's projections between streams.
-
-    Args:
-        names: Of the sites.
-    """
-    numbered = [block for name in names if (block := _numbered(name))]
-    if not numbered:
-        return []
-    beside = Counter(name.rpartition(".")[0] for name in numbered).most_common(1)[0][0]
-    blocks = dict.fromkeys(name for name in numbered if name.rpartition(".")[0] == beside)
-    return sorted(blocks, key=lambda name: int(name.rpartition(".")[2]))
-
-
-def _numbered(name: str) -> str | None:
-    """Return the name of a site's outermost numbered module; None if there is none."""
-    parts = name.split(".")
-    place = next((place for place, part in enumerate(parts) if part.isdigit()), None)
-    return None if place is None else ".".join(parts[: place + 1])
-
-
-def _text_model(model: Any) -> tuple[Any, str]:
-    """Return the part of a model that reads text, and the prefix of its modules' names."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    for name, module in model.named_modules():
-        if module is decoder and name:
-            return module, f"{name}."
-    return model, ""
-
-
-def _site(model: Any, name: str, module: Any, depths: Mapping[str, int]) -> Site:
-    layer = FrozenLinear(module)
-    block = _numbered(name)
-    inside = name if block is None else name.removeprefix(block + ".")
-    return Site(name, layer.in_features, layer.out_features, depths.get(block or "", 0), _kind(model, name, inside))
-
-
-def _kind(model: Any, name: str, inside: str) -> Kind:
-    """Return what a layer is part of: what the innermost module within its block says by its name or its class."""
-    parts = name.split(".")
-    for place in range(len(parts), len(parts) - len(inside.split(".")), -1):
-        said = f"{parts[place - 1]} {type(model.get_submodule('.'.join(parts[:place]))).__name__}"
-        if ATTENTION.search(said):
-            return "attention"
-        if MLP.search(said):
-            return "mlp"
-    return "mlp"
-
-
-def _experts(text: Any) -> dict[str, int]:
-    """Return the name of each module that holds routed experts, and how many: a list of them, or tensors of them."""
-    experts = {}
-    for name, module in text.named_modules():
-        tensors = [p for p in module.parameters(recurse=False) if p.ndim == 3]
-        if isinstance(module, torch.nn.ModuleList) and name.endswith("experts"):
-            experts[name] = len(module)
-        elif tensors and EXPERT.search(f"{name} {type(module).__name__}"):
-            experts[name] = max(map(len, tensors))
-    return experts
-
-
-def _left_out(text: Any, prefix: str, linear: Mapping[str, Any], experts: Mapping[str, int]) -> tuple[LeftOut, ...]:
-    items: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
-    for name, module in text.named_modules():
-        for key, matrices, params in _roles(name, module, experts, prefix + name in linear):
-            items.setdefault(key, []).append((prefix + name, matrices, params))
-    return tuple(
-        LeftOut(*key, tuple(name for name, _, _ in rows), sum(row[1] for row in rows), sum(row[2] for row in rows))
-        for key, rows in items.items()
-    )
-
-
-def _roles(
-    name: str, module: Any, experts: Mapping[str, int], linear: bool
-) -> Iterator[tuple[tuple[str, str], int, int]]:
-    """Yield what a module is instead of a site, with its matrices and parameters."""
-    matrices = [p for p in module.parameters(recurse=False) if p.ndim >= 2]
-    if not matrices:
-        return
-    params = sum(p.numel() for p in matrices)
-    if name in experts or any(name.startswith(f"{place}.") and place.endswith("experts") for place in experts):
-        yield (EXPERTS, NOT_ADAPTED), sum(len(p) if p.ndim == 3 else 1 for p in matrices), params
-    elif any(len(matrices[0]) == count and _is_within(name, place) for place, count in experts.items()):
-        yield (ROUTERS, THEY_ROUTE), 1, params
-    elif linear and len(matrices[0]) == 1:
-        yield (GATES, ONE_ROW), 1, params
-
-
-def _is_within(name: str, experts: str) -> bool:
-    """Return True if a module is part of the layer that routed experts are part of."""
-    layer = experts.rpartition(".")[0]
-    return name.startswith(f"{layer}.")
+def cache_key(base: str | None, chosen: Coverage) -> str:
+    """Return a digest of all that decides which of the chosen sites are sound: the model, our code and libraries."""
+    digest = hashlib.sha256(f"{base}\0{chosen.digest}".encode())
+    for name in ("peft", "torch", "transformers"):
+        digest.update(importlib.metadata.version(name).encode())
+    root = Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()

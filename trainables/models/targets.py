@@ -3,12 +3,9 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from strategies.base import Site
-
-if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
-    from trainables.models.coverage import Coverage
+from trainables.models.coverage import Coverage
 
 ALL = "all-linear"
 PLAIN = re.compile(r"[\w.-]+")
@@ -47,7 +44,7 @@ class Targets:
         if self.layers is not None and not LAYERS.fullmatch(self.layers):
             raise ValueError(f"--layers {self.layers}: give numbers of blocks and ranges, as 0-3,8")
 
-    def among(self, coverage: "Coverage") -> "Coverage":
+    def among(self, coverage: Coverage) -> Coverage:
         """Return the coverage with only what was chosen; what was not is named.
 
         Raises:

@@ -14,9 +14,8 @@ from analysis.results import journal
 from analysis.results.atomic_write import replacing_file
 from strategies.measurement import Measured
 from trainables.actors.host_registry import Hosts
-from trainables.engine import soundness
 from trainables.evidence.measurements import format_of, keep
-from trainables.models.coverage import Coverage
+from trainables.models.coverage import Coverage, cache_key
 from trainables.spec import Workload
 from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
@@ -38,7 +37,7 @@ def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[Sear
         ValueError: The base model does not load, or cannot be measured, or two measurements have a kind in common.
     """
     try:
-        preflight = with_coverage(plan, preflight, _coverage(plan, preflight.workload, hosts))
+        preflight = with_coverage(plan, preflight, _coverage(plan, preflight, hosts))
         log.info("%s", preflight.shape.coverage)
         workload = preflight.workload
         hosts = hosts.sharing(workload)
@@ -55,9 +54,9 @@ def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[Sear
     return plan, replace(preflight, workload=workload)
 
 
-def _coverage(plan: SearchPlan, workload: Workload, hosts: Hosts) -> Coverage:
+def _coverage(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> Coverage:
     """Look at the sites once per model, choice and code; afterwards read from the runs folder."""
-    path = coverage_path(plan, workload)
+    path = coverage_path(plan, preflight)
     if (known_before := coverage_at(path)) is not None:
         return known_before
     coverage: Coverage = ask(plan, hosts, "coverage")
@@ -75,16 +74,23 @@ def looked_at_here(plan: SearchPlan, preflight: Preflight) -> Preflight:
     Raises:
         ValueError: Its adapters cannot be trusted, or the budget does not suit what can be adapted.
     """
-    coverage = coverage_at(coverage_path(plan, preflight.workload))
+    coverage = coverage_at(coverage_path(plan, preflight))
     if coverage is None and FLOAT32_BYTES * preflight.shape.params > psutil.virtual_memory().available:
         return preflight
-    workload = replace(preflight.workload, device=CPU)
-    return with_coverage(plan, preflight, coverage or soundness.sound_coverage_of(workload))
+    if coverage is None:
+        from trainables.engine.soundness import sound_coverage_of  # a search leaves PEFT to its hosts
+
+        coverage = sound_coverage_of(replace(preflight.workload, device=CPU))
+    return with_coverage(plan, preflight, coverage)
 
 
-def coverage_path(plan: SearchPlan, workload: Workload) -> Path:
+def coverage_path(plan: SearchPlan, preflight: Preflight) -> Path:
     """Return where it is kept what can be adapted."""
-    return Path(plan.runs_dir).resolve() / ".evidence" / f"{soundness.key(workload)}.coverage.json"
+    return (
+        Path(plan.runs_dir).resolve()
+        / ".evidence"
+        / f"{cache_key(preflight.workload.base, preflight.shape.coverage)}.coverage.json"
+    )
 
 
 def coverage_at(path: Path) -> Coverage | None:
