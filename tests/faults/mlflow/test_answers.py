@@ -1,6 +1,7 @@
 """Answers of MLflow that were lost, came late, or refuse for good."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -34,13 +35,16 @@ def test_a_run_whose_creation_was_not_answered_is_not_made_again(search, proxy, 
 
 def test_of_two_runs_that_a_late_creation_left_one_stays(search, proxy, server, healthy, monkeypatch, stored):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    created = []
+    created, asked_again = [], threading.Event()
 
     def late(path):
         if "runs/create" in path:
             created.append(path)
             if len(created) == 3:  # the second trial's: it is done, but only after it was asked for again
-                time.sleep(4)
+                assert asked_again.wait(60)
+                time.sleep(1)
+            elif len(created) == 4:
+                asked_again.set()
 
     proxy.fault = late
     search.begin()
