@@ -88,13 +88,18 @@ class Cluster:
             self.HEAD, "--head", "--port", self.port, "--dashboard-port", dashboard,
             "--ray-client-server-port", self.free_port(),
         )  # fmt: skip
-        self.wait_for(lambda: answers(f"{self.dashboard}/api/version") == 401, 120, "no dashboard")
+        self.wait_for(lambda: answers(f"{self.dashboard}/api/version") == 401, 240, "no dashboard")
 
     def join(self, address, *flags, before=()):
         """Add a node; ``before`` comes in front of its command."""
-        node = self.start(address, "--address", self.address, *flags, before=before)
-        self.wait_for(lambda: address in self.alive(), 120, f"{address} did not join")
-        return node
+        for _ in range(3):  # a port that was free may be taken by the time Ray asks for it
+            node = self.start(address, "--address", self.address, *flags, before=before)
+            self.wait_for(
+                lambda node=node: address in self.alive() or node.poll() is not None, 240, f"{address} did not join"
+            )
+            if node.poll() is None:
+                return node
+        raise RuntimeError(f"{address} ended: {(self.processes.logs / f'{address}.log').read_text()[-2000:]}")
 
     def start(self, address, *flags, before=()):
         command = [
@@ -107,12 +112,12 @@ class Cluster:
 
     def alive(self):
         """Return the addresses of the nodes that are there."""
-        code = (
-            "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR');"
-            "print(*[node['NodeManagerAddress'] for node in ray.nodes() if node['Alive']])"
-        )
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.run(sys.executable, "-c", code, self.address, timeout=60).stdout.split()
+        url, token = f"{self.dashboard}/api/v0/nodes", (self.folder / "token").read_text()
+        with contextlib.suppress(OSError):
+            request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                nodes = json.load(answer)["data"]["result"]["result"]
+            return [node["node_ip"] for node in nodes if node["state"] == "ALIVE"]
         return []
 
     def workers(self):

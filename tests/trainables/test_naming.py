@@ -41,7 +41,7 @@ def allocations(draw):
 def test_peft_makes_of_the_fields_exactly_what_was_planned(allocation, way):
     ranks, alphas = allocation
     modules = [*MODULES, "head", "head.proj", "tower.layers.1.attn.q", "tower.proj"]
-    fields = naming.short(ranks, alphas, modules) if way == "short" else naming.exact(ranks, alphas)
+    fields = naming.short(ranks, alphas, modules) if way == "short" else naming.exact(ranks, alphas, modules)
     assert resolved(fields, modules) == {name: (rank, alphas[name]) for name, rank in ranks.items()}
 
 

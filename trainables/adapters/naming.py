@@ -6,17 +6,37 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 
-def exact(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> dict[str, Any]:
-    """Return the fields that need no model to be right: every name in full, escaped and anchored.
+def exact(ranks: Mapping[str, int], alphas: Mapping[str, float], modules: Iterable[str]) -> dict[str, Any]:
+    """Return the fields with every name in full; in patterns, escaped and anchored.
 
-    ``rank_pattern`` keys are regexes that match at name endings; the targets are one regex because a list would match
-    by ending, too.
+    ``rank_pattern`` keys are regexes that match at name endings.
+
+    Args:
+        ranks: Adapted site -> rank.
+        alphas: Adapted site -> alpha.
+        modules: Names of all of the model's modules.
     """
     return {
-        "target_modules": "|".join(map(re.escape, ranks)),
+        "target_modules": in_full(ranks, modules),
         "rank_pattern": {f"^{re.escape(name)}": rank for name, rank in ranks.items()},
         "alpha_pattern": {f"^{re.escape(name)}": alphas[name] for name in ranks},
     }
+
+
+def in_full(sites: Collection[str], modules: Iterable[str]) -> list[str] | str:
+    """Return the names of the sites, sorted; a regex of them if one is the ending of another module's name.
+
+    PEFT takes a module whose name is in a list, or ends with a dot and one of the list. A regex must match the whole
+    name, but for a mixture of experts PEFT (0.21) makes of it the last words of what it matches, by which sites that
+    are left out are adapted, too.
+    """
+    others = {ending for module in modules if module not in sites for ending in _endings(module)}
+    return sorted(sites) if others.isdisjoint(sites) else one_regex(sites)
+
+
+def one_regex(sites: Iterable[str]) -> str:
+    """Return a regex that matches the whole names of the sites and no others."""
+    return "|".join(map(re.escape, sites))
 
 
 def short(ranks: Mapping[str, int], alphas: Mapping[str, float], modules: Collection[str]) -> dict[str, Any]:

@@ -90,10 +90,11 @@ class Adapter:
         }
         scales = {name: self.scales[name] for name in factors}
         ranks = {name: len(a) for name, (a, _) in factors.items()}
-        config = replace(
-            self.config, **naming.exact(ranks, {name: scales[name] * rank for name, rank in ranks.items()})
-        )
-        return Adapter(config, factors, scales)
+        alphas = {name: scales[name] * rank for name, rank in ranks.items()}
+        fields = naming.exact(ranks, alphas, self.factors)
+        if isinstance(self.config.target_modules, str):  # a list would match other modules, too
+            fields["target_modules"] = naming.one_regex(ranks)
+        return Adapter(replace(self.config, **fields), factors, scales)
 
     @property
     def applied(self) -> dict[str, tuple[int, float]]:
@@ -103,7 +104,10 @@ class Adapter:
     def save(self, folder: Path) -> None:
         """Write a folder that ``PeftModel.from_pretrained`` loads."""
         folder.mkdir(parents=True, exist_ok=True)
-        replace(self.config, inference_mode=True).save_pretrained(str(folder))
+        config = replace(self.config, inference_mode=True)
+        if not isinstance(config.target_modules, str):
+            config.target_modules = sorted(config.target_modules)  # a set's order is another in each process
+        config.save_pretrained(str(folder))
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
@@ -251,7 +255,7 @@ def lora_config(
         fan_in_fan_out=all(FrozenLinear(model.get_submodule(name)).transposed for name in ranks),
         lora_dropout=dropout,
         revision=getattr(model, "hub_commit", None),
-        **naming.exact(ranks, alphas),
+        **naming.exact(ranks, alphas, [name for name, _ in model.named_modules()]),
     )
 
 

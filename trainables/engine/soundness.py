@@ -49,12 +49,12 @@ def sound_coverage(base: BaseModel, examples: Sequence[Example]) -> Coverage:
         examples: Of the training split, at least one.
 
     Raises:
-        ValueError: Nothing remains, or what remains still differs between a pack and plain PEFT.
+        ValueError: Nothing remains, or what remains still differs between a pack and plain PEFT, or cannot be omitted.
     """
     longest = sorted(examples, key=lambda example: -len(example.input_ids))
     rows = [longest[0], longest[min(1, len(longest) - 1)]]
     check = Check(base, [_learned(row, ROW_TOKENS) for row in rows])
-    coverage = check.alike(check.loaded(check.reached(base.coverage)))
+    coverage = check.omitted(check.alike(check.loaded(check.reached(base.coverage))))
     middle = (1 + max(site.depth for site in coverage.sites)) // 2
     prefix = FrozenPrefix(base.model, coverage.blocks, base.pad_id, base.device)
     skips = prefix.is_sound(min(middle, len(coverage.blocks) - 1), check.rows)
@@ -142,6 +142,17 @@ class Check:
             raise ValueError(f"PEFT adapts none of its matrices ({coverage})")
         if (why := self._misloaded(coverage.sites)) is not None:
             raise ValueError(f"PEFT adapts its matrices one kind at a time, but not together ({why})")
+        return coverage
+
+    def omitted(self, coverage: Coverage) -> Coverage:
+        """Return the coverage if PEFT leaves alone the sites that an adapter omits, as those of rank 0.
+
+        Raises:
+            ValueError: It does not.
+        """
+        some = [site for sites in _alike_by_name(coverage.sites) for site in sites[::2]]
+        if (why := self._misloaded(some)) is not None:
+            raise ValueError(f"PEFT adapts all of its matrices, but not some of them ({why})")
         return coverage
 
     def alike(self, coverage: Coverage) -> Coverage:
