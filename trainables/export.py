@@ -1,7 +1,15 @@
-"""The winner in other forms: ``python -m trainables.export RUN_DIR --output DIR --form uniform|merged``."""
+"""The winner in other forms: ``python -m trainables.export RUN_DIR --output DIR --form adapter|uniform|merged``.
 
+Each is loaded by plain Transformers and PEFT in a process of its own, and measured on the run's validation rows, before
+it gets its name. Otherwise it is in ``DIR_unverified``, and the exit status is 6.
+"""
+
+import datetime
 import json
+import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +17,36 @@ import click
 from peft import PeftModel
 from safetensors import SafetensorError
 
-from analysis.results.messages import run_command
+from analysis.report.card import Use, card
+from analysis.results.messages import first_line, run_command
+from analysis.results.rows import read_rows
+from analysis.results.run_info import PLAN, RunInfo
+from analysis.stats.assessment import assess
 from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
+from trainables.data.splits import DataSource, load_splits
+from trainables.engine.evaluation import exact_loss
 from trainables.models import hub
 from trainables.models.base_model import load, read_weights, save_tokenizer
 from trainables.postprocess import forms
-from trainables.training.checkpoint import BEST
+from trainables.postprocess.verification import agree, in_words, loaded_from, reloaded
+from trainables.training.checkpoint import BEST, UNVERIFIED
+
+ROWS_PER_PASS, NOT_VERIFIED = 8, 6
 
 
-def uniform(model: str, adapter: Path, output: Path) -> None:
-    """Write the adapter with one rank and one scale, for servers that know no others; logits are the original's.
+def as_trained(model: str, adapter: Path, output: Path) -> None:
+    """Write the adapter with the shortest names that mean the same.
 
     Args:
         model: The base, as ``Workload.model``.
         adapter: Folder that ``Adapter.save`` wrote.
         output: Folder for the other form.
     """
+    forms.write(model, forms.named_shortly(load(model), peft_adapter.read_folder(adapter)), output)
+
+
+def uniform(model: str, adapter: Path, output: Path) -> None:
+    """Write the adapter with one rank and one scale, for servers that know no others; logits are the original's."""
     forms.write(model, forms.uniform(load(model), peft_adapter.read_folder(adapter)), output)
 
 
@@ -36,32 +58,82 @@ def merged(model: str, adapter: Path, output: Path) -> None:
     save_tokenizer(model, output)
 
 
-FORMS = {"uniform": uniform, "merged": merged}
+FORMS = {"adapter": as_trained, "uniform": uniform, "merged": merged}
 
 
 @click.command(help=__doc__)
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--form", type=click.Choice(list(FORMS)), default="uniform", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder that does not exist yet.")
-def convert(run_dir: Path, form: str, output: Path) -> None:  # noqa: D103  (its help is the docstring of the module)
-    adapter, plan = run_dir / BEST, run_dir / "plan.json"
-    if not adapter.is_dir() or not plan.is_file():
+def convert(run_dir: Path, form: str, output: Path) -> int:  # noqa: D103  (its help is the docstring of the module)
+    adapter, output = _adapter(run_dir).resolve(), output.resolve()
+    unverified = output.with_name(output.name + UNVERIFIED)
+    for folder in {output, unverified} - ({adapter} & {unverified}):  # what a stopped search left may be verified
+        if folder.exists():
+            raise click.UsageError(f"--output {output}: {folder} exists; give a folder that does not")
+    choices = _choices(run_dir / PLAN)
+    model, aside = hub.at(choices["model"], choices.get("model_revision")), output.with_name(f".{output.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        FORMS[form](model, adapter, aside)
+        sound, seen = _seen(model, choices, adapter, aside, form)
+        handed_out = output if sound else unverified
+        if form != "merged":
+            _write_card(run_dir, aside, Use(*loaded_from(model), str(handed_out), form == "uniform", seen))
+        if adapter == unverified:
+            shutil.rmtree(adapter)
+        aside.rename(handed_out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    click.echo(f"{handed_out}: {seen}", err=not sound)
+    return 0 if sound else NOT_VERIFIED
+
+
+def _adapter(run_dir: Path) -> Path:
+    """Return the folder of the winner's adapter; of a search that was stopped, the one that nobody has verified."""
+    adapter = run_dir / BEST
+    if not adapter.is_dir() and (run_dir / (BEST + UNVERIFIED)).is_dir():
+        adapter = run_dir / (BEST + UNVERIFIED)
+    if not adapter.is_dir() or not (run_dir / PLAN).is_file():
         raise click.UsageError(f"{run_dir}: no best_adapter and plan.json in it; give the folder of a finished run")
     for name in (CONFIG, WEIGHTS):  # without the second, PEFT would read a pickle
         if not (adapter / name).is_file():
             raise click.UsageError(f"{adapter}: no {name} in it; give the folder of a finished run")
-    if output.exists():
-        raise click.UsageError(f"--output {output}: exists; give a folder that does not")
-    FORMS[form](_base(plan), adapter, output)
-    click.echo(str(output))
+    return adapter
 
 
-def _base(plan: Path) -> str:
+def _choices(plan: Path) -> dict[str, Any]:
     try:
-        choices = json.loads(plan.read_text(encoding="utf-8"))
-        return hub.at(choices["model"], choices.get("model_revision"))
-    except (ValueError, TypeError, KeyError) as error:
+        choices: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))
+        hub.at(choices["model"], choices.get("model_revision"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{plan}: no plan that can be read ({error}); give the folder of a finished run") from error
+    return choices
+
+
+def _seen(model: str, choices: Mapping[str, Any], adapter: Path, folder: Path, form: str) -> tuple[bool, str]:
+    """Return whether others' code measures of a form what we measure of the adapter, and that in words."""
+    chosen = {item.name: choices[item.name] for item in fields(DataSource) if choices.get(item.name) is not None}
+    try:
+        chosen["dataset"] = hub.at(chosen["dataset"], choices.get("dataset_revision"))
+        rows = load_splits(DataSource(**chosen), model).validation
+    except (ValueError, OSError, KeyError) as error:
+        return False, f"not verified, for its validation rows are not to be had ({first_line(error)})"
+    measured = exact_loss(load(model), peft_adapter.read_folder(adapter), rows, ROWS_PER_PASS)
+    base, adapters = (str(folder), [None]) if form == "merged" else (model, [folder])
+    (loss,) = reloaded(base, adapters, rows, "cpu")
+    return agree(measured, loss), in_words(measured, loss)
+
+
+def _write_card(run_dir: Path, folder: Path, use: Use) -> None:
+    """Write the model card, if the run's rows are there."""
+    if not (run_dir / "rows.jsonl").is_file():
+        return
+    info = RunInfo.of_run(run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
+    assessment = assess(read_rows(run_dir / "rows.jsonl"), info.margin)
+    if assessment.recommended is not None:
+        text = card(assessment.recommended, assessment, info, use)
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def main() -> int:

@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command.
 
     Exit status: 0 all well, 1 no usable trial, 2 wrong usage, 3 some trials failed, 4 the disk is full, 5 a disk or Ray
-    failed, 130 or 143 stopped by SIGINT or SIGTERM.
+    failed, 6 the winner's adapter has another loss when others load it, 130 or 143 stopped by SIGINT or SIGTERM.
     """
     cli = click.Command("tune.py", params=options() + extra_options(), callback=command, help=__doc__,
                         epilog=main.__doc__)  # fmt: skip

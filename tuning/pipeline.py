@@ -24,14 +24,14 @@ from analysis.stats.assessment import assess
 from trainables.actors.host_registry import Hosts
 from tuning.cluster import connection, hosting, node_check
 from tuning.lifecycle import process, search_log
-from tuning.lifecycle.process import CUT_OFF, NO_ROOM, NO_USABLE_TRIAL, OK, SOME_FAILED
+from tuning.lifecycle.process import CUT_OFF, NO_ROOM, NO_USABLE_TRIAL, NOT_VERIFIED, OK, SOME_FAILED
 from tuning.lifecycle.search_log import FileLog
 from tuning.lifecycle.stop import OUTSIDE, Stop, Stopped
 from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import disk_space, measuring, preflight, preview
 from tuning.preflight.preflight import Preflight
-from tuning.results import finalize, summary
+from tuning.results import finalize, handout, summary
 from tuning.state import continuation
 from tuning.state.facts import revision, save_facts, versions
 from tuning.state.record import Record
@@ -294,8 +294,9 @@ def _to_its_end(run: Run, dashboard: str) -> int:
     if (searched := len(record.of_phase(Phase.SEARCH))) < plan.trials:
         click.echo(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
     save_facts(replace(facts, seconds=run.timeline.seconds), plan.run_dir)
-    failed = SOME_FAILED if any(row.status == Status.FAILED for row in rows) else OK
-    record.completed(failed if ranking.usable(rows) else NO_USABLE_TRIAL)
+    status = SOME_FAILED if any(row.status == Status.FAILED for row in rows) else OK
+    status = status if handout.is_verified(facts) else NOT_VERIFIED
+    record.completed(status if ranking.usable(rows) else NO_USABLE_TRIAL)
     process.leave_with("Stopped when all was done")
     return run.stop.status or record.exit_status or OK
 

@@ -2,20 +2,50 @@
 
 import json
 import math
+from dataclasses import dataclass
 
 from analysis.report import verdict_section, winner
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
 
+AS_TRAINED = (
+    "This is the adapter as it was trained, for Transformers and PEFT. Servers that know only one rank and one scale "
+    "(vLLM, SGLang) take `best_adapter_uniform`, which lies beside it and gives the same logits."
+)
+UNIFORM = (
+    "This is the adapter for servers that know only one rank and one scale (vLLM, SGLang): smaller ranks are padded "
+    "with zeros, scales are multiplied into B, and the logits are those of `best_adapter`, which has the ranks above."
+)
 
-def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo) -> str:
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How an adapter's folder is used.
+
+    Args:
+        base: What its base is loaded from: a folder or a hub id.
+        revision: The hub id's commit.
+        folder: The adapter's folder.
+        uniform: Whether it has one rank and one scale, for servers that know no others.
+        seen: What became of it when others' code loaded it, in words.
+    """
+
+    base: str
+    revision: str | None
+    folder: str
+    uniform: bool
+    seen: str
+
+
+def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo, use: Use) -> str:
     """Return a card in the Hugging Face hub's format: data, metrics, verdict, ranks; unknown values are left out.
 
     Args:
         best: The run whose adapter it is.
         assessment: What the rows of its search say.
         info: What the report shows of the run and its rows do not have.
+        use: How the folder that the card lies in is used.
     """
     front_matter = {"library_name": "peft", "base_model": info.model, "tags": ["lora"]}
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front_matter.items() if value), "---", ""]
@@ -30,12 +60,21 @@ def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo) -> str:
         lines += [f"- **Test loss of this run alone:** {difference}"]
     if best.trainable_parameters is not None:
         lines += [f"- **Parameters:** {best.trainable_parameters:,}"]
+    lines += [f"- **Loaded again:** {use.seen}"]
     lines += ["", "## Is it better than one rank everywhere?", ""]
     lines += assessment.answer or ["Not confirmed: no verdict."]
-    lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", "## Use", "", "```python"]
-    lines += [
-        "from peft import PeftModel", "from transformers import AutoModelForCausalLM", "",
-        "base = AutoModelForCausalLM.from_pretrained(...)  # the base model named above",
-        "model = PeftModel.from_pretrained(base, ...)  # this folder", "```",
-    ]  # fmt: skip
+    lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", *_use(use)]
     return "\n".join(lines) + "\n"
+
+
+def _use(use: Use) -> list[str]:
+    """Return what the folder is for, and code that runs as it stands."""
+    revision = f", revision={use.revision!r}" if use.revision else ""
+    return [
+        "## Use", "", UNIFORM if use.uniform else AS_TRAINED, "", "```python",
+        "from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
+        f"folder = {use.folder!r}  # where this card lies",
+        f"base = AutoModelForCausalLM.from_pretrained({use.base!r}{revision})",
+        "model = PeftModel.from_pretrained(base, folder)",
+        "tokenizer = AutoTokenizer.from_pretrained(folder)", "```",
+    ]  # fmt: skip

@@ -46,6 +46,8 @@ class RunInfo:
         looks: Number of plans that were judged on the test split, one after the other.
         importance: Strategy -> parameter -> its share of the total importance for the loss.
         shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
+        handed_out: Folder of an adapter -> its loss on the validation split, in nats per token, when plain Transformers
+            and PEFT had loaded it, or why there is none.
         seconds: What the search was busy with -> its seconds of wall time, over all of its runs.
         evidence: Kind of evidence -> site -> value, as measured before training: all of ``evidence.json``.
     """
@@ -74,6 +76,7 @@ class RunInfo:
     looks: int = 0
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, int | float]] = ()
+    handed_out: Mapping[str, float | str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict, metadata={"file": EVIDENCE})
 

@@ -1,11 +1,12 @@
 """Hosts on a real Ray whose trials train nothing: everything but the training is as in a real search."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import ray
 
 from strategies.measurement import Measured
-from tests.fakes.trial import Rounds, coverage_of, measured_of, shrink_curve_of
+from tests.fakes.trial import VALIDATION_LOSS, Rounds, coverage_of, forms_of, measured_of, shrink_curve_of
 from trainables.actors.host import Host
 from trainables.actors.host_registry import Hosts
 from trainables.models.coverage import Coverage
@@ -26,8 +27,11 @@ class FakeHost(Host):
     def measure(self, reference: list[Any], measurement: str) -> Measured:
         return measured_of(self._unpack(reference), measurement)
 
-    def shrink_curve(self, reference: list[Any], ranks: Any, alphas: Any, folder: Any) -> list[dict[str, float]]:
-        return shrink_curve_of(alphas, folder)
+    def hand_out(self, reference: list[Any], adapter: Path, output: Path) -> float:
+        return forms_of(adapter, output)
+
+    def shrink_curve(self, reference: list[Any], adapter: Path) -> list[dict[str, float]]:
+        return shrink_curve_of(adapter)
 
     def _unpack(self, reference: list[Any]) -> Workload:
         with self.lock:
@@ -45,3 +49,6 @@ class FakeHosts(Hosts):
     """Hosts that are fakes; proxies get this class by value, and with it their host's."""
 
     actor: ClassVar[type] = FakeHost
+
+    def reloaded_here(self, model: str, adapters: Any, examples: Any) -> list[Any]:
+        return [VALIDATION_LOSS for _ in adapters]

@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 from safetensors import SafetensorError
 
 from analysis.results.trial_config import TrialConfig
-from tests.fakes.trial import FakeSession, Rounds, coverage_of, measured_of, shrink_curve_of
+from tests.fakes.trial import VALIDATION_LOSS, FakeSession, Rounds, coverage_of, forms_of, measured_of, shrink_curve_of
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import LAST, SESSION
 from trainables.training.session import next_report
@@ -187,6 +187,9 @@ class NoHosts:
 
     workload: Workload
 
+    def reloaded_here(self, model: str, adapters: Any, examples: Any) -> list[Any]:
+        return [VALIDATION_LOSS for _ in adapters]
+
     def sharing(self, workload: Workload) -> "NoHosts":
         return NoHosts(workload)
 
@@ -208,7 +211,11 @@ def _answer(plan: Any, hosts: NoHosts, what: str, *arguments: Any, stop: Any = N
         return coverage_of(hosts.workload)
     if what == "measure":
         return measured_of(hosts.workload, *arguments)
-    return shrink_curve_of(*arguments[1:])
+    return {"hand_out": forms_of, "shrink_curve": shrink_curve_of}[what](*arguments)
+
+
+def _run(plan: Any, function: Any, hosts: NoHosts, *arguments: Any, stop: Any = None) -> Any:
+    return function(hosts, *arguments)
 
 
 def _save_all(plan: Any, folder: Path, most_seconds: float) -> None:
@@ -222,7 +229,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     from tuning import pipeline
     from tuning.cluster import hosting
     from tuning.preflight import measuring
-    from tuning.results import finalize
+    from tuning.results import finalize, handout
     from tuning.trials import tuner
 
     monkeypatch.setattr(tuner, "ray_tune", RAY_TUNE)
@@ -232,7 +239,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "revision", lambda: None)  # it asks git, which is a process
     monkeypatch.setattr(hosting, "hosts_for", _no_hosts)
     monkeypatch.setattr(hosting, "_names", lambda plan: [])
-    for module in (measuring, finalize):
+    monkeypatch.setattr(hosting, "run", _run)
+    for module in (measuring, finalize, handout):
         monkeypatch.setattr(module, "ask", _answer)
 
 

@@ -1,5 +1,8 @@
 """What is handed out is loaded by Transformers and PEFT alone, and measured again."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +16,7 @@ from trainables.adapters import WEIGHTS, peft_adapter
 from trainables.data.splits import IGNORED, Example, mean_loss
 from trainables.models.base_model import load
 from trainables.postprocess import forms
-from trainables.postprocess.verification import SCRIPT, NotReloaded, agree, reloaded_loss
+from trainables.postprocess.verification import SCRIPT, NotReloaded, agree, reloaded
 from trainables.training.losses import evaluate
 
 pytestmark = pytest.mark.process
@@ -44,28 +47,25 @@ def test_every_form_has_the_loss_that_was_measured(handed_out, tmp_path):
     model, adapter, measured = handed_out
     export.uniform(model, adapter, tmp_path / "uniform")
     export.merged(model, adapter, tmp_path / "merged")
-    assert agree(reloaded_loss(model, adapter, ROWS, "cpu"), measured)
-    assert agree(reloaded_loss(model, tmp_path / "uniform", ROWS, "cpu"), measured)
-    assert agree(reloaded_loss(str(tmp_path / "merged"), None, ROWS, "cpu"), measured)
-    assert not agree(reloaded_loss(model, None, ROWS, "cpu"), measured)
+    losses = reloaded(model, [adapter, tmp_path / "uniform", None], ROWS, "cpu")
+    losses += reloaded(str(tmp_path / "merged"), [None], ROWS, "cpu")
+    assert [agree(measured, loss) for loss in losses] == [True, True, False, True]
 
 
-def test_a_weight_that_is_another_is_noticed(handed_out):
+def test_a_weight_that_is_another_is_noticed_and_one_that_does_not_load_keeps_no_other_from_it(handed_out, tmp_path):
     model, adapter, measured = handed_out
+    broken = shutil.copytree(adapter, tmp_path / "broken")
+    (broken / WEIGHTS).write_bytes(b"nothing")
     tensors = load_file(adapter / WEIGHTS)
     name = next(iter(tensors))
     save_file({**tensors, name: tensors[name] * 2}, adapter / WEIGHTS, metadata={"format": "pt"})
-    assert not agree(reloaded_loss(model, adapter, ROWS, "cpu"), measured)
-
-
-@pytest.mark.thorough
-def test_what_does_not_load_is_one_line(handed_out):
-    model, adapter, _ = handed_out
-    (adapter / WEIGHTS).write_bytes(b"nothing")
-    with pytest.raises(NotReloaded) as raised:
-        reloaded_loss(model, adapter, ROWS, "cpu")
-    assert "Safetensor" in str(raised.value)
-    assert "\n" not in str(raised.value)
+    unread, loss = reloaded(model, [broken, adapter], ROWS, "cpu")
+    assert isinstance(unread, NotReloaded)
+    assert "Safetensor" in str(unread)
+    assert "\n" not in str(unread)
+    assert isinstance(loss, float)
+    assert not agree(measured, unread)
+    assert not agree(measured, loss)
 
 
 def test_nothing_of_ours_can_be_imported_there():
@@ -79,3 +79,67 @@ def test_nothing_of_ours_can_be_imported_there():
 @pytest.mark.parametrize(("loss", "same"), [(4.00009, True), (4.00011, False), (float("nan"), False)])
 def test_losses_agree_within_a_ten_thousandth(loss, same):
     assert agree(4.0, loss) is same
+
+
+@pytest.fixture
+def run(handed_out, tiny_text, tmp_path):
+    """Folder of a run that was stopped: an adapter that nobody has verified, its plan and its rows."""
+    model, adapter, _ = handed_out
+    folder = tmp_path / "run"
+    shutil.copytree(adapter, folder / "best_adapter_unverified")
+    plan = {"model": model, "dataset": str(tiny_text), "train_examples": 8, "validation_examples": 4,
+            "test_examples": 4, "max_length": 32}  # fmt: skip
+    (folder / "plan.json").write_text(json.dumps(plan))
+    row = {"trial_id": "t001", "experiment_name": "a", "strategy": "baseline", "status": "finished",
+           "final_eval_loss": 3.0, "trainable_parameters": 8, "ranks": {"h.0.q": 1}}  # fmt: skip
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+def exported(run, form, output, monkeypatch, capsys):
+    """Return exit status, what was printed, and what on standard error."""
+    monkeypatch.setattr(sys, "argv", ["export", str(run), "--form", form, "--output", str(output)])
+    return export.main(), *capsys.readouterr()
+
+
+def test_what_a_stopped_search_left_is_verified_and_gets_its_name(run, monkeypatch, capsys):
+    status, out, errors = exported(run, "adapter", run / "best_adapter", monkeypatch, capsys)
+    assert (status, errors) == (0, "")
+    assert "nats per token on the validation rows, as the search did" in out
+    assert {path.name for path in run.iterdir()} == {"best_adapter", "plan.json", "rows.jsonl"}
+    text = (run / "best_adapter" / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    outcome: dict = {}
+    exec(code, outcome)  # as the card says
+    assert outcome["model"].peft_config["default"].peft_type == "LORA"
+    assert outcome["tokenizer"]("one two").input_ids
+    status, _, errors = exported(run, "adapter", run / "best_adapter", monkeypatch, capsys)
+    assert (status, errors.count("exists; give a folder that does not")) == (2, 1)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("form", ["uniform", "merged"])
+def test_a_form_that_is_another_adapter_does_not_get_the_name(form, run, monkeypatch, capsys, tmp_path):
+    write = export.FORMS[form]
+
+    def other(model, adapter, output):
+        write(model, adapter, output)
+        name = WEIGHTS if form == "uniform" else "model.safetensors"
+        tensors = load_file(output / name)
+        save_file({key: 1.1 * value for key, value in tensors.items()}, output / name, metadata={"format": "pt"})
+
+    monkeypatch.setitem(export.FORMS, form, other)
+    status, out, errors = exported(run, form, tmp_path / "form", monkeypatch, capsys)
+    assert (status, out) == (6, "")
+    assert len(set(re.findall(r"\d+\.\d{5}", errors))) == 2
+    assert not (tmp_path / "form").exists()
+    assert (tmp_path / "form_unverified").is_dir()
+
+
+def test_without_its_data_a_form_is_not_verified(run, monkeypatch, capsys, tmp_path):
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps({**plan, "dataset": str(tmp_path / "gone.txt")}))
+    status, out, errors = exported(run, "uniform", tmp_path / "form", monkeypatch, capsys)
+    assert (status, out) == (6, "")
+    assert "its validation rows are not to be had" in errors
+    assert [path.name for path in tmp_path.glob("*form*")] == ["form_unverified"]

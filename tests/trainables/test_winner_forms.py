@@ -105,11 +105,11 @@ def test_a_merged_model_needs_no_adapter(trained, tmp_path):
 
 
 def test_the_curve_starts_at_the_adapter_itself_and_falls_in_parameters(trained, tiny_text):
-    model, ranks, alphas, adapter = trained
+    model, _, _, adapter = trained
     source = DataSource(str(tiny_text), train_examples=8, validation_examples=4, test_examples=8, max_length=32)
     workload = Workload(model, source, RankBudget(10_000), epochs=1, batch_size=4, reports=1, scale=2.0)
     before = load(model).model.state_dict().keys()
-    curve = truncation.shrink_curve(workload, ranks, alphas, adapter)
+    curve = truncation.shrink_curve(workload, adapter)
     assert [point["fraction"] for point in curve] == list(truncation.FRACTIONS)
     for point in curve:
         assert point["params"] <= point["fraction"] * curve[0]["params"]

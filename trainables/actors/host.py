@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
@@ -84,6 +84,7 @@ class Host:
         "evidence.input_pca",
         "engine.capacity",
         "engine.soundness",
+        "postprocess.forms",
         "postprocess.truncation",
     )
     """Modules to import at the start."""
@@ -138,15 +139,21 @@ class Host:
 
         return measurements.measure(self._unpack(reference), measurement)
 
-    def shrink_curve(
-        self, reference: list[Any], ranks: Mapping[str, int], alphas: Mapping[str, float], folder: Path
-    ) -> list[dict[str, Any]]:
+    def hand_out(self, reference: list[Any], adapter: Path, output: Path) -> float:
+        """Write every form of a trained adapter, as ``forms.write_all``, and return its loss; trials wait."""
+        from trainables.postprocess.forms import write_all
+
+        workload = self._unpack(reference)
+        with self._executing(workload).between_rounds():
+            return write_all(workload, adapter, output)
+
+    def shrink_curve(self, reference: list[Any], adapter: Path) -> list[dict[str, Any]]:
         """Return ``truncation.shrink_curve`` of a trained adapter; trials wait meanwhile."""
         from trainables.postprocess.truncation import shrink_curve
 
         workload = self._unpack(reference)
         with self._executing(workload).between_rounds():
-            return shrink_curve(workload, ranks, alphas, folder)
+            return shrink_curve(workload, adapter)
 
     def assign(self, handle: TrialHandle, hosts: int) -> int:
         """Assign a trial to the node's host with the fewest live trials, and return that host's number."""

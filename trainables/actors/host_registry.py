@@ -1,13 +1,19 @@
 """The hosts of a search, and how a process gets the one of a device. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.actors.host import Host, TrialHandle
 from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
+
+if TYPE_CHECKING:
+    from trainables.data.splits import Example
+    from trainables.postprocess.verification import NotReloaded
 
 THREADS = 256
 
@@ -54,6 +60,14 @@ class Hosts:
     def ask_here(self, method: str, *arguments: Any) -> Any:
         """Call a method of ``local_host`` with the workload, and return its answer."""
         return ray.get(getattr(self.local_host(), method).remote(self.workload, *arguments))
+
+    def reloaded_here(
+        self, model: str, adapters: Sequence[Path], examples: Sequence["Example"]
+    ) -> list["float | NotReloaded"]:
+        """Measure adapters on the device that Ray gave to this process, as ``verification.reloaded``."""
+        from trainables.postprocess.verification import reloaded
+
+        return reloaded(model, adapters, examples, "cuda" if ray.get_gpu_ids() else "cpu")
 
     def at(self, node: str, device: str, owner: int | None = None) -> Any:
         """Return a node's host for a device, ``cpuN`` or ``gpuN``, or for one process; the first call starts it.

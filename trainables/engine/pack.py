@@ -11,13 +11,14 @@ import torch
 from trainables.adapters import peft_adapter
 from trainables.data.splits import Example, Splits
 from trainables.engine.device_errors import out_of_memory
+from trainables.engine.evaluation import row_losses
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
 from trainables.models.base_model import BaseModel
 from trainables.spec import TrialSpec, Workload
 from trainables.training.inputs import base_of, splits_of
-from trainables.training.losses import autocast, by_length, token_losses
+from trainables.training.losses import autocast, by_length
 from trainables.training.trial_state import Learner
 
 
@@ -204,15 +205,12 @@ class Pack:
         examples = [example for group in rows for example in group]
         lengths = [[len(example.input_ids) for example in group] for group in rows]
         lanes = arrange(lengths, self._width, self.base.joining is not None, self.device)
-        inputs, labels = lanes.inputs(examples, self.base.pad_id, self.base.joining == "mask")
         depth = slots[0].prefix if self._may_skip(slots[0].prefix) else 0
         prefix = self.prefix.skipped(depth, examples, lanes)
         dropping = training and any(slot.learner.workload.dropout for slot in slots)
         mask = functools.partial(_dropout, slots, lanes) if dropping else None
         with autocast(self.device), prefix, adapted(self.base.model, self._stack(tuple(slots)), mask):
-            losses, positions = token_losses(self.base.model, inputs, labels, self.base.separable_head)
-        row_numbers = lanes.owners[positions[:, 0], positions[:, 1]]
-        return losses.new_zeros(len(examples)).index_add(0, row_numbers, losses).view(len(slots), -1)
+            return row_losses(self.base, examples, lanes).view(len(slots), -1)
 
     def _may_skip(self, depth: int) -> bool:
         return self.base.coverage.skips and self.prefix.is_sound(depth, self.splits.train[:2])

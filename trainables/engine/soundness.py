@@ -17,6 +17,7 @@ from trainables.adapters import peft_adapter
 from trainables.adapters.peft_adapter import Adapter
 from trainables.data.splits import Example
 from trainables.engine.device_errors import out_of_memory
+from trainables.engine.evaluation import lane_losses
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
@@ -24,7 +25,6 @@ from trainables.models.base_model import BaseModel
 from trainables.models.coverage import Coverage
 from trainables.spec import Workload
 from trainables.training.inputs import base_of, splits_of
-from trainables.training.losses import token_losses
 
 ROW_TOKENS, JOINED_TOKENS = 64, 512
 TOLERANCE = 1e-3
@@ -235,7 +235,7 @@ class Check:
         """Return the loss of each token of each trial's rows, in nats."""
         lengths = [[len(row.input_ids) for row in self.rows]] * trials
         lanes = arrange(lengths, 1, False, self.base.device)
-        return _lane_losses(self.base, [*self.rows] * trials, lanes)[0]
+        return lane_losses(self.base, [*self.rows] * trials, lanes)[0]
 
     @contextmanager
     def _listening(self, sites: Sequence[Site]) -> Iterator[list[tuple[str, torch.Tensor]]]:
@@ -273,20 +273,13 @@ def _random(base: BaseModel, sites: Sequence[Site], seed: int) -> Adapter:
     return adapter
 
 
-def _lane_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss of each token, row after row as they lie in the lanes, and the row of each."""
-    inputs, labels = lanes.inputs(rows, base.pad_id, base.joining == "mask")
-    losses, positions = token_losses(base.model, inputs, labels, base.separable_head)
-    return losses, lanes.owners[positions[:, 0], positions[:, 1]]
-
-
 def _joins(base: BaseModel, rows: Sequence[Example]) -> bool:
     """Return True if rows end to end have the losses that they have each alone."""
     first, second = (len(row.input_ids) for row in rows)
     together = Lanes(1, first + second, ((0, 0), (0, first)), ((first, second),), base.device)
     with torch.no_grad():
-        apart = _lane_losses(base, rows, arrange([[first, second]], 1, False, base.device))[0]
-        joined = _lane_losses(base, rows, together)[0]
+        apart = lane_losses(base, rows, arrange([[first, second]], 1, False, base.device))[0]
+        joined = lane_losses(base, rows, together)[0]
     return bool((joined - apart).abs().max() <= TOLERANCE)
 
 

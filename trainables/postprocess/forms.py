@@ -6,9 +6,30 @@ from pathlib import Path
 
 import torch
 
-from trainables.adapters import naming
+from trainables.adapters import naming, peft_adapter
 from trainables.adapters.peft_adapter import Adapter
+from trainables.engine.evaluation import exact_loss
 from trainables.models.base_model import BaseModel, save_tokenizer
+from trainables.spec import Workload
+from trainables.training.checkpoint import BEST, UNIFORM
+from trainables.training.inputs import base_of, splits_of
+
+
+def write_all(workload: Workload, adapter: Path, output: Path) -> float:
+    """Write a trained adapter in both forms, and measure it as the search measures, but in float32.
+
+    Args:
+        workload: The workload that it was trained on.
+        adapter: Folder that ``Adapter.save`` wrote.
+        output: Folder for ``BEST`` and ``UNIFORM``.
+
+    Returns:
+        The mean loss per learned token of the validation split, in nats.
+    """
+    base, trained = base_of(workload), peft_adapter.read_folder(adapter)
+    write(workload.model, named_shortly(base, trained), output / BEST)
+    write(workload.model, uniform(base, trained), output / UNIFORM)
+    return exact_loss(base, trained, splits_of(workload).validation, workload.micro_batch)
 
 
 def write(model: str, adapter: Adapter, folder: Path) -> None:

@@ -1,8 +1,9 @@
 """Measure a model as anybody would load it: a script for a process of its own, in which nothing of ours is imported.
 
 It reads a job from standard input, as JSON: ``base`` and ``revision`` (a folder, or a hub id and its commit),
-``adapter`` (a folder, or null), ``rows`` (each a list of ids and one of labels, -100 where nothing is learned) and
-``device``. It prints the mean loss per learned token, in nats: ``{"loss": 4.2}``.
+``adapters`` (each a folder, or null for none), ``rows`` (each a list of ids and one of labels, -100 where nothing is
+learned) and ``device``. For each adapter it prints a line: the mean loss per learned token, in nats, or why there is
+none: ``{"loss": 4.2}``, ``{"error": "..."}``.
 """
 
 import json
@@ -21,23 +22,45 @@ class OursAreNotThere:
             raise ImportError(f"{name} is not to be imported here")
 
 
-def mean_loss(job: dict[str, Any]) -> float:
-    """Return the mean loss per learned token, each row alone, in float32."""
+def measure(job: dict[str, Any]) -> None:
+    """Load the base once, and print a line for each adapter."""
     import torch
     from transformers import AutoModelForCausalLM
 
     options = {"revision": job["revision"]} if job["revision"] else {}
-    model = AutoModelForCausalLM.from_pretrained(job["base"], dtype=torch.float32, local_files_only=True, **options)
-    if job["adapter"] is not None:
-        from peft import PeftModel
+    base = AutoModelForCausalLM.from_pretrained(job["base"], dtype=torch.float32, local_files_only=True, **options)
+    base = base.to(job["device"]).eval()
+    for adapter in job["adapters"]:
+        try:
+            answer: dict[str, Any] = {"loss": with_adapter(base, adapter, job["rows"])}
+        except Exception as error:  # libraries raise anything; the next adapter may do
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            answer = {"error": f"{type(error).__name__}: {lines[0].strip() if lines else ''}"}
+        print(json.dumps(answer), flush=True)
 
-        model = PeftModel.from_pretrained(model, job["adapter"])
-    model.to(job["device"]).eval()
+
+def with_adapter(base: Any, adapter: str | None, rows: list[Any]) -> float:
+    """Return the mean loss with an adapter, which is taken off again."""
+    if adapter is None:
+        return mean_loss(base, rows)
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(base, adapter).eval()
+    try:
+        return mean_loss(model, rows)
+    finally:
+        model.unload()
+
+
+def mean_loss(model: Any, rows: list[Any]) -> float:
+    """Return the mean loss per learned token, each row alone, in float32."""
+    import torch
+
     loss, tokens = 0.0, 0
     with torch.inference_mode():
-        for ids, labels in job["rows"]:
-            targets = torch.tensor(labels[1:], device=job["device"])
-            logits = model(input_ids=torch.tensor([ids], device=job["device"])).logits[0, :-1].float()
+        for ids, labels in rows:
+            targets = torch.tensor(labels[1:], device=model.device)
+            logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, :-1].float()
             loss += torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum").item()
             tokens += int((targets != -100).sum())
     return loss / tokens
@@ -45,4 +68,4 @@ def mean_loss(job: dict[str, Any]) -> float:
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, OursAreNotThere())
-    print(json.dumps({"loss": mean_loss(json.load(sys.stdin))}))
+    measure(json.load(sys.stdin))

@@ -6,54 +6,44 @@ from typing import Any
 
 import torch
 
-from strategies import RankAllocation
 from strategies.base import Site
 from trainables.adapters import peft_adapter
 from trainables.adapters.peft_adapter import Adapter
 from trainables.data.splits import mean_loss
+from trainables.engine.evaluation import losses_of
 from trainables.spec import Workload
 from trainables.training.inputs import base_of, splits_of
-from trainables.training.losses import evaluate
 
 FRACTIONS = (1.0, 0.9, 0.75, 0.5, 0.25)
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def shrink_curve(
-    workload: Workload, ranks: Mapping[str, int], alphas: Mapping[str, float], folder: Path
-) -> list[dict[str, Any]]:
-    """Measure a trained adapter on the test split at falling numbers of parameters.
+def shrink_curve(workload: Workload, folder: Path) -> list[dict[str, Any]]:
+    """Measure a trained adapter on the test split at falling numbers of parameters, all of them in the same passes.
 
     Args:
         workload: The workload that it was trained on.
-        ranks: Site -> rank, zeros included.
-        alphas: Adapted site -> alpha.
-        folder: Folder of its weights.
+        folder: Folder that ``Adapter.save`` wrote.
 
     Returns:
         A mapping for each of ``FRACTIONS``: ``fraction``, ``params`` (the remaining ones) and ``test_loss``.
     """
-    base = base_of(workload)
-    splits = splits_of(workload)
-    by_name = {site.name: site for site in base.sites}
-    params = sum(by_name[name].cost * rank for name, rank in ranks.items())
-    model = peft_adapter.attach(base.model, RankAllocation(ranks, params), alphas)
-    try:
-        adapter = peft_adapter.read(model)
-        adapter.set_weights(peft_adapter.load_weights(folder))
-        scales = adapter.scales
-        whole = {name: (a.detach().clone(), b.detach() * scales[name]) for name, (a, b) in adapter.factors.items()}
-        curve = []
-        for fraction in FRACTIONS:
-            truncated = shrunk(whole, base.sites, int(fraction * params)) if fraction < 1 else whole
-            _put(adapter, truncated)
-            remaining = sum(by_name[name].cost * len(a) for name, (a, _) in truncated.items())
-            loss = mean_loss(splits.test, evaluate(base, splits.test, workload.batch_size))
-            curve.append({"fraction": fraction, "params": remaining, "test_loss": loss})
-        return curve
-    finally:
-        peft_adapter.detach(model)
+    base, examples, trained = base_of(workload), splits_of(workload).test, peft_adapter.read_folder(folder)
+    whole = {name: (a, b * trained.scales[name]) for name, (a, b) in trained.factors.items()}
+    costs = {site.name: site.cost for site in base.sites}
+    params = _params(whole, costs)
+    sizes = [whole if part == 1 else shrunk(whole, base.sites, int(part * params)) for part in FRACTIONS]
+    adapters = [Adapter(trained.config, factors, dict.fromkeys(factors, 1.0)) for factors in sizes]
+    losses = losses_of(base, adapters, examples, workload.micro_batch)
+    return [
+        {"fraction": part, "params": _params(factors, costs), "test_loss": mean_loss(examples, sums)}
+        for part, factors, sums in zip(FRACTIONS, sizes, losses, strict=True)
+    ]
+
+
+def _params(factors: Factors, costs: Mapping[str, int]) -> int:
+    return sum(costs[name] * len(a) for name, (a, _) in factors.items())
 
 
 def shrunk(factors: Factors, sites: Sequence[Site], params: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -92,14 +82,3 @@ def _factors(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     root = s[:rank].sqrt()
     return (root[:, None] * v[:rank]).to(dtype), (u[:, :rank] * root).to(dtype)
-
-
-def _put(adapter: Adapter, factors: Factors) -> None:
-    """Copy smaller factors of scale 1 into an adapter's tensors, with zeros for the rows that were cut."""
-    with torch.no_grad():
-        for name, (a, b) in adapter.factors.items():
-            a.zero_(), b.zero_()
-            if name in factors:
-                small_a, small_b = factors[name]
-                a[: len(small_a)].copy_(small_a)
-                b[:, : small_b.shape[1]].copy_(small_b / adapter.scales[name])

@@ -19,29 +19,45 @@ class NotReloaded(RuntimeError):
     """Plain Transformers and PEFT do not load it. The message says why, in one line."""
 
 
-def reloaded_loss(model: str, adapter: Path | None, examples: Sequence[Example], device: str) -> float:
-    """Return the mean loss per learned token, in nats, that plain Transformers and PEFT measure in float32.
+def reloaded(
+    model: str, adapters: Sequence[Path | None], examples: Sequence[Example], device: str
+) -> list[float | NotReloaded]:
+    """Return what plain Transformers and PEFT measure, in a process of its own: mean losses per learned token, in nats.
 
     Args:
         model: The base, as ``Workload.model``, or the folder of a merged model.
-        adapter: Folder of the adapter; None measures the model alone.
+        adapters: Their folders; None measures the model alone.
         examples: The rows.
         device: Where to measure, ``cpu`` or ``cuda``.
 
-    Raises:
-        NotReloaded: They cannot.
+    Returns:
+        For each adapter its loss in float32, or why there is none.
     """
-    base, revision = hub.split(model) if hub.is_hub_id(model) else (str(files.resolve(model)), None)
+    base, revision = loaded_from(model)
     rows = [(example.input_ids, example.labels) for example in examples]
-    job = {"base": base, "revision": revision, "adapter": adapter and str(adapter), "rows": rows, "device": device}
+    folders = [adapter and str(adapter) for adapter in adapters]
+    job = {"base": base, "revision": revision, "adapters": folders, "rows": rows, "device": device}
     command = [sys.executable, "-I", str(SCRIPT)]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
-        raise NotReloaded(lines[-1].strip()[:300])
-    return float(json.loads(done.stdout.splitlines()[-1])["loss"])
+    lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    answers += [{"error": lines[-1].strip()}] * (len(adapters) - len(answers))
+    return [NotReloaded(answer["error"][:300]) if "error" in answer else float(answer["loss"]) for answer in answers]
 
 
-def agree(measured: float, reloaded: float) -> bool:
-    """Return True if two measurements of one adapter are of the same."""
-    return math.isclose(measured, reloaded, rel_tol=0, abs_tol=TOLERANCE)
+def loaded_from(model: str) -> tuple[str, str | None]:
+    """Return what anybody loads a base from: a folder, or a hub id and its commit."""
+    return hub.split(model) if hub.is_hub_id(model) else (str(files.resolve(model)), None)
+
+
+def agree(measured: float, loss: float | NotReloaded) -> bool:
+    """Return True if two measurements are of the same adapter."""
+    return not isinstance(loss, NotReloaded) and math.isclose(measured, loss, rel_tol=0, abs_tol=TOLERANCE)
+
+
+def in_words(measured: float, loss: float | NotReloaded) -> str:
+    """Return what others' code measured of what we have measured."""
+    if isinstance(loss, NotReloaded):
+        return f"plain Transformers and PEFT do not load it ({loss}); the search measured {measured:.5f}"
+    same = "as the search did" if agree(measured, loss) else f"the search measured {measured:.5f}"
+    return f"plain Transformers and PEFT measure {loss:.5f} nats per token on the validation rows, {same}"

@@ -11,7 +11,8 @@ from analysis.results.atomic_write import replacing_folder
 from trainables.adapters import CONFIG, WEIGHTS
 
 ADAPTER = "adapter"
-BEST = "best_adapter"  # of a whole search, beside its report
+BEST, UNIFORM = "best_adapter", "best_adapter_uniform"  # of a whole search, beside its report
+UNVERIFIED = "_unverified"  # ends the name of a folder that was not seen to have the loss that was measured
 SESSION, LAST = "session", "checkpoint_last"  # a trial's folder in a checkpoint of Ray's, and the checkpoint of a stop
 STATE = "state.safetensors"
 META = "session.json"

@@ -4,10 +4,10 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -20,6 +20,7 @@ from tuning.plan.search_plan import SearchPlan
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
+R = TypeVar("R")
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
 
 
 def ask(plan: SearchPlan, hosts: Hosts, what: str, *arguments: Any, stop: Stop | None = None) -> Any:
-    """Call a method of ``Host`` where the trials run, once there are the resources of one.
+    """Call a method of ``Host`` where the trials run, as ``run``; the host stays for the next question.
 
     Args:
         plan: The search.
@@ -61,21 +62,28 @@ def ask(plan: SearchPlan, hosts: Hosts, what: str, *arguments: Any, stop: Stop |
         RayError: It could not be done; a ``RayTaskError`` has as its cause what the method raised.
         Stopped: It is not.
     """
-    again = [ray.exceptions.RayActorError]  # the host died; the next is another
-    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial, retry_exceptions=again)(
-        Hosts.ask_here
-    )
-    answer = task.remote(hosts, what, *arguments)
     log.info("a host is asked for %s", what)
+    return run(plan, Hosts.ask_here, hosts, what, *arguments, stop=stop)
+
+
+def run(plan: SearchPlan, function: Callable[..., R], *arguments: Any, stop: Stop | None = None) -> R:
+    """Call a function in a process where the trials run, once there are the resources of one.
+
+    Raises:
+        RayError: It could not be done; a ``RayTaskError`` has as its cause what the function raised.
+        Stopped: The answer is no longer wanted.
+    """
+    again = [ray.exceptions.RayActorError]  # a host died; the next is another
+    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial, retry_exceptions=again)(function)
+    answer = task.remote(*arguments)
     try:
         while stop is not None and not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
             stop.check()
-        return ray.get(answer)
+        result: R = ray.get(answer)
+        return result
     except Stopped:
         ray.cancel(answer, force=True)  # it would begin another host
         raise
-    finally:
-        release(plan)
 
 
 def release(plan: SearchPlan) -> None:

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, NO_ROOM, CUT_OFF, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, NO_ROOM, CUT_OFF, NOT_VERIFIED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
 """Exit statuses; ``tuning.cli.main`` says what they mean."""
 M_ARENA_MAX, ARENAS = -8, 2
 _last_words = "Stopped before any trial began"

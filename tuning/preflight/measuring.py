@@ -17,7 +17,7 @@ from trainables.actors.host_registry import Hosts
 from trainables.evidence.measurements import format_of, keep
 from trainables.models.coverage import Coverage, cache_key
 from trainables.spec import Workload
-from tuning.cluster.hosting import ask
+from tuning.cluster.hosting import ask, release
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight, with_coverage
 
@@ -51,6 +51,8 @@ def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[Sear
         if isinstance(error.cause, ValueError):
             raise ValueError(str(error.cause)) from error
         raise
+    finally:
+        release(plan)
     return plan, replace(preflight, workload=workload)
 
 

@@ -3,7 +3,6 @@
 import datetime
 import json
 import logging
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +10,8 @@ import click
 import optuna
 from ray.exceptions import RayError
 
-from analysis.report.card import card
 from analysis.report.pictures import FOLDER
 from analysis.report.publish import publish
-from analysis.results.atomic_write import replacing_folder
 from analysis.results.rows import ResultRow, write_rows
 from analysis.results.run_info import EVIDENCE, FACTS, PLAN, RunInfo
 from analysis.results.trial_config import Status
@@ -25,7 +22,7 @@ from trainables.training import checkpoint
 from trainables.training.checkpoint import ADAPTER, BEST, SESSION
 from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
-from tuning.results import summary, trial_files
+from tuning.results import handout, summary, trial_files
 from tuning.state.checkpoints import newest_checkpoint
 from tuning.state.facts import save_facts
 from tuning.state.record import Record
@@ -50,8 +47,8 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
     Args:
         run: The search.
         study: Optuna's; None if nothing was searched.
-        in_time: Whether there is time for a picture of each trial, and to measure the winner. If not, the adapter that
-            an earlier run left stays.
+        in_time: Whether there is time for a picture of each trial, and to measure the winner and to verify its
+            adapter. If not, that is handed out unverified, beside the one that an earlier run left.
 
     Raises:
         Stopped: There was, and then no more.
@@ -68,18 +65,23 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
     if study is not None:
         mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
         facts = replace(facts, importance=importances(study))
-    adapter = None
+    adapter, forms = _whole_adapter(plan, best) if best else None, None
     if in_time:
         trial_files.write(plan.run_dir, rows, run.stop.check)
-        adapter = _whole_adapter(plan, best) if best else None
-        if best and adapter and (curve := _shrink_curve(run, best, adapter)):
-            record.shrunk(best.trial_id, curve)
+        if best and adapter:
+            if curve := _shrink_curve(run, adapter):
+                record.shrunk(best.trial_id, curve)
+            forms = handout.prepared(run, adapter)
+    if best and adapter:
+        facts = replace(facts, handed_out=forms.losses if forms else handout.NOT_YET)
     facts = replace(facts, shrink=known_curve(assessment, record), seconds=run.timeline.seconds)
     save_facts(facts, plan.run_dir)
     info = replace(facts, generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
-    if in_time:
-        _hand_out(plan, adapter, card(best, assessment, info) if best else "")
+    if best and forms:
+        handout.put(run, forms, best, assessment, info)
     publish(assessment, info, plan.run_dir / "report.md")
+    if best and adapter and not forms:
+        handout.put_unverified(run, adapter, best, assessment, info)
     return assessment, facts
 
 
@@ -145,27 +147,15 @@ def close_tracking(run: Run, in_time: bool = True) -> None:
 def _whole_adapter(plan: SearchPlan, best: ResultRow) -> Path | None:
     """Return the folder of the winner's adapter; None, and say so, if there is none that is whole."""
     if (adapter := adapter_of(plan, best)) is None:
-        click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole", err=True)
+        kept = f"; {BEST} stays as it was" if (plan.run_dir / BEST).exists() else ""
+        click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole{kept}", err=True)
     return adapter
 
 
-def _hand_out(plan: SearchPlan, adapter: Path | None, text: str) -> None:
-    """Put the winner's adapter, with its card, into the place of the one that was there; nothing if there is none."""
-    if adapter is None:
-        shutil.rmtree(plan.run_dir / BEST, ignore_errors=True)
-        return
-    with replacing_folder(plan.run_dir / BEST) as aside:
-        for path in adapter.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
-            shutil.copyfile(path, aside / path.name)
-        (aside / "README.md").write_text(text, encoding="utf-8")
-
-
-def _shrink_curve(run: Run, best: ResultRow, adapter: Path) -> list[dict[str, float]]:
+def _shrink_curve(run: Run, adapter: Path) -> list[dict[str, float]]:
     """Measure the winner at fewer parameters, where the trials ran; nothing if that fails, and say so."""
     try:
-        curve: list[dict[str, float]] = ask(
-            run.plan, run.hosts, "shrink_curve", best.ranks, best.alphas, adapter, stop=run.stop
-        )
+        curve: list[dict[str, float]] = ask(run.plan, run.hosts, "shrink_curve", adapter, stop=run.stop)
     except RayError as error:
         log.warning("the winner could not be measured at fewer parameters", exc_info=True)
         click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from analysis.stats.assessment import SearchAssessment
-from trainables.training.checkpoint import BEST
+from trainables.training.checkpoint import BEST, UNIFORM
 from tuning.plan.search_plan import SearchPlan
 from tuning.tracking import mlflow_client
 
@@ -25,14 +25,26 @@ def show(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search_
         for line in assessment.answer:
             click.echo("  " + line.removeprefix("- ").replace("**", ""))
     click.echo(f"\nReport           {typed(plan.run_dir)}/report.html, report.md")
-    if (plan.run_dir / BEST).is_dir() and (chosen := assessment.recommended) is not None:
-        click.echo(f"Adapter          {typed(plan.run_dir)}/{BEST} ({chosen.strategy}: {chosen.experiment_name})")
+    for line in adapter_lines(plan, assessment):
+        click.echo(line)
     for line in mlflow_lines(plan, search_id):
         click.echo(line)
     if not plan.official:
         click.echo(f"Optuna           optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
     ended = "ended with this search's own Ray; one that stays: ray start --head, then --ray-address auto"
     click.echo(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
+
+
+def adapter_lines(plan: SearchPlan, assessment: SearchAssessment) -> list[str]:
+    """Return where the winner's adapter is, and which form of it is for what."""
+    chosen, lines = assessment.recommended, []
+    if chosen is not None and (plan.run_dir / BEST).is_dir():
+        lines += [f"Adapter          {typed(plan.run_dir)}/{BEST} ({chosen.strategy}: {chosen.experiment_name})"]
+    if chosen is not None and (plan.run_dir / UNIFORM).is_dir():
+        lines += [
+            f"                 {typed(plan.run_dir)}/{UNIFORM} (the same for vLLM and SGLang: one rank, one scale)"
+        ]
+    return lines
 
 
 def mlflow_lines(plan: SearchPlan, search_id: str) -> list[str]:

@@ -1,0 +1,68 @@
+"""Losses of rows in packed passes, and finished adapters measured together in them."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from trainables.adapters.peft_adapter import Adapter
+from trainables.data.splits import Example, mean_loss
+from trainables.engine.sequence_packing import Lanes, arrange
+from trainables.engine.stacked_adapters import Stack, adapted
+from trainables.models.base_model import BaseModel
+from trainables.training.losses import autocast, by_length, token_losses
+
+
+def lane_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of each learned token, in nats, row after row as they lie in the lanes, and the row of each."""
+    inputs, labels = lanes.inputs(rows, base.pad_id, base.joining == "mask")
+    losses, positions = token_losses(base.model, inputs, labels, base.separable_head)
+    return losses, lanes.owners[positions[:, 0], positions[:, 1]]
+
+
+def row_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> torch.Tensor:
+    """Return the summed loss of each row, in nats, shape (rows,)."""
+    losses, owners = lane_losses(base, rows, lanes)
+    return losses.new_zeros(len(rows)).index_add(0, owners, losses)
+
+
+@torch.inference_mode()
+def losses_of(
+    base: BaseModel, adapters: Sequence[Adapter], examples: Sequence[Example], rows: int, exact: bool = False
+) -> list[list[float]]:
+    """Return each adapter's summed loss of each example, in nats.
+
+    Args:
+        base: The frozen base.
+        adapters: Trained ones; they stay what they are.
+        examples: The rows.
+        rows: Examples of an adapter in one pass.
+        exact: Whether to compute in float32 also where trials are trained in bfloat16.
+    """
+    order, width = by_length(examples), min(site.d_in for site in base.sites)
+    stack = Stack([_copied(adapter, base.device) for adapter in adapters])
+    parts = []
+    with contextlib.nullcontext() if exact else autocast(base.device), adapted(base.model, stack):
+        for start in range(0, len(order), rows):
+            part = [examples[index] for index in order[start : start + rows]]
+            lengths = [[len(example.input_ids) for example in part]] * len(adapters)
+            lanes = arrange(lengths, width, base.joining is not None, base.device)
+            parts.append(row_losses(base, part * len(adapters), lanes).view(len(adapters), -1))
+    columns = sorted(range(len(order)), key=order.__getitem__)
+    in_order: list[list[float]] = torch.cat(parts, 1)[:, columns].tolist()
+    return in_order
+
+
+def exact_loss(base: BaseModel, adapter: Adapter, examples: Sequence[Example], rows: int) -> float:
+    """Return an adapter's mean loss per learned token in float32, in nats; arguments as of ``losses_of``."""
+    return mean_loss(examples, losses_of(base, [adapter], examples, rows, exact=True)[0])
+
+
+def _copied(adapter: Adapter, device: str) -> Adapter:
+    """Return an adapter that a stack may take apart, on a device, in float32."""
+    factors = {
+        name: (a.detach().to(device, torch.float32).clone(), b.detach().to(device, torch.float32).clone())
+        for name, (a, b) in adapter.factors.items()
+    }
+    return replace(adapter, factors=factors)

@@ -1,0 +1,147 @@
+"""What a search hands out: its winner's adapter in two forms, each loaded by others' code before it gets its name."""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from ray.exceptions import RayError, RayTaskError
+
+from analysis.report.card import Use, card
+from analysis.results.atomic_write import replacing_folder
+from analysis.results.messages import first_line
+from analysis.results.rows import ResultRow
+from analysis.results.run_info import RunInfo
+from analysis.stats.assessment import SearchAssessment
+from trainables.models.base_model import save_tokenizer
+from trainables.postprocess.verification import NotReloaded, agree, in_words, loaded_from
+from trainables.training.checkpoint import BEST, UNIFORM, UNVERIFIED
+from tuning.cluster import hosting
+from tuning.cluster.hosting import ask
+from tuning.plan.search_plan import SearchPlan
+from tuning.results import summary
+from tuning.trials.phases import Run
+
+log = logging.getLogger(__name__)
+ASIDE = ".handout"
+NOT_YET = {BEST + UNVERIFIED: "not verified"}
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """The winner's adapter in its forms, not yet in its place.
+
+    Args:
+        folder: Holds a folder of each form.
+        measured: Its loss on the validation split in float32, as trials are measured.
+        reloaded: Form -> the same as plain Transformers and PEFT measure it, or why they do not.
+    """
+
+    folder: Path
+    measured: float
+    reloaded: Mapping[str, float | NotReloaded]
+
+    def name(self, form: str) -> str:
+        """Return the name of the folder that is handed out."""
+        return form if agree(self.measured, self.reloaded[form]) else form + UNVERIFIED
+
+    @property
+    def losses(self) -> dict[str, float | str]:
+        """Name of each folder that is handed out -> its loss when it was loaded, or why there is none."""
+        return {
+            self.name(form): str(loss) if isinstance(loss, NotReloaded) else loss
+            for form, loss in self.reloaded.items()
+        }
+
+
+def prepared(run: Run, adapter: Path) -> Forms | None:
+    """Have a host write every form of an adapter, and others' code load and measure them once the hosts have ended.
+
+    Args:
+        run: The search.
+        adapter: Folder of the adapter, in a checkpoint.
+
+    Returns:
+        The forms; None, and say so, if they could not be made.
+
+    Raises:
+        Stopped: The search is to stop.
+    """
+    try:
+        return _measured(run, adapter)
+    except RayError as error:
+        log.warning("the winner's adapter could not be verified", exc_info=True)
+        reason = first_line(error.cause) if isinstance(error, RayTaskError) else first_line(error)
+        click.echo(f"Error: the winner's adapter could not be verified: {reason}", err=True)
+        return None
+
+
+def _measured(run: Run, adapter: Path) -> Forms:
+    folder = run.plan.run_dir / ASIDE
+    shutil.rmtree(folder, ignore_errors=True)
+    measured = ask(run.plan, run.hosts, "hand_out", adapter, folder, stop=run.stop)
+    hosting.end(run.plan)  # the device is the other process's
+    workload = run.checked.workload
+    assert workload.splits is not None
+    paths, examples = [folder / form for form in (BEST, UNIFORM)], workload.splits.validation
+    losses = hosting.run(
+        run.plan, type(run.hosts).reloaded_here, run.hosts, workload.model, paths, examples, stop=run.stop
+    )
+    log.info("the winner has %r, and loaded by plain Transformers and PEFT %r", measured, losses)
+    return Forms(folder, measured, dict(zip((BEST, UNIFORM), losses, strict=True)))
+
+
+def put(run: Run, forms: Forms, best: ResultRow, assessment: SearchAssessment, info: RunInfo) -> None:
+    """Put each form with its card into its place, and say which could not be verified.
+
+    Args:
+        run: The search.
+        forms: What to hand out.
+        best: The run whose adapter it is.
+        assessment: What the search's rows say.
+        info: What the cards show besides.
+    """
+    for form, loss in forms.reloaded.items():
+        name, folder = forms.name(form), run.plan.run_dir / forms.name(form)
+        with replacing_folder(folder) as aside:
+            for path in (forms.folder / form).iterdir():
+                path.replace(aside / path.name)
+            use = Use(
+                *loaded_from(run.checked.workload.model),
+                str(folder.resolve()),
+                form == UNIFORM,
+                in_words(forms.measured, loss),
+            )
+            (aside / "README.md").write_text(card(best, assessment, info, use), encoding="utf-8")
+        if name == form:
+            shutil.rmtree(run.plan.run_dir / (form + UNVERIFIED), ignore_errors=True)
+        else:
+            click.echo(f"Error: {summary.typed(folder)}: not to be used, {in_words(forms.measured, loss)}", err=True)
+    shutil.rmtree(forms.folder, ignore_errors=True)
+
+
+def put_unverified(run: Run, adapter: Path, best: ResultRow, assessment: SearchAssessment, info: RunInfo) -> None:
+    """Put an adapter as it lies in a checkpoint, with tokenizer and card, where nobody takes it for a verified one."""
+    folder = run.plan.run_dir / (BEST + UNVERIFIED)
+    command = verifying(run.plan)
+    with replacing_folder(folder) as aside:
+        for path in adapter.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
+            shutil.copyfile(path, aside / path.name)
+        save_tokenizer(run.checked.workload.model, aside)
+        seen = f"not yet loaded by plain Transformers and PEFT, which `{command}` does"
+        use = Use(*loaded_from(run.checked.workload.model), str(folder.resolve()), False, seen)
+        (aside / "README.md").write_text(card(best, assessment, info, use), encoding="utf-8")
+    click.echo(f"Adapter so far   {summary.typed(folder)}; to verify it: {command}")
+
+
+def verifying(plan: SearchPlan) -> str:
+    """Return the command that verifies what a stopped search has handed out."""
+    run_dir = summary.typed(plan.run_dir)
+    return f"python -m trainables.export {run_dir} --form adapter --output {run_dir}/{BEST}"
+
+
+def is_verified(info: RunInfo) -> bool:
+    """Return True if nothing is handed out that others' code did not load and find as it was measured."""
+    return not any(name.endswith(UNVERIFIED) for name in info.handed_out)
