@@ -72,13 +72,14 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
             if curve := _shrink_curve(run, adapter):
                 record.shrunk(best.trial_id, curve)
             forms = handout.prepared(run, adapter)
-    if best and adapter:
-        facts = replace(facts, handed_out=forms.losses if forms else handout.NOT_YET)
+    if best:
+        facts = replace(facts, handed_out=handout.folders(record, best, adapter, forms))
     facts = replace(facts, shrink=known_curve(assessment, record), seconds=run.timeline.seconds)
     save_facts(facts, plan.run_dir)
     info = replace(facts, generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     if best and forms:
         handout.put(run, forms, best, assessment, info)
+        record.handed_out(best.trial_id, forms.losses)
     publish(assessment, info, plan.run_dir / "report.md")
     if best and adapter and not forms:
         handout.put_unverified(run, adapter, best, assessment, info)

@@ -22,11 +22,11 @@ from tuning.cluster import hosting
 from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
 from tuning.results import summary
+from tuning.state.record import Record
 from tuning.trials.phases import Run
 
 log = logging.getLogger(__name__)
 ASIDE = ".handout"
-NOT_YET = {BEST + UNVERIFIED: "not verified"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,22 @@ def _measured(run: Run, adapter: Path) -> Forms:
     )
     log.info("the winner has %r, and loaded by plain Transformers and PEFT %r", measured, losses)
     return Forms(folder, measured, dict(zip((BEST, UNIFORM), losses, strict=True)))
+
+
+def folders(record: Record, best: ResultRow, adapter: Path | None, forms: Forms | None) -> dict[str, float | str]:
+    """Return the folders of the winner's adapter that there will be, as ``RunInfo.handed_out``.
+
+    Args:
+        record: Knows what was handed out before.
+        best: The winner.
+        adapter: Its adapter in a checkpoint, if that is whole.
+        forms: The same in its forms, if there was time for them.
+    """
+    if forms is not None:
+        return forms.losses
+    if adapter is None and record.handout is not None and record.handout[0] == best.trial_id:
+        return record.handout[1]
+    return {BEST + UNVERIFIED: "not verified" if adapter else "its checkpoint is gone"}
 
 
 def put(run: Run, forms: Forms, best: ResultRow, assessment: SearchAssessment, info: RunInfo) -> None:

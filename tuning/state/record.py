@@ -52,6 +52,7 @@ class Record:
         resource_events: What memory did not allow.
         looks: What was judged on the test split: how many trials and seeds, by which margin.
         shrink: Trial id -> its adapter cut to fewer parameters, of trials that have been the winner.
+        handout: Id of the trial whose adapter was handed out last, and as what; None if none was.
         plans: What was planned, last the one in force: ``plan``, ``search_id``, ``command``, ``versions``, ``changes``.
         may_lack_a_plan: Whether a line that cannot be read comes after the last plan.
         exit_status: Of the search, if nothing is left to be done.
@@ -70,6 +71,7 @@ class Record:
         self.resource_events: dict[str, None] = {}
         self.looks: dict[str, None] = {}
         self.shrink: dict[str, list[dict[str, float]]] = {}
+        self.handout: tuple[str, dict[str, float | str]] | None = None
         self.plans: list[dict[str, Any]] = []
         self.exit_status: int | None = None
         self.damage: list[str] = []
@@ -129,6 +131,10 @@ class Record:
         """Note what the winner loses at fewer parameters."""
         self._note("shrunk", trial_id=trial_id, curve=curve)
 
+    def handed_out(self, trial_id: str, folders: dict[str, float | str]) -> None:
+        """Note whose adapter is handed out in which folders, as ``RunInfo.handed_out``."""
+        self._note("handed_out", trial_id=trial_id, folders=folders)
+
     def ended(self, row: ResultRow) -> None:
         """Keep a row: it is on disk when this returns."""
         append_row(row, self.run_dir / ROWS)
@@ -186,6 +192,8 @@ class Record:
                 self.looks[facts["what"]] = None
             case "shrunk":
                 self.shrink[facts["trial_id"]] = facts["curve"]
+            case "handed_out":
+                self.handout = facts["trial_id"], facts["folders"]
             case "completed":
                 self.exit_status = facts["exit_status"]
                 self._done_without = facts.get("damaged", [])

@@ -1,0 +1,130 @@
+"""What a search hands out, and under which name: with a host and others' code that say what the test wants."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import ray
+
+from tests.fakes import ray_tune
+from tests.fakes.trial import VALIDATION_LOSS
+from trainables.postprocess.verification import NotReloaded
+from tuning.results import finalize, handout
+
+FLAGS = ("--strategies", "baseline", "--strategies", "linear_decay", "--num-samples", 3, "--confirm-seeds", 0)
+FORMS = ["best_adapter", "best_adapter_uniform"]
+
+
+@pytest.fixture
+def search(simulated, small, told, tmp_path):
+    """A function that runs a search, or goes on with it, and returns its status, what it printed, and its folder."""
+
+    def run(*flags):
+        begun = (tmp_path / "x").exists()
+        chosen = ("--resume", "x", *flags) if begun else (*small, *FLAGS, "--name", "x", *flags)
+        return *told(*chosen, "--runs-dir", tmp_path), tmp_path / "x"
+
+    return run
+
+
+def adapters(folder):
+    return sorted(path.name for path in folder.glob("best_adapter*"))
+
+
+def facts(folder):
+    return json.loads((folder / "facts.json").read_text())
+
+
+def losses(monkeypatch, *measured):
+    """Have others' code measure these of the two forms."""
+    monkeypatch.setattr(ray_tune.NoHosts, "reloaded_here", lambda *_: list(measured))
+
+
+def test_both_forms_are_there_with_a_card_that_says_what_each_is_for(search):
+    status, out, errors, folder = search()
+    assert (status, errors) == (0, "")
+    assert adapters(folder) == FORMS
+    assert facts(folder)["handed_out"] == dict.fromkeys(FORMS, VALIDATION_LOSS)
+    for form in FORMS:
+        assert f"{folder}/{form}" in out
+        assert f"folder = '{folder / form}'" in (folder / form / "README.md").read_text()
+    assert "vLLM" in next(
+        line for line in out.splitlines() if line.endswith("best_adapter_uniform") or FORMS[1] in line
+    )
+    assert not (folder / handout.ASIDE).exists()
+
+
+def test_a_form_that_others_measure_otherwise_is_not_called_by_its_name(search, monkeypatch):
+    losses(monkeypatch, VALIDATION_LOSS + 1.1e-4, VALIDATION_LOSS + 0.9e-4)
+    status, _, errors, folder = search()
+    assert status == 6
+    assert adapters(folder) == ["best_adapter_uniform", "best_adapter_unverified"]
+    (line,) = errors.splitlines()
+    assert "best_adapter_unverified" in line
+    assert "measure 2.50011 nats" in line
+    assert "the search measured 2.50000" in line
+    assert line.partition("not to be used, ")[2] in (folder / "best_adapter_unverified" / "README.md").read_text()
+    assert search()[0] == 6, "a complete search is left as it is, and so is its status"
+
+
+def test_one_that_does_not_load_is_named_with_the_reason(search, monkeypatch):
+    losses(monkeypatch, VALIDATION_LOSS, NotReloaded("ValueError: no such thing"))
+    status, _, errors, folder = search()
+    assert status == 6
+    assert adapters(folder) == ["best_adapter", "best_adapter_uniform_unverified"]
+    assert "do not load it (ValueError: no such thing)" in errors
+    assert facts(folder)["handed_out"]["best_adapter_uniform_unverified"] == "ValueError: no such thing"
+
+
+def test_what_can_be_verified_in_the_end_takes_the_place_of_what_could_not(search, monkeypatch):
+    with monkeypatch.context() as patch:
+        losses(patch, VALIDATION_LOSS + 1, VALIDATION_LOSS + 1)
+        assert search()[0] == 6
+    status, _, errors, folder = search("--extend", 1)
+    assert (status, errors) == (0, "")
+    assert adapters(folder) == FORMS
+
+
+def test_where_no_host_can_write_them_the_adapter_is_handed_out_as_it_was_saved(search, monkeypatch):
+    def fail(*arguments, **options):
+        raise ray.exceptions.RayActorError
+
+    monkeypatch.setattr(handout, "ask", fail)
+    status, out, errors, folder = search()
+    assert status == 6
+    assert adapters(folder) == ["best_adapter_unverified"]
+    assert "could not be verified" in errors
+    assert f"--form adapter --output {folder}/best_adapter" in out
+    assert (folder / "best_adapter_unverified" / "adapter_model.safetensors").is_file()
+
+
+def test_a_search_that_is_stopped_hands_out_what_nobody_has_verified_and_says_how_to(search, monkeypatch):
+    with monkeypatch.context() as patch:
+        ray_tune.at(patch, lambda harvest: harvest.record.rows, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        status, out, _, folder = search()
+    assert status == 143
+    assert adapters(folder) == ["best_adapter_unverified"]
+    command = f"python -m trainables.export {folder} --form adapter --output {folder}/best_adapter"
+    assert command in out
+    assert command in (folder / "best_adapter_unverified" / "README.md").read_text()
+    assert (folder / "best_adapter_unverified" / "tokenizer.json").is_file()
+    assert search()[0] == 0
+    assert adapters(folder) == FORMS
+
+
+@pytest.mark.parametrize(("seed", "changed"), [(0, True), (2, False)])
+def test_what_was_handed_out_stays_when_the_winners_checkpoint_is_gone(search, monkeypatch, seed, changed):
+    """With one seed the trial that is added is the new winner, with the other it is not."""
+    _, _, _, folder = search("--seed", seed)
+    before = {path: path.read_bytes() for path in folder.glob("best_adapter*/*")}
+    shutil.rmtree(folder / "ray")
+    monkeypatch.setattr(finalize, "newest_checkpoint", lambda plan, name: None)
+    status, _, errors, _ = search("--extend", 1)
+    assert {path: path.read_bytes() for path in folder.glob("best_adapter*/*")} == before
+    assert "best_adapter stays as it was" in errors
+    assert (status, facts(folder)["handed_out"]) == (
+        (6, {"best_adapter_unverified": "its checkpoint is gone"}) if changed
+        else (0, dict.fromkeys(FORMS, VALIDATION_LOSS))
+    )  # fmt: skip
