@@ -3,7 +3,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 TWO_WORKERS := -n 2 --dist loadgroup
 
-.PHONY: tune test share ci test-all mutants check bench soak
+.PHONY: tune test share ci test-all mutants smollm2 check bench soak
 
 # Python compiles the modules that it imports, a small part of all, sooner than pip compiles all of them.
 .venv: constraints.txt pyproject.toml
@@ -34,6 +34,10 @@ test-all: .venv
 
 mutants: .venv
 	$(BIN)/python -m tests.mutants $(WORD)
+
+# A real model of 135 M parameters, into a cache; it prints where
+smollm2: .venv
+	$(BIN)/python -m tests.smollm2
 
 check: .venv
 	$(BIN)/ruff check .

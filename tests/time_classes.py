@@ -28,7 +28,7 @@ LIMITS = {
     "browser": Limits(120, 300),
     "server": Limits(120, 300),
 }
-ALWAYS_THOROUGH = ("cluster", "browser", "server", "smoke")
+ALWAYS_THOROUGH = ("cluster", "browser", "server", "smoke", "smollm2")
 # Tests that use one of these fixtures run on one worker, which makes it once; the first line that fits decides.
 FIXTURE_GROUPS = {
     "cluster": "cluster",

@@ -2,12 +2,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from analysis.report.card import card
+from analysis.report.card import Use, card
 from analysis.report.findings import key_findings
 from analysis.report.pictures import Picture, drawn
 from analysis.report.plots import heatmaps, save
@@ -211,11 +212,16 @@ def test_the_smallest_size_within_one_percent_of_the_best_is_told():
 
 def test_the_card_says_what_is_known_and_leaves_out_what_is_not():
     best = row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10, test_loss=3.5)
-    text = card(best, assess([best]), RunInfo("now", model='a "b"', dataset="texts", train_examples=8))
+    use = Use("org/base", "abc", "/runs/x/best_adapter", uniform=False, seen="not yet")
+    text = card(best, assess([best]), RunInfo("now", model='a "b"', dataset="texts", train_examples=8), use)
     assert yaml.safe_load(text.split("---")[1]) == {"library_name": "peft", "base_model": 'a "b"', "tags": ["lora"]}
     assert "**Loss on the test split:** 3.5000 nats per token (perplexity 33.12)" in text
     assert "Not confirmed: no verdict." in text
-    text = card(row("a", loss=None), assess([]), RunInfo("now"))
+    assert "- **Loaded again:** not yet\n" in text
+    assert "from_pretrained('org/base', revision='abc')" in text
+    assert "folder = '/runs/x/best_adapter'" in text
+    text = card(row("a", loss=None), assess([]), RunInfo("now"), replace(use, revision=None))
+    assert "from_pretrained('org/base')" in text
     assert "None" not in text
 
 

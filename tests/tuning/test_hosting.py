@@ -83,6 +83,8 @@ def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered
     with hosting.hosts_for(plan, known.workload) as hosts:
         assert names() == []
         assert hosting.ask(plan, hosts, "slots_that_fit") >= 1
+        assert names() == ["cpu0"], "it stays for the next question"
+        hosting.release(plan)
         assert names() == []
 
 

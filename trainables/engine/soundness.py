@@ -30,7 +30,7 @@ ROW_TOKENS, JOINED_TOKENS = 64, 512
 TOLERANCE = 1e-3
 """Nats of a token's loss, in float32; of a gradient or an output relative to the largest of its matrix."""
 MOST_PASSES = 3
-RANK, RELATIVE_SIZE = 2, 0.1
+RANK, RELATIVE_SIZE, SAMPLED_ROWS = 2, 0.1, 16
 MATRICES = "matrices"
 UNREACHED, TUPLES = "no token reaches them", "they return tuples"
 REFUSED = "PEFT refuses them"
@@ -267,7 +267,7 @@ def _random(base: BaseModel, sites: Sequence[Site], seed: int) -> Adapter:
     generator = torch.Generator().manual_seed(seed)
     for site in sites:
         a, b = adapter.factors[site.name]
-        size = RELATIVE_SIZE * float(base.model.get_submodule(site.name).weight.std())
+        size = RELATIVE_SIZE * float(base.model.get_submodule(site.name).weight[:SAMPLED_ROWS].std())
         a.copy_(torch.randn(a.shape, generator=generator) / a.shape[1] ** 0.5)
         b.copy_(torch.randn(b.shape, generator=generator) * size * (a.shape[1] / len(a)) ** 0.5)
     return adapter
