@@ -40,7 +40,7 @@ def one_regex(sites: Iterable[str]) -> str:
 
 
 def short(ranks: Mapping[str, int], alphas: Mapping[str, float], modules: Collection[str]) -> dict[str, Any]:
-    """Return the fields as a person would write them: plain LoRA has no pattern.
+    """Return the fields as a person would write them: plain LoRA has no pattern, and a whole alpha is an integer.
 
     ``r`` and ``lora_alpha`` are those of most sites. Targets are the shortest endings of names that no other module
     has. A pattern has all sites of one rank, or one alpha, that is not that of most.
@@ -50,6 +50,7 @@ def short(ranks: Mapping[str, int], alphas: Mapping[str, float], modules: Collec
         alphas: Adapted site -> alpha.
         modules: Names of all of the model's modules.
     """
+    alphas = {name: int(alpha) if alpha == int(alpha) else alpha for name, alpha in alphas.items()}
     (rank, alpha), _ = Counter((rank, alphas[name]) for name, rank in ranks.items()).most_common(1)[0]
     return {
         "r": rank,
