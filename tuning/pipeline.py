@@ -30,6 +30,7 @@ from tuning.lifecycle.stop import OUTSIDE, Stop, Stopped
 from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import disk_space, measuring, preflight, preview
+from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, handout, summary
 from tuning.state import continuation
@@ -178,6 +179,8 @@ def _measured(
     hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
     timeline.enter(Stage.MEASURING)
     plan, checked = measuring.measured(plan, checked, hosts)
+    if not plan.official and (plain := always_plain(plan.strategies, checked.workload)):
+        click.echo(in_words(plain))
     timeline.enter(Stage.CHECKS)
     return plan.model_copy(update=checked.pinned), checked, hosts.sharing(checked.workload), dashboard
 
@@ -204,6 +207,7 @@ def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record 
         base_sha256=str(checked.workload.base),
         budget_params=checked.workload.budget.params,
         coverage=str(checked.shape.coverage),
+        always_plain=always_plain(() if plan.official else plan.strategies, checked.workload),
         command=commands[0],
         versions=versions(),
         revision=revision(),

@@ -77,6 +77,8 @@ def cost(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
         lines += [_cost_table(rows), ""]
     notes = [f"- **Engine:** {info.engine}"] if info.engine else []
     notes += [f"- **Matrices:** {info.coverage}"] if info.coverage else []
+    if info.always_plain:
+        notes += [f"- **Nothing but plain LoRA on these matrices:** {', '.join(info.always_plain)}"]
     notes += [f"- **Resource event:** {event}" for event in info.resource_events]
     notes += _wall_time(info.seconds)
     restarts = {row.experiment_name: row.restarts for row in rows if row.restarts}

@@ -36,6 +36,7 @@ class RunInfo:
         base_sha256: Digest of the model's files, or its hub id.
         budget_params: Trainable parameters that a trial may spend.
         coverage: Which of the base's matrices were adapted, and why the others were not, in words.
+        always_plain: Strategies that could be nothing but plain LoRA on these matrices.
         command: Command that started the search.
         versions: Library -> its version; that of this project's code, too.
         engine: How the trials were trained, in words.
@@ -66,6 +67,7 @@ class RunInfo:
     base_sha256: str | None = None
     budget_params: int | None = None
     coverage: str | None = None
+    always_plain: Sequence[str] = ()
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     engine: str | None = None

@@ -6,6 +6,7 @@ from strategies import STRATEGIES
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
 from tuning.preflight import disk_space
+from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
 
 
@@ -23,6 +24,8 @@ def show(plan: SearchPlan, checked: Preflight) -> None:
             continue
         ranks = list(allocation.ranks.values())
         click.echo(f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}")
+    if plain := always_plain(plan.strategies, checked.workload):
+        click.echo(in_words(plain))
     again = plan.most_confirmations
     tokens = checked.token_estimate(plan.trials + again)
     trials = f"{plan.trials} trials and {again} confirmation runs"
