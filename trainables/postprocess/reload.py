@@ -29,7 +29,7 @@ def measure(job: dict[str, Any]) -> None:
 
     options = {"revision": job["revision"]} if job["revision"] else {}
     base = AutoModelForCausalLM.from_pretrained(job["base"], dtype=torch.float32, local_files_only=True, **options)
-    base = base.to(job["device"]).eval()
+    base = without_cache(base.to(job["device"]).eval())
     for adapter in job["adapters"]:
         try:
             answer: dict[str, Any] = {"loss": with_adapter(base, adapter, job["rows"])}
@@ -37,6 +37,12 @@ def measure(job: dict[str, Any]) -> None:
             lines = [line for line in str(error).splitlines() if line.strip()]
             answer = {"error": f"{type(error).__name__}: {lines[0].strip() if lines else ''}"}
         print(json.dumps(answer), flush=True)
+
+
+def without_cache(model: Any) -> Any:
+    """Have a model keep nothing for the next token, which is not asked for."""
+    model.config.use_cache = False
+    return model
 
 
 def with_adapter(base: Any, adapter: str | None, rows: list[Any]) -> float:
