@@ -61,6 +61,67 @@ KINDS = {
     }),
 }  # fmt: skip
 """Name -> model type, and what its configuration differs in from that type's defaults."""
+HEADS, BLOCKS = {**GROUPED, "head_dim": 8}, {"vocab_size": 300, "n_embd": 32, "n_layer": 4, "n_head": 4, **IDS}
+MORE = {
+    "apertus": HEADS,
+    "arcee": HEADS,
+    "bamba": {**GROUPED, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1,
+              "mamba_expand": 2, "attn_layer_indices": [1], "mamba_chunk_size": 8},
+    "bert": {**WIDTHS, "is_decoder": True},
+    "biogpt": {**WIDTHS, **POSITIONS},
+    "codegen": {**BLOCKS, "rotary_dim": 4},
+    "cohere": GROUPED,
+    "cohere2": HEADS,
+    "ctrl": {**BLOCKS, "dff": 48},
+    "deepseek_v2": {**LATENT, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 4,
+                    "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "diffllama": GROUPED,
+    "ernie4_5": HEADS,
+    "exaone4": {**HEADS, "sliding_window": 8},
+    "falcon_mamba": {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 4, "state_size": 4, **IDS},
+    "gemma": HEADS,
+    "gemma2": {**HEADS, "query_pre_attn_scalar": 8},
+    "gemma3_text": {**HEADS, "query_pre_attn_scalar": 8},
+    "glm": HEADS,
+    "glm4": HEADS,
+    "gpt_bigcode": BLOCKS,
+    "gpt_neo": {"vocab_size": 300, "hidden_size": 32, "num_layers": 4, "num_heads": 4,
+                "attention_types": [[["global", "local"], 2]], **IDS},
+    "gpt_neox_japanese": {**WIDTHS, "intermediate_multiple_size": 2},
+    "gpt_oss": {**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+    "gptj": {**BLOCKS, "rotary_dim": 4},
+    "granite": GROUPED,
+    "granitemoe": {**ROUTED, "num_local_experts": 4},
+    "helium": HEADS,
+    "hunyuan_v1_dense": HEADS,
+    "jamba": {**GROUPED, "num_experts": 2, "num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1,
+              "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4,
+              "use_mamba_kernels": False},
+    "jetmoe": {**GROUPED, "kv_channels": 8, "num_local_experts": 4},
+    "lfm2": {**GROUPED, "block_ff_dim": 48, "block_multiple_of": 8, "layer_types": ["conv", "full_attention"] * 2},
+    "mamba2": {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 4, "state_size": 8, "num_heads": 8,
+               "head_dim": 8, "n_groups": 1, "chunk_size": 8, **IDS},
+    "mistral": GROUPED,
+    "mpt": {"vocab_size": 300, "d_model": 32, "n_layers": 4, "n_heads": 4, "expansion_ratio": 2},
+    "nemotron": HEADS,
+    "olmo": GROUPED,
+    "olmo2": GROUPED,
+    "openai-gpt": BLOCKS,
+    "persimmon": WIDTHS,
+    "phi": GROUPED,
+    "qwen3_moe": {**HEADS, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "recurrent_gemma": {**GROUPED, "lru_width": 32, "attention_window_size": 16,
+                        "block_types": ["recurrent", "recurrent", "attention"]},
+    "seed_oss": HEADS,
+    "smollm3": GROUPED,
+    "stablelm": GROUPED,
+    "starcoder2": GROUPED,
+    "trocr": {"vocab_size": 300, "d_model": 32, "decoder_layers": 4, "decoder_attention_heads": 4,
+              "decoder_ffn_dim": 48, **IDS},
+    "xglm": {"vocab_size": 300, "d_model": 32, "ffn_dim": 48, "num_layers": 4, "attention_heads": 4, **IDS},
+    "xlnet": {"vocab_size": 300, "d_model": 32, "n_layer": 4, "n_head": 4, "d_inner": 48, **IDS},
+}  # fmt: skip
+"""Further model types, and what their configurations differ in."""
 IMAGES_TOO = {"gemma3"}
 WEIGHT_STD = 0.15
 """Of random weights, so that every layer matters; that of the libraries would leave the loss to the embeddings."""
@@ -84,6 +145,6 @@ def built(kind):
 
 
 def _from_config(kind):
-    model_type, choices = KINDS[kind]
+    model_type, choices = KINDS[kind] if kind in KINDS else (kind, MORE[kind])
     auto = AutoModelForImageTextToText if kind in IMAGES_TOO else AutoModelForCausalLM
     return auto.from_config(CONFIG_MAPPING[model_type](**choices))

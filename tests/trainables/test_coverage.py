@@ -48,7 +48,7 @@ def test_a_vision_tower_has_no_sites_and_is_named():
     coverage = coverage_of(skeleton("gemma3"))
     assert {site.name.split(".")[1] for site in coverage.sites} == {"language_model"}
     assert str(coverage) == (
-        "adapted: 28 of 28 matrices, 100% of their parameters; 15 matrices outside the text model are as they were"
+        "adapted: 28 of 28 matrices, 100% of their parameters; 15 matrices outside the text model are as before"
     )
 
 

@@ -90,7 +90,8 @@ class Coverage:
         if self.left_out:
             parts.append("left out: " + ", ".join(map(str, self.left_out)))
         if self.outside:
-            parts.append(f"{self.outside:,} matrices outside the text model are as they were")
+            are = "matrix outside the text model is" if self.outside == 1 else "matrices outside the text model are"
+            parts.append(f"{self.outside:,} {are} as before")
         if not self.skips:
             parts.append("no block is skipped, since later ones use more of it than its output")
         if not self.joins:
