@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from analysis.results.messages import one_line, run_command
+from tuning.lifecycle.output import unbreakable
 from tuning.lifecycle.process import CUT_OFF, NO_ROOM, collect_garbage_again, last_words
 from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
@@ -137,11 +138,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command.
 
     Exit status: 0 all well, 1 no usable trial, 2 wrong usage, 3 some trials failed, 4 the disk is full, 5 a disk or Ray
-    failed, 130 or 143 stopped by SIGINT or SIGTERM.
+    failed, 129, 130 or 143 stopped by SIGHUP, SIGINT or SIGTERM.
     """
     cli = click.Command("tune.py", params=options() + extra_options(), callback=command, help=__doc__,
                         epilog=main.__doc__)  # fmt: skip
-    return run_command(cli, arguments, "tune.py", wrong_usage=(), stopped="Stopped before any trial began")
+    with unbreakable():
+        return run_command(cli, arguments, "tune.py", wrong_usage=(), stopped="Stopped before any trial began")
 
 
 def extra_options() -> list[click.Parameter]:
