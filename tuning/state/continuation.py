@@ -11,7 +11,9 @@ import filelock
 from pydantic import ValidationError
 
 from analysis.results.atomic_write import replace_text
+from analysis.results.confinement import check_folder
 from analysis.results.run_info import FACTS, PLAN
+from analysis.results.strict_json import parsed
 from tuning.plan.search_plan import SearchPlan
 from tuning.state.facts import versions
 from tuning.state.record import EVENTS, ROWS, Record
@@ -43,13 +45,14 @@ def folder_of(name: str, runs_dir: str) -> Path:
     """Return the folder of a search that can be taken up.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or something in it leads out of it.
     """
     run_dir = Path(runs_dir).resolve() / name
     if not any((run_dir / file).is_file() for file in (EVENTS, PLAN, ROWS)):
         names = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{EVENTS}"))
         there = f"there are {', '.join(names[-5:])}" if names else "there is none at all"
         raise ValueError(f"--resume {name}: no search of that name in {run_dir.parent}; {there}")
+    check_folder(run_dir)
     return run_dir
 
 
@@ -160,15 +163,15 @@ def save_plan(plan: SearchPlan, run_dir: Path) -> None:
 
 def _facts_file(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _plan_file(path: Path) -> tuple[dict[str, Any] | None, str]:
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = parsed(path.read_text(encoding="utf-8"))
         SearchPlan(**saved)
     except (OSError, ValueError, TypeError, ValidationError) as error:
         return None, f"{path}: cannot be read ({' '.join(str(error).split())[:80]})"
