@@ -14,6 +14,7 @@ from tuning.lifecycle.output import unbreakable
 from tuning.lifecycle.process import CUT_OFF, NO_ROOM, collect_garbage_again, last_words
 from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
+from tuning.plan.places import without_places_of_others
 from tuning.plan.search_plan import SearchPlan
 
 BRIEF = 120
@@ -69,9 +70,11 @@ def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
         click.ClickException: The file is no mapping of choices.
     """
     try:
-        values = read_config(config) if config is not None else {}
+        values, left_out = without_places_of_others(config, read_config(config)) if config is not None else ({}, [])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if left_out := [name for name in left_out if given.get(name) is None]:
+        click.echo(f"--config {config}: of another run, whose {', '.join(left_out)} are not taken", err=True)
     return values | {name: value for name, value in given.items() if value is not None and value != ()}
 
 

@@ -209,7 +209,7 @@ def test_an_mlflow_that_is_away_and_comes_back_is_logged_once_each(file_log, tmp
             pass
 
     sink = Sink(Outbox(tmp_path, Target("http://me:geheim@there", None, "abc")), Carrier)
-    sink.put("start", "t1")
+    sink.put("start", "t1", name="t1", params={}, tags={}, time_ms=1)
     wait_for(lambda: Carrier.calls > 4, seconds=20)
     assert sink.close(most_seconds=20)
     away, back, closed = messages(tmp_path)

@@ -7,7 +7,6 @@ from typing import Any
 from analysis.results.confinement import check_name
 from analysis.results.strict_json import is_count, is_number
 from analysis.results.trial_config import TrialConfig
-from trainables.spec import TrialSpec
 
 Test = Callable[[Any], bool]
 
@@ -35,7 +34,6 @@ def _check_config(values: Mapping[str, Any], trial_id: str) -> None:
         check_name("source", config.source)
     if not (config.seed is None or is_count(config.seed)):
         raise ValueError(f"seed must be a number, got {str(config.seed)[:40]!r}")
-    TrialSpec.from_config(config)
 
 
 def _is_text(value: Any) -> bool:
