@@ -15,6 +15,7 @@ import click
 
 from analysis.report.compare import Search
 from analysis.report.publish import publish, publish_comparison
+from analysis.results.confinement import check_folder
 from analysis.results.messages import run_command
 from analysis.results.rows import ResultRow, read_rows, surviving_rows
 from analysis.results.run_info import RunInfo
@@ -58,7 +59,12 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
 
 
 def _read(run_dir: Path, generated: str) -> Search:
-    """Read what there is of a run; print a warning that names damaged lines, and leave them out."""
+    """Read what there is of a run; print a warning that names damaged lines, and leave them out.
+
+    Raises:
+        ValueError: Something in its folder leads out of it, or cannot be read.
+    """
+    check_folder(run_dir, but=("ray",))  # of which nothing is read or written
     info, path = RunInfo.of_run(run_dir, generated), run_dir / "rows.jsonl"
     rows, damage = surviving_rows(path)
     if damage:

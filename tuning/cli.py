@@ -10,9 +10,11 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from analysis.results.messages import one_line, run_command
+from tuning.lifecycle.output import unbreakable
 from tuning.lifecycle.process import CUT_OFF, NO_ROOM, collect_garbage_again, last_words
 from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
+from tuning.plan.places import without_places_of_others
 from tuning.plan.search_plan import SearchPlan
 
 BRIEF = 120
@@ -68,9 +70,11 @@ def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
         click.ClickException: The file is no mapping of choices.
     """
     try:
-        values = read_config(config) if config is not None else {}
+        values, left_out = without_places_of_others(config, read_config(config)) if config is not None else ({}, [])
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if left_out := [name for name in left_out if given.get(name) is None]:
+        click.echo(f"--config {config}: of another run, whose {', '.join(left_out)} are not taken", err=True)
     return values | {name: value for name, value in given.items() if value is not None and value != ()}
 
 
@@ -137,11 +141,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command.
 
     Exit status: 0 all well, 1 no usable trial, 2 wrong usage, 3 some trials failed, 4 the disk is full, 5 a disk or Ray
-    failed, 6 the winner's adapter has another loss when others load it, 130 or 143 stopped by SIGINT or SIGTERM.
+    failed, 6 the winner's adapter has another loss when others load it, 129, 130 or 143 stopped by SIGHUP, SIGINT or
+    SIGTERM.
     """
     cli = click.Command("tune.py", params=options() + extra_options(), callback=command, help=__doc__,
                         epilog=main.__doc__)  # fmt: skip
-    return run_command(cli, arguments, "tune.py", wrong_usage=(), stopped="Stopped before any trial began")
+    with unbreakable():
+        return run_command(cli, arguments, "tune.py", wrong_usage=(), stopped="Stopped before any trial began")
 
 
 def extra_options() -> list[click.Parameter]:

@@ -1,6 +1,8 @@
 """From a plan to a finished run folder: check, train, confirm, report, and say where everything is."""
 
 import datetime
+import errno
+import itertools
 import logging
 import os
 import shlex
@@ -28,6 +30,7 @@ from tuning.lifecycle.process import CUT_OFF, NO_ROOM, NO_USABLE_TRIAL, NOT_VERI
 from tuning.lifecycle.search_log import FileLog
 from tuning.lifecycle.stop import OUTSIDE, Stop, Stopped
 from tuning.lifecycle.timeline import Stage, Timeline
+from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import disk_space, measuring, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
@@ -66,11 +69,12 @@ def search(plan: SearchPlan) -> int:
     Raises:
         Unusable: Something about the plan is wrong; nothing has been written.
     """
+    is_named = plan.name is not None
     plan = plan.model_copy(update={"name": plan.name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"})
     with ExitStack() as stack:
         timeline, log_file = stack.enter_context(_watched())
         with _refusing():
-            if os.path.lexists(plan.run_dir):
+            if is_named and os.path.lexists(plan.run_dir):
                 continued = f"--resume {plan.name} takes it up"
                 raise ValueError(f"--name {plan.name}: {plan.run_dir} exists; choose another name, or {continued}")
             checked = preflight.check(plan)
@@ -78,7 +82,7 @@ def search(plan: SearchPlan) -> int:
             search_id = uuid.uuid4().hex
             plan, checked, hosts, dashboard = _measured(stack, plan, checked, search_id, timeline)
             facts = replace(_facts(plan, checked, search_id), seconds=timeline.seconds)
-            record = _created(plan, facts)
+            plan, record = _created(plan, facts, is_named)
             process.leave_with(f"Stopped. To go on: {_again(plan)}")
             stack.enter_context(continuation.locked(plan.run_dir))
             log_file.write_to(plan.run_dir)
@@ -104,6 +108,7 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             stack.enter_context(continuation.locked(run_dir))
             record = Record(run_dir)
             before = continuation.saved_plan(record)
+            continuation.check_trials(record)
             for line in record.damage:
                 click.echo(f"{line}; going on with what is whole", err=True)
             if extend and record.exit_status is None:
@@ -182,7 +187,7 @@ def _measured(
     if not plan.official and (plain := always_plain(plan.strategies, checked.workload)):
         click.echo(in_words(plain))
     timeline.enter(Stage.CHECKS)
-    return plan.model_copy(update=checked.pinned), checked, hosts.sharing(checked.workload), dashboard
+    return absolute(plan.model_copy(update=checked.pinned)), checked, hosts.sharing(checked.workload), dashboard
 
 
 @contextmanager
@@ -220,11 +225,33 @@ def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record 
     )
 
 
-def _created(plan: SearchPlan, facts: RunInfo) -> Record:
+def _created(plan: SearchPlan, facts: RunInfo, is_named: bool = True) -> tuple[SearchPlan, Record]:
+    """Make the run folder, whole or not at all, and return the plan and its record.
+
+    Where nobody has named it, a number follows its name if there is one of that name: of a search that began in the
+    same second.
+
+    Raises:
+        ValueError: It is named, and somebody else has just made it, or it cannot be made.
+    """
+    for name in (f"{plan.name}-{number}" if number > 1 else plan.name for number in itertools.count(1)):
+        its_plan = plan.model_copy(update={"name": name})
+        if is_named or not os.path.lexists(its_plan.run_dir):
+            try:
+                return its_plan, _made(its_plan, facts)
+            except FileExistsError as error:
+                if is_named:
+                    why = error.strerror
+                    raise ValueError(f"--name {name}: {its_plan.run_dir} cannot be made ({why})") from error
+    raise AssertionError("there are as many names as numbers")
+
+
+def _made(plan: SearchPlan, facts: RunInfo) -> Record:
     """Make the run folder, whole or not at all, and return its record.
 
     Raises:
-        ValueError: Somebody else has just made it.
+        FileExistsError: Somebody else has just made it.
+        ValueError: It cannot be made.
     """
     aside = plan.run_dir.with_name(f".{plan.name}.{facts.search_id}")
     aside.mkdir(parents=True)
@@ -233,6 +260,8 @@ def _created(plan: SearchPlan, facts: RunInfo) -> Record:
         aside.rename(plan.run_dir)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise FileExistsError(error.errno, error.strerror, str(plan.run_dir)) from error
         raise ValueError(f"--name {plan.name}: {plan.run_dir} cannot be made ({error.strerror})") from error
     return Record(plan.run_dir)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis.report import plots
+from analysis.results.atomic_write import replacing_file
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Status
@@ -55,7 +56,8 @@ def write(pictures: Sequence[Picture], folder: Path) -> None:
     """Write pictures where the report's Markdown looks for them, beside it."""
     (folder / FOLDER).mkdir(exist_ok=True)
     for picture in pictures:
-        plots.save(picture.figure, folder / FOLDER / f"{picture.name}.svg")
+        with replacing_file(folder / FOLDER / f"{picture.name}.svg") as aside:
+            plots.save(picture.figure, aside, "svg")
 
 
 def _differences(assessment: SearchAssessment) -> Picture | None:

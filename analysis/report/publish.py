@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.report import compare, page, pictures, report
+from analysis.results.atomic_write import replace_text
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
 
@@ -19,12 +20,15 @@ def publish(assessment: SearchAssessment, info: RunInfo, path: Path) -> None:
     drawn_pictures = pictures.drawn(assessment, info)
     text = report.render(assessment, info, drawn_pictures)
     pictures.write(drawn_pictures, path.parent)
-    path.write_text(text, encoding="utf-8")
-    path.with_suffix(".html").write_text(page.render(text, path.parent), encoding="utf-8")
+    _write(path, text)
 
 
 def publish_comparison(searches: Sequence[compare.Search], generated: str, path: Path) -> None:
     """Write a report on several searches, as Markdown and as a page beside it."""
     text = compare.render(searches, generated)
-    path.write_text(text, encoding="utf-8")
-    path.with_suffix(".html").write_text(page.render(text, path.parent), encoding="utf-8")
+    _write(path, text)
+
+
+def _write(path: Path, text: str) -> None:
+    replace_text(path, text)
+    replace_text(path.with_suffix(".html"), page.render(text, path.parent))

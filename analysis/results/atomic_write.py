@@ -17,13 +17,28 @@ def replacing_file(path: Path, writer: str = "") -> Iterator[Path]:
         writer: Unique name of whoever writes, where several processes may write the file at once.
     """
     aside = path.with_name(".".join(filter(None, (path.name, writer, "partial"))))
+    _remove_link(aside)
     try:
         yield aside
-        aside.replace(path)
+        _move(aside, path)
     except BaseException:
         with suppress(OSError):  # the first error is the one to raise
             aside.unlink(missing_ok=True)
         raise
+
+
+def _move(aside: Path, path: Path) -> None:
+    try:
+        aside.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # of two names, the one that somebody knows
+        raise
+
+
+def _remove_link(path: Path) -> None:
+    """Remove a link, through which something else would be written."""
+    if path.is_symlink():
+        path.unlink()
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -43,6 +58,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         path: The folder; it need not be there, nor what it is in.
     """
     aside, old = path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.old")
+    for place in (aside, old):
+        _remove_link(place)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
@@ -51,6 +68,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
+    _remove_link(path)
     if path.exists():
         path.rename(old)
     aside.rename(path)

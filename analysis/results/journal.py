@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.results.strict_json import parsed
+
 CHECKSUM = "checksum"
 DIGITS = 16
 
@@ -80,10 +82,7 @@ def opened(line: bytes, unsealed: bool = True) -> dict[str, Any]:
     Raises:
         ValueError: The line is damaged.
     """
-    try:
-        value = json.loads(line, parse_constant=_refuse_constant)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError("cut off, or no JSON") from error
+    value = parsed(line)
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
     checksum = value.pop(CHECKSUM, None)
@@ -92,10 +91,6 @@ def opened(line: bytes, unsealed: bool = True) -> dict[str, Any]:
     if checksum is not None and checksum != _checksum(value):
         raise ValueError("its checksum does not fit: it was changed")
     return value
-
-
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON; leave out what is unknown")
 
 
 def _checksum(value: Mapping[str, Any]) -> str:

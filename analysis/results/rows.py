@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results import journal
+from analysis.results.atomic_write import replace_text
+from analysis.results.confinement import check_name
+from analysis.results.strict_json import MOST, is_count, is_number, parsed
 from analysis.results.trial_config import Phase, Status, TrialConfig
 
 STATUSES = tuple(status for status in Status if status != Status.RUNNING)
@@ -137,7 +140,7 @@ def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
         text = buffer.getvalue()
     else:
         raise ValueError(f"{path}: rows are written as .jsonl or .csv")
-    path.write_text(text, encoding="utf-8")
+    replace_text(path, text)
 
 
 def append_row(row: ResultRow, path: Path) -> None:
@@ -167,6 +170,8 @@ def read_rows(path: Path) -> list[ResultRow]:
 def surviving_rows(path: Path) -> tuple[list[ResultRow], journal.Damage]:
     """Return the rows of a .jsonl's intact lines, and the number and reason of each damaged line.
 
+    Ids and names become names of folders: a row is damaged if one of them can be none.
+
     Raises:
         ValueError: The file cannot be read.
     """
@@ -178,6 +183,8 @@ def surviving_rows(path: Path) -> tuple[list[ResultRow], journal.Damage]:
     for number, value in values.items():
         try:
             row = _row(value)
+            check_name("trial_id", row.trial_id)
+            check_name("experiment_name", row.experiment_name)
         except ROW_ERRORS as error:
             bad_rows.append((number, str(error)))
         else:
@@ -220,9 +227,9 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
         kind = KINDS[name]
         if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             raise ValueError(f"{name} must be {kind}, got {str(value)[:40]!r}")
-    for name, kind in (("ranks", int), ("alphas", int | float)):
-        if not all(isinstance(value, kind) for value in (values.get(name) or {}).values()):
-            raise ValueError(f"{name} must map names to numbers")
+        if isinstance(value, int) and abs(value) >= MOST:
+            raise ValueError(f"{name} is too large")
+    _check_ranks(values.get("ranks") or {}, values.get("alphas") or {})
     for pair in values.get("test_documents") or ():
         if not (isinstance(pair, list) and list(map(type, pair)) in DOCUMENT and math.isfinite(pair[0])):
             raise ValueError("test_documents must be a list of [loss, tokens]")
@@ -230,9 +237,18 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
         raise ValueError("history must be a list of mappings")
 
 
+def _check_ranks(ranks: Mapping[str, Any], alphas: Mapping[str, Any]) -> None:
+    if not all(is_count(rank) and rank >= 0 for rank in ranks.values()):
+        raise ValueError("ranks must map names to numbers, none of them below 0")
+    if not all(is_number(alpha) for alpha in alphas.values()):
+        raise ValueError("alphas must map names to numbers")
+    if lacking := [name for name, rank in ranks.items() if rank and name not in alphas]:
+        raise ValueError(f"alphas must have every matrix with a rank, {lacking[0][:40]!r} too")
+
+
 def _from_csv(cells: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {name: value for name, value in cells.items() if value not in {"", None}}
-    values |= {name: json.loads(values[name]) for name in NESTED if name in values}
+    values |= {name: parsed(values[name]) for name in NESTED if name in values}
     values |= {name: int(float(values[name])) for name in INTEGERS if name in values}
     values |= {name: float(values[name]) for name in NUMBERS if name in values}
     values = {name: value for name, value in values.items() if value == value}

@@ -1,6 +1,5 @@
 """What a report shows of a run and its rows do not have: its choices, and what was found out about them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, fields
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
+
+from analysis.results.strict_json import parsed
 
 PLAN, FACTS, EVIDENCE = "plan.json", "facts.json", "evidence.json"
 
@@ -123,7 +124,7 @@ def _part(file: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _content(path: Path, complaint: str = "cannot be read") -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parsed(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("not a mapping")
     except (OSError, ValueError) as error:

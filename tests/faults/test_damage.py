@@ -81,7 +81,8 @@ def test_a_report_made_anew_names_a_file_that_was_cut_off(copied, name, how):
 @pytest.mark.parametrize("how", range(9))
 def test_of_what_mlflow_refused_the_lines_that_are_whole_are_kept(tmp_path, how, capsys):
     outbox = Outbox(tmp_path, Target("http://there", None, "abc"))
-    events = [{"kind": "start", "run": f"t{number}", "name": "naïve"} for number in range(5)]
+    rest = {"name": "naïve", "params": {}, "tags": {}, "time_ms": 1}
+    events = [{"kind": "start", "run": f"t{number}", **rest} for number in range(5)]
     for event in events:
         outbox.refuse(event, "too long")
     capsys.readouterr()

@@ -1,5 +1,6 @@
 """What may be taken up again, and what may not."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,15 +8,17 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 
-from analysis.results.rows import read_rows
+from analysis.results.rows import append_row, read_rows
 from analysis.results.run_info import RunInfo
 from tests.fakes import ray_tune
 from tuning.cli import main
+from tuning.results import finalize
 from tuning.state.record import Record
 
 ROOT = Path(__file__).parents[2]
@@ -212,9 +215,11 @@ def test_an_unfinished_trial_begins_anew_where_changes_give_it_other_ranks(kille
 def test_changes_that_are_allowed_are_recorded_also_where_no_room_is_left_for_the_report(
     simulated, copied, capsys, monkeypatch
 ):
-    """A device that is always full stands for the disk."""
-    (copied / "rows.csv").unlink()
-    (copied / "rows.csv").symlink_to("/dev/full")
+    def full(rows, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_rows = finalize.write_rows
+    monkeypatch.setattr(finalize, "write_rows", full)
     monkeypatch.setattr(sys, "argv", ["tune.py", "--resume", "first", "--allow-changes"])
     flags = ["--resume", "first", "--runs-dir", str(copied.parent)]
     assert main([*flags, "--margin", "0.5", "--allow-changes"]) == 4
@@ -224,9 +229,29 @@ def test_changes_that_are_allowed_are_recorded_also_where_no_room_is_left_for_th
     assert Record(copied).plans[-1]["changes"] == ["--margin is 0.01, not 0.5"]
     assert json.loads((copied / "plan.json").read_text())["margin"] == 0.5
     assert (copied / "best_adapter" / "adapter_model.safetensors").is_file()
-    (copied / "rows.csv").unlink()
+    monkeypatch.setattr(finalize, "write_rows", write_rows)
     assert main(flags) == 0, capsys.readouterr().err
     assert read_rows(copied / "rows.csv") == read_rows(copied / "rows.jsonl")
+
+
+@pytest.mark.parametrize("place", ["rows.csv", "search.log", ".lock", "ray/search-1", "trials", "best_adapter"])
+def test_a_search_whose_folder_a_link_leads_out_of_is_not_taken_up(simulated, copied, capsys, place):
+    outside = copied.parent.parent / "mine"
+    outside.mkdir()
+    path = copied / place
+    (shutil.rmtree if path.is_dir() else Path.unlink)(path)
+    path.symlink_to(outside)
+    line = refused(capsys, copied, "--margin", "0.5", "--allow-changes")
+    assert f"{path}: a link that leads out of {copied}" in line
+    assert [*outside.iterdir()] == []
+
+
+def test_a_row_whose_id_is_a_path_writes_nowhere_else(simulated, copied, capsys):
+    (row, *_) = read_rows(copied / "rows.jsonl")
+    append_row(replace(row, trial_id="../../../X"), copied / "rows.jsonl")
+    assert main(["--resume", "first", "--runs-dir", str(copied.parent), "--margin", "0.5", "--allow-changes"]) == 0
+    assert "trial_id must be a name" in capsys.readouterr().err
+    assert not any(path.name == "X" for path in copied.parent.parent.rglob("*"))
 
 
 def test_a_file_that_cannot_be_written_is_named_and_is_no_full_disk(simulated, copied, capsys):

@@ -19,7 +19,7 @@ FLAGS = ("--num-samples", 6, "--strategies", "baseline", "--strategies", "linear
 PATIENCE_SECONDS = 30
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_search_that_is_told_to_stop_leaves_a_report_and_the_command_that_goes_on(
     simulated, small, told, tmp_path, monkeypatch, number
 ):
@@ -40,6 +40,17 @@ def test_a_search_that_is_told_to_stop_leaves_a_report_and_the_command_that_goes
     assert sorted(row.trial_id for row in rows) == [f"t00{number}" for number in range(1, 7)]
     assert 1 <= len(ended) < 6
     assert (tmp_path / "stopped" / "best_adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_closed_terminal_ends_no_search_that_nohup_has_started(simulated, small, told, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ray_tune.at(monkeypatch, lambda harvest: harvest.record.rows, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    try:
+        status, _, errors = told(*small, *FLAGS, "--runs-dir", tmp_path, "--name", "on")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (status, errors) == (0, "")
+    assert len(read_rows(tmp_path / "on" / "rows.jsonl")) == 6
 
 
 def test_what_a_trial_has_trained_since_its_last_report_is_where_it_goes_on(

@@ -1,6 +1,10 @@
+import datetime
+import json
+import os
 import shlex
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -8,10 +12,12 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from trainables.models.base_model import identity
 from tuning import pipeline
-from tuning.cli import options, resolve_plan
+from tuning.cli import main, options, resolve_plan
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import preflight
 from tuning.results import summary
+from tuning.state.continuation import saved_plan
+from tuning.state.record import Record
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "ray_cluster.yaml").read_text()
@@ -129,6 +135,24 @@ def test_a_folder_that_another_search_made_in_the_meantime_is_left_alone(tiny_gp
         pipeline._created(plan, facts)
     assert sorted(path.read_bytes() for path in plan.run_dir.iterdir()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["same"]
+
+
+def test_searches_that_nobody_has_named_get_names_of_their_own(simulated, small, tmp_path, monkeypatch):
+    """Both are in one second; the second finds the name free, and taken when it makes its folder."""
+    clock = SimpleNamespace(now=lambda: datetime.datetime(2026, 1, 2, 3))
+    monkeypatch.setattr(pipeline, "datetime", SimpleNamespace(datetime=clock))
+    lexists, flags = (
+        os.path.lexists,
+        [*small, "--num-samples", "1", "--strategies", "baseline", "--runs-dir", str(tmp_path)],
+    )
+    assert main(flags) == 0
+    monkeypatch.setattr(os.path, "lexists", lambda path: lexists(path) and not str(path).endswith("03-00-00"))
+    assert main(flags) == 0
+    names = ["2026-01-02_03-00-00", "2026-01-02_03-00-00-2"]
+    assert sorted(path.parent.name for path in tmp_path.glob("*/report.md")) == names
+    assert [json.loads((tmp_path / name / "plan.json").read_text())["name"] for name in names] == names
+    assert [saved_plan(Record(tmp_path / name)).name for name in names] == names
+    assert not list(tmp_path.glob(".2026*"))
 
 
 def test_examples_travel_with_the_workload_and_the_base_is_named_by_its_digest(tiny_gpt2, tiny_text, monkeypatch):

@@ -1,6 +1,8 @@
 """What may be changed about a search that is taken up again, before anything is trained."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,8 @@ from analysis.results.run_info import FACTS
 from analysis.results.trial_config import TrialConfig
 from tests.reference import SoloSession
 from trainables.spec import TrialSpec
-from tuning.cli import main
+from tuning.cli import main, resolve_plan
+from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import preflight
 from tuning.state.checkpoints import checkpoints, discard_incompatible, newest_checkpoint
@@ -206,3 +209,69 @@ def test_a_plan_that_was_changed_does_not_win_over_the_record(extended):
         assert saved_plan(record).num_samples == 12
         assert "plan.json: it was changed; the record's plan is used" in record.damage[-1]
         assert record.exit_status is None
+
+
+def test_a_version_that_the_search_does_not_state_is_another_one(known):
+    path = known / EVENTS
+    path.write_bytes(b"")
+    stated = {name: version for name, version in versions().items() if name not in ("torch", "lora-rank-search")}
+    plan = json.loads((known / "plan.json").read_text())
+    facts = {"search_id": "abc", "base_sha256": "b" * 64, "versions": stated}
+    Record(known).planned(plan=plan, command="", changes=[], **facts)
+    said = [
+        f"{name} was of a version that no file says, is {versions()[name]}" for name in ("lora-rank-search", "torch")
+    ]
+    assert circumstances(known, "b" * 64, "c" * 64) == said
+
+
+def test_texts_are_the_same_wherever_their_file_lies(simulated, small, tmp_path, tiny_text, monkeypatch, capsys):
+    """A plan saves an absolute path, and what has the same digest is no change."""
+    flags = ["--num-samples", "1", "--strategies", "baseline", "--runs-dir", str(tmp_path / "runs"), "--name", "x"]
+    shutil.copy(tiny_text, tmp_path / "here.txt")
+    monkeypatch.chdir(tmp_path)
+    assert main([*small, *flags, "--dataset", "here.txt"]) == 0
+    plan = json.loads((tmp_path / "runs" / "x" / "plan.json").read_text())
+    assert (plan["dataset"], plan["runs_dir"]) == (str(tmp_path / "here.txt"), str(tmp_path / "runs"))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here.txt").rename(tmp_path / "there" / "moved.txt")
+    monkeypatch.chdir(tmp_path / "there")
+    resumed = ["--resume", "x", "--runs-dir", "../runs", "--extend", "1"]
+    capsys.readouterr()
+    assert main([*resumed, "--dataset", "moved.txt"]) == 0, capsys.readouterr().err
+    assert saved_plan(Record(tmp_path / "runs" / "x")).dataset == str(tmp_path / "there" / "moved.txt")
+    (tmp_path / "there" / "other.txt").write_text("Other texts\n" * 5 + "".join(f"line {n}\n" for n in range(60)))
+    assert main([*resumed, "--dataset", "other.txt"]) == 2
+    assert "--dataset is " in capsys.readouterr().err
+
+
+def test_a_server_in_a_file_is_named_from_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = absolute(SearchPlan(mlflow_uri="sqlite:///own.db", runs_dir="mine", model="bundled", dataset="pydoc"))
+    assert (plan.mlflow_uri, plan.runs_dir) == (f"sqlite:///{tmp_path}/own.db", f"{tmp_path}/mine")
+    assert (plan.model, plan.dataset) == ("bundled", "pydoc")
+
+
+SERVERS = {"mlflow_uri": "http://theirs:5000", "ray_address": "theirs:6379", "dashboard_host": "0.0.0.0"}
+
+
+@pytest.mark.parametrize("whose", ["mine", "moved", "of another user", "no run's"])
+def test_of_another_persons_plan_the_choices_are_taken_and_not_the_servers(tmp_path, capsys, monkeypatch, whose):
+    folder = tmp_path / "runs" / "x"
+    folder.mkdir(parents=True)
+    plan = SearchPlan(name="x", runs_dir=str(tmp_path / "runs"), corpus_sha256="c" * 64, epochs=7, **SERVERS)
+    save_plan(plan, folder)
+    config = folder / "plan.json"
+    if whose == "moved":
+        config = shutil.move(config, tmp_path / "plan.json")
+    if whose == "of another user":
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+    if whose == "no run's":
+        config = tmp_path / "plan.yaml"
+        config.write_text(json.dumps({"epochs": 7, "runs_dir": str(tmp_path / "runs"), **SERVERS}))
+    taken = resolve_plan(str(config), {"ray_address": "mine:6379"})
+    assert (taken.epochs, taken.ray_address) == (7, "mine:6379")
+    theirs = whose in ("moved", "of another user")
+    expected = ("runs", None, "127.0.0.1") if theirs else (plan.runs_dir, plan.mlflow_uri, plan.dashboard_host)
+    assert (taken.runs_dir, taken.mlflow_uri, taken.dashboard_host) == expected
+    said = f"--config {config}: of another run, whose runs_dir, mlflow_uri, dashboard_host are not taken\n"
+    assert capsys.readouterr().err == (said if theirs else "")

@@ -204,10 +204,13 @@ def test_a_loss_too_large_for_a_perplexity_has_none():
     assert (row.final_eval_loss, row.final_perplexity) == (1e4, None)
 
 
-def test_a_listener_that_raises_harms_nobody(tmp_path, capsys):
+@pytest.mark.parametrize("error", [OSError("no space"), SystemExit("no space")])
+def test_a_listener_that_raises_harms_nobody(tmp_path, capsys, error):
+    """``rich`` ends the process where nobody reads any more."""
+
     class Broken:
         def __getattr__(self, name):
-            raise OSError("no space")
+            raise error
 
     heard = []
 
@@ -223,7 +226,30 @@ def test_a_listener_that_raises_harms_nobody(tmp_path, capsys):
 
     run(Harvest(Record(tmp_path), Stop(tmp_path, 0), [Broken(), Good()]), REPORT)
     assert heard == ["started", "reported", "finished"]
-    assert "Broken failed: OSError: no space" in capsys.readouterr().err
+    assert f"Broken failed: {type(error).__name__}: no space" in capsys.readouterr().err
+
+
+def test_a_row_is_on_disk_before_anybody_is_told_of_it(tmp_path):
+    class Listener:
+        def __getattr__(self, name):
+            return lambda *facts: heard.append((name, (tmp_path / "rows.jsonl").exists()))
+
+    heard = []
+    run(Harvest(Record(tmp_path), Stop(tmp_path, 0), [Listener()]), REPORT)
+    assert heard == [("started", False), ("reported", False), ("ended", True)]
+
+
+def test_nobody_is_told_of_a_row_that_could_not_be_written(tmp_path):
+    class Listener:
+        def __getattr__(self, name):
+            return lambda *facts: heard.append(name)
+
+    heard = []
+    (tmp_path / "rows.jsonl").mkdir()
+    harvest = Harvest(Record(tmp_path), Stop(tmp_path, 0), [Listener()])
+    with pytest.raises(KeyError):
+        run(harvest, REPORT)
+    assert heard == ["started", "reported"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from analysis.results import journal
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, TrialConfig
 from tuning.state.record import Record
@@ -137,3 +138,38 @@ def test_a_search_completed_without_a_damaged_line_is_complete_until_another_is_
     last = Record(tmp_path)
     assert last.exit_status is None
     assert [line for line in last.damage if f"{path}, line 1: " in line] == last.damage
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "began", "trial_id": "../../X", "config": CONFIG.to_ray(), "turn": 0},
+        {"event": "began", "trial_id": "t009", "config": {"strategy": "../x"}, "turn": 0},
+        {"event": "began", "trial_id": "t009", "config": {"strategy": ["baseline"]}, "turn": 0},
+        {"event": "began", "trial_id": "t009", "config": {"strategy": "baseline", "baseline": 5}, "turn": 0},
+        {"event": "began", "trial_id": "t009", "config": CONFIG.to_ray() | {"seed": "x"}, "turn": 0},
+        {"event": "began", "trial_id": "t009", "config": CONFIG.to_ray(), "turn": -1},
+        {"event": "reported", "trial_id": "t001", "report": {"eval_loss": 1.0}},
+        {"event": "reported", "trial_id": "t001", "report": {"step": 1, "eval_loss": "low"}},
+        {"event": "repeated", "config": CONFIG.to_ray(), "turn": 0, "same_as": 5, "values": None},
+        {"event": "planned", "plan": [], "command": "", "changes": []},
+        {"event": "planned", "plan": {}, "command": "", "changes": [5]},
+        {"event": "shrunk", "trial_id": "t001", "curve": [{"fraction": "all"}]},
+        {"event": "completed", "exit_status": "0"},
+        {"event": "completed", "exit_status": 256},
+        {"event": ["planned"]},
+        {"event": None},
+    ],
+)  # fmt: skip
+def test_a_line_that_no_search_writes_is_named_and_changes_nothing(record, tmp_path, event):
+    before = Record(tmp_path)
+    journal.append(tmp_path / "record.jsonl", event)
+    again = Record(tmp_path)
+    (line,) = again.damage
+    assert line.startswith(f"{tmp_path / 'record.jsonl'}, line 13: no line of a record (")
+    assert {name: getattr(again, name) for name in NOTED} == {name: getattr(before, name) for name in NOTED}
+
+
+def test_an_event_that_this_version_does_not_know_is_passed_over(record, tmp_path):
+    journal.append(tmp_path / "record.jsonl", {"event": "applauded", "self": 1})
+    assert Record(tmp_path).damage == []

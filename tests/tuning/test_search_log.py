@@ -139,11 +139,27 @@ def test_a_log_that_cannot_be_written_any_more_is_named_once(file_log, tmp_path,
 
 
 def test_of_a_full_disk_the_log_says_nothing_since_the_search_does(file_log, tmp_path, capsys):
+    file_log.write_to(tmp_path)
+    whole = file_log._file
+
+    class Full:
+        def write(self, line):
+            raise OSError(28, "No space left on device")
+
+    file_log._file = Full()
+    log.info("late")
+    file_log._file = whole
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_full_disk_under_the_log_alone_is_named_since_the_search_goes_on(file_log, tmp_path, capsys):
+    """A device that is always full stands for a log that lies elsewhere than the run."""
     (tmp_path / "search.log").symlink_to("/dev/full")
     log.info("early")
     file_log.write_to(tmp_path)
     log.info("late")
-    assert capsys.readouterr() == ("", "")
+    said = f"{tmp_path / 'search.log'}: No space left on device; the search goes on without its log\n"
+    assert capsys.readouterr() == ("", said)
 
 
 def test_a_line_that_a_full_disk_has_cut_off_is_followed_by_whole_ones(file_log, tmp_path):
@@ -193,7 +209,7 @@ def test_an_mlflow_that_is_away_and_comes_back_is_logged_once_each(file_log, tmp
             pass
 
     sink = Sink(Outbox(tmp_path, Target("http://me:geheim@there", None, "abc")), Carrier)
-    sink.put("start", "t1")
+    sink.put("start", "t1", name="t1", params={}, tags={}, time_ms=1)
     wait_for(lambda: Carrier.calls > 4, seconds=20)
     assert sink.close(most_seconds=20)
     away, back, closed = messages(tmp_path)

@@ -10,7 +10,7 @@ from tuning.tracking.__main__ import command
 from tuning.tracking.outbox import LOCK, REFUSED, STATE, Outbox, Target
 from tuning.tracking.uploader import Sink
 
-EVENT = {"kind": "start", "run": "t1", "name": "t1"}
+EVENT = {"kind": "start", "run": "t1", "name": "t1", "params": {}, "tags": {}, "time_ms": 1}
 
 
 class Willing:
@@ -74,7 +74,7 @@ def test_what_mlflow_does_is_not_blamed_on_the_disk(tmp_path, capsys, where):
 
 def test_a_replay_that_fails_says_of_whom(tmp_path, monkeypatch, capsys):
     _outbox(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tracking", "replay", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["tracking", "replay", str(tmp_path), "--to", "sqlite:////there/mlflow.db"])
     monkeypatch.setattr(events, "MlflowCarrier", lambda target: Willing(error=ConnectionRefusedError(111, "no")))
     assert command() == 1
     _harm(tmp_path, f"{STATE}.partial")

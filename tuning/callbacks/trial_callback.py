@@ -28,7 +28,7 @@ STATUSES = {
 
 
 class Listener(Protocol):
-    """Hears what happens to trials, in their order; may be slow or fail without harm to the search."""
+    """Hears what happens to trials, in their order and once it is noted; may be slow or fail without harm."""
 
     def started(self, config: TrialConfig) -> None:
         """Hear that a trial has begun; its reports and its end come later."""
@@ -110,8 +110,9 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
             return
         reports = self.record.reports.get(trial_id, {})
         row = row_from(config, last, reports.values(), self.record.restarts[trial_id])
-        self._tell("ended", row)  # first, so that no listener lacks what the record has
         self._note(self.record.ended, row)
+        if not self.stop.is_broken:  # what is not noted has not happened
+            self._tell("ended", row)
         ray_compat.forget_averages(trial)
 
     def _note(self, write: Callable[..., None], *facts: Any) -> None:
@@ -126,7 +127,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         for listener in self.listeners:
             try:
                 getattr(listener, event)(*facts)
-            except Exception as error:  # Ray would end the search, or mark a finished trial as failed
+            except (Exception, SystemExit) as error:  # Ray would end the search, or mark a finished trial as failed
                 print(f"{type(listener).__name__} failed: {type(error).__name__}: {error}", file=sys.stderr)
                 log.warning("%s failed", type(listener).__name__, exc_info=True)
 

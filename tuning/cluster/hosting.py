@@ -21,6 +21,8 @@ from tuning.plan.search_plan import SearchPlan
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
 R = TypeVar("R")
+LEASE = "lease"
+"""Name, in the search's namespace, of what its hosts elsewhere live by."""
 
 
 @contextmanager
@@ -123,7 +125,7 @@ def _signed(plan: SearchPlan) -> Any:
 
 
 def _lease(plan: SearchPlan) -> str:
-    return f"{plan.name}-lease" if plan.ray_address else ""
+    return LEASE if plan.ray_address else ""
 
 
 def _per_node(plan: SearchPlan) -> int:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What tells a search to stop; the last comes when its terminal is closed, unless ``nohup`` keeps it away."""
 OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, NO_ROOM, CUT_OFF, NOT_VERIFIED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
 """Exit statuses; ``tuning.cli.main`` says what they mean."""
 M_ARENA_MAX, ARENAS = -8, 2
@@ -21,12 +22,17 @@ _counts_from_its_start = False
 
 
 def leave_at_once() -> None:
-    """Have SIGINT and SIGTERM end this process at once, until something else is made of them.
+    """Have SIGINT, SIGTERM and SIGHUP end this process at once, until something else is made of them.
 
     An exception would do, did it not leave a traceback, and did no library swallow it while it is imported.
     """
-    for number in SIGNALS:
+    for number in heard():
         signal.signal(number, _leave)
+
+
+def heard() -> list[signal.Signals]:
+    """Return the signals that this process is to hear: not SIGHUP if whoever started it has that ignored."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def leave_with(line: str) -> None:
@@ -42,22 +48,28 @@ def last_words() -> str:
 
 def leave_because(why: str) -> NoReturn:
     """End this process at once, since it cannot go on, and say why."""
-    os.write(sys.stderr.fileno(), os.fsencode(f"Error: {why}. {_last_words}\n"))
+    _say_last(f"Error: {why}. {_last_words}")
     os._exit(CUT_OFF)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(sys.stderr.fileno(), os.fsencode(f"{_last_words}\n"))
+    _say_last(_last_words)
     os._exit(128 + number)
+
+
+def _say_last(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody reads it, or there is no standard error
+        os.write(sys.stderr.fileno(), os.fsencode(f"{line}\n"))
 
 
 @contextmanager
 def sparing_children() -> Iterator[None]:
-    """Have processes that begin within not hear SIGTERM, which whoever stops a process group or a job sends to each.
+    """Have processes that begin within not hear SIGTERM and SIGHUP.
 
-    This process ends them itself, once they are no longer needed. Ray does the same for SIGINT.
+    Whoever stops a process group or a job sends the one to each, and a terminal that is closed the other. This process
+    ends them itself, once they are no longer needed. Ray does the same for SIGINT.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ Whatever goes wrong with it is no matter of the search.
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -41,8 +42,8 @@ class LineFormatter(logging.Formatter):
 class FileLog(logging.Handler):
     """Keeps lines until there is a folder for them, and writes them there from then on.
 
-    Lines that cannot be written are lost. That is said once, and not at all of a full disk: the search itself stops
-    for want of room, and says so.
+    Lines that cannot be written are lost. That is said once, and not at all if the disk of the run is full: the search
+    itself stops for want of room, and says so.
     """
 
     def __init__(self) -> None:
@@ -52,6 +53,7 @@ class FileLog(logging.Handler):
         self._file: BinaryIO | None = None
         self._path: Path | None = None
         self._is_torn = self._has_complained = False
+        self._is_on_disk_of_run = True
 
     def write_to(self, run_dir: Path) -> None:
         """Write what was said before, and whatever is said from now on, to the end of a run folder's log."""
@@ -61,6 +63,7 @@ class FileLog(logging.Handler):
             self._path = run_dir / FILE
             # without a buffer: a process that is killed has said what it has said, and a full disk fails at once
             self._file = self._path.open("ab", buffering=0)
+            self._is_on_disk_of_run = os.fstat(self._file.fileno()).st_dev == run_dir.stat().st_dev
             for line in early:
                 self._write(line)
         except OSError as error:
@@ -102,7 +105,7 @@ class FileLog(logging.Handler):
         self._is_torn = False
 
     def _complain(self, error: BaseException) -> None:
-        if self._has_complained or getattr(error, "errno", None) in FULL:
+        if self._has_complained or (getattr(error, "errno", None) in FULL and self._is_on_disk_of_run):
             return
         self._has_complained = True
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"

@@ -16,7 +16,7 @@ from ray import tune as ray_tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 
-from tuning.lifecycle.process import SIGNALS
+from tuning.lifecycle.process import heard
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk, or of somebody's share of it."""
@@ -98,8 +98,8 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM as a wish to stop; a second one ends the process at once."""
-        before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        """Take SIGINT, SIGTERM and SIGHUP as a wish to stop; a second one ends the process at once."""
+        before = {number: signal.signal(number, self._hear) for number in heard()}
         try:
             yield
         finally:

@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 
 from analysis.report.pictures import FOLDER
 from analysis.report.publish import publish
+from analysis.results.atomic_write import replace_text
 from analysis.results.rows import ResultRow, write_rows
 from analysis.results.run_info import EVIDENCE, FACTS, PLAN, RunInfo
 from analysis.results.trial_config import Status
@@ -38,7 +39,7 @@ MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
 def keep_evidence(run_dir: Path, workload: Workload) -> None:
     """Write what strategies score from beside what they made of it."""
     if workload.evidence:
-        (run_dir / EVIDENCE).write_text(json.dumps(workload.evidence, indent=1) + "\n")
+        replace_text(run_dir / EVIDENCE, json.dumps(workload.evidence, indent=1) + "\n")
 
 
 def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[SearchAssessment, RunInfo]:

@@ -1,6 +1,5 @@
 """The last lines of a search: what is best, and where everything is."""
 
-import os
 from pathlib import Path
 
 import click
@@ -8,7 +7,7 @@ import click
 from analysis.stats.assessment import SearchAssessment
 from trainables.training.checkpoint import BEST, UNIFORM
 from tuning.plan.search_plan import SearchPlan
-from tuning.tracking import mlflow_client
+from tuning.tracking import addresses, mlflow_client
 
 
 def show(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search_id: str) -> None:
@@ -58,17 +57,17 @@ def mlflow_lines(plan: SearchPlan, search_id: str) -> list[str]:
 
 def server_uri(plan: SearchPlan) -> str | None:
     """Return the MLflow server's address: the plan's, or that of the environment, as MLflow's own commands do."""
-    return plan.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    return addresses.server_uri(plan.mlflow_uri)
 
 
 def tracking_uri(plan: SearchPlan) -> str:
     """Return MLflow's address: the server, or SQLite in the runs folder (absolute, whoever opens it)."""
-    return server_uri(plan) or f"sqlite:///{Path(plan.runs_dir).resolve()}/mlflow.db"
+    return server_uri(plan) or addresses.local_uri(Path(plan.runs_dir))
 
 
 def artifact_uri(plan: SearchPlan) -> str | None:
     """Return where a local MLflow keeps artifacts; a server decides itself."""
-    return None if server_uri(plan) else (Path(plan.runs_dir).resolve() / "mlflow-artifacts").as_uri()
+    return None if server_uri(plan) else addresses.local_artifacts(Path(plan.runs_dir))
 
 
 def typed(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from analysis.report import plots
-from analysis.results.atomic_write import replacing_file
+from analysis.results.atomic_write import replace_text, replacing_file
 from analysis.results.rows import ResultRow
 
 PICTURE = "ranks.png"
@@ -29,7 +29,7 @@ def write(run_dir: Path, rows: Sequence[ResultRow], check: Callable[[], None]) -
         folder.mkdir(parents=True, exist_ok=True)
         if row.ranks is not None and not (folder / PICTURE).exists():
             allocation = {"ranks": row.ranks, "alphas": row.alphas}
-            (folder / "allocation.json").write_text(json.dumps(allocation, indent=1) + "\n")
+            replace_text(folder / "allocation.json", json.dumps(allocation, indent=1) + "\n")
             key = (row.strategy, json.dumps(row.ranks, sort_keys=True))
             with replacing_file(folder / PICTURE) as aside:
                 if key in drawn:

@@ -1,7 +1,6 @@
 """A search that is taken up again: its folder, its lock, its plan, and what may have changed since."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,12 @@ import filelock
 from pydantic import ValidationError
 
 from analysis.results.atomic_write import replace_text
+from analysis.results.confinement import check_folder
 from analysis.results.run_info import FACTS, PLAN
+from analysis.results.strict_json import is_number, parsed
+from trainables.data.splits import corpus_sha256, read_documents
+from trainables.spec import TrialSpec
+from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
 from tuning.state.facts import versions
 from tuning.state.record import EVENTS, ROWS, Record
@@ -43,13 +47,14 @@ def folder_of(name: str, runs_dir: str) -> Path:
     """Return the folder of a search that can be taken up.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or something in it leads out of it.
     """
     run_dir = Path(runs_dir).resolve() / name
     if not any((run_dir / file).is_file() for file in (EVENTS, PLAN, ROWS)):
         names = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{EVENTS}"))
         there = f"there are {', '.join(names[-5:])}" if names else "there is none at all"
         raise ValueError(f"--resume {name}: no search of that name in {run_dir.parent}; {there}")
+    check_folder(run_dir)
     return run_dir
 
 
@@ -68,6 +73,20 @@ def saved_plan(record: Record) -> SearchPlan:
     if saved is None:
         raise ValueError(f"{record.run_dir}: neither {EVENTS} nor {PLAN} has a plan that can be read; start anew")
     return SearchPlan(**{**saved, "name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)})
+
+
+def check_trials(record: Record) -> None:
+    """Refuse a record with trials that nothing here could train: of a strategy that is not there, say.
+
+    Raises:
+        ValueError: It names the first of them.
+    """
+    for config in [suggestion.config for suggestion in record.suggestions]:
+        try:
+            TrialSpec.from_config(config)
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            name = config.trial_id or config.name
+            raise ValueError(f"{record.run_dir / EVENTS}: {name} cannot be trained here ({error!r})") from error
 
 
 def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tuple[SearchPlan, list[str]]:
@@ -89,12 +108,21 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
         raise ValueError(f"--objective {wanted.objective}: this search is for {plan.objective}; start another")
     if lost := [name for name in plan.strategies if name not in wanted.strategies]:
         raise ValueError(f"--strategies: this search has trials of {', '.join(lost)}; add to them, or start another")
+    before, now = absolute(plan), absolute(wanted)
+    free = (*FREE, "dataset") if before.dataset != now.dataset and _has_same_texts(plan, wanted) else FREE
     changes = [
         f"--{name.replace('_', '-')} is {getattr(plan, name)}, not {getattr(wanted, name)}"
         for name in SearchPlan.model_fields
-        if name not in FREE and getattr(plan, name) != getattr(wanted, name)
+        if name not in free and getattr(before, name) != getattr(now, name)
     ]
     return wanted.model_copy(update={"num_samples": wanted.num_samples + extend}), changes
+
+
+def _has_same_texts(plan: SearchPlan, wanted: SearchPlan) -> bool:
+    """Return True if a file has the texts that a plan knows the digest of, wherever it lies now."""
+    if plan.corpus_sha256 is None or not Path(wanted.dataset).exists():
+        return False
+    return corpus_sha256(read_documents(wanted.data_source())) == plan.corpus_sha256
 
 
 def origin(record: Record, plan: SearchPlan) -> dict[str, Any]:
@@ -130,8 +158,10 @@ def other_circumstances(origin: Mapping[str, Any], base_sha256: str, corpus_sha2
     if before is None:
         changes = ["no file says any more which versions of libraries it had"]
     else:
-        differ = [name for name in now if before.get(name, now[name]) != now[name]]
-        changes = [f"{name} was {before[name]}, is {now[name]}" for name in differ]
+        differ = [name for name in now if before.get(name) != now[name]]
+        changes = [
+            f"{name} was {before.get(name, 'of a version that no file says')}, is {now[name]}" for name in differ
+        ]
     for what, old, new in (
         ("base model", origin["base_sha256"], base_sha256),
         ("texts", origin["corpus_sha256"], corpus_sha256),
@@ -150,7 +180,7 @@ def seconds_so_far(run_dir: Path) -> dict[str, float]:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    return is_number(value) and value >= 0
 
 
 def save_plan(plan: SearchPlan, run_dir: Path) -> None:
@@ -168,7 +198,7 @@ def _facts_file(path: Path) -> dict[str, Any]:
 
 def _plan_file(path: Path) -> tuple[dict[str, Any] | None, str]:
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = parsed(path.read_text(encoding="utf-8"))
         SearchPlan(**saved)
     except (OSError, ValueError, TypeError, ValidationError) as error:
         return None, f"{path}: cannot be read ({' '.join(str(error).split())[:80]})"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results import journal
-from analysis.results.rows import ResultRow, append_row, surviving_rows
+from analysis.results.rows import ROW_ERRORS, ResultRow, append_row, surviving_rows
 from analysis.results.trial_config import Phase, TrialConfig
+from tuning.state.record_lines import KINDS, check_line
 
 log = logging.getLogger(__name__)
 ROWS, EVENTS = "rows.jsonl", "record.jsonl"
@@ -162,7 +163,7 @@ class Record:
         self.rows[row.trial_id] = row
         self.reports.pop(row.trial_id, None)
 
-    def _apply(self, event: str, **facts: Any) -> None:
+    def _apply(self, event: str, /, **facts: Any) -> None:
         if event != "completed":
             self.exit_status = None
         match event:
@@ -199,11 +200,9 @@ class Record:
                 self._done_without = facts.get("damaged", [])
 
     def _read(self) -> None:
-        events, damage = (
-            journal.numbered(path, unsealed=False) if (path := self.run_dir / EVENTS).is_file() else ({}, [])
-        )
+        events, damage = _events_in(self.run_dir / EVENTS)
         for event in events.values():
-            self._apply(**event)
+            self._apply(event["event"], **{name: value for name, value in event.items() if name != "event"})
         planned = max((number for number, event in events.items() if event["event"] == "planned"), default=0)
         self.may_lack_a_plan = any(number > planned for number, _ in damage)
         rows, more = surviving_rows(self.run_dir / ROWS) if (self.run_dir / ROWS).is_file() else ([], [])
@@ -216,3 +215,18 @@ class Record:
                     self.damage.append(f"{self.run_dir / where}: {reason}")
         if self.damage:
             self.exit_status = None
+
+
+def _events_in(path: Path) -> tuple[dict[int, dict[str, Any]], journal.Damage]:
+    """Return a record's events by their lines' numbers, those of which nothing is known left out, and the damage."""
+    lines, damage = journal.numbered(path, unsealed=False) if path.is_file() else ({}, [])
+    whole, damage = {}, [*damage]
+    for number, line in lines.items():
+        try:
+            check_line(line)
+        except ROW_ERRORS as error:
+            damage.append((number, f"no line of a record ({error})"))
+        else:
+            if line["event"] in KINDS:
+                whole[number] = line
+    return whole, sorted(damage)

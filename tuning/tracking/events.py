@@ -5,10 +5,11 @@ down, slow or late gets the rest by ``python -m tuning.tracking replay RUN_DIR``
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.results.confinement import check_folder
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import BUDGET_SHARE, CONTROL_OF, LEARNING_RATE, Phase, Status, TrialConfig
 from tuning.tracking.mlflow_client import PARENT, MlflowCarrier, now_ms
@@ -47,22 +48,28 @@ def remaining(run_dir: Path) -> int:
     return Outbox(run_dir).remaining()
 
 
-def replay(run_dir: Path) -> tuple[int, int]:
+def replay(run_dir: Path, to: Callable[[Target], Target] = lambda target: target) -> tuple[int, int]:
     """Carry what MLflow refused and what it does not have yet, and return how many were carried and how many refused.
+
+    Args:
+        run_dir: The folder of the run.
+        to: Takes where its events go, by its files, and returns where they shall go.
 
     Raises:
         filelock.Timeout: A search or another replay is carrying them.
         UnknownTarget: The folder does not say where MLflow is.
+        ValueError: Something in the folder leads out of it.
         Unreachable: An event did not arrive; what arrived before it is remembered.
         OSError: A file of the folder cannot be read or written.
     """
+    check_folder(run_dir)
     with lock(run_dir):
-        outbox = Outbox(run_dir)
+        outbox = Outbox(run_dir, to=to)
         with reaching():
             carrier = MlflowCarrier(outbox.target)
         history = RunHistory(outbox.events())
         again = [event for event in outbox.refused() if not history.is_past(event)]
-        reasons = [attempt(carrier, event) for event in again]
+        reasons = [attempt(outbox, carrier, event) for event in again]
         outbox.keep_refused([(event, reason) for event, reason in zip(again, reasons, strict=True) if reason])
         arrived = [deliver(outbox, carrier, event, end) for event, end in outbox.waiting()]
         with reaching():

@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,12 @@ class MlflowCarrier:
         self.reconcile()
 
     def apply(self, event: Event) -> None:
-        """Carry out one event."""
-        getattr(self, "_" + event["kind"])(**{key: value for key, value in event.items() if key != "kind"})
+        """Carry out one event; of a kind that is not among these nothing is known."""
+        by_kind: dict[str, Callable[..., None]] = {
+            "start": self._start, "metrics": self._metrics, "artifact": self._artifact, "dataset": self._dataset,
+            "end": self._end, "reopen": self._reopen,
+        }  # fmt: skip
+        by_kind[event["kind"]](**{key: value for key, value in event.items() if key != "kind"})
 
     def refusal(self, error: Exception) -> str | None:
         """Return why MLflow will never take an event; None if the error may pass."""

@@ -4,8 +4,9 @@ An event is carried at least once. Whoever applies it must therefore end up with
 """
 
 import logging
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,15 @@ from filelock import FileLock
 from analysis.results import journal
 from analysis.results.atomic_write import replace_text
 from analysis.results.messages import masked
+from analysis.results.strict_json import is_count
+from tuning.tracking.event_lines import check_event
 
 log = logging.getLogger(__name__)
 OUTBOX, STATE, REFUSED, LOCK = "mlflow-outbox.jsonl", "mlflow-state.json", "mlflow-refused.jsonl", "mlflow-outbox.lock"
 OLD_NAME = "mlflow-spool.jsonl"  # of the outbox, in folders of searches that began before 2026-11-28
 TARGET = "target"
+SEARCH = re.compile(r"[\w .+-]{1,200}")
+"""What identifies a search: it is quoted in what MLflow is asked."""
 
 Event = dict[str, Any]
 
@@ -49,12 +54,15 @@ class Outbox:
     Args:
         run_dir: Where the files lie.
         target: Where events go; None takes what the files say. A search that has events keeps what identifies it.
+        to: Takes that and returns where events go after all.
 
     Raises:
         UnknownTarget: The files do not say where events go.
     """
 
-    def __init__(self, run_dir: Path, target: Target | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, target: Target | None = None, to: Callable[[Target], Target] = lambda target: target
+    ) -> None:
         self.run_dir, self.path, self.named = run_dir, path_in(run_dir), set[str]()
         state = self._state()
         stored = _target({"search": run_dir.name} | state)  # the folder's name was the search before it had its own
@@ -62,6 +70,7 @@ class Outbox:
         chosen = replace(target, search=said.search) if target and said else target or said
         if chosen is None:
             raise UnknownTarget(f"{run_dir}: neither {OUTBOX} nor {STATE} says where MLflow is")
+        chosen = to(chosen)
         self.target, self.done_bytes = chosen, 0
         if chosen != said:
             self.append({"kind": TARGET, "run": "", **asdict(chosen)})
@@ -114,10 +123,17 @@ class Outbox:
         path = self.run_dir / REFUSED
         if not path.is_file():
             return []
-        refused, damage = journal.read(path)
+        lines, damage = journal.numbered(path)
+        events = []
+        for number, line in lines.items():
+            try:
+                check_event(line["event"])
+                events.append(line["event"])
+            except (LookupError, AttributeError, ValueError):
+                damage = [*damage, (number, "no event")]
         for number, reason in damage:
             self._name(path, f"line {number}: {reason}; the others are carried")
-        return [line["event"] for line in refused]
+        return events
 
     def keep_refused(self, events: list[tuple[Event, str]]) -> None:
         """Replace what was put aside."""
@@ -137,8 +153,7 @@ class Outbox:
             event = journal.opened(line)
             if not line.endswith(b"\n"):
                 raise ValueError("cut off at its end")
-            if not isinstance(event.get("kind"), str) or not isinstance(event.get("run"), str):
-                raise ValueError("no event")
+            check_event(event)
         except ValueError as error:
             if line.strip():
                 number = self.path.read_bytes()[: end - 1].count(b"\n") + 1
@@ -150,7 +165,7 @@ class Outbox:
         path = self.run_dir / STATE
         try:
             state = journal.opened(path.read_bytes())
-            if not isinstance(state.get("done_bytes"), int):
+            if not is_count(state.get("done_bytes")):
                 raise ValueError("does not say how far events were carried")
         except FileNotFoundError:
             return {}
@@ -169,6 +184,8 @@ class Outbox:
     def _is_line_start(self, offset: int) -> bool:
         if offset == 0:
             return True
+        if not 0 < offset <= self.path.stat().st_size:
+            return False
         with self.path.open("rb") as file:
             file.seek(offset - 1)
             return file.read(1) == b"\n"
@@ -195,5 +212,7 @@ def lock(run_dir: Path) -> FileLock:
 
 
 def _target(values: Mapping[str, Any]) -> Target | None:
-    names = [item.name for item in fields(Target)]
-    return Target(**{name: values[name] for name in names}) if values.keys() >= set(names) else None
+    uri, artifacts, search = (values.get(item.name) for item in fields(Target))
+    if not (isinstance(uri, str) and isinstance(artifacts, str | None) and isinstance(search, str)):
+        return None
+    return Target(uri, artifacts, search) if SEARCH.fullmatch(search) else None

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from filelock import BaseFileLock, Timeout
 
+from analysis.results.confinement import leads_out
 from analysis.results.messages import first_line, masked
 from tuning.tracking.outbox import Event, Outbox, lock
 from tuning.tracking.run_history import INTERRUPTED, RunHistory
@@ -63,6 +64,7 @@ class Sink:
         """Put an event into the outbox, unless it is there already."""
         if kind == "artifact":
             given["modified"] = _modified(Path(given["path"]))
+            given["path"] = _from_folder(self.outbox.run_dir, Path(given["path"]))
         event = self.history.news({"kind": kind, "run": run, **given})
         if event is None:
             return
@@ -189,19 +191,24 @@ def deliver(outbox: Outbox, carrier: Carrier, event: Event, end: int) -> bool:
         Unreachable: It did not arrive, and may do so later.
         OSError: What became of it cannot be noted.
     """
-    reason = attempt(carrier, event)
+    reason = attempt(outbox, carrier, event)
     if reason is not None:
         outbox.refuse(event, reason)
     outbox.done(end)
     return reason is None
 
 
-def attempt(carrier: Carrier, event: Event) -> str | None:
-    """Apply an event and return why it was refused for good.
+def attempt(outbox: Outbox, carrier: Carrier, event: Event) -> str | None:
+    """Apply an event and return why it was refused for good: by MLflow, or since its file is not the run's.
 
     Raises:
         Unreachable: It did not arrive, and may do so later.
     """
+    if event["kind"] == "artifact":
+        path = outbox.run_dir / event["path"]
+        if leads_out(path, outbox.run_dir):
+            return f"{path} is not in {outbox.run_dir}, or a link in it leads out of there"
+        event = event | {"path": str(path)}
     try:
         carrier.apply(event)
     except Exception as error:
@@ -232,6 +239,11 @@ def brief(error: BaseException) -> str:
     if isinstance(error, Timeout):
         return "another process is carrying these events"
     return masked(f"{type(error).__name__}: {first_line(error, 300)}")
+
+
+def _from_folder(run_dir: Path, path: Path) -> str:
+    """Return a path as it stays right where a run folder is moved or copied."""
+    return str(path.relative_to(run_dir) if path.is_relative_to(run_dir) else path)
 
 
 def _modified(path: Path) -> int:

@@ -50,6 +50,7 @@ def train(run: Run) -> optuna.Study | None:
     to_mlflow, gauges = events.Tracking(run.sink), Metrics(plan.run_dir.name)
     for row in record.rows.values():
         gauges.ended(row)
+        to_mlflow.ended(row)  # a kill may have come between the record and those who are told
     listeners = (to_mlflow, gauges, TrialLog(run.timeline))
     trainable = tuner.trainable(plan, run.hosts, record)
     search = tuner.searcher(plan, run.checked, record)

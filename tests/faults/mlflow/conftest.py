@@ -19,7 +19,7 @@ from analysis.results.rows import ResultRow
 from analysis.results.trial_config import TrialConfig
 from tuning.tracking.events import Tracking, open_sink, replay
 from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, PARENT_TAG, TRIAL_TAG, MlflowCarrier, now_ms
-from tuning.tracking.outbox import Target
+from tuning.tracking.outbox import Outbox, Target
 
 ROOT = Path(__file__).parents[3]
 REPORTS = 4
@@ -214,11 +214,11 @@ def search(tmp_path, proxy):
 
 @pytest.fixture
 def command():
-    """A function that replays a folder's events in a process of its own."""
+    """A function that replays a folder's events in a process of its own, to where they were for."""
 
     def run(run_dir):
         return subprocess.run(
-            [sys.executable, "-m", "tuning.tracking", "replay", str(run_dir)],
+            [sys.executable, "-m", "tuning.tracking", "replay", str(run_dir), "--to", Outbox(run_dir).target.uri],
             cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
 

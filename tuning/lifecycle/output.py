@@ -1,0 +1,80 @@
+"""Standard output and error of a search, which it can do without: ``| head``, a full disk, a closed terminal."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+log = logging.getLogger(__name__)
+
+
+class Output:
+    """A stream that takes whatever is written to it; once nobody takes that from it, it goes nowhere.
+
+    Args:
+        stream: Where it is written as long as that can be done.
+        name: Of the stream, in words.
+    """
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name, self._is_lost = stream, name, False
+
+    def write(self, text: str) -> int:
+        """Write, and return how much was taken: all of it."""
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError as error:  # the stream has another encoding
+            self.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+        except (OSError, ValueError) as error:
+            self._lose(error)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Write one text after the other."""
+        for text in lines:
+            self.write(text)
+
+    def flush(self) -> None:
+        """Have what was written arrive, if anything does."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._lose(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _lose(self, error: Exception) -> None:
+        if self._is_lost:
+            return
+        self._is_lost = True
+        reason = getattr(error, "strerror", None) or str(error)
+        line = f"{self._name} cannot be written ({reason}); the search goes on without it"
+        with contextlib.suppress(OSError, ValueError):  # what waits in its buffer would fail again, as Python ends
+            _lead_nowhere(self._stream.fileno())
+        log.warning("%s", line)
+        if self is not sys.stderr:
+            print(line, file=sys.stderr)
+
+
+@contextmanager
+def unbreakable() -> Iterator[None]:
+    """Have nothing that is printed within end what prints it."""
+    before = sys.stdout, sys.stderr
+    sys.stderr = sys.stderr and Output(sys.stderr, "standard error")
+    sys.stdout = sys.stdout and Output(sys.stdout, "standard output")
+    try:
+        yield
+    finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _lead_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
