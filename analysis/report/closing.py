@@ -59,15 +59,18 @@ def evidence(info: RunInfo) -> list[str]:
         return []
     sites = list(info.evidence[kinds[0]])
     values = {kind: [info.evidence[kind][site] for site in sites] for kind in kinds}
-    body = [
-        [kind, *(f"{stats.kendalltau(values[kind], values[other]).statistic:+.2f}" for other in kinds)]
-        for kind in kinds
-    ]
+    body = [[kind, *(_tau(values[kind], values[other]) for other in kinds)] for kind in kinds]
     return [
         "## Agreement of Evidence", "", f"Kendall's tau between what was measured before training, over {len(sites)} "
         "sites: 1 is the same order of sites, 0 none in common, -1 the opposite.", "",
         tabulate(body, headers=("", *kinds), tablefmt="pipe", disable_numparse=True), "",
     ]  # fmt: skip
+
+
+def _tau(values: Sequence[float], others: Sequence[float]) -> str:
+    """Return Kendall's tau; a dash where there is none, because one of them is the same at all sites."""
+    tau = stats.kendalltau(values, others).statistic
+    return "-" if math.isnan(tau) else f"{tau:+.2f}"
 
 
 def cost(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:

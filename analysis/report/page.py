@@ -12,15 +12,17 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 TEMPLATE = Path(__file__).with_name("page.html")
+SECTION = re.compile(r"(?=<h2 )")
 BARE_TABLE = re.compile(r"(### Performance Metrics by Strategy\n\n)(.+?)(\n\n)", re.DOTALL)
 
 
-def render(report: str, folder: Path) -> str:
+def render(report: str, folder: Path, folded_after: str | None = None) -> str:
     """Return the HTML page of a report.
 
     Args:
         report: Markdown, as ``report.render`` gives it.
         folder: Where its pictures are; they become part of the page.
+        folded_after: The heading of the last section that is shown unfolded; None if all are.
 
     Raises:
         FileNotFoundError: A picture is not there.
@@ -34,9 +36,22 @@ def render(report: str, folder: Path) -> str:
     body = markdown.renderer.render(tokens, markdown.options, {})
     body = body.replace("<table>", '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>')
     body = body.replace("</table>", "</table></div>").replace("<th>", '<th scope="col">')
+    body = _folded(body, folded_after)
     links = " ".join(f'<a href="#{anchor}">{escape(text)}</a>' for anchor, text in headings)
     body = body.replace("</h1>", f'</h1>\n<nav aria-label="Sections">{links}</nav>', 1)
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(_title(report)), body=body)
+
+
+def _folded(body: str, last: str | None) -> str:
+    """Fold each section after one."""
+    sections = SECTION.split(body)
+    titles = [re.sub("<[^>]*>", "", section.partition("</h2>")[0]) for section in sections]
+    first = len(sections) if last is None or last not in titles else titles.index(last) + 1
+    folds = [
+        "<details><summary>{}{}</summary>\n{}</details>\n".format(*section.partition("</h2>"))
+        for section in sections[first:]
+    ]
+    return "".join([*sections[:first], *folds])
 
 
 def _number_headings(tokens: Sequence[Token]) -> list[tuple[str, str]]:

@@ -172,27 +172,29 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def learning_rates(rates: Mapping[str, Sequence[tuple[float, float, bool]]]) -> Figure:
+def learning_rates(full: Mapping[str, Sequence[tuple[float, float]]], early: Mapping[str, Sequence[float]]) -> Figure:
     """Draw loss over learning rate.
 
     Args:
-        rates: Strategy -> (learning rate, last evaluation loss, True if the trial finished) of each trial.
+        full: Strategy -> (learning rate, evaluation loss) of each trial that was trained in full.
+        early: Strategy -> learning rate of each trial that was not; ticks, for what they had reached does not compare.
     """
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    for number, (strategy, points) in enumerate(rates.items()):
+    for number, (strategy, points) in enumerate(full.items()):
         colour, marker = series_style(number)
-        filled = sorted((rate, loss) for rate, loss, finished in points if finished)
-        hollow = [(rate, loss) for rate, loss, finished in points if not finished]
-        axes.plot(*(zip(*filled, strict=True) if filled else ([], [])), marker=marker, color=colour, label=strategy)
-        if hollow:
-            axes.plot(*zip(*hollow, strict=True), marker, color=colour, markerfacecolor="none", alpha=0.6)
+        axes.plot(*zip(*sorted(points), strict=True), marker=marker, color=colour, label=strategy)
+    for number, strategy in enumerate([*full, *(name for name in early if name not in full)]):
+        rates = early.get(strategy, ())
+        heights = [0.02 + 0.015 * (number % 7)] * len(rates)
+        axes.plot(rates, heights, "|", color=series_style(number)[0], transform=axes.get_xaxis_transform(), alpha=0.7)
     axes.set_xscale("log")
+    axes.margins(y=0.15)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("learning rate (hollow: stopped early)")
-    axes.set_ylabel("last evaluation loss")
+    axes.set_xlabel("learning rate (ticks: ended early)")
+    axes.set_ylabel("evaluation loss")
     axes.legend()
     return figure
 

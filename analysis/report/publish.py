@@ -9,7 +9,7 @@ from analysis.stats.assessment import SearchAssessment
 
 
 def publish(assessment: SearchAssessment, info: RunInfo, path: Path) -> None:
-    """Write a report.
+    """Write the report of a run.
 
     Args:
         assessment: What the rows of the search say.
@@ -17,10 +17,19 @@ def publish(assessment: SearchAssessment, info: RunInfo, path: Path) -> None:
         path: The Markdown file; ``figures/`` and the page, of the same name with ``.html``, go beside it.
     """
     drawn_pictures = pictures.drawn(assessment, info)
-    text = report.render(assessment, info, drawn_pictures)
+    _write(report.render(assessment, info, drawn_pictures), drawn_pictures, path, folded_after=report.LAST_OF_SEED)
+
+
+def publish_rows(assessment: SearchAssessment, info: RunInfo, path: Path) -> None:
+    """Write a report of rows that are of no run; the arguments are those of ``publish``."""
+    drawn_pictures = pictures.drawn(assessment, info)
+    _write(report.render_rows(assessment, info, drawn_pictures), drawn_pictures, path, folded_after=None)
+
+
+def _write(text: str, drawn_pictures: Sequence[pictures.Picture], path: Path, folded_after: str | None) -> None:
     pictures.write(drawn_pictures, path.parent)
     path.write_text(text, encoding="utf-8")
-    path.with_suffix(".html").write_text(page.render(text, path.parent), encoding="utf-8")
+    path.with_suffix(".html").write_text(page.render(text, path.parent, folded_after), encoding="utf-8")
 
 
 def publish_comparison(searches: Sequence[compare.Search], generated: str, path: Path) -> None:

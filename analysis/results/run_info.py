@@ -45,6 +45,8 @@ class RunInfo:
         resource_events: What memory did not allow, in words.
         looks: Number of plans that were judged on the test split, one after the other.
         importance: Strategy -> parameter -> its share of the total importance for the loss.
+        base_losses: Loss of the untouched base in nats per token: ``eval_loss`` on the validation split, ``test_loss``
+            on the test split; empty if it was not measured.
         shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
         seconds: What the search was busy with -> its seconds of wall time, over all of its runs.
         evidence: Kind of evidence -> site -> value, as measured before training: all of ``evidence.json``.
@@ -73,6 +75,7 @@ class RunInfo:
     resource_events: Sequence[str] = ()
     looks: int = 0
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    base_losses: Mapping[str, float] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, int | float]] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict, metadata={"file": EVIDENCE})

@@ -35,7 +35,7 @@ def test_learning_curves_have_a_panel_for_each_strategy_and_steps_below_every_co
 
 
 def test_learning_rates_stand_below_their_axis_without_running_into_each_other(tmp_path):
-    figure = plots.learning_rates({"baseline": [(0.002, 4.7, False), (0.01, 4.6, True), (0.05, 4.9, False)]})
+    figure = plots.learning_rates({"baseline": [(0.002, 4.7), (0.01, 4.6), (0.05, 4.9)]}, {})
     plots.save(figure, tmp_path / "rates.svg")
     (axes,) = figure.axes
     low, high = axes.get_xlim()
