@@ -12,7 +12,6 @@ from analysis.report.findings import key_findings
 from analysis.report.pictures import Picture, drawn
 from analysis.report.plots import heatmaps, save
 from analysis.report.report import render, render_rows
-from analysis.report.winner import lora_config_code
 from analysis.results.rows import ResultRow, read_rows, write_rows
 from analysis.results.run_info import RunInfo
 from tests.fakes.rows import assess, report
@@ -95,11 +94,6 @@ def test_the_winner_is_given_as_ranks_and_as_a_configuration_that_runs(conv1d):
     config = scope["config"]
     assert {config.r, *config.rank_pattern.values()} == {2, 3}
     assert config.fan_in_fan_out is conv1d
-
-
-def test_sites_of_rank_zero_are_not_in_the_configuration():
-    assert r"h\.10\.mlp" in lora_config_code(RANKS, ALPHAS, True)
-    assert r"h\.0\.mlp" not in lora_config_code(RANKS, ALPHAS, True)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
