@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
+from analysis.results.markup import Markdown, fenced, inline, table
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Phase
@@ -29,7 +28,7 @@ def section(assessment: SearchAssessment, info: RunInfo, figure: Sequence[str] =
         figure: Lines of the figure of differences; empty without one.
     """
     recommendation = recommend(assessment)
-    use, *others = recommendation.sentences
+    use, *others = map(inline, recommendation.sentences)
     lines = ["## Answer", "", _about(assessment, info), "", f"**{use}** {' '.join(others)}", ""]
     if (run := recommendation.run) is None:
         return lines
@@ -46,7 +45,7 @@ def _about(assessment: SearchAssessment, info: RunInfo) -> str:
         "Data": info.dataset and f"{info.dataset}{examples}",
         "Budget": None if info.budget_params is None else f"{info.budget_params:,} trainable parameters{same}",
     }
-    return " · ".join(f"**{name}:** {value}" for name, value in facts.items() if value)
+    return " · ".join(f"**{name}:** {inline(value)}" for name, value in facts.items() if value)
 
 
 def _table(assessment: SearchAssessment, info: RunInfo, recommendation: Recommendation, run: ResultRow) -> str:
@@ -55,7 +54,7 @@ def _table(assessment: SearchAssessment, info: RunInfo, recommendation: Recommen
     body = [] if base_loss is None else [["the base, untouched", *_losses(base_loss), "0", ""]]
     others = _confirmed(assessment, recommendation, run) if phase == Phase.CONFIRM else _single(assessment, run)
     headers = ("", HEADERS[phase], "perplexity", "parameters", "training time")
-    return tabulate([*body, *others], headers=headers, tablefmt="pipe", disable_numparse=True)
+    return table([*body, *others], headers)
 
 
 def _confirmed(assessment: SearchAssessment, recommendation: Recommendation, run: ResultRow) -> list[list[str]]:
@@ -68,7 +67,7 @@ def _confirmed(assessment: SearchAssessment, recommendation: Recommendation, run
     name = f"{verdict.strategy}, {ranks_in_words(run)}" if wins else f"{verdict.strategy}: {verdict.answer}"
     body.append(_mean_line(name, runs))
     used = body[-1] if wins else body[0]
-    used[0] = f"**{used[0]}**"
+    used[0] = Markdown(f"**{inline(used[0])}**")
     return body
 
 
@@ -104,10 +103,9 @@ def _seconds(runs: Sequence[ResultRow]) -> str:
 def _loading(info: RunInfo) -> list[str]:
     base = "BASE" if info.model is None else BUNDLED.get(info.model, info.model)
     revision = "" if info.model_revision is None else f", revision={info.model_revision!r}"
-    return [
-        "```python",
+    source = [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
         f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}{revision}), "{ADAPTER}")',
-        "```",
     ]
+    return fenced(source, "python")

@@ -3,7 +3,7 @@
 import base64
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -11,28 +11,30 @@ from string import Template
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from analysis.report.pictures import FOLDER, NAMES
+from analysis.results.markup import fenced, plain
+
+NEVER_USED = ["link", "autolink", "reference", "entity"]
+PLACE = re.compile(rf"{FOLDER}/({'|'.join(NAMES)})\.svg")
 TEMPLATE = Path(__file__).with_name("page.html")
 SECTION = re.compile(r"(?=<h2 )")
 BARE_TABLE = re.compile(r"(### Performance Metrics by Strategy\n\n)(.+?)(\n\n)", re.DOTALL)
 
 
-def render(report: str, folder: Path, folded_after: str | None = None) -> str:
-    """Return the HTML page of a report.
+def render(report: str, pictures: Mapping[str, str], folded_after: str | None = None) -> str:
+    """Return the HTML page of a report; no file is opened for it but its template.
 
     Args:
         report: Markdown, as ``report.render`` gives it.
-        folder: Where its pictures are; they become part of the page.
+        pictures: Name of a picture in the report -> its SVG, which becomes part of the page. Of a picture with another
+            name the page has the words alone.
         folded_after: The heading of the last section that is shown unfolded; None if all are.
-
-    Raises:
-        FileNotFoundError: A picture is not there.
     """
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(NEVER_USED)
     # the seed's format prints this table bare, which Markdown reads as a paragraph
-    tokens = markdown.parse(BARE_TABLE.sub(r"\1```\n\2\n```\3", report))
+    tokens = markdown.parse(BARE_TABLE.sub(_as_code, report))
     headings = _number_headings(tokens)
-    for token in (child for block in tokens for child in block.children or [] if child.type == "image"):
-        token.attrs["src"] = _data_uri(folder / str(token.attrs["src"]))
+    markdown.add_render_rule("image", lambda _, children, at, *__: _picture(children[at], pictures))
     body = markdown.renderer.render(tokens, markdown.options, {})
     body = body.replace("<table>", '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>')
     body = body.replace("</table>", "</table></div>").replace("<th>", '<th scope="col">')
@@ -65,9 +67,18 @@ def _number_headings(tokens: Sequence[Token]) -> list[tuple[str, str]]:
     return anchors
 
 
+def _as_code(match: re.Match[str]) -> str:
+    return "\n".join([match[1].rstrip("\n"), "", *fenced(plain(match[2]).split("\n"))]) + match[3]
+
+
 def _title(report: str) -> str:
     return report.partition("\n")[0].removeprefix("# ")
 
 
-def _data_uri(path: Path) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _picture(token: Token, pictures: Mapping[str, str]) -> str:
+    words = escape(plain(token.content))
+    place = PLACE.fullmatch(str(token.attrs["src"]))
+    if place is None or place[1] not in pictures:
+        return words
+    data = base64.b64encode(pictures[place[1]].encode()).decode()
+    return f'<img src="data:image/svg+xml;base64,{data}" alt="{words}">'

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis.report import plots
+from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Status
@@ -14,6 +15,8 @@ from analysis.stats import pareto
 from analysis.stats.assessment import SearchAssessment
 
 FOLDER = "figures"
+NAMES = ("differences", "pareto", "ranks", "learning_curves", "learning_rates", "shrinking")
+"""All pictures that there are; a page shows no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Picture:
     @property
     def image(self) -> list[str]:
         """It and its caption in Markdown."""
-        return [f"![{self.words}]({FOLDER}/{self.name}.svg)", "", self.caption, ""]
+        return [f"![{inline(self.words)}]({FOLDER}/{self.name}.svg)", "", inline(self.caption), ""]
 
 
 def drawn(assessment: SearchAssessment, info: RunInfo) -> list[Picture]:
@@ -58,11 +61,13 @@ def drawn(assessment: SearchAssessment, info: RunInfo) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-def write(pictures: Sequence[Picture], folder: Path) -> None:
-    """Write pictures where the report's Markdown looks for them, beside it."""
+def write(pictures: Sequence[Picture], folder: Path) -> dict[str, str]:
+    """Write pictures where the report's Markdown looks for them, beside it, and return name -> SVG."""
     (folder / FOLDER).mkdir(exist_ok=True)
-    for picture in pictures:
-        plots.save(picture.figure, folder / FOLDER / f"{picture.name}.svg")
+    drawings = {picture.name: plots.svg(picture.figure, picture.name) for picture in pictures}
+    for name, drawing in drawings.items():
+        (folder / FOLDER / f"{name}.svg").write_text(drawing, encoding="utf-8")
+    return drawings
 
 
 def _differences(assessment: SearchAssessment) -> Picture | None:

@@ -1,5 +1,6 @@
 """Pictures: every function draws one from rows and returns it. Colours are Okabe and Ito's; markers differ, too."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from analysis.report.winner import grid
+from analysis.results.messages import one_line
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Status
 from analysis.stats import pareto, ranking
@@ -22,8 +24,10 @@ MARKERS = "osD^vPX"
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
     "grid.linewidth": 0.6, "axes.axisbelow": True, "font.size": 9, "legend.frameon": False, "svg.hashsalt": "figures",
+    "text.parse_math": False,
 }  # fmt: skip
 WIDTH = 6.4
+LONGEST_LABEL = 32
 
 
 def series_style(number: int) -> tuple[str, str]:
@@ -45,6 +49,21 @@ def save(figure: Figure, path: Path, kind: str = "") -> None:
         figure.savefig(path, dpi=120, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
+def _label(text: str) -> str:
+    """Return a name as a line that leaves room for the drawing."""
+    line = one_line(text)
+    return line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}…"
+
+
+def svg(figure: Figure, name: str) -> str:
+    """Return a picture as SVG, the same for the same picture; its name keeps its marks apart from those of others."""
+    FigureCanvasAgg(figure)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure.savefig(buffer, dpi=120, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
 @matplotlib.rc_context(STYLE)
 def heatmaps(allocations: Mapping[str, Mapping[str, int]]) -> Figure:
     """Draw allocations beside each other, title -> site name -> rank: a row per matrix and a column per layer.
@@ -56,7 +75,8 @@ def heatmaps(allocations: Mapping[str, Mapping[str, int]]) -> Figure:
     layers, matrices = (max(len(rank_grid[axis]) for rank_grid in grids.values()) for axis in (0, 1))
     columns = 1 if len(grids) == 1 or layers > 12 else 2
     rows = -(-len(grids) // columns)
-    size = (1.4 + columns * (1.1 + 0.34 * layers), rows * (1.0 + 0.32 * matrices))
+    names = max(len(_label(name)) for _, matrix_names, _ in grids.values() for name in matrix_names)
+    size = (1.4 + columns * (0.4 + 0.07 * names + 0.34 * layers), rows * (1.0 + 0.32 * matrices))
     figure = Figure(figsize=size, layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     image = None
@@ -77,9 +97,9 @@ def _heatmap(
     axes.grid(visible=False)
     step = 1 + len(layers) // 24
     axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
-    axes.set_yticks(range(len(matrices)), matrices)
+    axes.set_yticks(range(len(matrices)), [_label(name) for name in matrices])
     axes.set_xlabel("layer")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(_label(title), fontsize=9)
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = "white" if value < 0.6 * highest else "black"
@@ -100,7 +120,9 @@ def differences(judged: Sequence[Verdict], margin: float) -> Figure:
         if verdict.pairs.interval is not None:
             axes.plot(verdict.pairs.interval, [position] * 2, color=COLOURS[0], linewidth=2)
         axes.plot([verdict.pairs.mean or 0.0], [position], "o", color=COLOURS[0])
-    axes.set_yticks(range(len(judged)), [f"{verdict.strategy}\n{verdict.answer}" for verdict in judged], fontsize=8)
+    axes.set_yticks(
+        range(len(judged)), [f"{_label(verdict.strategy)}\n{verdict.answer}" for verdict in judged], fontsize=8
+    )
     axes.set_ylim(len(judged) - 0.5, -0.5)
     axes.set_xlabel("test loss minus plain LoRA's, nats per token (left is better)")
     return figure
@@ -124,7 +146,7 @@ def pareto_front(rows: Sequence[ResultRow], front: Sequence[ResultRow]) -> Figur
         faces = [colour if row.trial_id in front_ids else "none" for row in strategy_rows]
         params, losses = zip(*map(pareto.point, strategy_rows), strict=True)
         axes.scatter(params, losses, marker=marker, facecolors=faces, edgecolors=colour, s=30, zorder=2)
-        axes.plot([], [], marker, color=colour, label=strategy)
+        axes.plot([], [], marker, color=colour, label=_label(strategy))
     axes.set_xscale("log")
     sizes = [pareto.point(row)[0] for row in rows]
     axes.set_xticks(_halvings(min(sizes), max(sizes)))
@@ -161,7 +183,7 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
             axes.plot(
                 *zip(*points, strict=True), marker=marker, markersize=3, linewidth=width, alpha=alpha, color=colour
             )
-        axes.set_title(strategy, fontsize=9)
+        axes.set_title(_label(strategy), fontsize=9)
     for axes in list(panels.flat)[len(strategies) :]:
         axes.remove()
     for axes in list(panels.flat)[: len(strategies)][-columns:]:  # the lowest of each column
@@ -183,7 +205,7 @@ def learning_rates(full: Mapping[str, Sequence[tuple[float, float]]], early: Map
     axes = figure.add_subplot()
     for number, (strategy, points) in enumerate(full.items()):
         colour, marker = series_style(number)
-        axes.plot(*zip(*sorted(points), strict=True), marker=marker, color=colour, label=strategy)
+        axes.plot(*zip(*sorted(points), strict=True), marker=marker, color=colour, label=_label(strategy))
     for number, strategy in enumerate([*full, *(name for name in early if name not in full)]):
         rates = early.get(strategy, ())
         heights = [0.02 + 0.015 * (number % 7)] * len(rates)

@@ -27,13 +27,13 @@ def publish_rows(assessment: SearchAssessment, info: RunInfo, path: Path) -> Non
 
 
 def _write(text: str, drawn_pictures: Sequence[pictures.Picture], path: Path, folded_after: str | None) -> None:
-    pictures.write(drawn_pictures, path.parent)
+    drawings = pictures.write(drawn_pictures, path.parent)
     path.write_text(text, encoding="utf-8")
-    path.with_suffix(".html").write_text(page.render(text, path.parent, folded_after), encoding="utf-8")
+    path.with_suffix(".html").write_text(page.render(text, drawings, folded_after), encoding="utf-8")
 
 
 def publish_comparison(searches: Sequence[compare.Search], generated: str, path: Path) -> None:
     """Write a report on several searches, as Markdown and as a page beside it."""
     text = compare.render(searches, generated)
     path.write_text(text, encoding="utf-8")
-    path.with_suffix(".html").write_text(page.render(text, path.parent), encoding="utf-8")
+    path.with_suffix(".html").write_text(page.render(text, {}), encoding="utf-8")

@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.report import answer, closing, findings, trials, verdict_section, winner
 from analysis.report.pictures import Picture
+from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Status
@@ -101,11 +102,11 @@ def _rest(assessment: SearchAssessment, info: RunInfo, others: dict[str, Picture
 
 
 def _title(info: RunInfo) -> list[str]:
-    return ["# Adaptive LoRA: Experimental Results Analysis", "", f"**Generated:** {info.generated}", ""]
+    return ["# Adaptive LoRA: Experimental Results Analysis", "", f"**Generated:** {inline(info.generated)}", ""]
 
 
 def _overview(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
-    strategies = ", ".join(dict.fromkeys(row.strategy for row in rows))
+    strategies = ", ".join(inline(name) for name in dict.fromkeys(row.strategy for row in rows))
     size = "unknown" if info.train_examples is None else f"{info.train_examples} examples"
     epochs = "unknown" if info.epochs is None else f"{info.epochs:g}"
     return [
@@ -116,7 +117,7 @@ def _overview(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
 
 def _summary(rows: Sequence[ResultRow]) -> list[str]:
     lines = ["## Summary Statistics", "", "### Performance Metrics by Strategy", ""]
-    lines += [ranking.summary(rows).round(4).to_string() if rows else "No trials.", ""]
+    lines += [ranking.summary(rows).round(4).rename(index=inline).to_string() if rows else "No trials.", ""]
     if any(row.status == Status.STOPPED for row in rows):
         lines += [
             "Of trials that were stopped early everything is left out but the count: what they had reached does "
@@ -134,7 +135,7 @@ def _best(assessment: SearchAssessment, note: Sequence[str]) -> list[str]:
         lines += ["- No trial finished with a loss.", ""]
     else:
         lines += [
-            f"- **Strategy:** {best.strategy}", f"- **Loss:** {best.final_eval_loss:.4f}",
+            f"- **Strategy:** {inline(best.strategy)}", f"- **Loss:** {best.final_eval_loss:.4f}",
             f"- **Perplexity:** {_number(best.final_perplexity, '.2f')}",
             f"- **Parameters:** {_number(best.trainable_parameters, ',')}", "",
         ]  # fmt: skip
@@ -142,7 +143,8 @@ def _best(assessment: SearchAssessment, note: Sequence[str]) -> list[str]:
     if efficient is None:
         return [*lines, "- No trial finished with a loss and a known efficiency.", ""]
     return [
-        *lines, f"- **Strategy:** {efficient.strategy}", f"- **Efficiency:** {efficient.parameter_efficiency:.1%}",
+        *lines, f"- **Strategy:** {inline(efficient.strategy)}",
+        f"- **Efficiency:** {efficient.parameter_efficiency:.1%}",
         f"- **Loss:** {efficient.final_eval_loss:.4f}",
         f"- **Parameters:** {_number(efficient.trainable_parameters, ',')}", "",
     ]  # fmt: skip
@@ -153,13 +155,15 @@ def _rankings(rows: Sequence[ResultRow], note: Sequence[str]) -> list[str]:
     for metric in (name for name in ranking.METRICS if name != "trainable_parameters"):
         lines.append(f"### {findings.title(metric)}")
         for position, (strategy, mean) in enumerate(ranking.ranked_means(rows, metric), 1):
-            lines.append(f"{position}. **{findings.title(strategy)}**: {mean:.4f}")
+            lines.append(f"{position}. **{inline(findings.title(strategy))}**: {mean:.4f}")
         lines.append("")
     return lines
 
 
 def _details(rows: Sequence[ResultRow]) -> list[str]:
     table = ranking.frame(rows)
+    for name in ("experiment_name", "strategy"):
+        table[name] = [str(inline(value)) for value in table[name]]
     columns = [name for name in table if name != "trainable_parameters"]
     if table["trainable_parameters"].notna().all():
         table["trainable_parameters"] = table["trainable_parameters"].astype("int64")

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
+from analysis.results.markup import table
 from analysis.results.rows import ResultRow
 
 HEADERS = (
@@ -26,8 +25,7 @@ def section(rows: Sequence[ResultRow]) -> list[str]:
         return []
     steps = max((step for row in rows if (step := _last(row, "step")) is not None), default=None)
     lines = ["## Trials", "", "Losses of trials that ended at different steps do not compare.", ""]
-    table = tabulate([_cells(row, steps) for row in rows], headers=HEADERS, tablefmt="pipe", disable_numparse=True)
-    return [*lines, table, ""]
+    return [*lines, table([_cells(row, steps) for row in rows], HEADERS), ""]
 
 
 def _cells(row: ResultRow, steps: float | None) -> list[str]:

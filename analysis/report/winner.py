@@ -3,10 +3,9 @@
 import math
 from collections.abc import Mapping
 
-from tabulate import tabulate
-
 from analysis.report import verdict_section
 from analysis.report.lora_config import lora_config_code
+from analysis.results.markup import code, fenced, inline, table
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
@@ -32,8 +31,8 @@ def section(assessment: SearchAssessment) -> list[str]:
     if best is None or not best.ranks:
         return []
     reason = PLAIN_WINS if best.phase == Phase.CONFIRM and is_plain(best) else REASONS[best.phase]
-    lines = ["## Winner", "", f"`{best.experiment_name}` {reason}.", ""]
-    lines += [f"- **Strategy:** {best.strategy}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
+    lines = ["## Winner", "", f"{code(best.experiment_name)} {reason}.", ""]
+    lines += [f"- **Strategy:** {inline(best.strategy)}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:
         lines += [f"- **Test loss:** {best.test_loss:.4f} (perplexity {math.exp(best.test_loss):.2f})"]
     if (difference := verdict_section.difference_in_words(best, assessment)) is not None:
@@ -62,7 +61,7 @@ def rank_table(ranks: Mapping[str, int]) -> str:
     """Return a Markdown table, a row per layer and a column per matrix."""
     layers, matrices, cells = grid(ranks)
     body = [[layer, *row] for layer, row in zip(layers, cells, strict=True)]
-    return tabulate(body, headers=["layer", *matrices], tablefmt="pipe", missingval="")
+    return table(body, ["layer", *matrices], numbers=True)
 
 
 def _config_section(best: ResultRow) -> list[str]:
@@ -70,6 +69,6 @@ def _config_section(best: ResultRow) -> list[str]:
     adapted = {name for name, rank in ranks.items() if rank}
     if not adapted or not adapted <= alphas.keys():
         return []
-    code = lora_config_code(ranks, alphas, bool(best.fan_in_fan_out))
-    lines = ["### The same as a PEFT configuration", "", "```python", code, "```", ""]
+    source = lora_config_code(ranks, alphas, bool(best.fan_in_fan_out))
+    lines = ["### The same as a PEFT configuration", "", *fenced(source.splitlines(), "python"), ""]
     return [*lines, NOT_IN_CONFIG[best.strategy], ""] if best.strategy in NOT_IN_CONFIG else lines
