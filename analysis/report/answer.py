@@ -104,8 +104,8 @@ def _loading(info: RunInfo) -> list[str]:
     base = "BASE" if info.model is None else BUNDLED.get(info.model, info.model)
     revision = "" if info.model_revision is None else f", revision={info.model_revision!r}"
     source = [
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
-        f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}{revision}), "{ADAPTER}")',
+        "import peft, transformers",
+        f"base = transformers.AutoModelForCausalLM.from_pretrained({base!r}{revision})",
+        f"model = peft.PeftModel.from_pretrained(base, {ADAPTER!r})",
     ]
     return fenced(source, "python")

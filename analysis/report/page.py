@@ -1,6 +1,5 @@
 """The report as one HTML file that loads nothing else: works offline, on paper and on a phone; its tables sort."""
 
-import base64
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from string import Template
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from analysis.report import drawing
 from analysis.report.pictures import FOLDER, NAMES
 from analysis.results.markup import fenced, plain
 
@@ -38,22 +38,26 @@ def render(report: str, pictures: Mapping[str, str], folded_after: str | None = 
     body = markdown.renderer.render(tokens, markdown.options, {})
     body = body.replace("<table>", '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>')
     body = body.replace("</table>", "</table></div>").replace("<th>", '<th scope="col">')
-    body = _folded(body, folded_after)
     links = " ".join(f'<a href="#{anchor}">{escape(text)}</a>' for anchor, text in headings)
-    body = body.replace("</h1>", f'</h1>\n<nav aria-label="Sections">{links}</nav>', 1)
+    body = _in_sections(body, f'<nav aria-label="Sections">{links}</nav>\n', folded_after)
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(_title(report)), body=body)
 
 
-def _folded(body: str, last: str | None) -> str:
-    """Fold each section after one."""
-    sections = SECTION.split(body)
+def _in_sections(body: str, nav: str, last: str | None) -> str:
+    """Return the page's sections, each in an element, and the list of them after the answer, or first without one."""
+    start, *sections = SECTION.split(body)
     titles = [re.sub("<[^>]*>", "", section.partition("</h2>")[0]) for section in sections]
-    first = len(sections) if last is None or last not in titles else titles.index(last) + 1
-    folds = [
-        "<details><summary>{}{}</summary>\n{}</details>\n".format(*section.partition("</h2>"))
-        for section in sections[first:]
+    first_folded = titles.index(last) + 1 if last in titles else len(sections)
+    parts = [
+        f'<section class="{"answer" if title == "Answer" else "other"}">{section}</section>\n'
+        for title, section in zip(titles, sections[:first_folded], strict=False)
     ]
-    return "".join([*sections[:first], *folds])
+    parts += [
+        "<details><summary>{}{}</summary>\n{}</details>\n".format(*section.partition("</h2>"))
+        for section in sections[first_folded:]
+    ]
+    parts.insert(1 if titles[:1] == ["Answer"] else 0, nav)
+    return "".join([start, *parts])
 
 
 def _number_headings(tokens: Sequence[Token]) -> list[tuple[str, str]]:
@@ -68,7 +72,7 @@ def _number_headings(tokens: Sequence[Token]) -> list[tuple[str, str]]:
 
 
 def _as_code(match: re.Match[str]) -> str:
-    return "\n".join([match[1].rstrip("\n"), "", *fenced(plain(match[2]).split("\n"))]) + match[3]
+    return "\n".join([match[1].rstrip("\n"), "", *fenced(plain(match[2]).split("\n"), "wide")]) + match[3]
 
 
 def _title(report: str) -> str:
@@ -80,5 +84,4 @@ def _picture(token: Token, pictures: Mapping[str, str]) -> str:
     place = PLACE.fullmatch(str(token.attrs["src"]))
     if place is None or place[1] not in pictures:
         return words
-    data = base64.b64encode(pictures[place[1]].encode()).decode()
-    return f'<img src="data:image/svg+xml;base64,{data}" alt="{words}">'
+    return f'<span class="figure" role="img" aria-label="{words}">{drawing.inline(pictures[place[1]])}</span>'

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis.report import plots
+from analysis.report import drawing, plots
 from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
@@ -64,9 +64,9 @@ def drawn(assessment: SearchAssessment, info: RunInfo) -> list[Picture]:
 def write(pictures: Sequence[Picture], folder: Path) -> dict[str, str]:
     """Write pictures where the report's Markdown looks for them, beside it, and return name -> SVG."""
     (folder / FOLDER).mkdir(exist_ok=True)
-    drawings = {picture.name: plots.svg(picture.figure, picture.name) for picture in pictures}
-    for name, drawing in drawings.items():
-        (folder / FOLDER / f"{name}.svg").write_text(drawing, encoding="utf-8")
+    drawings = {picture.name: drawing.svg(picture.figure, picture.name) for picture in pictures}
+    for name, text in drawings.items():
+        (folder / FOLDER / f"{name}.svg").write_text(text, encoding="utf-8")
     return drawings
 
 

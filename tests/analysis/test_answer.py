@@ -61,7 +61,8 @@ def test_three_lines_load_the_adapter_of_the_run():
     (code,) = re.findall("```python\n(.*?)```", answer(*PLAIN, **INFO, model_revision="abc"), re.DOTALL)
     assert len(code.splitlines()) == 3
     compile(code, "code", "exec")
-    assert f"from_pretrained('org/model', revision='abc'), \"{ADAPTER}\")" in code
+    assert "from_pretrained('org/model', revision='abc')\n" in code
+    assert f"from_pretrained(base, '{ADAPTER}')\n" in code
     assert ADAPTER == BEST
 
 

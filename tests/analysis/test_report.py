@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from analysis.report.card import card
+from analysis.report.drawing import save
 from analysis.report.findings import key_findings
 from analysis.report.pictures import Picture, drawn
-from analysis.report.plots import heatmaps, save
+from analysis.report.plots import heatmaps
 from analysis.report.report import render, render_rows
 from analysis.results.rows import ResultRow, read_rows, write_rows
 from analysis.results.run_info import RunInfo
@@ -172,7 +173,7 @@ def test_a_run_with_a_broken_line_has_a_report_of_the_others_and_a_warning(tmp_p
 
 
 def test_the_heatmap_is_a_picture(tmp_path):
-    save(heatmaps({"ranks": RANKS}), tmp_path / "ranks.png")
+    save(heatmaps({"ranks": RANKS}), tmp_path / "ranks.png", "png")
     assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
 
 
