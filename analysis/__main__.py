@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from analysis.report.compare import Search
-from analysis.report.publish import publish, publish_comparison
+from analysis.report.publish import publish, publish_comparison, publish_rows
 from analysis.results.confinement import check_folder
 from analysis.results.messages import run_command
 from analysis.results.rows import ResultRow, read_rows, surviving_rows
@@ -54,7 +54,7 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
     else:
         search = searches[0] if rows is None else _search("", RunInfo(generated), read_rows(rows))
         given = {name: value for name, value in overview.items() if value is not None}
-        publish(search.assessment, replace(search.info, **given), output)
+        (publish if rows is None else publish_rows)(search.assessment, replace(search.info, **given), output)
     click.echo(str(output))
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 from scipy import stats
-from tabulate import tabulate
 
+from analysis.results.markup import code, fenced, inline, table
 from analysis.results.rows import STATUSES, ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Status
@@ -27,7 +27,7 @@ def parameter_importance(info: RunInfo) -> list[str]:
         "## What Mattered", "", "How far the best third of a strategy's trials lies apart from all of them in each "
         "parameter, as a share of the sum over its parameters (Optuna's PED-ANOVA), among trials that were trained in "
         "full. Strategies with too few of those to say anything are left out.", "",
-        tabulate(body, headers=("strategy", "parameter", "importance"), tablefmt="pipe", disable_numparse=True), "",
+        table(body, ("strategy", "parameter", "importance")), "",
     ]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def shrinking(info: RunInfo) -> list[str]:
     return [
         "## Shrinking the Winner", "", "The trained winner with its largest singular values kept, wherever they are, "
         "and the rest cut; nothing is trained again.", "",
-        tabulate(body, ("kept", "parameters", "test loss", "perplexity"), tablefmt="pipe", disable_numparse=True),
+        table(body, ("kept", "parameters", "test loss", "perplexity")),
         "", f"The smallest of these within 1 % of the best perplexity has {smallest['params']:,} parameters.", "",
     ]  # fmt: skip
 
@@ -59,15 +59,18 @@ def evidence(info: RunInfo) -> list[str]:
         return []
     sites = list(info.evidence[kinds[0]])
     values = {kind: [info.evidence[kind][site] for site in sites] for kind in kinds}
-    body = [
-        [kind, *(f"{stats.kendalltau(values[kind], values[other]).statistic:+.2f}" for other in kinds)]
-        for kind in kinds
-    ]
+    body = [[kind, *(_tau(values[kind], values[other]) for other in kinds)] for kind in kinds]
     return [
         "## Agreement of Evidence", "", f"Kendall's tau between what was measured before training, over {len(sites)} "
         "sites: 1 is the same order of sites, 0 none in common, -1 the opposite.", "",
-        tabulate(body, headers=("", *kinds), tablefmt="pipe", disable_numparse=True), "",
+        table(body, ("", *kinds)), "",
     ]  # fmt: skip
+
+
+def _tau(values: Sequence[float], others: Sequence[float]) -> str:
+    """Return Kendall's tau; a dash where there is none, because one of them is the same at all sites."""
+    tau = stats.kendalltau(values, others).statistic
+    return "-" if math.isnan(tau) else f"{tau:+.2f}"
 
 
 def cost(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
@@ -75,24 +78,32 @@ def cost(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
     lines = ["## Trials and Cost", ""]
     if rows:
         lines += [_cost_table(rows), ""]
-    notes = [f"- **Engine:** {info.engine}"] if info.engine else []
-    notes += [f"- **Matrices:** {info.coverage}"] if info.coverage else []
+    notes = [f"- **Engine:** {inline(info.engine)}"] if info.engine else []
+    notes += [f"- **Matrices:** {inline(info.coverage)}"] if info.coverage else []
     if info.always_plain:
-        notes += [f"- **Nothing but plain LoRA on these matrices:** {', '.join(info.always_plain)}"]
-    notes += [f"- **Resource event:** {event}" for event in info.resource_events]
+        notes += [f"- **Nothing but plain LoRA on these matrices:** {inline(', '.join(info.always_plain))}"]
+    notes += [f"- **Handed out:** {inline(name)}, {inline(_reloaded(seen))}" for name, seen in info.handed_out.items()]
+    notes += [f"- **Resource event:** {inline(event)}" for event in info.resource_events]
     notes += _wall_time(info.seconds)
     restarts = {row.experiment_name: row.restarts for row in rows if row.restarts}
     if restarts:
         total = sum(restarts.values())
-        names = ", ".join(f"`{name}`" + (f" {count} times" if count > 1 else "") for name, count in restarts.items())
+        names = ", ".join(code(name) + (f" {count} times" if count > 1 else "") for name, count in restarts.items())
         notes += [f"- **Taken up again after a failure:** {total} restart{'s' if total > 1 else ''}, of {names}"]
     return [*lines, *notes, ""] if notes else lines
+
+
+def _reloaded(seen: float | str) -> str:
+    """Return what plain Transformers and PEFT made of an adapter's folder."""
+    if isinstance(seen, str):
+        return seen
+    return f"loaded by plain Transformers and PEFT alone: {seen:.5f} nats per token on the validation split"
 
 
 def _wall_time(seconds: Mapping[str, float]) -> list[str]:
     """Return where the wall time went but for reports: this one is not finished when it says so."""
     stages = {name.replace("_", " "): value for name, value in seconds.items() if name != "report"}
-    parts = ", ".join(f"{name} {value:,.1f} s" for name, value in stages.items())
+    parts = ", ".join(f"{inline(name)} {value:,.1f} s" for name, value in stages.items())
     return [f"- **Wall time before the report:** {sum(stages.values()):,.1f} s ({parts})"] if stages else []
 
 
@@ -101,7 +112,7 @@ def went_wrong(rows: Sequence[ResultRow]) -> list[str]:
     bad_rows = [row for row in rows if row.status in {Status.DIVERGED, Status.FAILED}]
     if not bad_rows:
         return []
-    causes = [f"- `{row.experiment_name}` {row.status}: {row.error or 'cause unknown'}" for row in bad_rows]
+    causes = [f"- {code(row.experiment_name)} {row.status}: {inline(row.error or 'cause unknown')}" for row in bad_rows]
     return ["## Diverged and Failed", "", *causes, ""]
 
 
@@ -110,8 +121,8 @@ def reproduce(info: RunInfo) -> list[str]:
     if info.command is None:
         return []
     commands = [f"python {command}" for command in (info.command, *info.continued)]
-    lines = ["## How to Reproduce", "", "```", *commands, "```", ""]
-    lines += [f"- **Changed on the way, as allowed:** {change}" for change in info.changes]
+    lines = ["## How to Reproduce", "", *fenced(commands), ""]
+    lines += [f"- **Changed on the way, as allowed:** {inline(change)}" for change in info.changes]
     facts = {
         "Code": info.revision,
         "Model": info.model,
@@ -121,9 +132,10 @@ def reproduce(info: RunInfo) -> list[str]:
         "Their commit": info.dataset_revision,
         "SHA-256 of all texts": info.corpus_sha256,
     }
-    lines += [f"- **{name}:** {value}" for name, value in facts.items() if value]
+    lines += [f"- **{name}:** {inline(value)}" for name, value in facts.items() if value]
     if info.versions:
-        lines += [f"- **Versions:** {', '.join(f'{name} {version}' for name, version in info.versions.items())}"]
+        versions = ", ".join(f"{name} {version}" for name, version in info.versions.items())
+        lines += [f"- **Versions:** {inline(versions)}"]
     return [
         *lines,
         "- **All choices:** `plan.json` beside this report; `--config plan.json --name NEW` repeats it.",
@@ -132,18 +144,18 @@ def reproduce(info: RunInfo) -> list[str]:
 
 
 def _cost_table(rows: Sequence[ResultRow]) -> str:
-    table = pd.DataFrame(
+    costs = pd.DataFrame(
         [
             {"phase": row.phase, "strategy": row.strategy, "tokens": row.tokens, "seconds": row.training_time_seconds}
             | {status: int(row.status == status) for status in STATUSES}
             for row in rows
         ]
     )
-    grouped = table.groupby(["phase", "strategy"], sort=False).sum(min_count=1)
+    grouped = costs.groupby(["phase", "strategy"], sort=False).sum(min_count=1)
     body = [[*group, *_cells(sums)] for group, sums in zip(grouped.index, grouped.to_dict("records"), strict=True)]
-    body.append(["all", "", *_cells(table.drop(columns=["phase", "strategy"]).sum(min_count=1).to_dict())])
+    body.append(["all", "", *_cells(costs.drop(columns=["phase", "strategy"]).sum(min_count=1).to_dict())])
     headers = ("phase", "strategy", *STATUSES, "learned tokens", "training time")
-    return tabulate(body, headers=headers, tablefmt="pipe", disable_numparse=True)
+    return table(body, headers)
 
 
 def _cells(sums: Mapping[Any, float]) -> list[str]:

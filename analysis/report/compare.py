@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tabulate import tabulate
-
+from analysis.results.markup import inline, table
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.statistics import span
@@ -29,9 +28,9 @@ class Search:
 
 def render(searches: Sequence[Search], generated: str) -> str:
     """Return a report on several searches as Markdown; a search without a verdict is named with the reason."""
-    lines = ["# Adaptive LoRA: Searches Compared", "", f"**Generated:** {generated}", "", "## Verdicts", ""]
+    lines = ["# Adaptive LoRA: Searches Compared", "", f"**Generated:** {inline(generated)}", "", "## Verdicts", ""]
     body = [line for search in searches for line in _lines(search)]
-    lines += [tabulate(body, headers=HEADERS, tablefmt="pipe", disable_numparse=True), ""]
+    lines += [table(body, HEADERS), ""]
     lines += [
         "Each verdict is its own search's, against plain LoRA there, by confirmation runs on its test split, and at "
         "the same budget unless a share of it is named. Differences are in nats per token, and models differ in their "
@@ -69,4 +68,4 @@ def _counts(searches: Sequence[Search]) -> str:
         ]
         for name in names
     ]
-    return tabulate(body, headers=("strategy", *answers), tablefmt="pipe", disable_numparse=True)
+    return table(body, ("strategy", *answers))

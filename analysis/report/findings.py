@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Status
 from analysis.stats import ranking
@@ -19,12 +20,12 @@ def key_findings(assessment: SearchAssessment) -> list[str]:
     rows = assessment.searched
     lines = ["## Key Findings", "", f"1. **Best Performance:** {_best_performance(assessment.best_trial, rows)}"]
     lines += [f"2. **Best Efficiency:** {_best_efficiency(assessment.most_efficient)}"]
-    answers = "; ".join(f"{title(verdict.strategy)}: {verdict.answer}" for verdict in assessment.verdicts)
+    answers = "; ".join(f"{inline(title(verdict.strategy))}: {verdict.answer}" for verdict in assessment.verdicts)
     comparison = f"{answers} (from confirmation runs, see Verdict)" if answers else _adaptive(rows)
     lines += [f"3. **Adaptive vs Baseline:** {comparison}", ""]
     unusable_rows = [row for row in rows if row.status in {Status.DIVERGED, Status.FAILED} or _lacks_loss(row)]
     if unusable_rows:
-        names = ", ".join(f"{row.experiment_name} ({row.status})" for row in unusable_rows)
+        names = ", ".join(f"{inline(row.experiment_name)} ({row.status})" for row in unusable_rows)
         lines += [f"Without a usable loss, and so without a part in any of these: {names}.", ""]
     return lines
 
@@ -38,8 +39,9 @@ def _best_performance(best: ResultRow | None, rows: Sequence[ResultRow]) -> str:
         return "no trial finished with a loss, so none is best"
     best_strategy, (mean, runs) = next(iter(ranking.mean_losses(rows).items()))
     return (
-        f"the best single run is {best.experiment_name} ({title(best.strategy)}, evaluation loss "
-        f"{best.final_eval_loss:.4f}); the best mean is that of {title(best_strategy)} ({mean:.4f} over {_runs(runs)})"
+        f"the best single run is {inline(best.experiment_name)} ({inline(title(best.strategy))}, evaluation loss "
+        f"{best.final_eval_loss:.4f}); the best mean is that of {inline(title(best_strategy))} "
+        f"({mean:.4f} over {_runs(runs)})"
     )
 
 
@@ -47,8 +49,8 @@ def _best_efficiency(row: ResultRow | None) -> str:
     if row is None:
         return "no trial finished with a loss, so none is efficient"
     return (
-        f"{title(row.strategy)} trained the smallest share of parameters of all finished runs "
-        f"({row.parameter_efficiency:.1%}, {row.experiment_name}, evaluation loss {row.final_eval_loss:.4f})"
+        f"{inline(title(row.strategy))} trained the smallest share of parameters of all finished runs "
+        f"({row.parameter_efficiency:.1%}, {inline(row.experiment_name)}, evaluation loss {row.final_eval_loss:.4f})"
     )
 
 
@@ -66,7 +68,7 @@ def _adaptive(rows: Sequence[ResultRow]) -> str:
 
 def _caveat(usable: Sequence[ResultRow]) -> str:
     means = ranking.mean_losses(usable)
-    singles = [title(name) for name, (_, count) in means.items() if count == 1]
+    singles = [inline(title(name)) for name, (_, count) in means.items() if count == 1]
     if singles:
         return f"nothing can be concluded: {', '.join(singles)} finished one run only, and runs differ by chance"
     configs = {(row.strategy, str(sorted(row.config.items()))) for row in usable}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis.report import plots
-from analysis.results.atomic_write import replacing_file
+from analysis.report import drawing, plots
+from analysis.results.atomic_write import replace_text
+from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Status
@@ -15,6 +16,8 @@ from analysis.stats import pareto
 from analysis.stats.assessment import SearchAssessment
 
 FOLDER = "figures"
+NAMES = ("differences", "pareto", "ranks", "learning_curves", "learning_rates", "shrinking")
+"""All pictures that there are; a page shows no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,8 @@ class Picture:
     Args:
         name: Its file name without the suffix.
         title: Heading above it.
-        words: What it shows: its caption and alternative text.
+        words: What it shows, with the numbers: its alternative text.
+        caption: How to read it.
         figure: The drawing.
         table: Markdown table above it.
     """
@@ -32,6 +36,7 @@ class Picture:
     name: str
     title: str
     words: str
+    caption: str
     figure: Figure
     table: str = ""
 
@@ -39,7 +44,12 @@ class Picture:
     def lines(self) -> list[str]:
         """Its section in Markdown."""
         table_lines = [self.table, ""] if self.table else []
-        return [f"## {self.title}", "", *table_lines, f"![{self.words}]({FOLDER}/{self.name}.svg)", "", self.words, ""]
+        return [f"## {self.title}", "", *table_lines, *self.image]
+
+    @property
+    def image(self) -> list[str]:
+        """It and its caption in Markdown."""
+        return [f"![{inline(self.words)}]({FOLDER}/{self.name}.svg)", "", inline(self.caption), ""]
 
 
 def drawn(assessment: SearchAssessment, info: RunInfo) -> list[Picture]:
@@ -52,12 +62,13 @@ def drawn(assessment: SearchAssessment, info: RunInfo) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-def write(pictures: Sequence[Picture], folder: Path) -> None:
-    """Write pictures where the report's Markdown looks for them, beside it."""
+def write(pictures: Sequence[Picture], folder: Path) -> dict[str, str]:
+    """Write pictures where the report's Markdown looks for them, beside it, and return name -> SVG."""
     (folder / FOLDER).mkdir(exist_ok=True)
-    for picture in pictures:
-        with replacing_file(folder / FOLDER / f"{picture.name}.svg") as aside:
-            plots.save(picture.figure, aside, "svg")
+    drawings = {picture.name: drawing.svg(picture.figure, picture.name) for picture in pictures}
+    for name, text in drawings.items():
+        replace_text(folder / FOLDER / f"{name}.svg", text)
+    return drawings
 
 
 def _differences(assessment: SearchAssessment) -> Picture | None:
@@ -65,11 +76,10 @@ def _differences(assessment: SearchAssessment) -> Picture | None:
     if not judged:
         return None
     summary = "; ".join(f"{verdict.strategy} {verdict.pairs.mean:+.4f}, {verdict.answer}" for verdict in judged)
-    words = (
-        f"Mean difference in test loss to plain LoRA (dot), its interval (line) and each seed (ticks); the grey band "
-        f"does not matter: {summary}."
-    )
-    return Picture("differences", "Differences to plain LoRA", words, plots.differences(judged, assessment.margin))
+    caption = "Dot: mean of the seeds. Line: its interval. Ticks: single seeds. Grey: what does not matter."
+    words = f"Mean difference in test loss to plain LoRA, in nats per token: {summary}."
+    figure = plots.differences(judged, assessment.margin)
+    return Picture("differences", "Differences to plain LoRA", words, caption, figure)
 
 
 def _pareto(rows: Sequence[ResultRow]) -> Picture | None:
@@ -78,12 +88,15 @@ def _pareto(rows: Sequence[ResultRow]) -> Picture | None:
     measured, members = pareto.measured(rows), pareto.front(rows)
     (fewest, most_loss), (most, least_loss) = pareto.point(members[0]), pareto.point(members[-1])
     words = (
-        f"Evaluation loss over trainable parameters of {len(measured)} trials that were trained in full; the line is "
-        f"the front, {len(members)} trials that no other beats in both, from {fewest:,} parameters at {most_loss:.4f} "
-        f"to {most:,} at {least_loss:.4f}. Every trial is a single run, and its place may owe something "
-        f"to chance; a search with its parameters as --budget would confirm it."
+        f"Evaluation loss over trainable parameters of {len(measured)} trials that were trained in full; the front is "
+        f"{len(members)} trials, from {fewest:,} parameters at {most_loss:.4f} to {most:,} at {least_loss:.4f}."
     )
-    return Picture("pareto", "Pareto Front", words, plots.pareto_front(measured, members), pareto.table(members))
+    caption = (
+        "The line joins the trials that no other beats in both. Every trial is a single run, and its place may owe "
+        "something to chance; a search with its parameters as --budget would confirm it."
+    )
+    figure = plots.pareto_front(measured, members)
+    return Picture("pareto", "Pareto Front", words, caption, figure, pareto.table(members))
 
 
 def _heatmaps(best_of_each: Mapping[str, ResultRow]) -> Picture | None:
@@ -91,35 +104,42 @@ def _heatmaps(best_of_each: Mapping[str, ResultRow]) -> Picture | None:
     if not best_ranks:
         return None
     spans = "; ".join(f"{name} {min(ranks.values())} to {max(ranks.values())}" for name, ranks in best_ranks.items())
-    words = f"Ranks by layer (columns) and matrix (rows) of each strategy's best finished trial: {spans}."
-    return Picture("ranks", "Ranks by Layer and Matrix", words, plots.heatmaps(best_ranks))
+    words = f"Ranks by layer and matrix of each strategy's best finished trial: {spans}."
+    caption = (
+        "Of each strategy's best single run of the search. Every rank that occurs has a colour of its own, the same in "
+        "all panels."
+    )
+    return Picture("ranks", "Ranks by Layer and Matrix", words, caption, plots.heatmaps(best_ranks))
 
 
 def _learning_curves(rows: Sequence[ResultRow]) -> Picture | None:
     with_curves = [row for row in rows if any(point.get("eval_loss") is not None for point in row.history)]
     if not with_curves:
         return None
-    words = (
-        f"Evaluation loss over optimizer steps of {len(with_curves)} trials, a panel per strategy; bold is the best "
-        f"one that was trained in full."
-    )
-    return Picture("learning_curves", "Learning Curves", words, plots.learning_curves(with_curves))
+    words = f"Evaluation loss over optimizer steps of {len(with_curves)} trials, a panel per strategy."
+    caption = "Bold is the best single run of those that were trained in full; lines that end early were stopped."
+    return Picture("learning_curves", "Learning Curves", words, caption, plots.learning_curves(with_curves))
 
 
 def _learning_rates(rows: Sequence[ResultRow]) -> Picture | None:
-    rates: dict[str, list[tuple[float, float, bool]]] = {}
+    full: dict[str, list[tuple[float, float]]] = {}
+    stopped: dict[str, list[float]] = {}
     for row in rows:
-        rate = row.learning_rate
-        if rate is not None and row.final_eval_loss is not None:
-            point = (rate, row.final_eval_loss, row.status == Status.FINISHED)
-            rates.setdefault(row.strategy, []).append(point)
-    if not rates:
+        if row.learning_rate is None:
+            continue
+        if row.status == Status.FINISHED and row.final_eval_loss is not None:
+            full.setdefault(row.strategy, []).append((row.learning_rate, row.final_eval_loss))
+        else:
+            stopped.setdefault(row.strategy, []).append(row.learning_rate)
+    if not full:
         return None
-    best = {name: min((loss, rate) for rate, loss, finished in points if finished) for name, points in rates.items()
-            if any(finished for _, _, finished in points)}  # fmt: skip
-    summary = "; ".join(f"{name} best at {rate:.2g}" for name, (_, rate) in best.items())
-    words = f"Last evaluation loss over learning rate, a colour for each strategy: {summary}."
-    return Picture("learning_rates", "Learning-Rate Sensitivity", words, plots.learning_rates(rates))
+    best = {name: min((loss, rate) for rate, loss in points)[1] for name, points in full.items()}
+    summary = "; ".join(f"{name} best at {rate:.2g}" for name, rate in best.items())
+    words = f"Evaluation loss over learning rate of trials that were trained in full: {summary}."
+    caption = (
+        "Single runs, trained in full. Ticks below: rates of trials that ended early, whose losses do not compare."
+    )
+    return Picture("learning_rates", "Learning-Rate Sensitivity", words, caption, plots.learning_rates(full, stopped))
 
 
 def _shrinking(info: RunInfo) -> Picture | None:
@@ -127,8 +147,7 @@ def _shrinking(info: RunInfo) -> Picture | None:
         return None
     points = [(int(point["params"]), point["test_loss"]) for point in info.shrink]
     summary = "; ".join(f"{params:,} parameters {loss:.4f}" for params, loss in points)
-    words = (
-        f"Test loss of the trained winner at fewer parameters, the dashed line 1 % above the best perplexity: "
-        f"{summary}."
+    words = f"Test loss of the trained winner at fewer parameters: {summary}."
+    return Picture(
+        "shrinking", "Shrink Curve", words, "Dashed: 1 % above the best perplexity.", plots.shrink_curve(points)
     )
-    return Picture("shrinking", "Shrink Curve", words, plots.shrink_curve(points))

@@ -2,107 +2,120 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 
+from analysis.report.drawing import BAND, COLOURS, INK, QUIET, STYLE, label, series_style, tip
 from analysis.report.winner import grid
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Status
 from analysis.stats import pareto, ranking
+from analysis.stats.statistics import span
 from analysis.stats.verdicts import Verdict
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
-STYLE: dict[Any, Any] = {
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
-    "grid.linewidth": 0.6, "axes.axisbelow": True, "font.size": 9, "legend.frameon": False, "svg.hashsalt": "figures",
-}  # fmt: skip
 WIDTH = 6.4
-
-
-def series_style(number: int) -> tuple[str, str]:
-    """Return (colour, marker) of the ``number``-th series; after seven, colours come again with other markers."""
-    return COLOURS[number % 7], MARKERS[(number + number // 7) % 7]
-
-
-def save(figure: Figure, path: Path, kind: str = "") -> None:
-    """Write a picture; the same picture gives the same bytes.
-
-    Args:
-        figure: The picture.
-        path: Its file.
-        kind: ``svg`` or ``png``; by default as the file's name ends.
-    """
-    FigureCanvasAgg(figure)
-    kind = kind or path.suffix.removeprefix(".")
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(path, dpi=120, format=kind, metadata={"Date": None} if kind == "svg" else None)
+MOST_NUMBERS, MOST_CELLS = 600, 2000
+"""Cells of heatmaps that have their rank written in them, and that are drawn one by one: a page is to stay small."""
 
 
 @matplotlib.rc_context(STYLE)
 def heatmaps(allocations: Mapping[str, Mapping[str, int]]) -> Figure:
     """Draw allocations beside each other, title -> site name -> rank: a row per matrix and a column per layer.
 
-    All have one scale of colours.
+    All have one scale, in which each rank that occurs is a step, however near it is to the next.
     """
     grids = {title: grid(ranks) for title, ranks in allocations.items()}
-    highest = max(1, *(rank for ranks in allocations.values() for rank in ranks.values()))
+    steps = sorted({rank for ranks in allocations.values() for rank in ranks.values()})
     layers, matrices = (max(len(rank_grid[axis]) for rank_grid in grids.values()) for axis in (0, 1))
     columns = 1 if len(grids) == 1 or layers > 12 else 2
     rows = -(-len(grids) // columns)
-    size = (1.4 + columns * (1.1 + 0.34 * layers), rows * (1.0 + 0.32 * matrices))
+    names = max(len(label(name)) for _, matrix_names, _ in grids.values() for name in matrix_names)
+    size = (1.4 + columns * (0.4 + 0.07 * names + 0.34 * layers), rows * (1.0 + 0.32 * matrices))
     figure = Figure(figsize=size, layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    image = None
+    image = _colours(steps)
+    cells = sum(map(len, allocations.values()))
     for panel, (title, layers_matrices_ranks) in zip(panels, grids.items(), strict=False):
-        image = _heatmap(panel, title, *layers_matrices_ranks, highest)
+        _heatmap(panel, title, *layers_matrices_ranks, image, cells)
     for panel in panels[len(grids) :]:
         panel.remove()
-    if image is not None:
-        figure.colorbar(image, ax=list(figure.axes), label="rank", ticks=MaxNLocator(integer=True, nbins=6))
+    shown = range(0, len(steps), 1 + len(steps) // 12)
+    bar = figure.colorbar(image, ax=list(figure.axes), label="rank", ticks=list(shown))
+    bar.ax.set_yticklabels([str(steps[place]) for place in shown])
+    bar.ax.tick_params(length=0)
     return figure
 
 
+def _colours(steps: Sequence[int]) -> Any:
+    """Return a scale of colours for ranks, with a colour for each, all as far apart as they can be."""
+    colours = matplotlib.colormaps["cividis"](np.linspace(0, 1, len(steps)))
+    norm = BoundaryNorm(np.arange(len(steps) + 1) - 0.5, len(steps))
+    image = ScalarMappable(norm, ListedColormap(colours))
+    image.set_array(np.array(steps))
+    return image
+
+
 def _heatmap(
-    axes: Any, title: str, layers: list[int], matrices: list[str], cells: list[list[int | None]], highest: int
-) -> Any:
-    values = np.array([[np.nan if rank is None else rank for rank in row] for row in cells], dtype=float).T
-    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
+    axes: Any, title: str, layers: list[int], matrices: list[str], ranks: list[list[int | None]], image: Any, cells: int
+) -> None:
+    steps = [int(step) for step in image.get_array()]
+    places = np.array([[np.nan if rank is None else steps.index(rank) for rank in row] for row in ranks], dtype=float).T
+    colours = image.to_rgba(range(len(steps)))
     axes.grid(visible=False)
     step = 1 + len(layers) // 24
     axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
-    axes.set_yticks(range(len(matrices)), matrices)
+    axes.set_yticks(range(len(matrices)), [label(name) for name in matrices])
     axes.set_xlabel("layer")
-    axes.set_title(title, fontsize=9)
-    for (row, column), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            colour = "white" if value < 0.6 * highest else "black"
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7, in_layout=False)
-    return image
+    axes.set_title(label(title), fontsize=9)
+    axes.set_xlim(-0.5, len(layers) - 0.5)
+    axes.set_ylim(len(matrices) - 0.5, -0.5)
+    if cells > MOST_CELLS:
+        axes.imshow(places, cmap=image.cmap, norm=image.norm, aspect="auto")
+        return
+    for (row, column), place in np.ndenumerate(places):
+        if not np.isnan(place):
+            cell = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colours[int(place)], linewidth=0)
+            cell.set_in_layout(False)
+            tip(cell, f"{title}: layer {layers[column]}, {matrices[row]}, rank {steps[int(place)]}")
+            axes.add_artist(cell)
+            if cells <= MOST_NUMBERS:
+                colour = "#fefefe" if place < 0.6 * (len(steps) - 1) or len(steps) == 1 else "#010101"
+                axes.text(
+                    column, row, str(steps[int(place)]), ha="center", va="center", color=colour, fontsize=7,
+                    in_layout=False, gid=cell.get_gid(),
+                )  # fmt: skip
 
 
 @matplotlib.rc_context(STYLE)
 def differences(judged: Sequence[Verdict], margin: float) -> Figure:
     """Draw the strategies' differences to plain LoRA, whose mean must be known, and the band that does not matter."""
-    figure = Figure(figsize=(WIDTH, 1.1 + 0.42 * len(judged)), layout="constrained")
+    figure = Figure(figsize=(5.2, 0.8 + 0.36 * len(judged)), layout="constrained")
     axes = figure.add_subplot()
-    axes.axvspan(-margin, margin, color="#eeeeee", zorder=0)
-    axes.axvline(0, color="black", linewidth=0.8)
+    axes.axvspan(-margin, margin, color=BAND, zorder=0)
+    axes.axvline(0, color=INK, linewidth=0.8)
     for position, verdict in enumerate(judged):
         values = verdict.pairs.differences
-        axes.plot(values, [position] * len(values), "|", color="#777777", markersize=9)
+        (ticks,) = axes.plot(values, [position] * len(values), "|", color=QUIET, markersize=9)
+        tip(ticks, f"{verdict.strategy}: {', '.join(f'{value:+.4f}' for value in values)}")
+        interval = f", {span(verdict.pairs.interval)}" if verdict.pairs.interval else ""
+        said = f"{verdict.strategy}: {verdict.pairs.mean:+.4f}{interval}, {verdict.answer}"
         if verdict.pairs.interval is not None:
-            axes.plot(verdict.pairs.interval, [position] * 2, color=COLOURS[0], linewidth=2)
-        axes.plot([verdict.pairs.mean or 0.0], [position], "o", color=COLOURS[0])
-    axes.set_yticks(range(len(judged)), [f"{verdict.strategy}\n{verdict.answer}" for verdict in judged], fontsize=8)
+            (line,) = axes.plot(verdict.pairs.interval, [position] * 2, color=COLOURS[0], linewidth=2)
+            tip(line, said)
+        (mean,) = axes.plot([verdict.pairs.mean or 0.0], [position], "o", color=COLOURS[0])
+        tip(mean, said)
+    axes.set_yticks(
+        range(len(judged)), [f"{label(verdict.strategy)}\n{verdict.answer}" for verdict in judged], fontsize=8
+    )
     axes.set_ylim(len(judged) - 0.5, -0.5)
-    axes.set_xlabel("test loss minus plain LoRA's, nats per token (left is better)")
+    axes.set_xlabel("test loss minus plain LoRA's, nats per token (left is better)", fontsize=8)
     return figure
 
 
@@ -116,15 +129,16 @@ def pareto_front(rows: Sequence[ResultRow], front: Sequence[ResultRow]) -> Figur
     """
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    axes.step(*zip(*map(pareto.point, front), strict=True), where="post", color="#777777", linewidth=1.2, zorder=1)
+    axes.step(*zip(*map(pareto.point, front), strict=True), where="post", color=QUIET, linewidth=1.2, zorder=1)
     front_ids = {row.trial_id for row in front}
     for number, strategy in enumerate(dict.fromkeys(row.strategy for row in rows)):
         colour, marker = series_style(number)
-        strategy_rows = [row for row in rows if row.strategy == strategy]
-        faces = [colour if row.trial_id in front_ids else "none" for row in strategy_rows]
-        params, losses = zip(*map(pareto.point, strategy_rows), strict=True)
-        axes.scatter(params, losses, marker=marker, facecolors=faces, edgecolors=colour, s=30, zorder=2)
-        axes.plot([], [], marker, color=colour, label=strategy)
+        for row in (row for row in rows if row.strategy == strategy):
+            face = colour if row.trial_id in front_ids else "none"
+            params, loss = pareto.point(row)
+            (point,) = axes.plot(params, loss, marker, color=colour, markerfacecolor=face, markersize=5.5, zorder=2)
+            tip(point, f"{row.experiment_name}: {params:,} parameters, {loss:.4f}")
+        axes.plot([], [], marker, color=colour, label=label(strategy))
     axes.set_xscale("log")
     sizes = [pareto.point(row)[0] for row in rows]
     axes.set_xticks(_halvings(min(sizes), max(sizes)))
@@ -158,10 +172,11 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
         for row in strategy_rows:
             points = [(point["step"], point["eval_loss"]) for point in row.history if point["eval_loss"] is not None]
             width, alpha = (2.0, 1.0) if row is best else (0.8, 0.5)
-            axes.plot(
+            (line,) = axes.plot(
                 *zip(*points, strict=True), marker=marker, markersize=3, linewidth=width, alpha=alpha, color=colour
             )
-        axes.set_title(strategy, fontsize=9)
+            tip(line, f"{row.experiment_name} ({row.status}): {points[-1][1]:.4f} at step {points[-1][0]}")
+        axes.set_title(label(strategy), fontsize=9)
     for axes in list(panels.flat)[len(strategies) :]:
         axes.remove()
     for axes in list(panels.flat)[: len(strategies)][-columns:]:  # the lowest of each column
@@ -172,27 +187,33 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def learning_rates(rates: Mapping[str, Sequence[tuple[float, float, bool]]]) -> Figure:
+def learning_rates(full: Mapping[str, Sequence[tuple[float, float]]], early: Mapping[str, Sequence[float]]) -> Figure:
     """Draw loss over learning rate.
 
     Args:
-        rates: Strategy -> (learning rate, last evaluation loss, True if the trial finished) of each trial.
+        full: Strategy -> (learning rate, evaluation loss) of each trial that was trained in full.
+        early: Strategy -> learning rate of each trial that was not; ticks, for what they had reached does not compare.
     """
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    for number, (strategy, points) in enumerate(rates.items()):
+    for number, (strategy, points) in enumerate(full.items()):
         colour, marker = series_style(number)
-        filled = sorted((rate, loss) for rate, loss, finished in points if finished)
-        hollow = [(rate, loss) for rate, loss, finished in points if not finished]
-        axes.plot(*(zip(*filled, strict=True) if filled else ([], [])), marker=marker, color=colour, label=strategy)
-        if hollow:
-            axes.plot(*zip(*hollow, strict=True), marker, color=colour, markerfacecolor="none", alpha=0.6)
+        axes.plot(*zip(*sorted(points), strict=True), color=colour, linewidth=0.8)
+        axes.plot([], [], marker=marker, color=colour, linewidth=0.8, label=label(strategy))
+        for rate, loss in points:
+            (point,) = axes.plot(rate, loss, marker, color=colour, markersize=5)
+            tip(point, f"{strategy}: {loss:.4f} at {rate:.2g}")
+    for number, strategy in enumerate([*full, *(name for name in early if name not in full)]):
+        rates = early.get(strategy, ())
+        heights = [0.02 + 0.015 * (number % 7)] * len(rates)
+        axes.plot(rates, heights, "|", color=series_style(number)[0], transform=axes.get_xaxis_transform(), alpha=0.7)
     axes.set_xscale("log")
+    axes.margins(y=0.15)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("learning rate (hollow: stopped early)")
-    axes.set_ylabel("last evaluation loss")
+    axes.set_xlabel("learning rate (ticks: ended early)")
+    axes.set_ylabel("evaluation loss")
     axes.legend()
     return figure
 
@@ -202,8 +223,11 @@ def shrink_curve(points: Sequence[tuple[int, float]]) -> Figure:
     """Draw (parameters, test loss) of the winner at its sizes, and a line 1 % above the best perplexity."""
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS[0])
-    axes.axhline(ranking.within(loss for _, loss in points), color="black", linewidth=0.8, linestyle="--")
+    axes.plot(*zip(*points, strict=True), color=COLOURS[0])
+    for params, loss in points:
+        (point,) = axes.plot(params, loss, "o", color=COLOURS[0])
+        tip(point, f"{params:,} parameters: {loss:.4f}")
+    axes.axhline(ranking.within(loss for _, loss in points), color=INK, linewidth=0.8, linestyle="--")
     axes.set_xlabel("parameters kept")
     axes.set_ylabel("test loss")
     axes.xaxis.set_major_formatter("{x:,.0f}")

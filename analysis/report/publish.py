@@ -10,7 +10,7 @@ from analysis.stats.assessment import SearchAssessment
 
 
 def publish(assessment: SearchAssessment, info: RunInfo, path: Path) -> None:
-    """Write a report.
+    """Write the report of a run.
 
     Args:
         assessment: What the rows of the search say.
@@ -18,17 +18,23 @@ def publish(assessment: SearchAssessment, info: RunInfo, path: Path) -> None:
         path: The Markdown file; ``figures/`` and the page, of the same name with ``.html``, go beside it.
     """
     drawn_pictures = pictures.drawn(assessment, info)
-    text = report.render(assessment, info, drawn_pictures)
-    pictures.write(drawn_pictures, path.parent)
-    _write(path, text)
+    _write(report.render(assessment, info, drawn_pictures), drawn_pictures, path, folded_after=report.LAST_OF_SEED)
+
+
+def publish_rows(assessment: SearchAssessment, info: RunInfo, path: Path) -> None:
+    """Write a report of rows that are of no run; the arguments are those of ``publish``."""
+    drawn_pictures = pictures.drawn(assessment, info)
+    _write(report.render_rows(assessment, info, drawn_pictures), drawn_pictures, path, folded_after=None)
+
+
+def _write(text: str, drawn_pictures: Sequence[pictures.Picture], path: Path, folded_after: str | None) -> None:
+    drawings = pictures.write(drawn_pictures, path.parent)
+    replace_text(path, text)
+    replace_text(path.with_suffix(".html"), page.render(text, drawings, folded_after))
 
 
 def publish_comparison(searches: Sequence[compare.Search], generated: str, path: Path) -> None:
     """Write a report on several searches, as Markdown and as a page beside it."""
     text = compare.render(searches, generated)
-    _write(path, text)
-
-
-def _write(path: Path, text: str) -> None:
     replace_text(path, text)
-    replace_text(path.with_suffix(".html"), page.render(text, path.parent))
+    replace_text(path.with_suffix(".html"), page.render(text, {}))

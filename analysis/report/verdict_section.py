@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
+from analysis.results.markup import inline, table
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status
 from analysis.stats import controls, ranking
@@ -32,7 +31,10 @@ def section(assessment: SearchAssessment, looks: int = 1, coverage: str | None =
         return [*lines, "None: plain LoRA is not among the confirmed, so there is nothing to compare with.", ""]
     lines += [*assessment.answer, ""]
     if coverage and LEFT_OUT in coverage:
-        lines += [f"This is about the matrices that were adapted, and says nothing of the others ({coverage}).", ""]
+        lines += [
+            f"This is about the matrices that were adapted, and says nothing of the others ({inline(coverage)}).",
+            "",
+        ]
     lines += [_table(assessment), "", *_legend(assessment)]
     if looks > 1:
         lines[-1:] = [
@@ -76,7 +78,7 @@ def _table(assessment: SearchAssessment) -> str:
         body.append(
             [control.name, f"control of {control.original}", _loss(control_losses), mean, *intervals, pairs.seeds, size]
         )
-    return tabulate(body, headers=HEADERS, tablefmt="pipe", disable_numparse=True)
+    return table(body, HEADERS)
 
 
 def _legend(assessment: SearchAssessment) -> list[str]:
@@ -87,8 +89,10 @@ def _legend(assessment: SearchAssessment) -> list[str]:
     sizes = [size for size in all_sizes if size is not None]
     trial_counts = Counter(row.strategy for row in assessment.searched)
     finished_counts = Counter(row.strategy for row in assessment.searched if row.status == Status.FINISHED)
-    trials = ", ".join(f"{name} {count} ({finished_counts[name]} in full)" for name, count in trial_counts.items())
-    at_edge = ranking.at_the_edge(assessment.searched)
+    trials = ", ".join(
+        inline(f"{name} {count} ({finished_counts[name]} in full)") for name, count in trial_counts.items()
+    )
+    at_edge = [inline(name) for name in ranking.at_the_edge(assessment.searched)]
     reservation = f" Of {', '.join(at_edge)} the best rate is at the edge of those tried: a wider range may be better."
     level = 100 * judged[0].pairs.level if judged else 95.0
     together = f"the {len(judged)} together" if len(judged) > 1 else "it"

@@ -47,6 +47,8 @@ class RunInfo:
         resource_events: What memory did not allow, in words.
         looks: Number of plans that were judged on the test split, one after the other.
         importance: Strategy -> parameter -> its share of the total importance for the loss.
+        base_losses: Loss of the untouched base in nats per token: ``eval_loss`` on the validation split, ``test_loss``
+            on the test split; empty if it was not measured.
         shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
         handed_out: Folder of an adapter -> its loss on the validation split, in nats per token, when plain Transformers
             and PEFT had loaded it, or why there is none.
@@ -68,7 +70,7 @@ class RunInfo:
     base_sha256: str | None = None
     budget_params: int | None = None
     coverage: str | None = None
-    always_plain: Sequence[str] = ()
+    always_plain: tuple[str, ...] = ()
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     engine: str | None = None
@@ -78,6 +80,7 @@ class RunInfo:
     resource_events: Sequence[str] = ()
     looks: int = 0
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    base_losses: Mapping[str, float] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, int | float]] = ()
     handed_out: Mapping[str, float | str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats import ranking
@@ -87,7 +88,7 @@ def _recommended(confirmed: Mapping[str, Sequence[ResultRow]], judged: Sequence[
 
 def _in_words(verdict: Verdict) -> str:
     failures = f" {verdict.failed} of the runs compared failed, and their seeds are left out." if verdict.failed else ""
-    return f"- **{verdict.strategy}: {verdict.answer}.** {_reason(verdict)}{failures}"
+    return f"- **{inline(verdict.strategy)}: {verdict.answer}.** {_reason(verdict)}{failures}"
 
 
 def _reason(verdict: Verdict) -> str:

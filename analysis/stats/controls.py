@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Status
 from analysis.stats.statistics import Paired, judge, span
@@ -63,7 +64,7 @@ def section(judged_controls: Sequence[Control], margin: float) -> list[str]:
     together = f"; the {len(judged_controls)} together right 95 % of the time" if len(judged_controls) > 1 else ""
     return [
         "### Controls", "",
-        *(f"- **{control.original} against {control.name}:** {_answer_in_words(control, margin)}."
+        *(f"- **{inline(control.original)} against {inline(control.name)}:** {_answer_in_words(control, margin)}."
           for control in judged_controls), "",
         f"Ranks dealt to other matrices are trained at the learning rate of those that they are a control of, which "
         f"was not chosen for them. Each interval is at {100 * judged_controls[0].pairs.level:.4g} %{together}.", "",
@@ -91,5 +92,7 @@ def _answer_in_words(control: Control, margin: float) -> str:
         return f"nothing can be said, {control.diverged} of the runs compared diverged"
     if control.pairs.interval is None:
         return f"nothing can be said yet, with {control.pairs.seeds} seed(s) of both"
-    text = (TRAINING if control.kind == FROZEN else PLACES)[judge(control.pairs, margin)].format(kind=control.kind)
+    text = (TRAINING if control.kind == FROZEN else PLACES)[judge(control.pairs, margin)].format(
+        kind=inline(control.kind)
+    )
     return f"{text} ({span(control.pairs.interval)}, {control.pairs.seeds} seeds)"

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
+from analysis.results import markup
 from analysis.results.rows import ResultRow
 from analysis.stats.ranking import usable
 from analysis.stats.statistics import has_fewer
@@ -47,4 +46,4 @@ def table(members: Sequence[ResultRow]) -> str:
          "" if row.test_loss is None else f"{row.test_loss:.4f}", row.strategy, row.experiment_name] for row in members
     ]  # fmt: skip
     headers = ("parameters", "evaluation loss", "test loss", "strategy", "trial")
-    return tabulate(body, headers=headers, tablefmt="pipe", disable_numparse=True)
+    return markup.table(body, headers)

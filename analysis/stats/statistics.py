@@ -51,6 +51,10 @@ and the documents in the split. Losses are in nats.
         tie            h(1 - a/2, n) + h((1 + P)/2, n) <= M - |d|
         non-inferior   h(1 - a/2, n) + h(P, n) <= M - d, if fewer
 
+    Least difference that S seeds would have shown (``visible``), and seeds that show a difference D (``seeds_to_see``):
+    the smallest n of 2..1000 for which the same holds
+        h(1 - a/2, S) + h(P, S);  h(1 - a/2, n) + h(P, n) <= D
+
     Bootstrap (``bootstrap``), for comparison only: quantiles a/2 and 1 - a/2 of the mean of S differences, drawn from
     the d_s with replacement 9999 times
 
@@ -148,13 +152,29 @@ class Paired:
         if self.mean is None or self.interval is None:
             return None
         counts = np.arange(2, MOST_SEEDS + 1)
-        half_width = self._half_width((1 + self.level) / 2, counts)
-        one_sided, two_sided = self._half_width(POWER, counts), self._half_width((1 + POWER) / 2, counts)
-        decides = (half_width + one_sided <= abs(self.mean)) | (half_width + two_sided <= margin - abs(self.mean))
+        shown, half_width = self._shown(counts), self._half_width((1 + self.level) / 2, counts)
+        two_sided = self._half_width((1 + POWER) / 2, counts)
+        decides = (shown <= abs(self.mean)) | (half_width + two_sided <= margin - abs(self.mean))
         if fewer:
-            decides |= half_width + one_sided <= margin - self.mean
+            decides |= shown <= margin - self.mean
         enough_counts = counts[decides]
         return int(enough_counts[0]) if len(enough_counts) else None
+
+    @property
+    def visible(self) -> float | None:
+        """The least true difference that as many seeds would have shown, as a win or a loss, with ``POWER``."""
+        return None if self.interval is None else float(self._shown(self.seeds))
+
+    def seeds_to_see(self, difference: float) -> int | None:
+        """Return about how many seeds would show a true difference; None if unknown or more than ``MOST_SEEDS``."""
+        if self.interval is None:
+            return None
+        counts = np.arange(2, MOST_SEEDS + 1)
+        enough_counts = counts[self._shown(counts) <= difference]
+        return int(enough_counts[0]) if len(enough_counts) else None
+
+    def _shown(self, seeds: Any) -> Any:
+        return self._half_width((1 + self.level) / 2, seeds) + self._half_width(POWER, seeds)
 
     def _half_width(self, quantile: float, seeds: Any) -> Any:
         """Return the half-width at a quantile for a number of seeds, or for each of an array of numbers."""

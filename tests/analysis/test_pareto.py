@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.report.drawing import series_style
 from analysis.report.pictures import drawn
-from analysis.report.plots import series_style
 from analysis.report.report import render
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
@@ -73,7 +73,7 @@ def test_the_report_has_the_front_as_a_table_and_a_picture_after_the_verdict():
     assert text.index("## Verdict") < text.index("## Pareto Front")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
     assert lines[2:] == [["512", "4.5000", "", "baseline", "b"], ["1,024", "4.0000", "4.2500", "empirical", "a"]]
-    assert "2 trials that no other beats in both, from 512 parameters at 4.5000 to 1,024 at 4.0000" in section
+    assert "the front is 2 trials, from 512 parameters at 4.5000 to 1,024 at 4.0000" in section
     assert "](figures/pareto.svg)" in section
 
 

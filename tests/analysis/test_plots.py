@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from analysis.report import plots
+from analysis.report import drawing, plots
 from analysis.results.rows import ResultRow
 
 RANKS = {f"h.{layer}.{matrix}": layer + 1 for layer in range(3) for matrix in ("attn", "mlp")}
@@ -25,18 +25,41 @@ def test_a_heatmap_has_a_panel_for_each_allocation_and_no_empty_one(count):
 
 
 @pytest.mark.parametrize("count", range(1, 6))
-def test_learning_curves_have_a_panel_for_each_strategy_and_steps_below_every_column(count, tmp_path):
+def test_learning_curves_have_a_panel_for_each_strategy_and_steps_below_every_column(count):
     figure = plots.learning_curves([row(f"strategy {number}") for number in range(count)])
     assert titled(figure) == [f"strategy {number}" for number in range(count)]
     assert len(figure.axes) == count
-    plots.save(figure, tmp_path / "curves.svg")
+    drawing.svg(figure, "curves")
     shown = [any(label.get_visible() and label.get_text() for label in axes.get_xticklabels()) for axes in figure.axes]
     assert shown == [False] * max(0, count - 2) + [True] * min(2, count)
 
 
-def test_learning_rates_stand_below_their_axis_without_running_into_each_other(tmp_path):
-    figure = plots.learning_rates({"baseline": [(0.002, 4.7, False), (0.01, 4.6, True), (0.05, 4.9, False)]})
-    plots.save(figure, tmp_path / "rates.svg")
+def test_each_rank_that_occurs_has_a_colour_of_its_own_as_far_from_the_next_as_all_are():
+    figure = plots.heatmaps({"a": {"h.0.attn": 1, "h.1.attn": 2, "h.2.attn": 3}, "b": {"h.0.attn": 64, "h.1.attn": 2}})
+    colours = {
+        (axes.get_title(), round(cell.get_x() + 0.5)): cell.get_facecolor()
+        for axes in figure.axes[:2]
+        for cell in axes.patches
+    }
+    assert len({*colours.values()}) == 4
+    assert colours["a", 1] == colours["b", 1]
+    lightness = [sum(colours[place][:3]) for place in (("a", 0), ("a", 1), ("a", 2), ("b", 0))]
+    steps = [after - before for before, after in itertools.pairwise(lightness)]
+    assert min(steps) > 0.2, "as large between 1 and 2 as between 3 and 64"
+    assert [text.get_text() for text in figure.axes[-1].get_yticklabels()] == ["1", "2", "3", "64"]
+
+
+def test_learning_rates_show_losses_of_full_trials_and_of_others_the_rates_alone():
+    figure = plots.learning_rates({"baseline": [(0.01, 4.6)]}, {"baseline": [0.05], "empirical": [0.02]})
+    (axes,) = figure.axes
+    in_data = [line for line in axes.lines if line.get_transform() == axes.transData]
+    assert {rate for line in in_data for rate in line.get_xdata()} == {0.01}
+    assert "0.05" not in drawing.svg(figure, "a").partition("<title>")[2].partition("</title>")[0]
+
+
+def test_learning_rates_stand_below_their_axis_without_running_into_each_other():
+    figure = plots.learning_rates({"baseline": [(0.002, 4.7), (0.01, 4.6), (0.05, 4.9)]}, {})
+    drawing.svg(figure, "rates")
     (axes,) = figure.axes
     low, high = axes.get_xlim()
     labels = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]

@@ -9,16 +9,17 @@ import pytest
 import yaml
 
 from analysis.report.card import Use, card
+from analysis.report.drawing import save
 from analysis.report.findings import key_findings
 from analysis.report.pictures import Picture, drawn
-from analysis.report.plots import heatmaps, save
-from analysis.report.report import render
-from analysis.report.winner import lora_config_code
+from analysis.report.plots import heatmaps
+from analysis.report.report import render, render_rows
 from analysis.results.rows import ResultRow, read_rows, write_rows
 from analysis.results.run_info import RunInfo
 from tests.fakes.rows import assess, report
 
 SEED = Path(__file__).parent / "seed"
+SEED_SECTIONS = re.findall("(?m)^## (.*)", (SEED / "report.md").read_text())
 RANKS = {"transformer.h.0.attn.c_attn": 3, "transformer.h.0.mlp.c_fc": 0, "transformer.h.10.mlp.c_fc": 2}
 ALPHAS = {"transformer.h.0.attn.c_attn": 6.0, "transformer.h.10.mlp.c_fc": 4.0}
 
@@ -89,17 +90,12 @@ def test_the_winner_is_given_as_ranks_and_as_a_configuration_that_runs(conv1d):
     winner = row("a", ranks=RANKS, alphas=ALPHAS, trainable_parameters=10, fan_in_fan_out=conv1d)
     text = report([winner])
     assert "|       0 |             3 |          0 |" in text
-    code = text.split("```python\n")[1].split("```")[0]
+    code = text.partition("as a PEFT configuration")[2].split("```python\n")[1].split("```")[0]
     scope = {}
     exec(code, scope)
     config = scope["config"]
     assert {config.r, *config.rank_pattern.values()} == {2, 3}
     assert config.fan_in_fan_out is conv1d
-
-
-def test_sites_of_rank_zero_are_not_in_the_configuration():
-    assert r"h\.10\.mlp" in lora_config_code(RANKS, ALPHAS, True)
-    assert r"h\.0\.mlp" not in lora_config_code(RANKS, ALPHAS, True)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
@@ -178,7 +174,7 @@ def test_a_run_with_a_broken_line_has_a_report_of_the_others_and_a_warning(tmp_p
 
 
 def test_the_heatmap_is_a_picture(tmp_path):
-    save(heatmaps({"ranks": RANKS}), tmp_path / "ranks.png")
+    save(heatmaps({"ranks": RANKS}), tmp_path / "ranks.png", "png")
     assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -235,7 +231,7 @@ def test_kinds_of_evidence_are_compared_by_the_order_of_their_sites():
     assert report([row("a")], evidence=evidence | spectrum) == text
 
 
-def test_after_the_seeds_sections_come_verdict_cost_and_the_rest_in_order():
+def test_answer_and_verdict_come_first_then_the_seeds_sections_and_the_rest_and_rows_alone_begin_as_the_seed_does():
     config = {"baseline": {"learning_rate": 0.01}}
     history = ({"step": 1, "eval_loss": 4.5}, {"step": 2, "eval_loss": 4.0})
     whole = {"ranks": RANKS, "alphas": ALPHAS, "fan_in_fan_out": True}
@@ -255,13 +251,16 @@ def test_after_the_seeds_sections_come_verdict_cost_and_the_rest_in_order():
     info = RunInfo("now", importance=importance, evidence=evidence, shrink=shrink, command="tune.py")
     text = render(assess(rows), info, drawn(assess(rows), info))
     headings = re.findall("(?m)^## (.*)", text)
-    assert headings[headings.index("Key Findings") :] == [
-        "Key Findings", "Verdict", "Differences to plain LoRA", "Trials and Cost", "Pareto Front", "What Mattered",
-        "Ranks by Layer and Matrix", "Learning Curves", "Learning-Rate Sensitivity", "Winner", "Shrinking the Winner",
-        "Shrink Curve", "Agreement of Evidence", "Diverged and Failed", "How to Reproduce",
+    rest = [
+        "Winner", "Trials", "Trials and Cost", "Pareto Front", "What Mattered", "Ranks by Layer and Matrix",
+        "Learning Curves", "Learning-Rate Sensitivity", "Shrinking the Winner", "Shrink Curve",
+        "Agreement of Evidence", "Diverged and Failed", "How to Reproduce",
     ]  # fmt: skip
+    assert headings == ["Answer", "Verdict", *SEED_SECTIONS, *rest]
+    alone = render_rows(assess(rows), info, drawn(assess(rows), info))
+    assert re.findall("(?m)^## (.*)", alone) == [*SEED_SECTIONS, "Verdict", "Differences to plain LoRA", *rest]
 
 
 def test_a_picture_that_the_report_has_no_place_for_is_shown_all_the_same():
-    other = Picture("other", "Another Picture", "What it shows", heatmaps({"ranks": RANKS}))
+    other = Picture("other", "Another Picture", "What it shows", "How to read it", heatmaps({"ranks": RANKS}))
     assert "## Another Picture" in render(assess([row("a")]), RunInfo("now"), [other])

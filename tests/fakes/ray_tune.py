@@ -250,7 +250,7 @@ def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from tuning.results import trial_files
 
     monkeypatch.setattr(publish.pictures, "drawn", lambda assessment, info: [])
-    monkeypatch.setattr(trial_files.plots, "save", lambda figure, path, kind="": path.write_bytes(b"a picture"))
+    monkeypatch.setattr(trial_files.drawing, "save", lambda figure, path, kind: path.write_bytes(b"a picture"))
     monkeypatch.setattr(trial_files.plots, "heatmaps", lambda allocations: None)
 
 

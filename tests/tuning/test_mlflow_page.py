@@ -132,7 +132,7 @@ def test_the_report_opens_in_the_searchs_own_page_with_its_pictures(page, server
     page.goto(f"{server}/#/experiments/{ids['experiment']}/runs/{ids['front']}/artifacts/report.html")
     report = page.frame_locator("iframe")
     report.get_by_role("heading", name="Pareto Front").wait_for()
-    assert report.locator("img").count() >= 4
+    assert report.locator(".figure svg").count() >= 4
 
 
 def test_a_figure_of_the_search_is_shown(page, server, ids):

@@ -2,8 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+from analysis.results.rank_patterns import patterns
 
 
 def exact(ranks: Mapping[str, int], alphas: Mapping[str, float], modules: Iterable[str]) -> dict[str, Any]:
@@ -56,8 +58,8 @@ def short(ranks: Mapping[str, int], alphas: Mapping[str, float], modules: Collec
         "r": rank,
         "lora_alpha": alpha,
         "target_modules": endings(ranks, modules),
-        "rank_pattern": _patterns(ranks, rank),
-        "alpha_pattern": _patterns(alphas, alpha),
+        "rank_pattern": patterns(ranks, rank),
+        "alpha_pattern": patterns(alphas, alpha),
     }
 
 
@@ -75,36 +77,3 @@ def _endings(name: str) -> list[str]:
     """Return the endings of a name, the shortest first, itself last."""
     parts = name.split(".")
     return [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-
-
-def _patterns(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
-    """Return value by pattern, one for each value that is not the default."""
-    alternatives: dict[Any, dict[str, list[str]]] = {}
-    for name, value in values.items():
-        if value != default:
-            number, rest = _from_block(name)
-            alternatives.setdefault(value, {}).setdefault(rest, []).append(number)
-    patterns = {"|".join(_one_of(n, rest) for rest, n in by_rest.items()): v for v, by_rest in alternatives.items()}
-    if all(looked_up(patterns, name, default) == value for name, value in values.items()):
-        return patterns
-    return {f"^{re.escape(name)}": value for name, value in values.items() if value != default}
-
-
-def _from_block(name: str) -> tuple[str, str]:
-    """Return the number of a site's block and the rest of its name; without a number, nothing and its whole name."""
-    parts = name.split(".")
-    place = next((place for place, part in enumerate(parts) if part.isdigit()), None)
-    return ("", name) if place is None else (parts[place], ".".join(parts[place + 1 :]))
-
-
-def _one_of(numbers: Sequence[str], rest: str) -> str:
-    """Return a regex for the sites of one name in some blocks."""
-    if numbers[0] == "":
-        return f"^{re.escape(rest)}"
-    choice = numbers[0] if len(numbers) == 1 else f"({'|'.join(numbers)})"
-    return rf"{choice}\.{re.escape(rest)}" if rest else choice
-
-
-def looked_up(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
-    """Return the value that PEFT finds for a name: that of the first pattern that matches its ending."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)

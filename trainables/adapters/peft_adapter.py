@@ -14,6 +14,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
+from analysis.results.rank_patterns import looked_up
 from strategies import RankAllocation
 from strategies.base import Site
 from strategies.measurement import Initialize
@@ -132,7 +133,7 @@ def read_folder(folder: Path) -> Adapter:
         for key in tensors
         if (name := _site_of(key)) is not None
     }
-    alphas = {name: naming.looked_up(config.alpha_pattern, name, config.lora_alpha) for name in factors}
+    alphas = {name: looked_up(config.alpha_pattern, name, config.lora_alpha) for name in factors}
     return Adapter(config, factors, {name: alphas[name] / len(a) for name, (a, _) in factors.items()})
 
 

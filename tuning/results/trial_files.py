@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from analysis.report import plots
+from analysis.report import drawing, plots
 from analysis.results.atomic_write import replace_text, replacing_file
 from analysis.results.rows import ResultRow
 
@@ -35,7 +35,7 @@ def write(run_dir: Path, rows: Sequence[ResultRow], check: Callable[[], None]) -
                 if key in drawn:
                     shutil.copyfile(drawn[key], aside)
                 else:
-                    plots.save(plots.heatmaps({row.strategy: row.ranks}), aside, "png")
+                    drawing.save(plots.heatmaps({row.strategy: row.ranks}), aside, "png")
             drawn[key] = folder / PICTURE
 
 

@@ -1,0 +1,164 @@
+"""What to use, in three plain sentences: which, how sure that is, and what it is worth or would take to know more."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from analysis.results.rows import ResultRow
+from analysis.results.trial_config import Phase
+from analysis.stats.assessment import SearchAssessment
+from analysis.stats.statistics import POWER
+from analysis.stats.verdicts import PLAIN, Verdict, label
+
+
+class Choice(StrEnum):
+    """What a search says to use."""
+
+    ADAPTIVE = "adaptive"  # an allocation that beat plain LoRA
+    PLAIN = "plain"  # every other was judged, and none beat it
+    UNDECIDED = "undecided"  # nothing was compared, or of one at least nobody can tell
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What to use.
+
+    Args:
+        choice: Which of three it is.
+        run: The run to use; None without a usable one.
+        verdict: The verdict on what it is a run of, or else on what came nearest to plain LoRA; None without any.
+        visible: The least advantage in test loss, in nats per token, that the seeds would have shown; None if unknown.
+        sentences: What to use; how sure that is; what it would take to know more.
+    """
+
+    choice: Choice
+    run: ResultRow | None
+    verdict: Verdict | None
+    visible: float | None
+    sentences: tuple[str, str, str]
+
+
+def recommend(assessment: SearchAssessment) -> Recommendation:
+    """Return what to use, by the verdicts alone; single runs of the search decide nothing."""
+    run, judged = assessment.recommended, assessment.verdicts
+    if run is None or run.phase != Phase.CONFIRM or not judged:
+        return Recommendation(Choice.UNDECIDED, run, None, None, _unconfirmed(assessment))
+    winner = next((item for item in judged if item.strategy == label(run, run.strategy)), None)
+    visible = max((item.pairs.visible or 0.0 for item in _seen(judged)), default=None)
+    if winner is not None:
+        choice = Choice.PLAIN if run.strategy == PLAIN else Choice.ADAPTIVE
+        return Recommendation(choice, run, winner, visible, _of_a_winner(run, winner, judged))
+    undecided = any(item.answer == "cannot tell" for item in judged)
+    sentences = (f"Use plain LoRA, {ranks_in_words(run)}.", _nothing_beat_it(judged, visible), _to_see(judged, visible))
+    return Recommendation(Choice.UNDECIDED if undecided else Choice.PLAIN, run, judged[0], visible, sentences)
+
+
+def ranks_in_words(run: ResultRow) -> str:
+    """Return ``rank 2``, or from where to where the ranks go; the parameters of a run whose ranks are unknown."""
+    ranks = sorted((run.ranks or {}).values())
+    if not ranks:
+        size = run.trainable_parameters
+        return "ranks unknown" if size is None else f"{size:,} parameters"
+    return f"rank {ranks[0]}" if ranks[0] == ranks[-1] else f"ranks {ranks[0]} to {ranks[-1]}"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent with two significant digits."""
+    value = 100 * share
+    return f"{value:.0f} %" if abs(value) >= 10 else f"{value:.2g} %"
+
+
+def _unconfirmed(assessment: SearchAssessment) -> tuple[str, str, str]:
+    """Return the sentences where no two ways to train were compared on the same seeds."""
+    run = assessment.recommended
+    if run is None:
+        ahead = "See under Diverged and Failed what ended the trials."
+        return "Nothing can be recommended.", "No trial finished with a loss.", ahead
+    if run.phase == Phase.CONFIRM:
+        nothing_else = "Nothing else was trained on the same seeds, so nothing says that it is better or worse."
+        ahead = "To compare: search more strategies than one (--strategies)."
+        return f"Undecided: only plain LoRA, {ranks_in_words(run)}, was confirmed.", nothing_else, ahead
+    name = "plain LoRA" if run.strategy == PLAIN else run.strategy
+    return (
+        "Undecided: nothing was confirmed against plain LoRA.",
+        f"The best single run is of {name}, {ranks_in_words(run)}, and a single run may be best by chance.",
+        "To decide: --confirm-seeds 3 trains the best of each strategy, and plain LoRA, again from fresh seeds.",
+    )
+
+
+def _of_a_winner(run: ResultRow, winner: Verdict, judged: Sequence[Verdict]) -> tuple[str, str, str]:
+    name = f"plain LoRA{winner.strategy.removeprefix(PLAIN)}" if run.strategy == PLAIN else winner.strategy
+    size = "" if winner.params is None else f" and {winner.params:,} parameters"
+    use = f"Use {name}, with {ranks_in_words(run)}{size}: it beat plain LoRA."
+    low, high = winner.pairs.interval or (0.0, 0.0)
+    mean = -math.expm1(winner.pairs.mean or 0.0)
+    span = f"{percent(-math.expm1(high))} to {percent(-math.expm1(low))}"
+    others = "and other test texts" if winner.pairs.documents else "on these test texts"
+    hold = f"{len(judged)} such intervals hold together" if len(judged) > 1 else "this interval holds"
+    worth = f"Its test perplexity is {percent(mean)} lower ({span}, {winner.pairs.seeds} seeds); {hold} 95 times in 100"
+    too_small = abs(winner.pairs.mean or 0.0) < winner.margin
+    less = f", which is less than the {percent(margin_share(winner.margin))} that was said to matter"
+    return use, f"{worth} for other seeds {others}{less if too_small else ''}.", _other_winners(winner, judged)
+
+
+def margin_share(margin: float) -> float:
+    """Return the share of perplexity that a margin in nats per token is."""
+    return -math.expm1(-margin)
+
+
+def _other_winners(winner: Verdict, judged: Sequence[Verdict]) -> str:
+    others = [item.strategy for item in judged if item.answer == "win" and item is not winner]
+    if not others:
+        return "No other beat it." if len(judged) == 1 else "Of the others none beat it."
+    return f"{_listed(others)} beat plain LoRA, too; {winner.strategy} has the lowest validation loss of them all."
+
+
+def _seen(judged: Sequence[Verdict]) -> list[Verdict]:
+    """Return the verdicts that would have shown a difference that is large enough."""
+    return [item for item in judged if item.pairs.interval is not None and not item.diverged]
+
+
+def _nothing_beat_it(judged: Sequence[Verdict], visible: float | None) -> str:
+    unsure = [item for item in judged if item.answer == "cannot tell"]
+    start = f"Nothing beat it, but {_of_whom(unsure, judged)} cannot be told yet" if unsure else "Nothing beat it"
+    if visible is None:
+        return f"{start}: {_why_nothing_is_seen(judged)}."
+    seeds = min(item.pairs.seeds for item in _seen(judged))
+    seen = f"with {seeds} seeds we would have seen {percent(margin_share(visible))}, {POWER * 10:.0f} times in 10"
+    blind = [item.strategy for item in judged if item not in _seen(judged)]
+    return f"{start}; {seen}{f', but not of {_listed(blind)}' if blind else ''}."
+
+
+def _of_whom(unsure: Sequence[Verdict], judged: Sequence[Verdict]) -> str:
+    if len(unsure) == len(judged) > 1:
+        return f"of all {len(judged)} it"
+    return f"of {_listed([item.strategy for item in unsure])} it"
+
+
+def _why_nothing_is_seen(judged: Sequence[Verdict]) -> str:
+    if any(item.diverged for item in judged):
+        return "runs diverged"
+    if any(len(item.pairs.documents) == 1 for item in judged):
+        return "the test split is of one document"
+    return "it takes at least two seeds with a result on both sides"
+
+
+def _to_see(judged: Sequence[Verdict], visible: float | None) -> str:
+    """Return what it would take to see the difference that matters, or that it would have been seen."""
+    margin = judged[0].margin
+    what = percent(margin_share(margin))
+    if visible is None:
+        return f"To see {what}: --confirm-seeds 3 is the least, 10 is usual."
+    if visible <= margin:
+        smaller = [item.strategy for item in judged if item.answer == "non-inferior with fewer parameters"]
+        also = f" {_listed(smaller)} is no more than that behind, with fewer parameters." if smaller else ""
+        return f"So {what}, the least that was said to matter, would have been seen.{also}"
+    counts = [item.pairs.seeds_to_see(margin) for item in _seen(judged)]
+    if None in counts:
+        return f"To see {what}: more test texts (--test-examples), for no number of seeds would do."
+    return f"To see {what}: about {max(count for count in counts if count)} seeds (--confirm-seeds)."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
