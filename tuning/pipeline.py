@@ -47,7 +47,7 @@ class Unusable(ValueError):
     """The plan cannot be carried out, for a reason that its author can mend. Nothing has been written."""
 
 
-def dry_run(plan: SearchPlan) -> int:
+def dry_run(plan: SearchPlan, as_json: bool = False) -> int:
     """Show what a plan would do, and train nothing.
 
     Raises:
@@ -55,7 +55,7 @@ def dry_run(plan: SearchPlan) -> int:
     """
     with _refusing():
         checked = measuring.looked_at_here(plan, preflight.check(plan))
-    preview.show(plan, checked)
+    preview.show(plan, checked, as_json)
     return OK
 
 
@@ -174,6 +174,7 @@ def _measured(
     """
     timeline.enter(Stage.RAY)
     dashboard = stack.enter_context(_ray(plan, checked, search_id))
+    preview.say_data(plan, checked)
     timeline.enter(Stage.LOADING)
     hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
     timeline.enter(Stage.MEASURING)
@@ -204,6 +205,7 @@ def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record 
         base_sha256=str(checked.workload.base),
         budget_params=checked.workload.budget.params,
         coverage=str(checked.shape.coverage),
+        data=checked.data,
         command=commands[0],
         versions=versions(),
         revision=revision(),

@@ -35,6 +35,7 @@ class RunInfo:
         base_params: Parameters of the base model.
         base_sha256: Digest of the model's files, or its hub id.
         budget_params: Trainable parameters that a trial may spend.
+        data: What was used of the data and what was left out: rows, counts, lengths in tokens, shares of rows.
         coverage: Which of the base's matrices were adapted, and why the others were not, in words.
         command: Command that started the search.
         versions: Library -> its version; that of this project's code, too.
@@ -63,6 +64,7 @@ class RunInfo:
     base_params: int | None = None
     base_sha256: str | None = None
     budget_params: int | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
     coverage: str | None = None
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,12 +1,27 @@
 """The bundled data's examples, byte for byte: searches that were made of them can be repeated."""
 
 import hashlib
-
 import pydoc_data.topics
 
+from trainables.data.preparation import prepare
 from trainables.data.splits import SPLITS, DataSource, corpus_sha256, load_splits, read_documents
 
-WORDS = "assignment expression statement of the language reference evaluates to an object é ✓ 3.10".split()
+WORDS = [
+    "assignment",
+    "expression",
+    "statement",
+    "of",
+    "the",
+    "language",
+    "reference",
+    "evaluates",
+    "to",
+    "an",
+    "object",
+    "é",
+    "✓",
+    "3.10",
+]
 TOPICS = {
     f"topic{number:04}": " ".join(WORDS[(number * step) % len(WORDS)] for step in range(1, 20 + 37 * (number % 11)))
     for number in range(1300)
@@ -29,5 +44,5 @@ def test_examples_of_the_bundled_data_are_what_they_always_were(monkeypatch):
         ).hexdigest()
         for name in SPLITS
     }
-    load_splits.cache_clear()
+    prepare.cache_clear()
     assert {"corpus": corpus_sha256(read_documents(source)), **digests} == DIGESTS

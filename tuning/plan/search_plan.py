@@ -46,7 +46,7 @@ class SearchPlan(
                 f"{Baseline.name}, or give --confirm-seeds 0"
             )
         self._check_learning_rates()
-        if self.batch_size > self.train_examples:
+        if isinstance(self.train_examples, int) and self.batch_size > self.train_examples:
             raise ValueError(
                 f"--batch-size {self.batch_size}: more than --train-examples {self.train_examples}; lower it"
             )
