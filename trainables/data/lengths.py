@@ -17,9 +17,10 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
 
     Returns:
         ``rows`` of the data set's files; ``used``, split -> examples; ``documents``, split -> texts or prompts that
-        they are of; ``windows``, whether a row may give several examples; ``left_out``, reason -> rows; ``tokens``, percentile -> tokens of a row; ``max_length`` in tokens; and shares of
-        rows, from 0 to 1: ``cut`` at that length, ``ends_lost`` by that, ``filled`` by their prompt and so not used,
-        ``glued``, which have no space between prompt and completion.
+        they are of; ``windows``, whether a row may give several examples; ``left_out``, reason -> rows;
+        ``tokens``, percentile -> tokens of a row; ``max_length`` in tokens; and shares of rows, from 0 to 1: ``cut`` at
+        that length, ``ends_lost`` by that, ``filled`` by their prompt and so not used, ``glued``, which have no space
+        between prompt and completion.
     """
     used = [group for split in SPLITS for group in prepared.groups[split]]
     rows = [row for group in used for row in zip(group.tokens, group.windows, strict=True)]

@@ -152,17 +152,19 @@ class Encoder:
         """Return what stands before a turn, as far as it also does where the answer is still to come."""
         if not turn:
             return ""
-        if not whole.startswith(self._rendered(messages[:turn], tools)):
+        asked = self._rendered(messages[:turn], tools, asks=True)
+        if not whole.startswith(asked) and not whole.startswith(self._rendered(messages[:turn], tools)):
             return None
-        return whole[: common_prefix(self._rendered(messages[:turn], tools, asks=True), whole)]
+        return whole[: common_prefix(asked, whole)]
 
     def _end_of(self, messages: list[Message], turn: int, tools: Any, begin: str, whole: str) -> int | None:
         """Return where a turn ends in the rendered conversation; None if that is not certain."""
         if turn == len(messages) - 1:
             return len(whole)
         alone = self._rendered(messages[: turn + 1], tools)
-        if whole.startswith(alone):
-            return len(alone)
+        for closed in (alone, alone.removesuffix(self.tokenizer.eos_token or "")):  # some close a conversation, too
+            if whole.startswith(closed) and len(closed) > len(begin):
+                return len(closed)
         content = messages[turn].get("content", "")  # an empty thought may stand before the last turn alone
         if not isinstance(content, str) or not content or content not in alone:
             return None
