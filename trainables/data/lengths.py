@@ -17,17 +17,17 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
 
     Returns:
         ``rows`` of the data set's files; ``used``, split -> examples; ``documents``, split -> texts or prompts that
-        they are of; ``windows``, whether a row may give several examples; ``left_out``, reason -> rows;
-        ``tokens``, percentile -> tokens of a row; ``max_length`` in tokens; and shares of rows, from 0 to 1: ``cut`` at
-        that length, ``ends_lost`` by that, ``filled`` by their prompt and so not used, ``glued``, which have no space
-        between prompt and completion.
+        they are of; ``windows``, whether a row may give several examples; ``left_out``, reason -> rows; ``tokens``,
+        percentile -> tokens of a row; ``max_length`` in tokens. Shares of rows, from 0 to 1: ``cut`` at that length,
+        ``ends_lost`` by that, ``filled`` by their prompt and so not used, ``glued``, which have no space between prompt
+        and completion. ``words``, lines that say all that.
     """
     used = [group for split in SPLITS for group in prepared.groups[split]]
     rows = [row for group in used for row in zip(group.tokens, group.windows, strict=True)]
     most = prepared.source.max_length
     filled = f"nothing to learn within {most} tokens"
     looked_at = len(prepared.lengths)
-    return {
+    facts = {
         "rows": prepared.corpus.rows,
         "used": {split: len(getattr(prepared.splits, split)) for split in SPLITS},
         "windows": any(windows for _, windows in rows),
@@ -42,6 +42,7 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
         "filled": _share(prepared.unused, looked_at),
         "glued": 0.0 if prepared.has_template else _glued(prepared),
     }
+    return {**facts, "words": in_words(facts)}
 
 
 def _share(part: int, whole: int) -> float:

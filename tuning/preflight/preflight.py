@@ -122,7 +122,7 @@ def check(plan: SearchPlan) -> Preflight:
     log.info("base %s of %d parameters, %d sites; texts %s", workload.base, shape.params, len(shape.sites), digest)
     log.info("%s, %d steps a trial", workload.budget, workload.steps)
     data = lengths.data_facts(prepared)
-    for line in lengths.in_words(data):
+    for line in data["words"]:
         log.info("%s", line)
     enough = lengths.enough_to_test(prepared, plan.test_examples)
     return Preflight(shape, workload, digest, _allocations(plan, shape, workload), data, enough)

@@ -44,7 +44,7 @@ def show(plan: SearchPlan, checked: Preflight, as_json: bool = False) -> None:
 
 def say_data(plan: SearchPlan, checked: Preflight) -> None:
     """Print what of the data is used, and what becomes of the rest."""
-    for line in lengths.in_words(checked.data):
+    for line in checked.data["words"]:
         click.echo(line)
     if not checked.has_verdict:
         click.echo(
