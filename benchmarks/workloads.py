@@ -10,6 +10,7 @@ from typing import Any
 from analysis.results.trial_config import TrialConfig
 from strategies import SEARCHED, STRATEGIES, RankBudget
 from strategies.empirical import IMPORTANCE
+from trainables.data.preparation import prepare
 from trainables.data.splits import DataSource, Splits, load_splits
 from trainables.evidence.measurements import measure
 from trainables.models.base_model import shape_of
@@ -73,7 +74,7 @@ def lora(workload: Workload, config: TrialConfig) -> dict[str, Any]:
 
 def splits(workload: Workload) -> Splits:
     """Read and tokenise the data anew, without the cache."""
-    load_splits.cache_clear()
+    prepare.cache_clear()
     return load_splits(workload.data, workload.model)
 
 

@@ -33,13 +33,14 @@ def _option(name: str, field: FieldInfo) -> click.Option:
         return click.Option([f"--{_dashed(name)}/--no-{_dashed(name)}"], **common)
     if typing.get_origin(field.annotation) is tuple:
         return click.Option([f"--{_dashed(name)}"], multiple=True, **{**common, "default": ()})
-    kind = next((kind for kind in (int, float) if kind in kinds), str)
+    words = [kind for kind in kinds if isinstance(kind, str)]
+    kind = str if words else next((kind for kind in (int, float) if kind in kinds), str)
     return click.Option([f"--{_dashed(name)}"], type=kind, metavar=kind.__name__.upper(), **common)
 
 
 def _flat(annotation: Any) -> list[Any]:
-    if annotation in {int, float, str, bool, type(None)}:
-        return [annotation]
+    if isinstance(annotation, str) or annotation in {int, float, str, bool, type(None)}:
+        return [annotation]  # text is a word that may be chosen
     return [kind for argument in typing.get_args(annotation) for kind in _flat(argument)]
 
 
@@ -96,14 +97,16 @@ def _brief(value: Any) -> str:
 
 
 def command(
-    config: str | None, dry_run: bool, verbose: bool, resume: str | None, extend: int | None, allow_changes: bool,
-    **given: Any,
+    config: str | None, dry_run: bool, json: bool, verbose: bool, resume: str | None, extend: int | None,
+    allow_changes: bool, **given: Any,
 ) -> int:  # fmt: skip
     """Check everything, then train, then report. Returns the exit code."""
     if resume is None and (extend is not None or allow_changes):
         raise click.UsageError(
             f"{'--extend' if extend is not None else '--allow-changes'} needs --resume NAME, the search to go on"
         )
+    if json and not dry_run:
+        raise click.UsageError("--json is a form of --dry-run; give both")
     if resume is not None and dry_run:
         raise click.UsageError("--dry-run shows a new search; --resume takes up an old one; give one of them")
     if resume is not None and not re.match(NAME_PATTERN, resume):
@@ -119,7 +122,7 @@ def command(
     try:
         if plan is None:
             return pipeline.resume(str(resume), choices(config, given), extend or 0, allow_changes)
-        return pipeline.dry_run(plan) if dry_run else pipeline.search(plan)
+        return pipeline.dry_run(plan, json) if dry_run else pipeline.search(plan)
     except ValueError as error:
         if isinstance(error.__cause__, ValidationError):
             raise click.UsageError(_named(error.__cause__, config)) from error
@@ -158,5 +161,6 @@ def extra_options() -> list[click.Parameter]:
         click.Option(["--allow-changes"], is_flag=True, help="With --resume: go on though something is different"),
         click.Option(["--config"], metavar="FILE", help="YAML file with the same names, '_' for '-'"),
         click.Option(["--dry-run"], is_flag=True, help="Show the resolved plan, budget and cost; train nothing"),
+        click.Option(["--json"], is_flag=True, help="With --dry-run: as JSON"),
         click.Option(["--verbose"], is_flag=True, help="Show the lines of search.log on the terminal"),
     ]

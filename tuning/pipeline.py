@@ -51,7 +51,7 @@ class Unusable(ValueError):
     """The plan cannot be carried out, for a reason that its author can mend. Nothing has been written."""
 
 
-def dry_run(plan: SearchPlan) -> int:
+def dry_run(plan: SearchPlan, as_json: bool = False) -> int:
     """Show what a plan would do, and train nothing.
 
     Raises:
@@ -59,7 +59,7 @@ def dry_run(plan: SearchPlan) -> int:
     """
     with _refusing():
         checked = measuring.looked_at_here(plan, preflight.check(plan))
-    preview.show(plan, checked)
+    preview.show(plan, checked, as_json)
     return OK
 
 
@@ -180,6 +180,7 @@ def _measured(
     """
     timeline.enter(Stage.RAY)
     dashboard = stack.enter_context(_ray(plan, checked, search_id))
+    preview.say_data(plan, checked)
     timeline.enter(Stage.LOADING)
     hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
     timeline.enter(Stage.MEASURING)
@@ -213,6 +214,7 @@ def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record 
         budget_params=checked.workload.budget.params,
         coverage=str(checked.shape.coverage),
         always_plain=always_plain(() if plan.official else plan.strategies, checked.workload),
+        data=checked.data,
         command=commands[0],
         versions=versions(),
         revision=revision(),

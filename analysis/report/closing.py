@@ -130,6 +130,7 @@ def reproduce(info: RunInfo) -> list[str]:
         "SHA-256 of its files": info.base_sha256 if info.base_sha256 != info.model else None,
         "Data": info.dataset,
         "Their commit": info.dataset_revision,
+        "Used of the data": "; ".join(map(str, info.data.get("words") or ())),
         "SHA-256 of all texts": info.corpus_sha256,
     }
     lines += [f"- **{name}:** {inline(value)}" for name, value in facts.items() if value]

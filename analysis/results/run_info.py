@@ -36,6 +36,7 @@ class RunInfo:
         base_params: Parameters of the base model.
         base_sha256: Digest of the model's files, or its hub id.
         budget_params: Trainable parameters that a trial may spend.
+        data: What was used of the data and what was left out: rows, counts, lengths in tokens, shares of rows.
         coverage: Which of the base's matrices were adapted, and why the others were not, in words.
         always_plain: Strategies that could be nothing but plain LoRA on these matrices.
         command: Command that started the search.
@@ -69,6 +70,7 @@ class RunInfo:
     base_params: int | None = None
     base_sha256: str | None = None
     budget_params: int | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
     coverage: str | None = None
     always_plain: tuple[str, ...] = ()
     command: str | None = None

@@ -108,7 +108,7 @@ def test_the_digest_changes_with_the_text(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "culprit"),
     [
-        ("missing.txt", None, "No such file"),
+        ("missing.txt", None, "no such file"),
         ("empty.txt", b"", "no text"),
         ("binary.txt", b"\xff\xfe\x00", "not UTF-8"),
         ("table.csv", b"a,b\n1,2\n", "no column 'text'"),
@@ -126,9 +126,11 @@ def test_wrong_data_is_named_in_one_line(tmp_path, name, content, culprit):
     assert str(path) in str(caught.value)
 
 
-def test_too_little_text_is_refused(tiny_gpt2, tiny_text):
-    with pytest.raises(ValueError, match="too little text"):
-        load_splits(DataSource(dataset=str(tiny_text)), str(tiny_gpt2))
+def test_too_little_text_is_refused(tiny_gpt2, tmp_path):
+    path = tmp_path / "two.txt"
+    path.write_text("the quick brown fox\njumps over the lazy dog")
+    with pytest.raises(ValueError, match="too little text, 2 texts, and none is in two splits; give 3 or more"):
+        load_splits(DataSource(dataset=str(path)), str(tiny_gpt2))
 
 
 def test_prompt_and_completion_columns_go_together():

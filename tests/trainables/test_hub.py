@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainables.data.readers import HUB_FILES
+from trainables.data.locations import HUB_FILES
 from trainables.data.splits import DataSource, read_documents
 from trainables.models import files, hub
 from trainables.models.base_model import identity, load, shape_of

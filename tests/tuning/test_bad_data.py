@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from trainables.data import splits
+from trainables.data import preparation
 from trainables.data.splits import DataSource, corpus_sha256, read_documents
+from trainables.data.templates import Encoder
 from tuning.cli import main
 
 SMALL = ("--train-examples", "8", "--validation-examples", "4", "--test-examples", "4", "--max-length", "32")
@@ -14,11 +15,11 @@ LINES = [f"the {index} quick foxes jump over {index + 1} lazy dogs" for index in
 JSONL = "".join(json.dumps({"text": line}) + "\n" for line in LINES)
 CSV = "text\n" + "\n".join(LINES) + "\n"
 DATA = [
-    ("missing.txt", (), "No such file", "give a file"),
+    ("missing.txt", (), "no such file", "give .txt"),
     ("missing.csv", (), "no such file", "give .txt"),
     ("missing.xlsx", (), "no such file", "give .txt"),
-    ("", (), "unknown kind of file", "hub id"),
-    ("folder.jsonl", (), "not a file", "give .txt"),
+    ("nothing*.csv", (), "no such file", "hub id"),
+    ("folder.jsonl", (), "no file of a known kind in this folder", "give .txt"),
     ("table.pkl", (), "unknown kind of file", "give .txt"),
     ("empty.txt", (), "no text", "give one"),
     ("empty.jsonl", (), "empty", "no text in it"),
@@ -28,7 +29,6 @@ DATA = [
     ("header.csv", (), "no rows", "correct the file"),
     ("ten.txt", (), "1 texts", "give 3 or more"),
     ("two.txt", (), "2 texts", "give 3 or more"),
-    ("lines.txt", ("--train-examples", "80"), "60 examples from 60 texts for 88 wanted", "lower --train-examples"),
     ("binary.txt", (), "binary, not text, at byte 0", "UTF-8"),
     ("binary.csv", (), "binary, not text, at byte 7, line 3", "UTF-8"),
     ("binary.parquet", (), "not a parquet file", "correct the file"),
@@ -56,10 +56,11 @@ DATA = [
         "1 different prompts",
         "3 or more",
     ),
-    ("table.csv", (), "no column 'text' (--text-column)", "it has a, b"),
+    ("table.csv", (), "it has a, b", "--text-column"),
+    ("table.csv", ("--text-column", "c"), "no column 'c' (--text-column)", "it has a, b"),
     ("table.csv", ("--text-column", "a"), "1 texts", "3 or more"),
     ("ragged.csv", (), "line 62", "correct the file"),
-    ("quote.csv", (), "EOF inside string", "correct the file"),
+    ("quote.csv", (), "the row of line 62: unexpected end of data", "correct the file"),
 ]
 
 
@@ -104,10 +105,10 @@ def test_a_line_of_50_mb_takes_seconds_alone_or_among_others(kind, tmp_path, wro
 
 @KINDS
 def test_of_a_long_line_the_beginning_is_tokenised(kind, tmp_path, wrong, capsys, monkeypatch):
-    tokenised, tokenise = [], splits._tokenise
-    monkeypatch.setattr(splits, "TEXT_CHARACTERS", 20_000)
+    tokenised, tokens = [], Encoder.tokens
+    monkeypatch.setattr(preparation, "TEXT_CHARACTERS", 20_000)
     monkeypatch.setattr(
-        splits, "_tokenise", lambda document, *others: tokenised.append(document) or tokenise(document, *others)
+        Encoder, "tokens", lambda encoder, document: tokenised.append(document) or tokens(encoder, document)
     )
     seconds_of_a_long_line(100_000, kind, tmp_path, wrong, capsys)
     assert max(len(document.text) for document in tokenised) == 20_000

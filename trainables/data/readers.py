@@ -1,43 +1,106 @@
-"""Reads text files, tables and hub data sets; errors name the line at fault. Nothing here reads a pickle."""
+"""Reads files of texts and tables as they are: no cell is guessed at. Errors say where. Nothing here reads a pickle."""
 
+import csv
+import gzip
+import io
 import json
-import os
-from collections.abc import Iterator, Mapping
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from analysis.results.messages import first_line
-from trainables.models import hub
 
-LOADERS = {".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-KINDS = ("json", "jsonl", "csv", "tsv", "txt", "parquet", "arrow")
-HUB_FILES = ("README.md", *(f"*.{kind}{packed}" for kind in KINDS for packed in ("", ".gz", ".zst")))
-
-
-def suffix(dataset: str) -> str:
-    """Return a file's ending in lower case, which decides how it is read."""
-    return Path(dataset).suffix.lower()
+PACKED = (".gz", ".zst")
+CONVERSATIONS = {"messages", "conversations", "prompt"}
+DELIMITERS = (",", ";", "\t")
+csv.field_size_limit(sys.maxsize)  # a cell may be a whole book
 
 
-def read_text(path: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is in a file.
+
+    Args:
+        columns: All names, in order; none in a file of lines.
+        rows: Column -> value; a cell that is null, empty in a .csv file, or absent has no key.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]]
+
+
+class Written(float):
+    """A number of a JSON file that knows how it is written there: 3.10 is the number 3.1, but another text."""
+
+    __slots__ = ("characters",)
+    characters: str
+
+    @classmethod
+    def of(cls, characters: str) -> "Written":
+        """Return the number that the characters stand for."""
+        number = cls(characters)
+        number.characters = characters
+        return number
+
+
+def kind_of(path: str) -> str:
+    """Return a file's ending in lower case, without that of its compression; it decides how a file is read."""
+    name = Path(path).name.lower()
+    return Path(name.removesuffix(packed) if (packed := packing_of(path)) else name).suffix
+
+
+def packing_of(path: str) -> str:
+    """Return the ending of a file's compression; empty if it has none."""
+    return next((packed for packed in PACKED if path.lower().endswith(packed)), "")
+
+
+def read_table(path: Path, wanted: Callable[[str], bool]) -> Table:
+    """Read a file.
+
+    Args:
+        path: A file of one of ``KINDS``, compressed or not.
+        wanted: Whether a column of a name is; the others may be left unread.
+
+    Raises:
+        ValueError: It cannot be read; says where and why.
+    """
+    try:
+        return KINDS[kind_of(str(path))](path, wanted)
+    except OSError as error:
+        raise ValueError(f"{error.strerror or first_line(error)}; give a file that can be read") from error
+
+
+def read_text(path: Path) -> str:
     """Read a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        ValueError: It cannot be read, or is no text; names the first such byte and line.
+        ValueError: It is no text; names the first such byte and line.
     """
-    if not os.path.isfile(path):
-        problem = "not a file" if os.path.exists(path) else "No such file"
-        raise ValueError(f"--dataset {path}: {problem}; give a file that can be read")
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"--dataset {path}: {error.strerror or error}; give a file that can be read") from error
+    raw = _unpacked(path)
     if (hole := raw.find(b"\0")) >= 0 and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"--dataset {path}: binary, not text, at {_place(raw, hole)}; give UTF-8 text")
+        raise ValueError(f"binary, not text, at {_place(raw, hole)}; give UTF-8 text")
     try:
         return raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(f"--dataset {path}: not UTF-8 at {_place(raw, error.start)}; convert it first") from error
+        raise ValueError(f"not UTF-8 at {_place(raw, error.start)}; convert it first") from error
+
+
+def _unpacked(path: Path) -> bytes:
+    packing = packing_of(str(path))
+    try:
+        if packing == ".gz":
+            return gzip.decompress(path.read_bytes())
+        if packing == ".zst":
+            import pyarrow
+
+            stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+            return bytes(stream.read())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"cannot be unpacked ({first_line(error)}); correct the file") from error
+    return path.read_bytes()
 
 
 def _place(raw: bytes, byte: int) -> str:
@@ -45,88 +108,185 @@ def _place(raw: bytes, byte: int) -> str:
     return f"byte {byte:,}, line {line:,}"
 
 
-def read_columns(dataset: str, columns: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Read columns of a table; a row with a null in one of them is omitted.
+def _lines(path: Path, wanted: Callable[[str], bool]) -> Table:
+    """A line is what a line feed ends, or a carriage return and a line feed; no other sign ends one."""
+    lines = read_text(path).split("\n")
+    if not lines[-1]:
+        lines.pop()  # what follows the last line feed is no line
+    return Table((), [{"": text} if (text := line.removesuffix("\r")) else {} for line in lines])
 
-    Args:
-        dataset: A .jsonl, .csv or .parquet file, or a hub id with its commit.
-        columns: Flag, for messages -> name of a column.
+
+def _cells(path: Path, wanted: Callable[[str], bool]) -> Table:
+    text = _some_text(path)
+    delimiters = ("\t",) if kind_of(str(path)) == ".tsv" else DELIMITERS
+    delimiter = max(delimiters, key=lambda sign: len(_header(text, sign)))
+    header = _header(text, delimiter) or next(_parsed(text, delimiter))[1]
+    if twice := next((name for name in header if name and header.count(name) > 1), None):
+        raise ValueError(f"two columns are called {twice!r}; rename one")
+    rows = []
+    for number, cells in list(_parsed(text, delimiter))[1:]:
+        if len(cells) > len(header):
+            many = f"{len(cells)} cells, {len(header)} columns"
+            raise ValueError(f"cannot be read (line {number:,}: {many}); correct the file")
+        rows.append({name: cell for name, cell in zip(header, cells, strict=False) if cell and wanted(name)})
+    if not rows:
+        raise ValueError("cannot be read (there are no rows in it); correct the file")
+    return Table(tuple(header), rows)
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    try:
+        return next(_parsed(text, delimiter))[1]
+    except (StopIteration, ValueError):  # of another delimiter's file, a quoted cell has no end
+        return []
+
+
+def _parsed(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line on which a row ends, and its cells; a line without any is no row."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    began = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+            began = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"cannot be read (the row of line {began:,}: {error}); correct the file") from error
+
+
+def _json_lines(path: Path, wanted: Callable[[str], bool]) -> Table:
+    return _json_table(_line_by_line(_some_text(path)), wanted)
+
+
+def _line_by_line(text: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield _object(_loaded(line), line)
+            except ValueError as error:
+                raise ValueError(f"cannot be read (line {number:,}: {error}); correct the file") from error
+
+
+def _json(path: Path, wanted: Callable[[str], bool]) -> Table:
+    """A list of objects, alone or as the only list of objects in an object; or JSON lines under another name."""
+    text = _some_text(path)
+    try:
+        content = _loaded(text)
+    except ValueError as error:
+        if "Extra data" in str(error):
+            return _json_lines(path, wanted)
+        raise ValueError(f"cannot be read ({error}); correct the file") from error
+    if isinstance(content, dict):
+        content = _only_list(content) or [content]
+    if not isinstance(content, list):
+        raise ValueError(f"cannot be read ({text.strip()[:40]} is no list of objects); correct the file")
+    return _json_table((_object(row, str(row), number) for number, row in enumerate(content, 1)), wanted)
+
+
+def _only_list(content: dict[str, Any]) -> list[Any] | None:
+    lists = [value for value in content.values() if isinstance(value, list) and value]
+    lists = [value for value in lists if all(isinstance(item, dict) for item in value)]
+    is_row = CONVERSATIONS & content.keys()  # a file of one conversation
+    return lists[0] if len(lists) == 1 and not is_row else None
+
+
+def _loaded(text: str) -> Any:
+    try:
+        content = json.loads(text, parse_float=Written.of)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is JSON but no text
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON ({error})") from error
+    return content
+
+
+def _object(value: Any, text: str, row: int | None = None) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    where = "" if row is None else f"row {row:,}: "
+    problem = f"{where}{text.strip()[:40]} is no JSON object"
+    raise ValueError(problem if row is None else f"cannot be read ({problem}); correct the file")
+
+
+def _json_table(objects: Iterator[dict[str, Any]], wanted: Callable[[str], bool]) -> Table:
+    columns: dict[str, None] = {}
+    rows = []
+    for row in objects:
+        columns.update(dict.fromkeys(row))
+        rows.append(_without_nulls((name, value) for name, value in row.items() if wanted(name)))
+    if not rows:
+        raise ValueError("cannot be read (there are no rows in it); correct the file")
+    return Table(tuple(columns), rows)
+
+
+def _parquet(path: Path, wanted: Callable[[str], bool]) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    if not path.stat().st_size:
+        raise ValueError("no text in it, it is empty")
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            rows = file.read([name for name in names if wanted(name)]).to_pylist()
+            count = file.metadata.num_rows
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise ValueError(f"cannot be read (not a parquet file: {first_line(error)}); correct the file") from error
+    return _arrow_table(names, rows or [{}] * count)
+
+
+def _arrow(path: Path, wanted: Callable[[str], bool]) -> Table:
+    import pyarrow
+
+    try:
+        with pyarrow.OSFile(str(path)) as file:
+            table = pyarrow.ipc.open_stream(file).read_all()
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise ValueError(f"cannot be read ({first_line(error)}); correct the file") from error
+    names = table.column_names
+    return _arrow_table(names, table.select([name for name in names if wanted(name)]).to_pylist())
+
+
+def _arrow_table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
+    if not rows:
+        raise ValueError("cannot be read (there are no rows in it); correct the file")
+    return Table(tuple(names), [_without_nulls(row.items()) for row in rows])
+
+
+def _without_nulls(cells: Any) -> dict[str, Any]:
+    """A number that is none is how tables write the null of a column of numbers."""
+    return {name: value for name, value in cells if value is not None and value == value}
+
+
+def _some_text(path: Path) -> str:
+    text = read_text(path)
+    if not text.strip():
+        raise ValueError("no text in it, it is empty")
+    return text
+
+
+KINDS: dict[str, Callable[[Path, Callable[[str], bool]], Table]] = {
+    ".txt": _lines,
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".csv": _cells,
+    ".tsv": _cells,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+}
+"""Ending -> what reads such a file."""
+
+
+def text_of(value: Any) -> str:
+    """Return a cell as text: the characters that stand in the file, where the file is one of characters.
 
     Raises:
-        ValueError: It cannot be read, lacks a column, or a column has no text.
+        ValueError: It is a list, a mapping or bytes.
     """
-    table = _from_hub(dataset) if hub.is_hub_id(dataset) else _from_file(dataset)
-    for flag, column in columns.items():
-        if column not in table.column_names:
-            raise ValueError(
-                f"--dataset {dataset}: no column {column!r} ({flag}); it has {', '.join(table.column_names)}"
-            )
-    rows = list(zip(*(_texts(dataset, flag, table[name]) for flag, name in columns.items()), strict=True))
-    for index, (flag, column) in enumerate(columns.items()):
-        if rows and all(row[index] is None for row in rows):
-            raise ValueError(f"--dataset {dataset}: the column {column!r} ({flag}) is null in all {len(rows):,} rows")
-    return [row for row in rows if None not in row]
-
-
-def _texts(dataset: str, flag: str, values: Any) -> Iterator[str | None]:
-    """Return cells as text, None for nulls and for NaN, which is how tables write nulls of numbers."""
-    for number, value in enumerate(values, 1):
-        if isinstance(value, list | dict | bytes):
-            raise ValueError(
-                f"--dataset {dataset}: row {number:,} has no text ({flag}) but {str(value)[:40]}; make it text"
-            )
-        yield None if value is None or value != value else str(value)
-
-
-def _from_file(dataset: str) -> Any:
-    kind = LOADERS.get(suffix(dataset))
-    if kind is None:
-        problem = "unknown kind of file" if os.path.exists(dataset) else "no such file or hub id"
-        raise ValueError(f"--dataset {dataset}: {problem}; give .txt, {', '.join(LOADERS)} or a hub id")
-    if not os.path.isfile(dataset):
-        problem = "not a file" if os.path.exists(dataset) else "no such file"
-        raise ValueError(f"--dataset {dataset}: {problem}; give .txt, {', '.join(LOADERS)} or a hub id")
-    if os.path.getsize(dataset) == 0:
-        raise ValueError(f"--dataset {dataset}: no text in it, it is empty")
-    text = read_text(dataset) if kind != "parquet" else ""  # locates a wrong byte better than the parsers do
-    try:
-        return _load(kind, data_files=dataset)
-    except Exception as error:  # of pandas, Arrow and datasets, by whichever parser failed
-        reason = (_broken_line(text) if kind == "json" else None) or _why(error)
-        raise ValueError(f"--dataset {dataset}: cannot be read ({reason}); correct the file") from error
-
-
-def _from_hub(dataset: str) -> Any:
-    """Load a commit's files; only kinds that are read as text or as tables are fetched."""
-    folder = hub.folder("dataset", dataset, HUB_FILES)
-    try:
-        return _load(str(folder))
-    except Exception as error:  # as above
-        raise ValueError(f"--dataset {dataset}: cannot be read ({_why(error)})") from error
-
-
-def _load(path: str, **options: Any) -> Any:
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are raised by this module, in one line
-    split: Literal["train"] = "train"
-    return datasets.load_dataset(path, split=split, **options)
-
-
-def _broken_line(text: str) -> str | None:
-    """Return the first line of JSON lines that is no JSON object, and why."""
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            if line.strip() and not isinstance(value := json.loads(line), dict):
-                return f"line {number:,}: {line.strip()[:40]} is no JSON object"
-            if line.strip():
-                json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is JSON but no text
-        except (ValueError, RecursionError) as error:
-            return f"line {number:,}: no JSON ({error})"
-    return None
-
-
-def _why(error: Exception) -> str:
-    line = first_line(error.__cause__ or error)
-    return "there are no rows in it" if "corresponds to no data" in line else line
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Written):
+        return value.characters
+    if isinstance(value, list | dict | bytes):
+        raise ValueError(f"but {str(value)[:40]}; make it text")
+    return json.dumps(value) if isinstance(value, bool) else str(value)

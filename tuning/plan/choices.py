@@ -2,14 +2,15 @@
 
 import re
 import unicodedata
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from analysis.results.messages import has_secret
 from strategies import SEARCHED, STRATEGIES, RankBudget, Site
-from trainables.data.splits import DataSource
+from trainables.data.source import BUNDLED, DataSource, Format, Learned
 from trainables.models.targets import ALL, Targets
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -19,6 +20,8 @@ LARGEST_COUNT = 2**31  # confirmation seeds follow the search's, and NumPy takes
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+BUNDLED_EXAMPLES, MOST_EXAMPLES, BUNDLED_LENGTH = 200, 2000, 128
 
 
 def _check_text(text: str) -> None:
@@ -32,6 +35,16 @@ def _check_text(text: str) -> None:
         raise ValueError(f"must be printable UTF-8 text, has the character {hidden!r}")
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken")
+
+
+def _number(value: Any) -> Any:
+    """Return what text stands for, of a choice that is a number or a word."""
+    for kind in (int, float) if isinstance(value, str) else ():
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    return value
 
 
 class Choices(BaseModel):
@@ -80,16 +93,36 @@ class ModelChoice(Choices):
 class DataChoices(Choices):
     """What is trained on, and how many examples of it."""
 
-    dataset: str = Field("pydoc", description="`pydoc`, a .txt, .jsonl, .csv or .parquet file, or a hub id")
+    dataset: str = Field(
+        BUNDLED,
+        description="`pydoc`; a .txt, .json, .jsonl, .csv, .tsv or .parquet file; a folder or pattern; a hub id",
+    )
     dataset_revision: str | None = Field(None, description="The same of a hub data set")
+    dataset_config: str | None = Field(None, description="Configuration of a hub data set")
+    dataset_split: str | None = Field(None, description="Split of a hub data set (default: train)")
+    validation_dataset: str | None = Field(None, description="Data to validate on (default: dealt out of --dataset)")
+    test_dataset: str | None = Field(None, description="Data to test on (default: dealt out of --dataset)")
     corpus_sha256: str | None = Field(None, description="Digest of all texts; a search on other texts is refused")
-    text_column: str = Field("text", description="Column with the text to learn")
+    data_format: Format | None = Field(
+        None, description="What the columns mean: text, pairs, messages, alpaca or sharegpt (default: by their names)"
+    )
+    text_column: str | None = Field(None, description="Column with the text to learn (default: `text`)")
     prompt_column: str | None = Field(None, description="Column that is read but not learned")
     completion_column: str | None = Field(None, description="Column that is learned after the prompt")
-    train_examples: Count = Field(200, description="Examples of the training split")
+    messages_column: str | None = Field(None, description="Column with conversations (default: `messages`)")
+    template: Literal["auto", "none"] = Field(
+        "auto", description="`auto` puts prompts into the model's chat template, `none` takes them as they are"
+    )
+    chat_template: str | None = Field(None, description="File with a chat template in place of the model's own")
+    learn: Learned = Field("assistant", description="What is learned: `assistant`'s turns, its `last` one, or `all`")
+    train_examples: Annotated[Count | Share | Literal["all"] | None, BeforeValidator(_number)] = Field(
+        None, description="Training examples: a number, a share or `all` (default: 200 of pydoc, else at most 2,000)"
+    )
     validation_examples: Count = Field(100, description="Examples that the search compares on")
     test_examples: Count = Field(100, description="Examples that the search never decides by")
-    max_length: Annotated[int, Field(ge=2)] = Field(128, description="Tokens per example")
+    max_length: Annotated[Annotated[int, Field(ge=2)] | Literal["auto"] | None, BeforeValidator(_number)] = Field(
+        None, description="Tokens per example, or `auto`: what 99 % of the rows have (default: 128 of pydoc, else auto)"
+    )
 
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
@@ -98,15 +131,19 @@ class DataChoices(Choices):
 
     def data_source(self) -> DataSource:
         """Return what the trials read."""
+        wanted = self.train_examples
+        if wanted is None and self.dataset == BUNDLED:
+            wanted = BUNDLED_EXAMPLES
+        length = BUNDLED_LENGTH if self.max_length is None and self.dataset == BUNDLED else self.max_length
+        names = {item.name for item in fields(DataSource)} & DataChoices.model_fields.keys()
+        same = names - {"train_examples", "max_length"}
         return DataSource(
-            dataset=self.dataset,
-            text_column=self.text_column,
-            prompt_column=self.prompt_column,
-            completion_column=self.completion_column,
-            train_examples=self.train_examples,
-            validation_examples=self.validation_examples,
-            test_examples=self.test_examples,
-            max_length=self.max_length,
+            **{name: getattr(self, name) for name in same},
+            train_examples=wanted if isinstance(wanted, int) else MOST_EXAMPLES,
+            train_share=1.0 if wanted == "all" else wanted if isinstance(wanted, float) else None,
+            keeps_quarters=not isinstance(wanted, int),
+            max_length=length if isinstance(length, int) else LARGEST_COUNT,
+            fits_length=not isinstance(length, int),
         )
 
 

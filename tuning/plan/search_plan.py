@@ -46,9 +46,10 @@ class SearchPlan(
                 f"{Baseline.name}, or give --confirm-seeds 0"
             )
         self._check_learning_rates()
-        if self.batch_size > self.train_examples:
+        source = self.data_source()
+        if not source.keeps_quarters and self.batch_size > source.train_examples:
             raise ValueError(
-                f"--batch-size {self.batch_size}: more than --train-examples {self.train_examples}; lower it"
+                f"--batch-size {self.batch_size}: more than --train-examples {source.train_examples}; lower it"
             )
         return self
 

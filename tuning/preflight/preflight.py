@@ -4,13 +4,21 @@ import logging
 import math
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from analysis.results.messages import has_secret
 from strategies import STRATEGIES, RankAllocation, RankBudget, allocate
 from strategies.official import OFFICIAL
-from trainables.data.splits import corpus_sha256, load_splits, read_documents
+from trainables.data import lengths
+from trainables.data.formats import Document
+from trainables.data.preparation import Prepared, prepare
+from trainables.data.source import DataSource
+from trainables.data.splits import corpus_sha256
 from trainables.models import base_model, files, hub
 from trainables.models.base_model import Shape
 from trainables.models.coverage import Coverage
@@ -19,6 +27,8 @@ from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
 
 log = logging.getLogger(__name__)
+RESOLVED = ("train_examples", "validation_examples", "test_examples", "max_length")
+FLOAT_BYTES, SHORTEST = 4, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +40,16 @@ class Preflight:
         workload: What all trials share, evidence still missing.
         corpus_sha256: Digest of all texts of the data set.
         allocations: Strategy or experiment name -> its first allocation; None where it is not known beforehand.
+        data: What is said of the data; see ``trainables.data.lengths``.
+        has_verdict: Whether there are test documents enough for one.
     """
 
     shape: Shape
     workload: Workload
     corpus_sha256: str
     allocations: dict[str, RankAllocation | None]
+    data: Mapping[str, Any] = field(default_factory=dict)
+    has_verdict: bool = True
 
     @property
     def measurements(self) -> tuple[str, ...]:
@@ -44,9 +58,12 @@ class Preflight:
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
     @property
-    def pinned(self) -> dict[str, str | None]:
+    def pinned(self) -> dict[str, Any]:
         """What a saved plan adds to the choices, so that the same model and texts are used when it is repeated."""
+        source = self.workload.data
         return {
+            **{name: getattr(source, name) for name in RESOLVED},
+            **({} if self.has_verdict else {"confirm_seeds": 0}),
             "corpus_sha256": self.corpus_sha256,
             "model_revision": hub.commit_of(self.workload.model),
             "dataset_revision": hub.commit_of(self.workload.data.dataset),
@@ -78,14 +95,21 @@ def check(plan: SearchPlan) -> Preflight:
     shape = replace(shape, coverage=plan.targets.among(shape.coverage))
     if files.check_weights(model):
         base_model.check_fit(model)
-    if shape.context.tokens is not None and plan.max_length > shape.context.tokens:
+    if shape.context.tokens is not None and isinstance(plan.max_length, int) and plan.max_length > shape.context.tokens:
         raise ValueError(f"--max-length {plan.max_length}: give at most {shape.context.tokens}, {shape.context.why}")
     workload = plan.workload(_budget(plan, shape))
-    workload = replace(workload, model=model, data=replace(workload.data, dataset=dataset), coverage=shape.coverage)
-    digest = corpus_sha256(read_documents(workload.data))
+    source = replace(workload.data, dataset=dataset, **_pinned_others(workload.data))
+    prepared = prepare(source, model, _longest(plan, shape, source))
+    workload = replace(workload, model=model, data=prepared.source, coverage=shape.coverage)
+    digest = _digest(prepared)
     if plan.corpus_sha256 not in {None, digest}:
         raise ValueError(f"--corpus-sha256 {plan.corpus_sha256}: the texts of {plan.dataset} have {digest}")
-    splits = load_splits(workload.data, workload.model)
+    if plan.batch_size > prepared.source.train_examples:
+        raise ValueError(
+            f"--batch-size {plan.batch_size}: more than the {prepared.source.train_examples} training examples that "
+            f"{plan.dataset} has; lower it"
+        )
+    splits = prepared.splits
     largest = max(max(e.input_ids) for split in (splits.train, splits.validation, splits.test) for e in split)
     if largest >= shape.vocabulary:
         raise ValueError(
@@ -97,7 +121,35 @@ def check(plan: SearchPlan) -> Preflight:
     workload = replace(workload, model=here, base=base_model.identity(here), splits=splits)
     log.info("base %s of %d parameters, %d sites; texts %s", workload.base, shape.params, len(shape.sites), digest)
     log.info("%s, %d steps a trial", workload.budget, workload.steps)
-    return Preflight(shape, workload, digest, _allocations(plan, shape, workload))
+    data = lengths.data_facts(prepared)
+    for line in data["words"]:
+        log.info("%s", line)
+    enough = lengths.enough_to_test(prepared, plan.test_examples)
+    return Preflight(shape, workload, digest, _allocations(plan, shape, workload), data, enough)
+
+
+def _pinned_others(source: DataSource) -> dict[str, Any]:
+    return {f"{split}_dataset": hub.pinned("dataset", name, None) for split, name in source.others.items()}
+
+
+def _longest(plan: SearchPlan, shape: Shape, source: DataSource) -> int:
+    """Return the most tokens that an example may have: what context and memory allow, if the data are to decide."""
+    if not source.fits_length:
+        return source.max_length
+    fitting = psutil.virtual_memory().available // 2 // (token_bytes(shape) * plan.batch_size)
+    return min(max(int(fitting), SHORTEST), shape.context.tokens or source.max_length)
+
+
+def token_bytes(shape: Shape) -> int:
+    """Return about how much memory a token takes in training: inputs and outputs of all matrices, and its logits."""
+    return FLOAT_BYTES * (2 * sum(site.d_in + site.d_out for site in shape.sites) + shape.vocabulary)
+
+
+def _digest(prepared: Prepared) -> str:
+    """Return the digest of all texts, and of the template that was given for them."""
+    template = prepared.source.chat_template
+    given = [Document("", Path(template).read_text(encoding="utf-8"))] if template else []
+    return corpus_sha256([*prepared.corpus.all_documents, *given])
 
 
 def with_coverage(plan: SearchPlan, checked: Preflight, coverage: Coverage) -> Preflight:

@@ -1,19 +1,35 @@
 """What a plan would do, and what it would take."""
 
+import json
+import time
+from typing import Any
+
 import click
+import torch
 
 from strategies import STRATEGIES
+from trainables.data import lengths
+from trainables.models.base_model import load_tokenizer
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
 from tuning.preflight import disk_space
 from tuning.preflight.always_plain import always_plain, in_words
-from tuning.preflight.preflight import Preflight
+from tuning.preflight.preflight import FLOAT_BYTES, Preflight, token_bytes
+
+SHOWN = 600
+"""Characters of the example that fit beside the rest on a screen."""
 
 
-def show(plan: SearchPlan, checked: Preflight) -> None:
-    """Print the resolved plan, the budget, each strategy's first allocation and the cost."""
-    click.echo(plan.model_dump_json(indent=2))
-    click.echo(f"\nbudget: {checked.workload.budget.params:,} of {checked.shape.params:,} base parameters")
+def show(plan: SearchPlan, checked: Preflight, as_json: bool = False) -> None:
+    """Print what is chosen and read, each strategy's first allocation and the cost; as JSON, with keys of its own."""
+    plan = plan.model_copy(update=checked.pinned)
+    if as_json:
+        click.echo(json.dumps(_content(plan, checked), ensure_ascii=False))
+        return
+    click.echo(f"plan: {json.dumps(plan.model_dump(mode='json', exclude_defaults=True), ensure_ascii=False)}")
+    say_data(plan, checked)
+    click.echo(f"first example, what is learned in {''.join(lengths.LEARNED)}:\n{_example(checked)}")
+    click.echo(f"budget: {checked.workload.budget.params:,} of {checked.shape.params:,} base parameters")
     click.echo(str(checked.shape.coverage))
     if plan.searches_budget:
         smallest = checked.workload.budget.share(SMALLEST_SHARE)
@@ -26,11 +42,77 @@ def show(plan: SearchPlan, checked: Preflight) -> None:
         click.echo(f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}")
     if plain := always_plain(plan.strategies, checked.workload):
         click.echo(in_words(plain))
+    _say_cost(plan, checked)
+
+
+def say_data(plan: SearchPlan, checked: Preflight) -> None:
+    """Print what of the data is used, and what becomes of the rest."""
+    for line in checked.data["words"]:
+        click.echo(line)
+    if not checked.has_verdict:
+        click.echo(
+            f"no verdict: {checked.data['documents']['test']} test documents, and it takes at least "
+            f"{lengths.FEWEST_TEST_DOCUMENTS}; nothing is confirmed"
+        )
+
+
+def _say_cost(plan: SearchPlan, checked: Preflight) -> None:
     again = plan.most_confirmations
     tokens = checked.token_estimate(plan.trials + again)
     trials = f"{plan.trials} trials and {again} confirmation runs"
     click.echo(f"cost: at most {trials} x {checked.workload.steps} steps, {tokens:,} tokens in all")
+    minutes, memory = _seconds(plan, checked) / 60, _memory_bytes(plan, checked) / 1e6
+    click.echo(f"time: about {minutes:,.0f} minutes at this machine's speed; memory: about {memory:,.0f} MB a process")
     click.echo(f"disk: about {disk_space.needed_bytes(plan, checked) / 1e6:,.0f} MB in {plan.runs_dir}")
+
+
+def _example(checked: Preflight) -> str:
+    text = lengths.marked(_first(checked), load_tokenizer(checked.workload.model))
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}"
+
+
+def _first(checked: Preflight) -> Any:
+    splits = checked.workload.splits
+    assert splits is not None  # a preflight has read them
+    return splits.train[0]
+
+
+def _content(plan: SearchPlan, checked: Preflight) -> dict[str, Any]:
+    example = _first(checked)
+    return {
+        **{name: checked.data[name] for name in ("rows", "used", "left_out", "tokens")},
+        "example": {
+            "ids": list(example.input_ids),
+            "labels": list(example.labels),
+            "text": load_tokenizer(checked.workload.model).decode(example.input_ids),
+        },
+        "allocations": {name: found and dict(found.ranks) for name, found in checked.allocations.items()},
+        "seconds": _seconds(plan, checked),
+        "memory_bytes": _memory_bytes(plan, checked),
+        "disk_bytes": disk_space.needed_bytes(plan, checked),
+    }
+
+
+def _seconds(plan: SearchPlan, checked: Preflight) -> float:
+    """Return about how long the training takes if one trial follows the other: six operations a weight and token."""
+    tokens = checked.token_estimate(plan.trials + plan.most_confirmations)
+    return 6 * checked.shape.params * tokens / _operations_a_second()
+
+
+def _operations_a_second(size: int = 512, times: int = 8) -> float:
+    factor = torch.ones(size, size, device="cuda" if torch.cuda.is_available() else "cpu")
+    began = time.perf_counter()
+    for _ in range(times):
+        factor = factor @ factor / size
+    factor.sum().item()  # waits for a GPU
+    return float(2 * size**3 * times / (time.perf_counter() - began))
+
+
+def _memory_bytes(plan: SearchPlan, checked: Preflight) -> int:
+    """Return about what a process takes that trains: the base, a batch's values, and adapters with their gradients."""
+    batch = token_bytes(checked.shape) * plan.batch_size * checked.workload.data.max_length
+    adapters = 4 * FLOAT_BYTES * checked.workload.budget.params * plan.trials_per_pack
+    return FLOAT_BYTES * checked.shape.params + batch + adapters
 
 
 def _compact(ranks: list[int]) -> str:

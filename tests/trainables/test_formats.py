@@ -1,0 +1,119 @@
+"""What columns mean is recognised by their names, or said by a flag, or refused."""
+
+import json
+
+import pytest
+
+from trainables.data.corpus import read_corpus, read_documents
+from trainables.data.formats import Document
+from trainables.data.source import DataSource
+
+USER, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
+CHAT = Document(json.dumps([USER]), json.dumps([ANSWER]), "chat")
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A function that writes rows to a file and returns its name."""
+
+    def write(*rows):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("row", "document"),
+    [
+        ({"text": "So."}, Document("", "So.")),
+        ({"prompt": "Why?", "completion": "So."}, Document("Why?", "So.", "pair")),
+        ({"prompt": [USER], "completion": [ANSWER]}, Document(json.dumps([USER]), json.dumps([ANSWER]), "turns")),
+        ({"messages": [USER, ANSWER]}, CHAT),
+        ({"messages": json.dumps([USER, ANSWER])}, CHAT),
+        ({"messages": [{**USER, "name": None}, ANSWER]}, CHAT),
+        (
+            {"messages": [USER, ANSWER], "tools": [{"name": "f"}]},
+            Document(CHAT.prompt, CHAT.text, "chat", '[{"name": "f"}]'),
+        ),
+        ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}, CHAT),
+        ({"conversations": [USER, ANSWER]}, CHAT),
+        ({"instruction": "Why?", "output": "So.", "input": ""}, Document('["Why?", ""]', "So.", "alpaca")),
+        ({"instruction": "Why?", "output": "So."}, Document('["Why?", ""]', "So.", "alpaca")),
+        ({"instruction": "Why?", "output": "So.", "input": "x"}, Document('["Why?", "x"]', "So.", "alpaca")),
+    ],
+)
+def test_a_format_is_recognised_by_its_columns(row, document, table):
+    assert read_documents(DataSource(dataset=table({**row, "id": 7}))) == [document]
+
+
+def test_two_formats_that_fit_are_refused_by_naming_the_flag_and_a_flag_decides(table):
+    path = table({"text": "all", "instruction": "Why?", "output": "So."})
+    with pytest.raises(ValueError, match="fit text and alpaca; say which with --data-format text or alpaca"):
+        read_documents(DataSource(dataset=path))
+    assert read_documents(DataSource(dataset=path, text_column="text")) == [Document("", "all")]
+    assert read_documents(DataSource(dataset=path, data_format="alpaca"))[0].form == "alpaca"
+    pairs = DataSource(dataset=path, prompt_column="text", completion_column="output")
+    assert read_documents(pairs) == [Document("all", "So.", "pair")]
+
+
+def test_a_column_of_conversations_may_have_any_name(table):
+    assert read_documents(DataSource(dataset=table({"chat": [USER, ANSWER]}), messages_column="chat")) == [CHAT]
+
+
+def test_no_format_names_the_columns_and_the_flags(table):
+    with pytest.raises(ValueError, match="it has question, answer: name what is to be learned with --text-column"):
+        read_documents(DataSource(dataset=table({"question": "a", "answer": "b"})))
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"messages": [USER, {"role": "assistant"}]}, "row 2 has no message with role and content"),
+        ({"messages": "Why? So."}, "row 2 has no list of messages but Why"),
+        ({"messages": [1]}, "row 2 has no message with role and content but 1"),
+    ],
+)
+def test_a_row_that_is_no_conversation_is_named(row, problem, table):
+    with pytest.raises(ValueError, match=problem):
+        read_documents(DataSource(dataset=table({"messages": [USER, ANSWER]}, row)))
+
+
+def test_messages_beside_text_are_refused(table):
+    with pytest.raises(ValueError, match="row 1 has messages in one of its two columns and text in the other"):
+        read_documents(DataSource(dataset=table({"prompt": [USER], "completion": "So."})))
+
+
+def test_what_is_left_out_is_counted_by_its_reason(table):
+    rows = [{"messages": [USER, ANSWER]}] * 3 + [{"messages": [USER]}, {"messages": None}, {"id": 1}]
+    rows.append({"messages": [USER, {"role": "assistant", "content": ""}]})
+    corpus = read_corpus(DataSource(dataset=table(*rows)))
+    assert corpus.documents == [CHAT]
+    assert corpus.rows == 7
+    assert corpus.left_out == {
+        "no turn of an assistant": 1, "null in 'messages'": 2, "no text to learn": 1, "a row again": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"text_column": "a", "prompt_column": "b", "completion_column": "c"},
+        {"messages_column": "a", "text_column": "b"},
+        {"text_column": "a", "data_format": "alpaca"},
+        {"chat_template": "a", "template": "none"},
+        {"dataset": "a.txt", "text_column": "b"},
+        {"dataset": "pydoc", "learn": "all"},
+        {"dataset": "pydoc", "validation_dataset": "a"},
+    ],
+)
+def test_choices_that_contradict_each_other_are_refused(choices):
+    with pytest.raises(ValueError, match="--"):
+        DataSource(**{"dataset": "a.jsonl", **choices})
+
+
+def test_a_plan_that_was_saved_with_the_text_column_beside_prompts_is_still_one(table):
+    path = table({"text": "x", "a": "Why?", "b": "So."})
+    source = DataSource(dataset=path, text_column="text", prompt_column="a", completion_column="b")
+    assert read_documents(source) == [Document("Why?", "So.", "pair")]

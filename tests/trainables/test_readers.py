@@ -1,0 +1,182 @@
+"""Files are read as they are: as Python's own csv and json read them, and by the characters that stand in them."""
+
+import csv
+import gzip
+import io
+import json
+from collections import Counter
+
+import pandas as pd
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.data.corpus import read_corpus, read_documents
+from trainables.data.readers import read_table, text_of
+from trainables.data.source import DataSource
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+NAMES = st.lists(st.sampled_from(["text", "a;b", "c,d", 'e"f', "é\u2028", "g\nh"]), min_size=2, max_size=4, unique=True)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | CELLS,
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(CELLS, values, max_size=3),
+    max_leaves=6,
+)
+
+
+def table(path):
+    return read_table(path, lambda column: True)
+
+
+def texts(path, **choices):
+    return [document.text for document in read_documents(DataSource(dataset=str(path), **choices))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tables")
+
+
+@given(data=st.data(), names=NAMES, quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]))
+def test_every_csv_is_read_as_pythons_csv_reads_it_and_only_empty_cells_are_null(folder, data, names, quoting):
+    rows = data.draw(st.lists(st.lists(CELLS, min_size=len(names), max_size=len(names)), min_size=1, max_size=5))
+    file = io.StringIO(newline="")
+    csv.writer(file, quoting=quoting).writerows([names, *rows])
+    path = folder / "table.csv"
+    path.write_bytes(file.getvalue().encode())
+    known = list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))
+    assert table(path).rows == [{name: cell for name, cell in row.items() if cell} for row in known]
+
+
+@given(rows=st.lists(st.dictionaries(CELLS, VALUES, min_size=1), min_size=1, max_size=5), ascii=st.booleans())
+def test_every_json_is_read_as_pythons_json_reads_it(folder, rows, ascii):
+    for name, content in (
+        ("table.jsonl", "\n".join(json.dumps(row, ensure_ascii=ascii) for row in rows)),
+        ("table.json", json.dumps(rows, ensure_ascii=ascii, indent=1)),
+    ):
+        (folder / name).write_bytes(content.encode())
+        known = [{name: value for name, value in row.items() if value is not None} for row in rows]
+        assert table(folder / name).rows == known
+        assert set(table(folder / name).columns) == {name for row in rows for name in row}
+
+
+@given(lines=st.lists(CELLS.filter(lambda text: "\n" not in text and not text.endswith("\r")), min_size=1))
+def test_a_line_of_a_txt_file_is_what_a_line_feed_ends(folder, lines):
+    path = folder / "lines.txt"
+    for end in ("\n", "\r\n"):
+        path.write_bytes("".join(line + end for line in lines).encode())
+        assert [row.get("", "") for row in table(path).rows] == [lines[0].removeprefix("\ufeff"), *lines[1:]]
+
+
+def test_words_that_mean_null_elsewhere_and_numbers_are_texts_of_a_csv(tmp_path):
+    cells = ["None", "NA", "null", "nan", "N/A", "NULL", "00003", "3.10", "false", "4", "2024-01-04", " x "]
+    path = tmp_path / "cells.csv"
+    path.write_text("id,text\n" + "\n".join(f"{number},{cell}" for number, cell in enumerate(cells)) + "\n99,\n")
+    assert texts(path) == cells
+    assert read_corpus(DataSource(dataset=str(path))).left_out == {"null in 'text'": 1}
+    assert read_corpus(DataSource(dataset=str(path))).rows == len(cells) + 1
+
+
+def test_a_json_value_is_the_characters_that_stand_in_the_file(tmp_path):
+    path = tmp_path / "values.jsonl"
+    path.write_text(
+        "\n".join(f'{{"text": {value}}}' for value in ('"2024-01-04"', '"00003"', "3.10", "1e5", "-7", "false", "null"))
+    )
+    assert texts(path) == ["2024-01-04", "00003", "3.10", "1e5", "-7", "false"]
+
+
+def test_signs_that_end_a_line_elsewhere_end_none_of_a_txt_file(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_bytes("one\u2028two\n three\x0cfour \nfive\x85six\rseven\r\n\neight".encode())
+    assert texts(path) == ["one\u2028two", " three\x0cfour ", "five\x85six\rseven", "eight"]
+    assert read_corpus(DataSource(dataset=str(path))).left_out == {"no text to learn": 1}
+
+
+def test_every_kind_of_file_gives_the_same_texts_in_a_folder_packed_or_by_a_pattern(tmp_path):
+    lines = ["one fish", "two; fish", "3.0"]
+    rows = [{"text": line, "other": 1} for line in lines]
+    contents = {
+        "a.txt": "\n".join(lines),
+        "a.jsonl": "\n".join(map(json.dumps, rows)),
+        "a.json": json.dumps(rows),
+        "b.json": "\n".join(map(json.dumps, rows)),
+        "c.json": json.dumps({"version": 1, "data": rows}),
+        "a.csv": 'text,other\none fish,1\n"two; fish",1\n3.0,1\n',
+        "b.csv": 'text;other\n"one fish";1\n"two; fish";1\n3.0;1\n',
+        "a.tsv": "text\tother\none fish\t1\ntwo; fish\t1\n3.0\t1\n",
+    }
+    paths = []
+    for name, content in contents.items():
+        for path in (tmp_path / name, tmp_path / f"{name}.gz"):
+            path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
+            paths.append(path)
+    (tmp_path / "a.parquet").touch()
+    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl.zst").write_bytes(pyarrow.Codec("zstd").compress(contents["a.jsonl"].encode(), asbytes=True))
+    for path in (*paths, tmp_path / "a.parquet", tmp_path / "a.jsonl.zst", tmp_path, tmp_path / "*.[jc]s*"):
+        assert texts(path) == lines, path
+    everything = read_corpus(DataSource(dataset=str(tmp_path)))
+    assert (everything.rows, everything.left_out) == (18 * 3, {"a row again": 17 * 3})
+
+
+def test_a_column_of_mixed_types_that_nobody_wants_and_brackets_in_a_path_are_no_obstacle(tmp_path):
+    folder = tmp_path / "data [v1]*"
+    folder.mkdir()
+    for name, content in (
+        ("a.jsonl", '{"text": "x", "meta": 1}\n{"text": "y", "meta": {"a": []}}\n{"text": "z", "meta": "w"}'),
+        ("a.csv", "text,meta\nx,1\ny,{}\nz,w\n"),
+        ("a.txt", "x\ny\nz"),
+    ):
+        (folder / name).write_text(content)
+        assert texts(folder / name) == ["x", "y", "z"]
+    pd.DataFrame({"text": ["x"], "picture": [b"\0"]}).to_parquet(folder / "a.parquet")
+    assert texts(folder / "a.parquet") == ["x"]
+
+
+def test_a_packed_file_that_is_cut_off_is_named(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "x"}' * 99)[:-9])
+    with pytest.raises(ValueError, match="cannot be unpacked") as caught:
+        read_documents(DataSource(dataset=str(path)))
+    assert str(path) in str(caught.value)
+
+
+def test_a_wrong_file_of_a_folder_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}')
+    (tmp_path / "b.jsonl").write_text('{"text": "x"}\n{')
+    with pytest.raises(ValueError, match=r"b\.jsonl: cannot be read \(line 2: no JSON"):
+        read_documents(DataSource(dataset=str(tmp_path)))
+
+
+def test_a_number_knows_its_characters_and_is_a_number(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": 3.10}')
+    number = table(path).rows[0]["text"]
+    assert (number, text_of(number), json.dumps(number)) == (3.1, "3.10", "3.1")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,text\nx,y\n")
+    with pytest.raises(ValueError, match="two columns are called 'text'"):
+        read_documents(DataSource(dataset=str(path)))
+
+
+def test_rows_of_two_files_are_counted_and_left_out_of_training(tmp_path):
+    for name, lines in (("train", "abcdeff"), ("validation", "bxc"), ("test", "cyz")):
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    source = DataSource(
+        dataset=str(tmp_path / "train.txt"),
+        validation_dataset=str(tmp_path / "validation.txt"),
+        test_dataset=str(tmp_path / "test.txt"),
+    )
+    corpus = read_corpus(source)
+    assert [document.text for document in corpus.documents] == ["a", "d", "e", "f"]
+    assert {split: [d.text for d in documents] for split, documents in corpus.others.items()} == {
+        "validation": ["b", "x"], "test": ["c", "y", "z"],
+    }  # fmt: skip
+    assert Counter(corpus.left_out) == {
+        "also in --validation-dataset": 1, "also in --test-dataset": 2, "a row again": 1,
+    }  # fmt: skip
+    assert corpus.rows == 7

@@ -1,0 +1,106 @@
+"""What of a conversation is learned is certain, or the data are refused."""
+
+import importlib.resources
+import json
+
+import pytest
+
+from tests.trainables.test_trl import CHATML, CHATS, MARKED, make_tokenizer, message
+from trainables.data.corpus import read_documents
+from trainables.data.lengths import marked
+from trainables.data.source import DataSource
+from trainables.data.splits import Example
+from trainables.data.templates import Encoder
+
+QUESTION, THOUGHT = message("user", "fox?"), message("assistant", "<think>\nhm\n</think>\n\njumps")
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """A function that returns a row's text with brackets around what is learned."""
+
+    def show(row, model_template, way="nothing", **choices):
+        path = tmp_path / "rows.jsonl"
+        path.write_text(json.dumps(row))
+        source, tokenizer = DataSource(dataset=str(path), **choices), make_tokenizer(way, model_template)
+        tokens = Encoder(source, tokenizer).tokens(read_documents(source)[0])
+        return marked(Example(tuple(tokens.input_ids), tuple(tokens.labels)), tokenizer)
+
+    return show
+
+
+def known(name):
+    return (importlib.resources.files("trl") / "chat_templates" / f"{name}.jinja").read_text()
+
+
+@pytest.mark.parametrize(
+    ("learn", "text"),
+    [
+        ("assistant", "<|im_start|>user\nthe fox?<|im_end|>\n<|im_start|>assistant\n⟦jumps over<|im_end|>\n⟧"
+         "<|im_start|>user\nso<|im_end|>\n<|im_start|>assistant\n⟦dog<|im_end|>\n⟧"),
+        ("last", "<|im_start|>user\nthe fox?<|im_end|>\n<|im_start|>assistant\njumps over<|im_end|>\n"
+         "<|im_start|>user\nso<|im_end|>\n<|im_start|>assistant\n⟦dog<|im_end|>\n⟧"),
+        ("all", "⟦<|im_start|>user\nthe fox?<|im_end|>\n<|im_start|>assistant\njumps over<|im_end|>\n"
+         "<|im_start|>user\nso<|im_end|>\n<|im_start|>assistant\ndog<|im_end|>\n⟧"),
+    ],
+)  # fmt: skip
+def test_what_is_learned_of_a_conversation(learn, text, shown):
+    row = {"messages": [*CHATS[0], message("user", "so"), message("assistant", "dog")]}
+    assert shown(row, CHATML, learn=learn) == text
+    begun = text.replace("⟦<", "⟦<s><") if learn == "all" else f"<s>{text}"
+    by_marks = begun if learn == "all" else begun.replace("\n⟧", "⟧\n")  # which leave out the line feed
+    assert shown(row, MARKED, learn=learn) == by_marks
+
+
+def test_an_empty_thought_before_the_last_turn_alone_is_no_doubt(shown):
+    row = {"messages": [QUESTION, message("assistant", "jumps"), message("user", "so"), message("assistant", "dog")]}
+    assert shown(row, known("qwen3")) == (
+        "<|im_start|>user\nfox?<|im_end|>\n<|im_start|>assistant\n⟦jumps<|im_end|>\n⟧"
+        "<|im_start|>user\nso<|im_end|>\n<|im_start|>assistant\n⟦<think>\n\n</think>\n\ndog<|im_end|>\n⟧"
+    )
+
+
+def test_a_template_that_drops_earlier_thoughts_is_refused_unless_only_the_last_turn_is_learned(shown):
+    row = {"messages": [QUESTION, THOUGHT, message("user", "so"), THOUGHT]}
+    with pytest.raises(ValueError, match=r"cannot be told from the rest by the chat template.*--learn last"):
+        shown(row, known("qwen3"))
+    assert shown(row, known("qwen3"), learn="last").endswith("⟦<think>\nhm\n</think>\n\njumps<|im_end|>\n⟧")
+    assert shown({"messages": [QUESTION, THOUGHT]}, known("qwen3")).endswith(
+        "⟦<think>\nhm\n</think>\n\njumps<|im_end|>\n⟧"
+    )
+
+
+def test_a_template_that_refuses_a_conversation_or_does_not_exist_is_one_line(shown, tmp_path):
+    with pytest.raises(ValueError, match=r"the chat template refuses a conversation .*system"):
+        shown({"messages": [message("system", "x"), *CHATS[0]]}, "{{ raise_exception('no system role') }}")
+    with pytest.raises(ValueError, match="has no chat template; give --chat-template FILE"):
+        shown({"messages": CHATS[0]}, None)
+    with pytest.raises(ValueError, match="leave --template none out"):
+        shown({"messages": CHATS[0]}, CHATML, template="none")
+    with pytest.raises(ValueError, match=r"--chat-template absent\.jinja: .*give a file with a Jinja template"):
+        shown({"messages": CHATS[0]}, None, chat_template="absent.jinja")
+
+
+def test_a_template_of_a_file_is_used_in_place_of_the_models(shown, tmp_path):
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m['content'] }}</s>{% endfor %}")
+    text = shown({"messages": CHATS[0]}, CHATML, chat_template=str(tmp_path / "own.jinja"))
+    assert text == "the fox?</s>⟦jumps over</s>⟧"
+
+
+def test_marks_that_mark_nothing_are_refused(shown):
+    with pytest.raises(ValueError, match="its generation marks mark none"):
+        shown({"messages": CHATS[0]}, "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'x' %}"
+              "{% generation %}{{ m['content'] }}{% endgeneration %}{% endif %}{% endfor %}")  # fmt: skip
+
+
+def test_tools_reach_the_template(shown):
+    template = "{% if tools %}{{ tools[0]['name'] }}{% endif %}" + CHATML
+    assert shown({"messages": CHATS[0], "tools": [{"name": "quick"}]}, template).startswith("quick<|im_start|>")
+
+
+def test_a_completion_of_several_turns_is_learned_where_the_assistant_speaks(shown):
+    row = {"prompt": CHATS[2][:1], "completion": CHATS[2][1:]}
+    assert shown(row, CHATML) == (
+        "<|im_start|>user\ncall<|im_end|>\n<|im_start|>assistant\n⟦f(1)<|im_end|>\n⟧<|im_start|>tool\n2<|im_end|>\n"
+        "<|im_start|>assistant\n⟦it is 2<|im_end|>\n⟧"
+    )

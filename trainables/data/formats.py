@@ -1,0 +1,229 @@
+"""What the columns of a table mean: rows in, documents out."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trainables.data.readers import Table, text_of
+from trainables.data.source import DataSource, Format
+
+COLUMNS: dict[Format, tuple[str, ...]] = {
+    "text": ("text",),
+    "pairs": ("prompt", "completion"),
+    "messages": ("messages",),
+    "alpaca": ("instruction", "output"),
+    "sharegpt": ("conversations",),
+}
+"""Format -> the columns by which it is recognised."""
+USED_BESIDE = ("input", "tools")
+ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "observation": "tool", "function_call": "assistant"}
+"""ShareGPT's names of roles -> those that chat templates know."""
+ASSISTANT = "assistant"
+Form = Literal["bundled", "text", "pair", "alpaca", "turns", "chat"]
+EMPTY, DUPLICATE, UNANSWERED = "no text to learn", "a row again", "no turn of an assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A row that may not be split between training and test.
+
+    Args:
+        prompt: What precedes the learned text; empty for plain text. Rows of one prompt are in one split.
+        text: The learned text.
+        form: How both are to be read. ``turns`` is a pair of lists of messages, ``chat`` a list of them cut before the
+            first answer, ``alpaca`` has instruction and input as its prompt: all as JSON.
+        tools: The tools of a conversation, as JSON; empty if it has none.
+    """
+
+    prompt: str
+    text: str
+    form: Form = "text"
+    tools: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A table's format and the columns that it has it in."""
+
+    format: Format
+    columns: tuple[str, ...]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flag of each column, for messages."""
+        by_format = {"text": ("--text-column",), "pairs": ("--prompt-column", "--completion-column")}
+        return by_format.get(self.format, ("--messages-column",) if len(self.columns) == 1 else ("", ""))
+
+
+def is_wanted(source: DataSource, column: str) -> bool:
+    """Return True if a column of that name may have to be read."""
+    known = {name for columns in COLUMNS.values() for name in columns}
+    return column in {*known, *USED_BESIDE, *_named(source)}
+
+
+def _named(source: DataSource) -> tuple[str, ...]:
+    named = (source.text_column, source.prompt_column, source.completion_column, source.messages_column)
+    return tuple(name for name in named if name is not None)
+
+
+def layout_of(source: DataSource, columns: Sequence[str]) -> Layout:
+    """Return the format of a table with such columns.
+
+    Raises:
+        ValueError: None fits, or several do, or a column that was named is not there.
+    """
+    chosen = _chosen(source)
+    if chosen is not None:
+        for flag, name in zip(chosen.flags, chosen.columns, strict=True):
+            if name not in columns:
+                raise ValueError(f"no column {name!r}{f' ({flag})' if flag else ''}; it has {', '.join(columns)}")
+        return chosen
+    fitting = [name for name, needed in COLUMNS.items() if set(needed) <= set(columns)]
+    if not fitting:
+        flags = "--text-column, --prompt-column and --completion-column, or --messages-column"
+        raise ValueError(
+            f"no column 'text', 'messages', 'prompt' and 'completion', 'instruction' and 'output', or 'conversations'; "
+            f"it has {', '.join(columns)}: name what is to be learned with {flags}"
+        )
+    if len(fitting) > 1:
+        raise ValueError(
+            f"its columns fit {' and '.join(fitting)}; say which with --data-format {' or '.join(fitting)}"
+        )
+    return Layout(fitting[0], COLUMNS[fitting[0]])
+
+
+def _chosen(source: DataSource) -> Layout | None:
+    if source.prompt_column and source.completion_column:
+        return Layout("pairs", (source.prompt_column, source.completion_column))
+    if source.messages_column:
+        return Layout(source.data_format or "messages", (source.messages_column,))
+    if source.text_column:
+        return Layout("text", (source.text_column,))
+    return Layout(source.data_format, COLUMNS[source.data_format]) if source.data_format else None
+
+
+def documents_of(source: DataSource, table: Table, left_out: Counter[str]) -> Iterator[Document]:
+    """Yield a table's documents; what is left out is counted by its reason.
+
+    Args:
+        source: What was asked for.
+        table: What the file has.
+        left_out: Reason -> rows; added to.
+
+    Raises:
+        ValueError: The format is not clear, or a row does not have it.
+    """
+    if not table.columns:
+        layout, rows = Layout("text", ("",)), table.rows
+    else:
+        layout, rows = layout_of(source, table.columns), table.rows
+    _check_not_all_null(layout, rows)
+    for number, row in enumerate(rows, 1):
+        document = _document(layout, row, number)
+        if isinstance(document, Document):
+            yield document
+        else:
+            left_out[document] += 1
+
+
+def _check_not_all_null(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> None:
+    for flag, name in zip(layout.flags, layout.columns, strict=False):
+        if name and rows and all(name not in row for row in rows):
+            shown = f" ({flag})" if flag else ""
+            raise ValueError(f"the column {name!r}{shown} is null in all {len(rows):,} rows; give another")
+
+
+def _document(layout: Layout, row: Mapping[str, Any], number: int) -> Document | str:
+    """Return a row's document, or why it has none."""
+    if null := next((name for name in layout.columns if name not in row), None):
+        return f"null in {null!r}"
+    if layout.columns == ("",) and not row:
+        return EMPTY
+    cells = [row[name] for name in layout.columns]
+    if layout.format in {"messages", "sharegpt"}:
+        return _conversation(cells[0], row, number)
+    if layout.format == "pairs" and any(isinstance(cell, list) for cell in cells):
+        return _turns(cells, row, number)
+    texts = [_text(cell, number, flag) for cell, flag in zip(cells, layout.flags, strict=False)]
+    if not texts[-1].strip():
+        return EMPTY
+    if layout.format == "alpaca":
+        given = _text(row.get("input", ""), number, "input")
+        return Document(json.dumps([texts[0], given], ensure_ascii=False), texts[1], "alpaca")
+    return Document("", texts[0]) if layout.format == "text" else Document(texts[0], texts[1], "pair")
+
+
+def _text(cell: Any, number: int, flag: str) -> str:
+    try:
+        return text_of(cell)
+    except ValueError as error:
+        raise ValueError(f"row {number:,} has no text{f' ({flag})' if flag else ''} {error}") from error
+
+
+def _conversation(cell: Any, row: Mapping[str, Any], number: int) -> Document | str:
+    messages = _messages(cell, number)
+    answers = [index for index, message in enumerate(messages) if message["role"] == ASSISTANT]
+    if not answers:
+        return UNANSWERED
+    if not any(message.get("content") or message.get("tool_calls") for message in messages[answers[0] :]):
+        return EMPTY
+    return Document(_json(messages[: answers[0]]), _json(messages[answers[0] :]), "chat", _tools(row, number))
+
+
+def _turns(cells: Sequence[Any], row: Mapping[str, Any], number: int) -> Document | str:
+    if not all(isinstance(cell, list) for cell in cells):
+        raise ValueError(
+            f"row {number:,} has messages in one of its two columns and text in the other; make both alike"
+        )
+    prompt, completion = (_messages(cell, number) for cell in cells)
+    if not completion or not any(message.get("content") or message.get("tool_calls") for message in completion):
+        return EMPTY
+    return Document(_json(prompt), _json(completion), "turns", _tools(row, number))
+
+
+def _messages(cell: Any, number: int) -> list[dict[str, Any]]:
+    """Return messages with ``role`` and ``content``; what is null in them is not there."""
+    try:
+        content = json.loads(cell) if isinstance(cell, str) else cell
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, list):
+        raise ValueError(f"row {number:,} has no list of messages but {str(cell)[:40]}; correct the file")
+    return [_message(message, number) for message in content]
+
+
+def _message(message: Any, number: int) -> dict[str, Any]:
+    wrong = f"row {number:,} has no message with role and content but {str(message)[:60]}; correct the file"
+    if not isinstance(message, Mapping):
+        raise ValueError(wrong)
+    made = {_KEYS.get(str(key), str(key)): _plain(value) for key, value in message.items() if value is not None}
+    role, content = made.get("role"), made.get("content", "")
+    if not isinstance(role, str) or not isinstance(content, str | list) or not {"content", "tool_calls"} & made.keys():
+        raise ValueError(wrong)
+    return {"role": ROLES.get(role, role), **{key: value for key, value in made.items() if key != "role"}}
+
+
+_KEYS = {"from": "role", "value": "content"}
+
+
+def _plain(value: Any) -> Any:
+    """Leave out what is null inside: a column of Arrow has every key in every row."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _tools(row: Mapping[str, Any], number: int) -> str:
+    tools = row.get("tools")
+    if tools is None or tools == []:
+        return ""
+    try:
+        return _json(_plain(json.loads(tools) if isinstance(tools, str) else tools))
+    except ValueError as error:
+        raise ValueError(f"row {number:,} has no JSON in 'tools' but {str(tools)[:40]}; correct the file") from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
