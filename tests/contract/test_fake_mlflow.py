@@ -104,7 +104,11 @@ def test_a_start_that_comes_again_when_all_is_over_is_kept_the_same(carriers):
 def test_all_that_a_search_says_is_kept_the_same(carriers, simulated, small, tmp_path):
     flags = ("--num-samples", "4", "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", "2")
     assert main([*small, *flags, "--runs-dir", str(tmp_path), "--name", "first"]) == 0
-    events = [event for event in Outbox(tmp_path / "first").events() if event["kind"] != TARGET]
+    events = [
+        {**event, "path": str(tmp_path / "first" / event["path"])} if event["kind"] == "artifact" else event
+        for event in Outbox(tmp_path / "first").events()
+        if event["kind"] != TARGET
+    ]
     assert {event["kind"] for event in events} == {"start", "dataset", "metrics", "artifact", "end"}
     runs = both_keep_the_same(carriers, events)
     assert {runs[name]["parent"] for name in runs} == {None, PARENT, "confirm"}
