@@ -91,7 +91,7 @@ def run(handed_out, tiny_text, tmp_path):
             "test_examples": 4, "max_length": 32}  # fmt: skip
     (folder / "plan.json").write_text(json.dumps(plan))
     row = {"trial_id": "t001", "experiment_name": "a", "strategy": "baseline", "status": "finished",
-           "final_eval_loss": 3.0, "trainable_parameters": 8, "ranks": {"h.0.q": 1}, "alphas": {"h.0.q": 2.0}}  # fmt: skip
+           "final_eval_loss": 3.0, "ranks": {"h.0.q": 1}, "alphas": {"h.0.q": 2.0}}  # fmt: skip
     (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
     return folder
 
