@@ -106,7 +106,7 @@ INFO = RunInfo(
     evidence={"a": {"s": 1.0, "t": 2.0}, "b": {"s": 1.0, "t": 2.0}}, continued=["c"], changes=["e"], revision="r",
     shrink=[{"fraction": 1.0, "params": 100, "test_loss": 4.0}, {"fraction": 0.5, "params": 50, "test_loss": 4.1}],
     model_revision="f", dataset_revision="g", corpus_sha256="h", base_sha256="i", looks=2, budget_params=400,
-    search_id="j",
+    search_id="j", data={"words": ["k"]}, handed_out={"best_adapter": "l"},
 )  # fmt: skip
 TEXTS = [item.name for item in fields(RunInfo) if isinstance(getattr(INFO, item.name), str | list | dict)
          and item.name not in {"shrink", "base_losses"}]  # fmt: skip

@@ -251,7 +251,7 @@ def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(publish.pictures, "drawn", lambda assessment, info: [])
     monkeypatch.setattr(trial_files.drawing, "save", lambda figure, path, kind: path.write_bytes(b"a picture"))
-    monkeypatch.setattr(trial_files.plots, "heatmaps", lambda allocations: None)
+    monkeypatch.setattr(trial_files, "plots", SimpleNamespace(heatmaps=lambda allocations: None))
 
 
 class Killed(BaseException):
