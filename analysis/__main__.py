@@ -1,6 +1,9 @@
 """A report from files: of one run, of several compared, or of any rows.
 
 python -m analysis RUN_DIR [RUN_DIR ...] [--output FILE], or python -m analysis --rows FILE --output FILE
+
+With --verdict it writes nothing and prints the verdict of a run as JSON; its exit status is 0 for an adaptive
+allocation, 10 for plain LoRA, 11 for undecided.
 """
 
 import datetime
@@ -13,6 +16,7 @@ from typing import Any
 
 import click
 
+from analysis.report import verdict_file
 from analysis.report.compare import Search
 from analysis.report.publish import publish, publish_comparison, publish_rows
 from analysis.results.confinement import check_folder
@@ -20,6 +24,7 @@ from analysis.results.messages import run_command
 from analysis.results.rows import ResultRow, read_rows, surviving_rows
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import assess
+from analysis.stats.recommendation import recommend
 
 
 @click.command(help=__doc__)
@@ -30,9 +35,12 @@ from analysis.stats.assessment import assess
     "--dataset-size", "train_examples", type=click.IntRange(min=1), help="Training examples, for the overview."
 )
 @click.option("--epochs", type=float, help="Epochs, for the overview.")
+@click.option("--verdict", is_flag=True, help="Print the verdict of RUN_DIR as JSON, and have it as the exit status.")
 def rebuild(  # noqa: D103  (its help is the docstring of the module)
-    run_dirs: tuple[Path, ...], rows: Path | None, output: Path | None, **overview: Any
-) -> None:
+    run_dirs: tuple[Path, ...], rows: Path | None, output: Path | None, verdict: bool, **overview: Any
+) -> int:
+    if verdict:
+        return _print_verdict(run_dirs, rows or output)
     if bool(run_dirs) == (rows is not None):
         raise ValueError("give either RUN_DIR or --rows FILE")
     if len(run_dirs) == 1:
@@ -56,6 +64,15 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
         given = {name: value for name, value in overview.items() if value is not None}
         (publish if rows is None else publish_rows)(search.assessment, replace(search.info, **given), output)
     click.echo(str(output))
+    return 0
+
+
+def _print_verdict(run_dirs: Sequence[Path], other: Path | None) -> int:
+    if len(run_dirs) != 1 or other is not None:
+        raise ValueError("--verdict: give one RUN_DIR, and neither --rows nor --output")
+    search = _read(run_dirs[0], "")
+    click.echo(verdict_file.text(search.assessment, search.info))
+    return verdict_file.EXIT_STATUSES[recommend(search.assessment).choice]
 
 
 def _read(run_dir: Path, generated: str) -> Search:

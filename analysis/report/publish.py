@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.report import compare, page, pictures, report
+from analysis.report import compare, page, pictures, report, verdict_file
 from analysis.results.atomic_write import replace_text
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
@@ -15,10 +15,12 @@ def publish(assessment: SearchAssessment, info: RunInfo, path: Path) -> None:
     Args:
         assessment: What the rows of the search say.
         info: What the report shows of the run and its rows do not have.
-        path: The Markdown file; ``figures/`` and the page, of the same name with ``.html``, go beside it.
+        path: The Markdown file; ``figures/``, ``verdict.json`` and the page, of the same name with ``.html``, go beside
+            it.
     """
     drawn_pictures = pictures.drawn(assessment, info)
     _write(report.render(assessment, info, drawn_pictures), drawn_pictures, path, folded_after=report.LAST_OF_SEED)
+    verdict_file.write(assessment, info, path.parent)
 
 
 def publish_rows(assessment: SearchAssessment, info: RunInfo, path: Path) -> None:

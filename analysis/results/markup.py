@@ -37,7 +37,7 @@ def plain(markdown: str) -> str:
 
 def code(text: object) -> Markdown:
     """Return a text as code in a line, between more backticks than it has."""
-    line = one_line(str(text))
+    line = one_line(str(text)) or " "  # nothing between two backticks is no code
     ticks = "`" * (1 + _longest_run("`", line))
     space = " " if "`" in line or line != line.strip() else ""
     return Markdown(f"{ticks}{space}{line}{space}{ticks}")

@@ -4,20 +4,23 @@ from pathlib import Path
 
 import click
 
+from analysis.results.messages import one_line
+from analysis.results.rows import ResultRow
 from analysis.stats.assessment import SearchAssessment
+from analysis.stats.recommendation import recommend
 from trainables.training.checkpoint import BEST, UNIFORM
 from tuning.plan.search_plan import SearchPlan
 from tuning.tracking import addresses, mlflow_client
 
 
 def show(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search_id: str) -> None:
-    """Print the best trial of every strategy and the commands that open each view."""
-    click.echo("\nBest finished trial of each strategy (evaluation loss):")
+    """Print the best trial of every strategy, the commands that open each view, and last what to use."""
+    click.echo("\nBest finished trial of each strategy (evaluation loss; a single run may be best by chance):")
     best = assessment.best_of_each
     ranked = sorted(best, key=lambda name: best[name].final_eval_loss or 0.0)
     for strategy in dict.fromkeys([*ranked, *(row.strategy for row in assessment.searched)]):
         row = best.get(strategy)
-        outcome = f"{row.final_eval_loss:.4f}  {row.trainable_parameters:,} parameters" if row else "none finished"
+        outcome = f"{row.final_eval_loss:.4f}{_parameters(row)}" if row else "none finished"
         click.echo(f"  {strategy:18} {outcome}")
     if assessment.answer:
         click.echo("\nVerdict on each strategy against plain LoRA (test loss, confirmation runs):")
@@ -32,6 +35,11 @@ def show(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search_
         click.echo(f"Optuna           optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
     ended = "ended with this search's own Ray; one that stays: ray start --head, then --ray-address auto"
     click.echo(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
+    click.echo("\n" + "\n".join(map(one_line, recommend(assessment).sentences)))
+
+
+def _parameters(row: ResultRow) -> str:
+    return "" if row.trainable_parameters is None else f"  {row.trainable_parameters:,} parameters"
 
 
 def adapter_lines(plan: SearchPlan, assessment: SearchAssessment) -> list[str]:

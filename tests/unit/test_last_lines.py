@@ -1,0 +1,19 @@
+"""The last lines of a search end with its answer, in the words of the report."""
+
+from analysis.report.answer import section
+from analysis.results.run_info import RunInfo
+from analysis.stats.recommendation import recommend
+from tests.fakes.rows import PLAIN, assess, run, runs
+from tuning.plan.search_plan import SearchPlan
+from tuning.results import summary
+
+
+def test_a_search_ends_with_the_three_sentences_of_its_report(capsys):
+    rows = [*PLAIN, *runs("linear_decay", 4.05, 4.149, 4.251)]
+    rows.append(run("baseline", 9, 4.0, phase="search", trainable_parameters=None))
+    summary.show(SearchPlan(name="one"), assess(rows), "", "")
+    last = capsys.readouterr().out.splitlines()[-4:]
+    assert last == ["", *recommend(assess(rows)).sentences]
+    assert last[1] == "Use plain LoRA, rank 2."
+    in_report = "\n".join(section(assess(rows), RunInfo("now")))
+    assert all(sentence in in_report for sentence in last)
