@@ -94,3 +94,25 @@ def test_of_a_hub_data_set_nothing_is_fetched_that_could_run(cache):
     assert not [name for name in ("data.pkl", "load.py", "x.tar", "x.npy") for p in HUB_FILES if fnmatch(name, p)]
     with pytest.raises(ValueError, match="org/absent"):
         read_documents(DataSource(dataset=f"org/absent@{OLD}"))
+
+
+def test_a_configuration_and_a_split_are_read_as_the_card_says_and_others_are_named(cache):
+    folder = cache / "datasets--org--texts" / "snapshots" / NEW
+    for name in ("a-train", "a-test", "b-train"):
+        (folder / f"{name}.csv").write_text(f"text\n00{name}\n")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: a\n  data_files:\n  - {split: train, path: a-train.csv}\n"
+        "  - {split: test, path: a-test.csv}\n- config_name: b\n  data_files: b-train.csv\n---\n"
+    )
+
+    def texts(**choices):
+        source = DataSource(dataset=f"org/texts@{NEW}", **choices)
+        return [document.text for document in read_documents(source)]
+
+    assert texts(dataset_config="a") == ["00a-train"]
+    assert texts(dataset_config="a", dataset_split="test") == ["00a-test"]
+    assert texts(dataset_config="b") == ["00b-train"]
+    with pytest.raises(ValueError, match="no split 'dev'; it has train, test: give --dataset-split"):
+        texts(dataset_config="a", dataset_split="dev")
+    with pytest.raises(ValueError, match="with --dataset-config"):
+        texts()
