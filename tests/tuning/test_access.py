@@ -97,7 +97,7 @@ def test_a_home_that_cannot_be_written_is_named_with_what_mends_it(tmp_path, mon
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    with pytest.raises(ValueError, match="set HOME to a folder that can be written.* RAY_AUTH_TOKEN_PATH") as caught:
+    with pytest.raises(ValueError, match=r"set HOME to a folder that can be written.* RAY_AUTH_TOKEN_PATH") as caught:
         access.provide_token()
     assert str(caught.value).startswith(
         f"{tmp_path / 'home' / '.ray' / 'auth_token'}: Ray's token cannot be made there"
