@@ -142,6 +142,13 @@ def test_the_raylet_of_this_machine_is_found(shared_ray):
 
 
 @pytest.mark.search
+def test_the_gcs_of_this_machine_is_found(shared_ray):
+    found = ray_compat.gcs()
+    assert found.name() == "gcs_server"
+    assert found.ppid() == os.getpid()
+
+
+@pytest.mark.search
 def test_a_process_is_at_work_while_it_runs_a_task_and_rays_agents_never_are(shared_ray, wait_for):
     title, worker = ray.get(ray.remote(lambda: (psutil.Process().cmdline()[0], os.getpid())).remote())
     assert ray_compat.is_at_work(title)

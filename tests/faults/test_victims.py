@@ -206,18 +206,21 @@ def test_real_packed_trials_survive_the_death_of_their_host(tree, around_restart
 
 @pytest.mark.process
 @pytest.mark.thorough
-def test_a_search_whose_raylet_dies_can_be_taken_up(tree):
+@pytest.mark.parametrize(("victim", "called"), [("raylet", "raylet"), ("gcs_server", "GCS")])
+def test_a_search_whose_raylet_or_gcs_dies_can_be_taken_up(tree, victim, called):
     tree.step_seconds = 0.02
     process = tree.new("raylet", *FLAGS, *LONG)
     _after_a_report(tree, process, "raylet")
     for child in process.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # once the raylet has ended, so do its workers
-            if child.name() == "raylet":
+            if child.name() == victim:
                 child.kill()
+    began = time.monotonic()
     status, _, errors = tree.done(process)
+    assert time.monotonic() - began < 30, "Ray itself notices the end of its GCS after a minute"
     (line,) = errors.splitlines()
     assert status == 5
-    assert line.startswith("Error: Ray has ended: ")
+    assert line.startswith(f"Error: Ray has ended: its {called} was killed")
     assert line.endswith(f"To go on: python tune.py --resume raylet --runs-dir {tree.runs}")
     status, _, errors = tree.done(tree.start("--resume", "raylet"))
     assert (status, errors) == (0, "")

@@ -91,6 +91,19 @@ def test_a_token_file_that_is_named_must_be_there(home, monkeypatch):
         access.provide_token()
 
 
+def test_a_home_that_cannot_be_written_is_named_with_what_mends_it(tmp_path, monkeypatch):
+    (tmp_path / "home").touch()  # whoever runs tests may be root, who can write to every folder
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(ValueError, match=r"set HOME to a folder that can be written.* RAY_AUTH_TOKEN_PATH") as caught:
+        access.provide_token()
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'home' / '.ray' / 'auth_token'}: Ray's token cannot be made there"
+    )
+
+
 def test_a_token_that_others_can_read_is_closed_to_them(home):
     token = home / ".ray" / "auth_token"
     token.parent.mkdir()

@@ -37,12 +37,26 @@ def check_dashboard(host: str) -> None:
 
 
 def provide_token() -> None:
-    """Make a token where Ray would make one, which it would write for all users to read."""
+    """Make a token where Ray would make one, which it would write for all users to read.
+
+    Raises:
+        ValueError: It cannot be made, or is not where it was said to be.
+    """
     path = _token_file()
-    if os.environ.get(MODE, "token").lower() != "token" or os.environ.get(TOKEN) or path.exists():
+    if os.environ.get(MODE, "token").lower() != "token" or os.environ.get(TOKEN) or os.path.exists(path):
         return
     if os.environ.get(TOKEN_PATH):
         raise ValueError(f"{TOKEN_PATH}={path}: no such file; write a token there, or unset it")
+    try:
+        _make_token(path)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: Ray's token cannot be made there ({error.strerror}); set HOME to a folder that can be written, "
+            f"or write a token elsewhere and name its file in {TOKEN_PATH}"
+        ) from error
+
+
+def _make_token(path: Path) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

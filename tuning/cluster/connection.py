@@ -54,7 +54,7 @@ def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
     try:
         if ours:
             end_what_is_left()
-        with _watching_the_raylet():
+        with _watching_ray():
             await_resources(plan)
             address, how = ray.get_runtime_context().gcs_address, "joined" if plan.ray_address else "of this search"
             log.info("Ray at %s (%s): %s", address, how, ray.cluster_resources())
@@ -72,16 +72,20 @@ def end_what_is_left() -> None:
 
 
 @contextmanager
-def _watching_the_raylet() -> Iterator[None]:
-    """End this process if the raylet of its node does: Ray would at its next request to it, without a word."""
-    raylet, over = ray_compat.raylet(), threading.Event()
+def _watching_ray() -> Iterator[None]:
+    """End this process if the raylet or the GCS of its machine does.
+
+    Ray would at its next request to the one without a word, and to the other after a minute of nothing.
+    """
+    processes, over = {"raylet": ray_compat.raylet(), "GCS": ray_compat.gcs()}, threading.Event()
 
     def watch() -> None:
         while not over.wait(WATCH_SECONDS):
-            if raylet is not None and not lives(raylet):
-                leave_because("Ray has ended: its raylet was killed, or crashed")
+            for name, process in processes.items():
+                if process is not None and not lives(process):
+                    leave_because(f"Ray has ended: its {name} was killed, or crashed")
 
-    thread = threading.Thread(target=watch, name="raylet-watch", daemon=True)
+    thread = threading.Thread(target=watch, name="ray-watch", daemon=True)
     thread.start()
     try:
         yield

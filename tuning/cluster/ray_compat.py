@@ -85,6 +85,20 @@ def raylet() -> psutil.Process | None:
     return None
 
 
+def gcs() -> psutil.Process | None:
+    """Return the GCS, Ray's memory of the cluster, if it runs on this machine; None otherwise, or if it is hidden.
+
+    It is known by the session, whose name is in its command line as in that of the raylet.
+    """
+    node = raylet()
+    session = re.search(r"session_[0-9-]+_[0-9-]+_[0-9_]+", " ".join(node.cmdline())) if node is not None else None
+    for process in psutil.process_iter(["name", "cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if session is not None and process.info["name"] == "gcs_server" and session[0] in command:
+            return process
+    return None
+
+
 def is_at_work(title: str) -> bool:
     """Return True if a process of this title runs a task or an actor: Ray's own, and idle ones, have other titles."""
     services = (

@@ -51,6 +51,8 @@ class Output:
         if self._is_lost:
             return
         self._is_lost = True
+        if self._stream.closed:  # by whoever opened it; a library has kept this from an earlier search
+            return
         reason = getattr(error, "strerror", None) or str(error)
         line = f"{self._name} cannot be written ({reason}); the search goes on without it"
         with contextlib.suppress(OSError, ValueError):  # what waits in its buffer would fail again, as Python ends

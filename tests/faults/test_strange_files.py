@@ -1,0 +1,118 @@
+"""Whatever somebody else's run folder says: it is used or refused in one line, and no other file is touched by it."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from analysis.__main__ import main as analysis
+from analysis.results import journal
+from tests.fakes import mlflow
+from tuning.cli import main
+from tuning.tracking.__main__ import command as replay
+
+PLANTED = "planted-3c1f"
+FILES = ("plan.json", "facts.json", "rows.jsonl", "record.jsonl", "mlflow-outbox.jsonl", "mlflow-state.json")
+ODD = st.sampled_from(
+    [
+        "{planted}", "../../../mine.txt", "../mine.txt", "![a]({planted})", "file://{planted}", "<img src='{planted}'>",
+        2**63, 10**400, -(10**30), 1e308, -1e308, 5e-324, 0, -1, True, None, "", "x" * 5000, "\0\x1b[2J\ud800", [], {},
+        [[]], {"": 0}, {"a": {"b": "c"}}, [None], ["{planted}"], "nan", "1e999", "parent", "baseline", "confirm",
+    ]
+)  # fmt: skip
+STRANGE = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@st.composite
+def changes(draw):
+    """A line, a way into it, what stands there instead, and whether its checksum is made to fit."""
+    return draw(st.integers(0, 40)), draw(st.lists(st.integers(0, 30), min_size=1, max_size=4)), draw(ODD)
+
+
+def changed(path, change, planted):
+    """Replace a value somewhere in a file of JSON, or of lines of it, and seal the line again."""
+    number, way, odd = change
+    odd = json.loads(json.dumps(odd).replace("{planted}", str(planted)))
+    lines = (
+        path.read_text().splitlines() if path.name != "plan.json" and path.name != "facts.json" else [path.read_text()]
+    )
+    value = json.loads(lines[number % len(lines)])
+    is_sealed = value.pop(journal.CHECKSUM, None) is not None
+    value = _replaced(value, way, odd)
+    lines[number % len(lines)] = journal.sealed(value) if is_sealed and isinstance(value, dict) else json.dumps(value)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _replaced(value, way, odd):
+    if not way or not isinstance(value, dict | list) or not value:
+        return odd
+    keys = sorted(value) if isinstance(value, dict) else range(len(value))
+    key = keys[way[0] % len(keys)]
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[key] = _replaced(value[key], way[1:], odd)
+    return copy
+
+
+@pytest.fixture
+def strange(left, tmp_path, monkeypatch, capsys, simulated):
+    """A function that changes a file of a copied run, does something with it, and sees that nothing else is touched."""
+    planted = tmp_path / "mine.txt"
+    planted.write_text(PLANTED)
+
+    def attempt(name, change, do):
+        folder = tmp_path / "runs" / "first"
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        shutil.copytree(left, folder)
+        changed(folder / name, change, planted)
+        capsys.readouterr()
+        status = do(folder)
+        errors = capsys.readouterr().err
+        mlflow.cut_off()
+        assert status in {0, 2, 3, 4, 5} or (status == 1 and "Error: " in errors), (status, errors)
+        assert "Traceback" not in errors
+        assert len([line for line in errors.splitlines() if line.startswith("Error")]) == (status not in {0, 3})
+        assert planted.read_text() == PLANTED
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "runs"]
+        texts = [path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()]
+        assert not any(PLANTED.encode() in text for text in texts), "a file outside was read into one inside"
+        sent = [run.artifacts for runs in simulated.values() for run in runs.values()]
+        assert not any("mine.txt" in names for names in sent)
+
+    def run(command, *arguments):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        return command()
+
+    attempt.run = run
+    return attempt
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+@STRANGE
+@given(change=changes())
+def test_a_report_is_made_of_a_strange_run_or_it_is_refused(strange, name, change):
+    strange(name, change, lambda folder: strange.run(analysis, folder))
+
+
+@pytest.mark.parametrize("name", FILES[4:])
+@STRANGE
+@given(change=changes())
+def test_a_strange_outbox_is_sent_from_within_the_run_or_refused(strange, name, change):
+    strange(name, change, lambda folder: strange.run(replay, "replay", folder, "--to", "http://127.0.0.1:9"))
+
+
+@pytest.mark.search
+@pytest.mark.parametrize("name", FILES)
+@STRANGE
+@given(change=changes())
+def test_a_strange_search_goes_on_or_is_refused(strange, name, change):
+    strange(name, change, lambda folder: _resumed(folder))
+
+
+def _resumed(folder: Path) -> int:
+    return main(["--resume", folder.name, "--runs-dir", str(folder.parent), "--margin", "0.5", "--allow-changes"])
