@@ -1,6 +1,7 @@
 """The winner's adapter as others read it: named as people name matrices, and with one rank and one scale."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from trainables.models.base_model import BaseModel, save_tokenizer
 from trainables.spec import Workload
 from trainables.training.checkpoint import BEST, UNIFORM
 from trainables.training.inputs import base_of, splits_of
+
+CHAT_TEMPLATE = "chat_template.jinja"
+"""File of a tokenizer that Transformers reads its template from."""
 
 
 def write_all(workload: Workload, adapter: Path, output: Path) -> float:
@@ -27,8 +31,10 @@ def write_all(workload: Workload, adapter: Path, output: Path) -> float:
         The mean loss per learned token of the validation split, in nats.
     """
     base, trained = base_of(workload), peft_adapter.read_folder(adapter)
-    write(workload.model, named_shortly(base, trained), output / BEST)
-    write(workload.model, uniform(base, trained), output / UNIFORM)
+    for form, name in ((named_shortly(base, trained), BEST), (uniform(base, trained), UNIFORM)):
+        write(workload.model, form, output / name)
+        if workload.data.chat_template is not None:  # in place of the model's own
+            shutil.copyfile(workload.data.chat_template, output / name / CHAT_TEMPLATE)
     return exact_loss(base, trained, splits_of(workload).validation, workload.micro_batch)
 
 

@@ -139,9 +139,10 @@ def close_tracking(run: Run, in_time: bool = True) -> None:
     else:
         arrived = run.sink.close(most_seconds=SHORT_PATIENCE_SECONDS)
     if not arrived:
+        to = f" --to {run.plan.mlflow_uri}" if run.plan.mlflow_uri else ""
         click.echo(
             f"MLflow misses {run.sink.outbox.remaining()} events; once it is back: "
-            f"python -m tuning.tracking replay {summary.typed(run.plan.run_dir)}",
+            f"python -m tuning.tracking replay {summary.typed(run.plan.run_dir)}{to}",
             err=True,
         )
 
