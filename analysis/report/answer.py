@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from analysis.results.markup import Markdown, fenced, inline, table
 from analysis.results.rows import ResultRow
-from analysis.results.run_info import RunInfo
+from analysis.results.run_info import RunInfo, in_words
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.ranking import best_run
@@ -101,6 +101,12 @@ def _seconds(runs: Sequence[ResultRow]) -> str:
 
 
 def _loading(info: RunInfo) -> list[str]:
+    """Return the code that loads the adapter; if that could not be verified, where it is instead, and why."""
+    if info.handed_out and ADAPTER not in info.handed_out:
+        return [
+            f"Its adapter is not to be used: {inline(name)}, {inline(in_words(seen))}."
+            for name, seen in info.handed_out.items()
+        ]
     base = "BASE" if info.model is None else BUNDLED.get(info.model, info.model)
     revision = "" if info.model_revision is None else f", revision={info.model_revision!r}"
     source = [

@@ -9,7 +9,7 @@ from scipy import stats
 
 from analysis.results.markup import code, fenced, inline, table
 from analysis.results.rows import STATUSES, ResultRow
-from analysis.results.run_info import RunInfo
+from analysis.results.run_info import RunInfo, in_words
 from analysis.results.trial_config import Status
 from analysis.stats import ranking
 
@@ -82,7 +82,7 @@ def cost(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
     notes += [f"- **Matrices:** {inline(info.coverage)}"] if info.coverage else []
     if info.always_plain:
         notes += [f"- **Nothing but plain LoRA on these matrices:** {inline(', '.join(info.always_plain))}"]
-    notes += [f"- **Handed out:** {inline(name)}, {inline(_reloaded(seen))}" for name, seen in info.handed_out.items()]
+    notes += [f"- **Handed out:** {inline(name)}, {inline(in_words(seen))}" for name, seen in info.handed_out.items()]
     notes += [f"- **Resource event:** {inline(event)}" for event in info.resource_events]
     notes += _wall_time(info.seconds)
     restarts = {row.experiment_name: row.restarts for row in rows if row.restarts}
@@ -91,13 +91,6 @@ def cost(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
         names = ", ".join(code(name) + (f" {count} times" if count > 1 else "") for name, count in restarts.items())
         notes += [f"- **Taken up again after a failure:** {total} restart{'s' if total > 1 else ''}, of {names}"]
     return [*lines, *notes, ""] if notes else lines
-
-
-def _reloaded(seen: float | str) -> str:
-    """Return what plain Transformers and PEFT made of an adapter's folder."""
-    if isinstance(seen, str):
-        return seen
-    return f"loaded by plain Transformers and PEFT alone: {seen:.5f} nats per token on the validation split"
 
 
 def _wall_time(seconds: Mapping[str, float]) -> list[str]:

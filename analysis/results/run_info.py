@@ -123,6 +123,13 @@ def planned(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in _part(PLAN, plan).items() if value is not None}
 
 
+def in_words(seen: float | str) -> str:
+    """Return what became of an adapter that was handed out, a value of ``handed_out``, in words."""
+    if isinstance(seen, str):
+        return seen
+    return f"loaded by plain Transformers and PEFT alone: {seen:.5f} nats per token on the validation split"
+
+
 def _part(file: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name, its_file in FILES.items() if its_file == file and name in values}
 

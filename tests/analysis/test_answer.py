@@ -104,3 +104,12 @@ def test_what_praises_single_runs_says_so(rows):
     text = report(rows)
     assert "These are the best single runs of the search" in text.partition("## Best Performers")[2][:200]
     assert "compare nothing" in text.partition("## Strategy Rankings")[2][:300]
+
+
+def test_an_adapter_that_could_not_be_verified_is_not_to_be_loaded():
+    rows = [run(strategy, seed, 4.0 + seed / 10) for strategy in ("baseline", "empirical") for seed in (1, 2)]
+    sound = report(rows, handed_out={"best_adapter": 4.0, "best_adapter_uniform": 4.0})
+    assert "from_pretrained(base, 'best_adapter')" in sound
+    text = report(rows, handed_out={"best_adapter_unverified": 4.1, "best_adapter_uniform": 4.0})
+    assert "from_pretrained(base," not in text
+    assert "not to be used: best_adapter_unverified, loaded by plain Transformers and PEFT alone: 4.10000 nats" in text
