@@ -12,7 +12,7 @@ from typing import Any
 from analysis.results import journal
 from analysis.results.atomic_write import replace_text
 from analysis.results.confinement import check_name
-from analysis.results.strict_json import MOST, is_count, is_number, parsed
+from analysis.results.strict_json import LARGEST_NUMBER, MOST, is_count, is_number, parsed
 from analysis.results.trial_config import Phase, Status, TrialConfig
 
 STATUSES = tuple(status for status in Status if status != Status.RUNNING)
@@ -99,7 +99,7 @@ class ResultRow:
         object.__setattr__(self, "phase", Phase(self.phase))
         for name in NUMBERS:
             value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
+            if value is not None and not abs(value) < LARGEST_NUMBER:
                 raise ValueError(f"{name} must be finite or unknown, got {value}")
 
     @property
@@ -242,7 +242,7 @@ def _check_ranks(ranks: Mapping[str, Any], alphas: Mapping[str, Any]) -> None:
         raise ValueError("ranks must map names to numbers, none of them below 0")
     if not all(is_number(alpha) for alpha in alphas.values()):
         raise ValueError("alphas must map names to numbers")
-    if lacking := [name for name, rank in ranks.items() if rank and name not in alphas]:
+    if alphas and (lacking := [name for name, rank in ranks.items() if rank and name not in alphas]):
         raise ValueError(f"alphas must have every matrix with a rank, {lacking[0][:40]!r} too")
 
 

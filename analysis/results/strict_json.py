@@ -1,10 +1,11 @@
 """JSON as files of a run have it: numbers are finite and of 64 bits, whatever Python would take."""
 
 import json
-import math
 from typing import Any, NoReturn
 
 MOST = 2**63
+LARGEST_NUMBER = 1e300
+"""From here on, products of numbers are infinite."""
 DIGITS = 20
 
 
@@ -26,8 +27,8 @@ def is_count(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Return True for a finite number; truth is none."""
-    return is_count(value) or (isinstance(value, float) and math.isfinite(value))
+    """Return True for a finite number that can still be multiplied; truth is none."""
+    return is_count(value) or (isinstance(value, float) and abs(value) < LARGEST_NUMBER)
 
 
 def _integer(digits: str) -> int:
@@ -37,7 +38,7 @@ def _integer(digits: str) -> int:
 
 
 def _number(digits: str) -> float:
-    if not math.isfinite(value := float(digits)):
+    if not abs(value := float(digits)) < LARGEST_NUMBER:
         raise ValueError(f"the number {digits[:DIGITS]} is too large")
     return value
 

@@ -79,11 +79,11 @@ def test_an_interval_takes_texts_in_where_all_runs_know_theirs():
     assert "No number of seeds would tell" in legend
 
 
-def test_the_report_has_the_seeds_sections_about_the_search_and_then_the_verdict():
+def test_the_report_has_the_verdict_and_then_the_seeds_sections_about_the_search():
     rows = [run("empirical", 0, 3.0, phase="search"), run("baseline", 0, 4.0, phase="search"), *PLAIN]
     text = report([*rows, *runs("empirical", 4.001, 4.1, 4.199)])
     assert "- **Total Experiments:** 2" in text
-    assert text.index("## Key Findings") < text.index("## Verdict") < text.index("## Winner")
+    assert text.index("## Verdict") < text.index("## Key Findings") < text.index("## Winner")
     assert "3. **Adaptive vs Baseline:** Empirical: tie" in text
     assert "from seeds 1, 2, 3," in text
     assert "trials empirical 1 (1 in full), baseline 1 (1 in full)" in text
