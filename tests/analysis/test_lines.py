@@ -11,11 +11,7 @@ from analysis.results import journal
 values = st.dictionaries(
     st.text(max_size=5).filter(lambda name: name != journal.CHECKSUM),
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers(1 - 2**63, 2**63 - 1)
-        | st.floats(-1e299, 1e299)
-        | st.text(),
+        st.none() | st.booleans() | st.integers(1 - 2**63, 2**63 - 1) | st.floats(-1e299, 1e299) | st.text(),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
         max_leaves=5,
     ),

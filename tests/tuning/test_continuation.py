@@ -251,6 +251,20 @@ def test_a_server_in_a_file_is_named_from_the_root(tmp_path, monkeypatch):
     assert (plan.model, plan.dataset) == ("bundled", "pydoc")
 
 
+def test_every_file_of_a_plan_is_named_from_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b.jsonl", "c.jinja"):
+        (tmp_path / name).write_text("{}")
+    files = {
+        "dataset": "*.jsonl",
+        "validation_dataset": "b.jsonl",
+        "test_dataset": "a.jsonl",
+        "chat_template": "c.jinja",
+    }
+    plan = absolute(SearchPlan(**files))
+    assert {name: getattr(plan, name) for name in files} == {name: f"{tmp_path}/{path}" for name, path in files.items()}
+
+
 SERVERS = {"mlflow_uri": "http://theirs:5000", "ray_address": "theirs:6379", "dashboard_host": "0.0.0.0"}
 
 

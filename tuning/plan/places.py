@@ -1,5 +1,6 @@
 """Where a plan's files, folders and servers are: on this machine, and on that of whoever made the plan."""
 
+import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,14 @@ from tuning.plan.search_plan import SearchPlan
 
 PLACES = ("runs_dir", "mlflow_uri", "ray_address", "dashboard_host")
 """Choices of folders and servers, which say nothing about what is searched."""
+FILES = ("model", "dataset", "validation_dataset", "test_dataset", "chat_template")
+"""Choices that may be a file, a folder or a pattern of files."""
 SQLITE = "sqlite:///"
 
 
 def absolute(plan: SearchPlan) -> SearchPlan:
     """Return a plan that means the same files wherever it is read; what is no file here stays as it is."""
-    files = {name: _absolute(getattr(plan, name)) for name in ("model", "dataset")}
+    files = {name: _absolute(getattr(plan, name)) for name in FILES}
     uri = plan.mlflow_uri
     if uri is not None and uri.startswith(SQLITE):
         uri = SQLITE + os.path.abspath(uri.removeprefix(SQLITE))
@@ -36,8 +39,10 @@ def without_places_of_others(config: str, values: Mapping[str, Any]) -> tuple[di
     return {name: value for name, value in values.items() if name not in PLACES}, left_out
 
 
-def _absolute(name: str) -> str:
-    return os.path.abspath(name) if name not in BUILT_IN and os.path.exists(name) else name
+def _absolute(name: str | None) -> str | None:
+    if name is None or name in BUILT_IN:
+        return name
+    return os.path.abspath(name) if os.path.exists(name) or glob.glob(name, recursive=True) else name
 
 
 def _is_of_a_run(values: Mapping[str, Any]) -> bool:
