@@ -128,6 +128,8 @@ def healthy(tmp_path_factory):
         for line in (run_dir / "mlflow-outbox.jsonl").read_text().splitlines():
             event = json.loads(line)
             del event["checksum"]
+            if event["kind"] == "artifact":
+                event["path"] = str(run_dir / event["path"])
             if event["kind"] != "target":
                 carrier.apply(event)
         return _stored(target.uri, search)
