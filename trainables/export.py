@@ -76,6 +76,7 @@ def convert(run_dir: Path, form: str, output: Path) -> int:  # noqa: D103  (its 
     shutil.rmtree(aside, ignore_errors=True)
     try:
         FORMS[form](model, adapter, aside)
+        forms.put_template(choices.get("chat_template"), aside)
         sound, seen = _seen(model, choices, adapter, aside, form)
         handed_out = output if sound else unverified
         if form != "merged":

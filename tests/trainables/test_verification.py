@@ -87,7 +87,9 @@ def run(handed_out, tiny_text, tmp_path):
     model, adapter, _ = handed_out
     folder = tmp_path / "run"
     shutil.copytree(adapter, folder / "best_adapter_unverified")
-    plan = {"model": model, "dataset": str(tiny_text), "train_examples": 8, "validation_examples": 4,
+    (tmp_path / "given.jinja").write_text("{{ messages[0].content }}")
+    plan = {"chat_template": str(tmp_path / "given.jinja"), "model": model,
+            "dataset": str(tiny_text), "train_examples": 8, "validation_examples": 4,
             "test_examples": 4, "max_length": 32}  # fmt: skip
     (folder / "plan.json").write_text(json.dumps(plan))
     row = {"trial_id": "t001", "experiment_name": "a", "strategy": "baseline", "status": "finished",
@@ -113,6 +115,7 @@ def test_what_a_stopped_search_left_is_verified_and_gets_its_name(run, monkeypat
     exec(code, outcome)  # as the card says
     assert outcome["model"].peft_config["default"].peft_type == "LORA"
     assert outcome["tokenizer"]("one two").input_ids
+    assert outcome["tokenizer"].chat_template == "{{ messages[0].content }}"
     status, _, errors = exported(run, "adapter", run / "best_adapter", monkeypatch, capsys)
     assert (status, errors.count("exists; give a folder that does not")) == (2, 1)
 

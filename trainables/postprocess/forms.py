@@ -33,9 +33,14 @@ def write_all(workload: Workload, adapter: Path, output: Path) -> float:
     base, trained = base_of(workload), peft_adapter.read_folder(adapter)
     for form, name in ((named_shortly(base, trained), BEST), (uniform(base, trained), UNIFORM)):
         write(workload.model, form, output / name)
-        if workload.data.chat_template is not None:  # in place of the model's own
-            shutil.copyfile(workload.data.chat_template, output / name / CHAT_TEMPLATE)
+        put_template(workload.data.chat_template, output / name)
     return exact_loss(base, trained, splits_of(workload).validation, workload.micro_batch)
+
+
+def put_template(chat_template: str | None, folder: Path) -> None:
+    """Put the template that a search was given, if any, into the place of the model's own."""
+    if chat_template is not None:
+        shutil.copyfile(chat_template, folder / CHAT_TEMPLATE)
 
 
 def write(model: str, adapter: Adapter, folder: Path) -> None:
