@@ -128,14 +128,19 @@ def test_code_of_a_model_is_never_asked_about_even_at_a_terminal(tiny_gpt2, tmp_
 
 
 def test_an_encoder_that_calls_itself_causal_is_found_out(tmp_path, tiny_tokenizer):
+    import torch
     from transformers import BertConfig, BertLMHeadModel
 
-    from trainables.models.base_model import load
+    from trainables.models.base_model import load, looks_back_only
 
     config = BertConfig(
         vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
-    BertLMHeadModel(config).save_pretrained(tmp_path)
+    for seed in range(20):  # small weights attend to little
+        torch.manual_seed(seed)
+        encoder = BertLMHeadModel(config).eval()
+        assert not looks_back_only(encoder)
+    encoder.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="see later ones"):
         load(str(tmp_path))

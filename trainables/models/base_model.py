@@ -223,12 +223,16 @@ def separable_head(network: Any) -> bool:
 
 @torch.inference_mode()
 def looks_back_only(network: Any) -> bool:
-    """Return True if a token's logits do not depend on later tokens: an encoder would learn to copy."""
+    """Return True if a token's logits do not depend on later tokens: an encoder would learn to copy.
+
+    Earlier tokens of 200 random encoders moved by 6e-4 to 5e-3 of what the last one did, those of causal models by
+    3e-7 at most (an expert's product rounds otherwise for fewer tokens).
+    """
     ids = _four_tokens(network)
     other = ids.clone()
     other[0, -1] = ids[0, 0]
     change = (network(ids).logits - network(other).logits).abs()
-    return bool(change[:, :-1].max() <= 1e-3 * change[:, -1].max())
+    return bool(change[:, :-1].max() <= 1e-5 * change[:, -1].max())
 
 
 @torch.inference_mode()
