@@ -3,7 +3,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 TWO_WORKERS := -n 2 --dist loadgroup
 
-.PHONY: tune test share ci test-all mutants smollm2 check bench soak
+.PHONY: tune test share ci test-all mutants smollm2 check lint types imports bench soak
 
 # Python compiles the modules that it imports, a small part of all, sooner than pip compiles all of them.
 .venv: constraints.txt pyproject.toml
@@ -39,10 +39,16 @@ mutants: .venv
 smollm2: .venv
 	$(BIN)/python -m tests.smollm2
 
-check: .venv
+check: lint types imports
+
+lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv
 	$(BIN)/mypy
+
+imports: .venv
 	$(BIN)/lint-imports
 
 bench: .venv

@@ -135,6 +135,7 @@ def _files(folder):
 
 
 @pytest.mark.search
+@pytest.mark.thorough
 def test_no_snapshot_of_rays_is_read(fake_hosts, small, told, tmp_path):
     flags = ("--num-samples", 2, "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", 0)
     assert told(*small, *flags, "--runs-dir", tmp_path, "--name", "snapshots")[0] == 0

@@ -106,6 +106,7 @@ def test_a_real_search_stops_and_goes_on_in_the_same_way(disk, tree, told):
 
 
 @pytest.mark.search
+@pytest.mark.thorough
 def test_a_disk_that_rays_own_files_find_full_stops_the_search_as_well(fake_hosts, told, small, tmp_path, monkeypatch):
     class Full(JsonLoggerCallback):
         def log_trial_result(self, iteration, trial, result):

@@ -117,7 +117,8 @@ def _harmful(tmp_path, device_breaks):
 
 
 @pytest.mark.search
-@pytest.mark.parametrize("device_breaks", [False, pytest.param(True, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("device_breaks", [False, True])
 def test_packed_trials_go_on_in_another_host_if_theirs_dies_or_its_device_breaks(
     together, tmp_path, around_restarts, device_breaks
 ):

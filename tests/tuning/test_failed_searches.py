@@ -45,6 +45,7 @@ def raising(trainable):
     return Raising
 
 
+@pytest.mark.thorough
 def test_trials_that_all_fail_leave_a_report_and_status_1_and_none_of_their_pickles_is_loaded(
     fake_hosts, small, four, tmp_path, monkeypatch, capfd, tracing_pickle
 ):

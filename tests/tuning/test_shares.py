@@ -73,6 +73,7 @@ def test_a_search_has_as_many_trials_at_a_time_as_fit_onto_what_ray_has(choices,
 
 
 @pytest.mark.search
+@pytest.mark.thorough
 def test_four_trials_share_two_cores_in_halves_and_a_fifth_waits(fake_hosts, small, tmp_path, monkeypatch):
     (met := tmp_path / "met").mkdir()
     monkeypatch.setattr(tuner, "PackedTrainable", meeting(PackedTrainable, met))
