@@ -218,6 +218,19 @@ def test_the_text_that_ray_tune_writes_of_an_error_tells_its_type_and_first_line
     assert ray_compat.cause_in(Path(trial.error_file).read_text()) == cause
 
 
+@pytest.mark.search
+def test_a_process_that_is_killed_is_told_from_one_that_raises(shared_ray, trial):
+    def end_at_once(_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    killed = ray.remote(type("Killed", (), {"end_at_once": end_at_once})).remote()
+    with pytest.raises(ActorDiedError) as raised:
+        ray.get(killed.end_at_once.remote())
+    trial.handle_error(raised.value)
+    cause = ray_compat.cause_in(Path(trial.error_file).read_text())
+    assert cause == "ActorDiedError: its process was killed or crashed; the kernel does so if memory runs out"
+
+
 def test_what_ray_tunes_loop_came_upon_is_the_context_of_its_error():
     """``tuning.lifecycle.stop.cause_of`` goes by that; Ray says no more of it than a traceback in the text."""
     actor, one, scheduled = object(), object(), {}

@@ -69,6 +69,20 @@ def test_a_form_that_others_measure_otherwise_is_not_called_by_its_name(search, 
     assert search()[0] == 6, "a complete search is left as it is, and so is its status"
 
 
+def test_a_base_that_was_changed_under_a_search_is_said(search, monkeypatch, tiny_gpt2, tmp_path):
+    model = shutil.copytree(tiny_gpt2, tmp_path / "model")
+
+    def changed(*_):
+        with (model / "model.safetensors").open("ab") as file:
+            file.write(b"\0")
+        return [VALIDATION_LOSS + 1, VALIDATION_LOSS]
+
+    monkeypatch.setattr(ray_tune.NoHosts, "reloaded_here", changed)
+    status, _, errors, _ = search("--model", model)
+    assert status == 6
+    assert errors.splitlines()[-1] == f"Error: --model {model}: its files have changed since the search began"
+
+
 def test_one_that_does_not_load_is_named_with_the_reason(search, monkeypatch):
     losses(monkeypatch, VALIDATION_LOSS, NotReloaded("ValueError: no such thing"))
     status, _, errors, folder = search()

@@ -8,7 +8,9 @@ import pytest
 from ray.exceptions import ActorDiedError, RaySystemError, RayTaskError
 from ray.tune.error import TuneError
 
-from tuning.lifecycle.stop import FULL, Stop
+from tuning.cluster import connection
+from tuning.lifecycle.stop import FULL, Stop, cause_of
+from tuning.plan.search_plan import SearchPlan
 
 ERROR = OSError(FULL[0], "No space left on device")
 IN_A_TRIAL = RayTaskError("Trainable.train", f"Traceback\nOSError: {ERROR}", ERROR)
@@ -65,3 +67,17 @@ def test_a_mistake_of_ours_is_not_blamed_on_ray(tmp_path):
     assert not stop.because_of(RayTaskError("Host.measure", "Traceback", KeyError("ours")))
     assert not stop.stop_all()
     assert stop.because_of(TuneError("Ray's own"))
+
+
+def test_a_ray_that_does_not_start_is_told_with_the_limit_that_it_met(monkeypatch, tmp_path):
+    def init(**_):
+        raise Exception("The current node\ntimed out.")  # as Ray does
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(connection.ray, "init", init)
+    monkeypatch.setattr(connection.resource, "getrlimit", lambda _: (6 * 2**30, 6 * 2**30))
+    with pytest.raises(connection.RayDidNotStart) as raised, connection.ray_for(SearchPlan()):
+        pass
+    told = cause_of(raised.value, "/a").text
+    assert told.startswith("Ray cannot go on (RayDidNotStart: The current node timed out. It may use 6.0 GiB of addr")
+    assert "ulimit -v unlimited" in told

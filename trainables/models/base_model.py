@@ -275,6 +275,11 @@ def identity(model: str) -> str:
     return digest.hexdigest()
 
 
+def has_changed(model: str, base: str) -> bool:
+    """Return True if a model's files are no longer those of which ``identity`` was ``base``."""
+    return identity.__wrapped__(model) != base
+
+
 def _sha256(path: Path) -> bytes:
     with path.open("rb") as file:  # a shard may be larger than the free memory
         return hashlib.file_digest(file, "sha256").digest()

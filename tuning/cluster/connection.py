@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import resource
 import threading
 import time
 import uuid
@@ -13,8 +14,10 @@ from typing import Any
 
 import click
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from analysis.results.messages import one_line
 from trainables.actors.host import lives
 from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
 from tuning.cluster import access, ray_compat
@@ -32,6 +35,10 @@ QUIET = {
 }
 log = logging.getLogger(__name__)
 PATIENCE_SECONDS, LOOK_SECONDS, WATCH_SECONDS = 600.0, 1.0, 0.2
+
+
+class RayDidNotStart(RayError):
+    """A Ray of our own does not come up."""
 
 
 @contextmanager
@@ -113,6 +120,8 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
             raise ValueError(
                 f"{folder}: too long for Ray's sockets; set {ray_compat.TEMPORARY} to a shorter folder"
             ) from error
+        except Exception as error:  # Ray raises just that if its processes do not answer in time
+            raise RayDidNotStart(f"{one_line(str(error))}{_limit_of_addresses()} Its logs: {folder}") from error
     if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
         raise ValueError(
             f"--dashboard-host {plan.dashboard_host}: the Ray at --ray-address {plan.ray_address} has its dashboard "
@@ -129,6 +138,14 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         raise ValueError(
             f"--ray-address {plan.ray_address}: no Ray answers there ({error}); if it wants a token: {access.HOW}"
         ) from error
+
+
+def _limit_of_addresses() -> str:
+    """Return, in words, what this process may have of addresses, of which Ray needs far more than of memory."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return f" It may use {limit / 2**30:.1f} GiB of addresses and reserves far more than it uses: ulimit -v unlimited."
 
 
 def await_resources(plan: SearchPlan) -> None:

@@ -142,6 +142,8 @@ def cause_in(told: str) -> str:
     frames = [number for number, line in enumerate(lines) if re.match(r'  File ".*", line \d', line)]
     after = [line for line in lines[frames[-1] if frames else 0 :] if not line.startswith((" ", "\t"))]
     cause = re.sub(r"^(\w+\.)+(?=\w+(:|$))", "", next(iter(after), "no message"))
+    if any("OOM killer" in line for line in lines):  # Ray's guess, deep in its text, if a process ends without a word
+        return f"{DIED}its process was killed or crashed; the kernel does so if memory runs out"
     died = any("The actor died" in line for line in lines) and not cause.startswith(DIED)
     return f"{DIED}{cause}" if died else cause
 

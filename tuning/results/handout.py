@@ -15,7 +15,7 @@ from analysis.results.messages import first_line
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
-from trainables.models.base_model import save_tokenizer
+from trainables.models.base_model import has_changed, save_tokenizer
 from trainables.postprocess.verification import NotReloaded, agree, in_words, loaded_from
 from trainables.training.checkpoint import BEST, UNIFORM, UNVERIFIED
 from tuning.cluster import hosting
@@ -136,6 +136,9 @@ def put(run: Run, forms: Forms, best: ResultRow, assessment: SearchAssessment, i
         else:
             click.echo(f"Error: {summary.typed(folder)}: not to be used, {in_words(forms.measured, loss)}", err=True)
     shutil.rmtree(forms.folder, ignore_errors=True)
+    workload = run.checked.workload
+    if any(name.endswith(UNVERIFIED) for name in forms.losses) and has_changed(workload.model, str(workload.base)):
+        click.echo(f"Error: --model {workload.model}: its files have changed since the search began", err=True)
 
 
 def put_unverified(run: Run, adapter: Path, best: ResultRow, assessment: SearchAssessment, info: RunInfo) -> None:
