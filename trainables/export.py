@@ -52,6 +52,7 @@ def uniform(model: str, adapter: Path, output: Path) -> None:
 
 def merged(model: str, adapter: Path, output: Path) -> None:
     """Write the base with the adapter added to its weights, and its tokenizer: a model that needs no PEFT."""
+    peft_adapter.read_folder(adapter)  # PEFT does more of what a configuration says than a stranger should ask for
     base = read_weights(model)  # not the cached one, since merging changes it
     wrapped: Any = PeftModel.from_pretrained(base, str(adapter))
     wrapped.merge_and_unload().save_pretrained(str(output))

@@ -18,7 +18,7 @@ from analysis.results.rank_patterns import looked_up
 from strategies import RankAllocation
 from strategies.base import Site
 from strategies.measurement import Initialize
-from trainables.adapters import WEIGHTS, naming
+from trainables.adapters import WEIGHTS, naming, saved_config
 from trainables.models.base_model import BaseModel
 from trainables.models.frozen_linear import FrozenLinear
 from trainables.spec import TrialSpec, Workload
@@ -123,16 +123,17 @@ def read_folder(folder: Path) -> Adapter:
     """Return the adapter that ``Adapter.save`` wrote, with the scales that PEFT would use, apart from any model.
 
     Raises:
-        ValueError: There is no configuration of LoRA in it.
+        ValueError: Its configuration is not of LoRA alone, or is of other tensors.
         OSError: A file is missing.
         SafetensorError: Its tensors cannot be read.
     """
-    config, tensors = peft.LoraConfig.from_pretrained(str(folder)), load_weights(folder)
+    config, tensors = saved_config.read(folder), load_weights(folder)
     factors = {
-        name: (tensors[key], tensors[key.replace(".lora_A.", ".lora_B.")])
+        name: (tensors[key], tensors.get(key.replace(".lora_A.", ".lora_B."), torch.empty(0, 0)))
         for key in tensors
         if (name := _site_of(key)) is not None
     }
+    saved_config.check_shapes(folder, config, factors)
     alphas = {name: looked_up(config.alpha_pattern, name, config.lora_alpha) for name in factors}
     return Adapter(config, factors, {name: alphas[name] / len(a) for name, (a, _) in factors.items()})
 
