@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tuning.plan.search_plan import SearchPlan
+
 ROOT = Path(__file__).parents[2]
 
 FLAGS = [
@@ -182,3 +184,11 @@ def test_a_real_process_says_one_line_too(arguments, culprit, given, tmp_path):
     assert len(done.stderr.splitlines()) == 1
     assert culprit.format(folder=given) in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_locale_that_reads_no_umlauts_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(
+        ValueError, match=r"this locale reads names as ascii: LC_ALL=C.UTF-8"):
+    ):
+        SearchPlan(model="/tmp/\udcc3\udc9c")

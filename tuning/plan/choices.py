@@ -1,6 +1,7 @@
 """The choices of a plan, by group: each with its flag's name, its default, and what it may be."""
 
 import re
+import sys
 import unicodedata
 from dataclasses import fields
 from pathlib import Path
@@ -32,7 +33,9 @@ def _check_text(text: str) -> None:
         )
     hidden = next((sign for sign in text if unicodedata.category(sign) in {"Cc", "Cs", "Zl", "Zp"}), None)
     if hidden is not None:
-        raise ValueError(f"must be printable UTF-8 text, has the character {hidden!r}")
+        encoding = sys.getfilesystemencoding()
+        locale = f" (this locale reads names as {encoding}: LC_ALL=C.UTF-8)" if encoding != "utf-8" else ""
+        raise ValueError(f"must be printable UTF-8 text, has the character {hidden!r}{locale}")
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken")
 
