@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from analysis.results.messages import one_line, run_command
 from tuning.lifecycle.output import unbreakable
-from tuning.lifecycle.process import CUT_OFF, NO_ROOM, collect_garbage_again, last_words
+from tuning.lifecycle.process import CUT_OFF, NO_ROOM, as_command, collect_garbage_again, last_words
 from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
 from tuning.plan.places import without_places_of_others
@@ -114,19 +114,31 @@ def command(
     # a resumed search has choices of its own, beside which these may be right or wrong
     plan = resolve_plan(config, given) if resume is None else None
     from tuning import pipeline
+    from tuning.callbacks.terminal import Terminal
     from tuning.lifecycle import search_log, stop  # torch and Ray take seconds to import; a wrong flag should not
+    from tuning.search_result import SearchStopped, Unusable
 
     collect_garbage_again()
     if verbose:
         click.get_current_context().with_resource(search_log.heard_by(search_log.TerminalLog()))
     try:
-        if plan is None:
-            return pipeline.resume(str(resume), choices(config, given), extend or 0, allow_changes)
-        return pipeline.dry_run(plan, json) if dry_run else pipeline.search(plan)
+        with as_command():
+            if plan is None:
+                changes = choices(config, given)
+                ended = pipeline.resume(
+                    str(resume), extend=extend or 0, allow_changes=allow_changes, observer=Terminal(), **changes
+                )
+                return ended.status or 0
+            if dry_run:
+                pipeline.dry_run(plan, json, Terminal())
+                return 0
+            return pipeline.search(plan, Terminal()).status or 0
+    except SearchStopped as error:
+        return error.status  # the terminal has said why
     except ValueError as error:
         if isinstance(error.__cause__, ValidationError):
             raise click.UsageError(_named(error.__cause__, config)) from error
-        if isinstance(error, pipeline.Unusable):
+        if isinstance(error, Unusable):
             raise click.UsageError(str(error)) from error
         raise
     except stop.OUTSIDE as error:

@@ -35,6 +35,11 @@ def first_line(error: BaseException, most: int = 200) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
 
 
+def to_stderr(line: str) -> None:
+    """Print a line on standard error, as it is."""
+    print(line, file=sys.stderr)
+
+
 def run_command(
     command: click.Command,
     arguments: Sequence[str] | None = None,

@@ -122,7 +122,7 @@ def test_a_dry_run_shows_plan_budget_allocations_and_cost_and_writes_nothing(
 @pytest.mark.parametrize("error", FULL)
 @pytest.mark.parametrize("flags", [["--resume", "first"], []])
 def test_a_disk_that_is_full_before_the_search_has_begun_is_one_line_and_status_4(error, flags, monkeypatch, capsys):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr("tuning.pipeline.search", full)
@@ -142,7 +142,7 @@ def test_a_disk_that_is_full_before_the_search_has_begun_is_one_line_and_status_
 def test_a_disk_or_a_ray_that_fails_before_the_search_has_begun_is_one_line_and_status_5(
     error, said, monkeypatch, capsys
 ):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr("tuning.pipeline.search", fail)
@@ -151,7 +151,7 @@ def test_a_disk_or_a_ray_that_fails_before_the_search_has_begun_is_one_line_and_
 
 
 def test_a_mistake_of_ours_is_not_blamed_on_ray(monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RayTaskError("Host.measure", "Traceback", KeyError("ours"))
 
     monkeypatch.setattr("tuning.pipeline.search", fail)
