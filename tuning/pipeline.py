@@ -13,7 +13,7 @@ from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import assess
 from trainables.actors.host_registry import Hosts
 from tuning.cluster import connection, hosting, node_check
-from tuning.lifecycle import process, search_log
+from tuning.lifecycle import output, process, search_log
 from tuning.lifecycle.search_log import FileLog
 from tuning.lifecycle.stop import Stop
 from tuning.lifecycle.timeline import Stage, Timeline
@@ -27,6 +27,7 @@ from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, summary
 from tuning.results.ending import RUNS_DIR as RUNS_DIR
 from tuning.results.ending import again, run_to_its_end
+from tuning.results.report_again import report_again
 from tuning.search_result import SearchResult, SearchStopped, Unusable
 from tuning.state import continuation, run_folder
 from tuning.state.record import Record
@@ -105,7 +106,7 @@ def resume(
     """Take a search up again and return what was found; one that is complete is left as it is.
 
     Args:
-        name: Of the search.
+        name: Of the search; ``latest`` is the newest.
         extend: Trials to add to it.
         allow_changes: Whether choices, libraries, texts and base may differ from what it began with.
         observer: Hears what happens.
@@ -114,6 +115,7 @@ def resume(
     Raises:
         Unusable: There is no such search, another process runs it, or something about it is different.
         SearchStopped: As of ``search``.
+        OSError: Another report of a finished search cannot be written.
     """
     with ExitStack() as stack:
         watch = stack.enter_context(_watched(observer, process.command_line() or f"resume({name!r})"))
@@ -123,6 +125,7 @@ def resume(
                     f"{', '.join(handed_over)}: a search that goes on has its own; give a path, or nothing"
                 )
             run_dir = continuation.folder_of(name, choices.get("runs_dir", RUNS_DIR))
+            name = run_dir.name
             stack.enter_context(continuation.locked(run_dir))
             record = Record(run_dir)
             before = continuation.saved_plan(record)
@@ -136,6 +139,9 @@ def resume(
             _refuse(name, changes, allow_changes)
             if record.exit_status is not None and not extend and not changes:
                 return _complete(plan, record, watch.observer)
+            may_report = not extend and continuation.are_of_the_report(changes)
+            if may_report and (result := report_again(plan, record, changes, watch.observer)) is not None:
+                return result
             process.leave_with(f"Stopped. To go on: {again(plan)}")
             watch.observer.planned(plan)
             checked = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
@@ -161,6 +167,7 @@ def _watched(observer: SearchObserver | None, command: str) -> Iterator[Watch]:
     guarded = Guarded(observer)
     with search_log.heard_by(FileLog(guarded.warned)) as log_file:
         log.info("%s, process %d", command, os.getpid())
+        output.log_losses()
         timeline = Timeline(Stage.IMPORTS, process.seconds_before_search(), entered=guarded.stage_began)
         timeline.enter(Stage.CHECKS)
         try:

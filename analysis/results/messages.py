@@ -57,7 +57,8 @@ def run_command(
         stopped: What to say after Ctrl-C.
     """
     try:
-        return int(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
+        helps = ["-h", "--help"]
+        return int(command.main(arguments, prog_name=name, standalone_mode=False, help_option_names=helps) or 0)
     except click.exceptions.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):

@@ -1,6 +1,7 @@
 """A search from a program: what it returns, what it prints, what it does to the process that asked for it."""
 
 import datetime
+import json
 import os
 import signal
 import subprocess
@@ -219,6 +220,7 @@ began = time.process_time()  # which other work on the machine does not lengthen
 import tuning
 seconds = time.process_time() - began
 assert not {"ray", "torch", "numpy", "pydantic", "pandas", "transformers"} & {*sys.modules}, [*sys.modules]
+import json
 import os
 assert os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] == "1"
 from tuning import SearchPlan, SearchObserver, SearchResult
@@ -259,3 +261,19 @@ def test_a_script_searches_for_real_off_its_main_thread(tiny_gpt2, tiny_text, tm
         capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "2 0 best_adapter\n", "")
+
+
+def test_another_margin_of_a_finished_search_is_another_report_without_ray(simulated, plan, monkeypatch):
+    first = search(plan(name="first", confirm_seeds=2, margin=0.002))
+
+    def refuse(*_):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("tuning.pipeline._ray", refuse)
+    with pytest.raises(ValueError, match=r"--margin is 0\.002, not 0\.003"):
+        resume("first", runs_dir=plan().runs_dir, margin=0.003)
+    again = resume("first", runs_dir=plan().runs_dir, margin=0.003, allow_changes=True)
+    assert len(again.trials) == len(first.trials)
+    assert json.loads((again.run_dir / "verdict.json").read_text())["margin"] == 0.003
+    assert "0.003" in (again.run_dir / "report.md").read_text()
+    assert resume("first", runs_dir=plan().runs_dir).status == 0, "it is as complete as before"

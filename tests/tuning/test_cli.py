@@ -11,29 +11,28 @@ import yaml
 from ray.exceptions import RaySystemError, RayTaskError
 
 from strategies import RankBudget
-from tuning.cli import extra_options, main, options, resolve_plan
+from tests import configuration
+from tuning.cli import main, resolve_plan
+from tuning.flags import STATUSES, extra_options, options
 from tuning.lifecycle.stop import FULL
 from tuning.plan.search_plan import SearchPlan
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_flags_fields_and_readme_name_the_same_choices():
-    flags = {option.name for option in options()}
+def test_the_page_on_configuration_has_every_flag_as_the_plan_has_it():
+    _, written, _ = configuration.split(configuration.PAGE.read_text())
+    assert written == configuration.flags(), "python -m tests.configuration writes it anew"
+    table = re.findall(r"^\| `--([a-z0-9-]+)`", written, re.MULTILINE)
     others = {option.name for option in extra_options()}
-    table = re.findall(r"^\| `--([a-z0-9-]+)`", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(table) == len(set(table))
-    assert others <= {name.replace("-", "_") for name in table}
-    assert flags == set(SearchPlan.model_fields) == {name.replace("-", "_") for name in table} - others
+    assert {name.replace("-", "_") for name in table} - others == set(SearchPlan.model_fields)
+    assert {option.name for option in options()} == set(SearchPlan.model_fields)
 
 
-def test_the_readme_table_shows_every_default_and_description():
-    readme = (ROOT / "README.md").read_text()
-    for name, field in SearchPlan.model_fields.items():
-        line = next(line for line in readme.splitlines() if line.startswith(f"| `--{name.replace('_', '-')}`"))
-        default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
-        shown = "" if default in {None, ""} else f"`{'off' if default is False else default}`"
-        assert [cell.strip() for cell in line.strip("|").split("|")][1:] == [shown, field.description]
+def test_the_page_on_configuration_has_every_exit_status():
+    rows = re.findall(r"^\| (\d[\d, ]*) \| (.*?) \|$", configuration.PAGE.read_text(), re.MULTILINE)
+    assert [status for status, _ in rows] == [*STATUSES]
 
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path):

@@ -12,7 +12,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from trainables.models.base_model import identity
 from tuning import pipeline
-from tuning.cli import main, options, resolve_plan
+from tuning.cli import main, resolve_plan
+from tuning.flags import options
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import preflight
 from tuning.results import summary
@@ -22,7 +23,7 @@ from tuning.state.record import Record
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "ray_cluster.yaml").read_text()
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "cluster.md").read_text()
 
 
 def on_premise() -> str:
@@ -100,8 +101,8 @@ def test_trials_write_to_the_folder_that_is_mounted_on_every_node():
     )
 
 
-def test_the_readme_goes_from_ray_up_to_the_report_in_five_commands():
-    block = README.partition("## On a cluster")[2].split("```")[1].replace("\\\n", " ")
+def test_the_page_on_clusters_goes_from_ray_up_to_the_report_in_five_commands():
+    block = PAGE.split("```")[1].replace("\\\n", " ")
     commands = [shlex.split(line, comments=True) for line in block.strip().splitlines() if not line.startswith("#")]
     assert len(commands) == 5
     up, submit, fetch = (next(c for c in commands if word in c) for word in ("up", "submit", "rsync-down"))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What tells a search to stop; the last comes when its terminal is closed, unless ``nohup`` keeps it away."""
 OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, NO_ROOM, CUT_OFF, NOT_VERIFIED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
-"""Exit statuses; ``tuning.cli.main`` says what they mean."""
+"""Exit statuses; ``tuning.flags.STATUSES`` says what they mean."""
 RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls whose answer nobody waits for: a traceback each
@@ -33,6 +34,7 @@ RAY_SETTINGS = {
 M_ARENA_MAX, ARENAS = -8, 2
 _last_words = "Stopped before any trial began"
 _counts_from_its_start = False
+_program = "python tune.py" if Path(__file__).parents[2].joinpath("tune.py").is_file() else "lora-rank-search"
 _command_line: ContextVar[str | None] = ContextVar("command_line", default=None)
 
 
@@ -55,6 +57,25 @@ def as_command() -> Iterator[None]:
 def command_line() -> str | None:
     """Return the command whose search this is; None if a program has called for it."""
     return _command_line.get()
+
+
+def begin_search() -> None:
+    """Have this process be a search's own: before its imports, which take seconds."""
+    leave_at_once()
+    use_few_arenas()
+    collect_no_garbage()
+    count_from_its_start()
+
+
+def call_it(name: str) -> None:
+    """Have messages call the command by a name."""
+    global _program
+    _program = name
+
+
+def program() -> str:
+    """Return how a person types the command, without its flags."""
+    return _program
 
 
 def leave_at_once() -> None:

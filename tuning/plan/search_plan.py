@@ -104,9 +104,9 @@ class SearchPlan(
         return plan
 
     @property
-    def command(self) -> str:
-        """The command that does the same."""
-        words = ["python", "tune.py"]
+    def flags(self) -> str:
+        """The flags that give the same choices."""
+        words: list[str] = []
         for name, value in self.model_dump(mode="json", exclude_defaults=True).items():
             flag = f"--{name.replace('_', '-')}"
             if isinstance(value, bool):
@@ -132,6 +132,16 @@ class SearchPlan(
         rivals = len(self.strategies) - 1
         sizes, smaller_plain = (2, 1) if self.searches_budget else (1, 0)
         return self.confirm_seeds * (1 + smaller_plain + sizes * rivals * (1 + len(CONTROLS)))
+
+    @property
+    def likely_runs(self) -> dict[str, int]:
+        """Phase after the search -> about how many runs it has: controls are of one strategy, unless several win."""
+        if not self.most_confirmations:
+            return {}
+        return {
+            "confirmation": self.confirm_seeds * len(self.strategies),
+            "controls": self.confirm_seeds * len(CONTROLS),
+        }
 
     @property
     def trials(self) -> int:

@@ -59,7 +59,9 @@ def run_to_its_end(run: Run, dashboard: str) -> SearchResult:
 def again(plan: SearchPlan) -> str:
     """Return the command that takes a search up."""
     elsewhere = plan.runs_dir != str(Path(RUNS_DIR).resolve())
-    return f"python tune.py --resume {plan.name}" + (f" --runs-dir {shlex.quote(plan.runs_dir)}" if elsewhere else "")
+    return f"{process.program()} --resume {plan.name}" + (
+        f" --runs-dir {shlex.quote(plan.runs_dir)}" if elsewhere else ""
+    )
 
 
 def _log_end(run: Run, status: int) -> None:

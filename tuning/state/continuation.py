@@ -1,7 +1,7 @@
 """A search that is taken up again: its folder, its lock, its plan, and what may have changed since."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from tuning.plan.search_plan import SearchPlan
 from tuning.state.facts import versions
 from tuning.state.record import EVENTS, ROWS, Record
 
-LOCK = ".lock"
+REPORTED = ("--margin is ",)
+LOCK, LATEST = ".lock", "latest"
 FREE = ("name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host")
 """Choices that change nothing about what is found."""
 
@@ -44,12 +45,15 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def folder_of(name: str, runs_dir: str) -> Path:
-    """Return the folder of a search that can be taken up.
+    """Return the folder of a search that can be taken up; unless one is called so, ``latest`` is that of the newest.
 
     Raises:
         ValueError: There is none, or something in it leads out of it.
     """
     run_dir = Path(runs_dir).resolve() / name
+    records = sorted(run_dir.parent.glob(f"*/{EVENTS}"), key=lambda path: path.stat().st_mtime)
+    if name == LATEST and records and not run_dir.exists():
+        run_dir = records[-1].parent
     if not any((run_dir / file).is_file() for file in (EVENTS, PLAN, ROWS)):
         names = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{EVENTS}"))
         there = f"there are {', '.join(names[-5:])}" if names else "there is none at all"
@@ -116,6 +120,11 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
         if name not in free and getattr(before, name) != getattr(now, name)
     ]
     return wanted.model_copy(update={"num_samples": wanted.num_samples + extend}), changes
+
+
+def are_of_the_report(changes: Sequence[str]) -> bool:
+    """Return True if what ``changed_plan`` says has changed concerns no trial."""
+    return bool(changes) and all(change.startswith(REPORTED) for change in changes)
 
 
 def _has_same_texts(plan: SearchPlan, wanted: SearchPlan) -> bool:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def command_of(plan: SearchPlan) -> str:
     """Return the command whose search this is; of a program's, the one that would do the same."""
-    return process.command_line() or plan.command
+    return process.command_line() or f"{process.program()} {plan.flags}"
 
 
 def facts_of(plan: SearchPlan, checked: Preflight, search_id: str, record: Record | None = None) -> RunInfo:
