@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,13 +141,14 @@ def test_the_report_of_a_programs_search_has_the_command_that_does_the_same(simu
 
 
 @pytest.mark.parametrize("kind", ["list", "frame", "dataset"])
-def test_data_of_a_program_are_saved_into_the_run_folder(simulated, plan, kind):
+def test_data_of_a_program_are_saved_into_the_run_folder_and_move_with_it(simulated, plan, tmp_path, kind):
     given = {"list": lambda: TEXTS, "frame": lambda: pandas.DataFrame(TEXTS), "dataset": lambda: Split(TEXTS)}[kind]()
     result = search(plan(name="first", dataset=given))
     saved = result.run_dir / "given" / "dataset.jsonl"
     assert saved.read_text().splitlines()[1] == '{"text": "the 1 quick foxes jump over 2 lazy dogs"}'
     assert f'"dataset": "{saved}"' in (result.run_dir / "plan.json").read_text()
-    assert resume("first", runs_dir=plan().runs_dir, extend=2).status == 0
+    moved = shutil.move(plan().runs_dir, tmp_path / "moved")
+    assert len(resume("first", runs_dir=str(moved), extend=2).trials) == 6
 
 
 class Split:

@@ -107,6 +107,8 @@ def told(is_terminal):
     terminal.sized(SIZE)
     terminal.stage_began(Stage.RAY)
     terminal.stage_began(Stage.CHECKS)
+    if is_terminal:
+        terminal.noted("runs/[a] :smile:")
     terminal.close()
     return console.file.getvalue()
 
@@ -129,6 +131,7 @@ def test_a_terminal_says_what_was_asked_then_what_is_done_then_how_large_it_is(c
 
 def test_on_a_screen_what_is_done_is_one_line_that_changes_and_the_cursor_stays(capsys):
     text = told(is_terminal=True)
+    assert "runs/[a] :smile:" in text
     assert text.index("Loading libraries") < text.index("Reading model") < text.index("Starting Ray")
     assert "Starting" not in capsys.readouterr().out, "it would stay there"
     console = SteadyConsole(file=io.StringIO(), force_terminal=True)

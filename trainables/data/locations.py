@@ -93,7 +93,10 @@ def _hub_files(dataset: str, config: str | None, split: str | None) -> list[Path
 
 def _splits_of(folder: Path, config: str | None) -> dict[Any, Any]:
     """Return split -> paths, as the data set's card or the names of its files say."""
-    import datasets
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError("a hub data set needs the package `datasets`: pip install datasets") from error
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are raised by this module, in one line

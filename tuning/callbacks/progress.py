@@ -130,7 +130,7 @@ class Progress:
         if not self.live:
             why = f": {row.error}" if row.error else ""
             text = f"{self._ended()}/{self.total}  {'  '.join(line.cells)}{why}  |  {self._best()}, {self._time_left()}"
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def _note_best(self, row: ResultRow) -> None:
         if row.status == Status.FINISHED and row.final_eval_loss is not None and row.final_eval_loss < self.best[0]:

@@ -72,15 +72,16 @@ class Terminal(SearchObserver):
         for line in size.data:
             self.noted(line)
         runs = f"{size.trials} trials" + (f" and at most {size.confirmations} more" if size.confirmations else "")
+        minutes = max(1, round(size.seconds / 60))
         self.noted(
             f"{size.base_params:,} parameters, of which a trial trains at most {size.budget_params:,}; "
-            f"{runs}: about {max(1.0, size.seconds / 60):,.0f} minutes if one follows the other"
+            f"{runs}: about {minutes:,} minute{'s' * (minutes > 1)} if one follows the other"
         )
 
     def noted(self, line: str) -> None:
         """Print a line, above what moves."""
         if self._is_screen:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
             click.echo(line)
 

@@ -35,6 +35,19 @@ def save(given: Mapping[str, Any], folder: Path) -> dict[str, str]:
     return {name: str(path.resolve()) for name, path in paths.items()}
 
 
+def found_in(folder: Path, choices: Mapping[str, Any]) -> dict[str, str]:
+    """Return choice -> path of what ``save`` has written, if the folder was moved since.
+
+    Args:
+        folder: Where it is now.
+        choices: Those of the saved plan.
+    """
+    paths = {name: folder / Path(choices[name]).name for name in (MODEL, *DATA) if isinstance(choices.get(name), str)}
+    return {
+        name: str(path) for name, path in paths.items() if Path(choices[name]).parent.name == GIVEN and path.exists()
+    }
+
+
 def _is_data(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(isinstance(row, Mapping) for row in value)

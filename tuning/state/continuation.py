@@ -15,6 +15,7 @@ from analysis.results.run_info import FACTS, PLAN
 from analysis.results.strict_json import is_number, parsed
 from trainables.data.splits import corpus_sha256, read_documents
 from trainables.spec import TrialSpec
+from tuning.plan import given
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
 from tuning.state.facts import versions
@@ -76,7 +77,8 @@ def saved_plan(record: Record) -> SearchPlan:
         record.exit_status = None  # something is to be mended
     if saved is None:
         raise ValueError(f"{record.run_dir}: neither {EVENTS} nor {PLAN} has a plan that can be read; start anew")
-    return SearchPlan(**{**saved, "name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)})
+    place = {"name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)}
+    return SearchPlan(**{**saved, **given.found_in(record.run_dir / given.GIVEN, saved), **place})
 
 
 def check_trials(record: Record) -> None:
