@@ -91,7 +91,7 @@ def extra_options() -> list[click.Parameter]:
         click.Option(["--extend"], type=click.IntRange(min=1), metavar="N", help="With --resume: add N trials"),
         click.Option(["--allow-changes"], is_flag=True, help="With --resume: go on though something is different"),
         click.Option(["--config"], metavar="FILE", help="YAML file with the same names, '_' for '-'"),
-        click.Option(["--dry-run"], is_flag=True, help="Show data, an example, budget and cost; train nothing"),
+        click.Option(["--dry-run"], is_flag=True, help="Show data, an example, budget, ranks and cost; train nothing"),
         click.Option(["--json"], is_flag=True, help="With --dry-run: as JSON"),
         click.Option(["--verbose"], is_flag=True, help="Show the lines of search.log on the terminal"),
         click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
