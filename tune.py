@@ -2,15 +2,7 @@
 
 import sys
 
-from tuning.lifecycle import process
+from tuning.command import run
 
 if __name__ == "__main__":
-    process.leave_at_once()
-    process.use_few_arenas()
-    process.collect_no_garbage()
-    process.count_from_its_start()
-    from tuning.cli import main  # seconds of imports, in which somebody may change their mind
-
-    status = main()
-    process.end_without_collecting()
-    sys.exit(status)
+    sys.exit(run())

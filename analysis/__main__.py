@@ -94,9 +94,9 @@ def _search(name: str, info: RunInfo, rows: Sequence[ResultRow]) -> Search:
     return Search(name, info, assess(rows, info.margin))
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int:
     """Run the command; wrong usage is one line and exit status 2."""
-    return run_command(rebuild)
+    return run_command(rebuild, arguments, name)
 
 
 if __name__ == "__main__":

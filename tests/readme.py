@@ -1,11 +1,11 @@
-"""The strategies of the README, as a reader would paste them into files."""
+"""The strategies of docs/strategies.md, as a reader would paste them into files."""
 
 import re
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "strategies.md"
 
 
 def strategies():
     """Return name of the module -> code."""
-    return dict(re.findall(r"`strategies/(\w+)\.py`:\n\n```python\n(.*?)```", README.read_text(), re.DOTALL))
+    return dict(re.findall(r"`strategies/(\w+)\.py`:\n\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL))

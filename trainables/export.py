@@ -8,7 +8,7 @@ import datetime
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,9 @@ def _write_card(run_dir: Path, folder: Path, use: Use) -> None:
         (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int:
     """Run the command; wrong usage is one line and exit status 2."""
-    return run_command(convert, wrong_usage=(ValueError, OSError, SafetensorError))
+    return run_command(convert, arguments, name, wrong_usage=(ValueError, OSError, SafetensorError))
 
 
 if __name__ == "__main__":

@@ -2,54 +2,27 @@
 
 import re
 import sys
-import typing
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from analysis.results.messages import one_line, run_command
+from tuning.flags import SearchCommand, dashed, extra_options, options
+from tuning.lifecycle import process
 from tuning.lifecycle.output import unbreakable
-from tuning.lifecycle.process import CUT_OFF, NO_ROOM, collect_garbage_again, last_words
+from tuning.lifecycle.process import CUT_OFF, NO_ROOM, as_command, collect_garbage_again, last_words
+from tuning.lifecycle.timeline import Stage
 from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
-from tuning.plan.places import without_places_of_others
+from tuning.plan.places import check_files, without_places_of_others
 from tuning.plan.search_plan import SearchPlan
 
-BRIEF = 120
+if TYPE_CHECKING:
+    from tuning.callbacks.terminal import Terminal
 
-
-def options() -> list[click.Parameter]:
-    """Return one flag per field of ``SearchPlan``; a flag that is not given has no value."""
-    return [_option(name, field) for name, field in SearchPlan.model_fields.items()]
-
-
-def _option(name: str, field: FieldInfo) -> click.Option:
-    default = "" if field.default in {None, ()} else f"  [default: {_shown(field.default)}]"
-    kinds = [kind for kind in _flat(field.annotation) if kind is not type(None)]
-    common: dict[str, Any] = {"default": None, "help": f"{field.description}{default}"}
-    if bool in kinds:
-        return click.Option([f"--{_dashed(name)}/--no-{_dashed(name)}"], **common)
-    if typing.get_origin(field.annotation) is tuple:
-        return click.Option([f"--{_dashed(name)}"], multiple=True, **{**common, "default": ()})
-    words = [kind for kind in kinds if isinstance(kind, str)]
-    kind = str if words else next((kind for kind in (int, float) if kind in kinds), str)
-    return click.Option([f"--{_dashed(name)}"], type=kind, metavar=kind.__name__.upper(), **common)
-
-
-def _flat(annotation: Any) -> list[Any]:
-    if isinstance(annotation, str) or annotation in {int, float, str, bool, type(None)}:
-        return [annotation]  # text is a word that may be chosen
-    return [kind for argument in typing.get_args(annotation) for kind in _flat(argument)]
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+BRIEF, HELP_WIDTH = 120, 120
 
 
 def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
@@ -64,6 +37,15 @@ def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
         raise click.UsageError(_named(error, config)) from error
 
 
+def _plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
+    plan = resolve_plan(config, given)
+    try:
+        check_files(plan)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return plan
+
+
 def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """Return what was chosen, by the command line or by its file; defaults are left out.
 
@@ -76,7 +58,10 @@ def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError(str(error)) from error
     if left_out := [name for name in left_out if given.get(name) is None]:
         click.echo(f"--config {config}: of another run, whose {', '.join(left_out)} are not taken", err=True)
-    return values | {name: value for name, value in given.items() if value is not None and value != ()}
+    chosen = {name: value for name, value in given.items() if value is not None and value != ()}
+    if "strategies" in chosen:
+        chosen["strategies"] = tuple(name for names in chosen["strategies"] for name in names.split(","))
+    return values | chosen
 
 
 def _named(error: ValidationError, config: str | None) -> str:
@@ -88,7 +73,7 @@ def _named(error: ValidationError, config: str | None) -> str:
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return f"--config {config}: unknown key {_brief(name)}; known: {', '.join(SearchPlan.model_fields)}"
-    return f"--{_dashed(name)} {_brief(first['input'])}: {message}"
+    return f"--{dashed(name)} {_brief(first['input'])}: {message}"
 
 
 def _brief(value: Any) -> str:
@@ -112,21 +97,37 @@ def command(
     if resume is not None and not re.match(NAME_PATTERN, resume):
         raise click.UsageError(f"--resume {resume!r}: must be the name of a search, which is one folder name")
     # a resumed search has choices of its own, beside which these may be right or wrong
-    plan = resolve_plan(config, given) if resume is None else None
+    plan = _plan(config, given) if resume is None else None
+    from tuning.callbacks.terminal import Terminal
+
+    terminal = Terminal()
+    if not dry_run:
+        _greet(terminal, plan, resume)
     from tuning import pipeline
     from tuning.lifecycle import search_log, stop  # torch and Ray take seconds to import; a wrong flag should not
+    from tuning.search_result import SearchStopped, Unusable
 
     collect_garbage_again()
     if verbose:
         click.get_current_context().with_resource(search_log.heard_by(search_log.TerminalLog()))
     try:
-        if plan is None:
-            return pipeline.resume(str(resume), choices(config, given), extend or 0, allow_changes)
-        return pipeline.dry_run(plan, json) if dry_run else pipeline.search(plan)
+        with as_command():
+            if plan is None:
+                changes = choices(config, given)
+                ended = pipeline.resume(
+                    str(resume), extend=extend or 0, allow_changes=allow_changes, observer=terminal, **changes
+                )
+                return ended.status or 0
+            if dry_run:
+                pipeline.dry_run(plan, json, terminal)
+                return 0
+            return pipeline.search(plan, terminal).status or 0
+    except SearchStopped as error:
+        return error.status  # the terminal has said why
     except ValueError as error:
         if isinstance(error.__cause__, ValidationError):
             raise click.UsageError(_named(error.__cause__, config)) from error
-        if isinstance(error, pipeline.Unusable):
+        if isinstance(error, Unusable):
             raise click.UsageError(str(error)) from error
         raise
     except stop.OUTSIDE as error:
@@ -138,29 +139,28 @@ def command(
             return NO_ROOM
         print(f"Error: {one_line(cause.text)}. {last_words()}", file=sys.stderr)
         return CUT_OFF
+    finally:
+        terminal.close()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
+def _greet(terminal: "Terminal", plan: SearchPlan | None, resume: str | None) -> None:
+    """Show what was asked for before libraries are imported, and that they are."""
+    if plan is None:
+        terminal.noted(f"Taking up {resume}")
+    else:
+        terminal.planned(plan)
+    terminal.stage_began(Stage.IMPORTS)
 
-    Exit status: 0 all well, 1 no usable trial, 2 wrong usage, 3 some trials failed, 4 the disk is full, 5 a disk or Ray
-    failed, 6 the winner's adapter has another loss when others load it, 129, 130 or 143 stopped by SIGHUP, SIGINT or
-    SIGTERM.
+
+def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int:
+    """Run the command and return its exit status, one of ``tuning.flags.STATUSES``.
+
+    Args:
+        arguments: Its command line; None takes the process's.
+        name: As help shows it; None takes that of the process.
     """
-    cli = click.Command("tune.py", params=options() + extra_options(), callback=command, help=__doc__,
-                        epilog=main.__doc__)  # fmt: skip
+    settings = {"max_content_width": HELP_WIDTH}
+    cli = SearchCommand("search", params=options() + extra_options(), callback=command, context_settings=settings)
     with unbreakable():
-        return run_command(cli, arguments, "tune.py", wrong_usage=(), stopped="Stopped before any trial began")
-
-
-def extra_options() -> list[click.Parameter]:
-    """Return the flags that are no choices of a plan."""
-    return [
-        click.Option(["--resume"], metavar="NAME", help="Take up a search that was cut off"),
-        click.Option(["--extend"], type=click.IntRange(min=1), metavar="N", help="With --resume: add N trials"),
-        click.Option(["--allow-changes"], is_flag=True, help="With --resume: go on though something is different"),
-        click.Option(["--config"], metavar="FILE", help="YAML file with the same names, '_' for '-'"),
-        click.Option(["--dry-run"], is_flag=True, help="Show the resolved plan, budget and cost; train nothing"),
-        click.Option(["--json"], is_flag=True, help="With --dry-run: as JSON"),
-        click.Option(["--verbose"], is_flag=True, help="Show the lines of search.log on the terminal"),
-    ]
+        name = name or process.program()
+        return run_command(cli, arguments, name, wrong_usage=(), stopped="Stopped before any trial began")

@@ -35,6 +35,11 @@ def first_line(error: BaseException, most: int = 200) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
 
 
+def to_stderr(line: str) -> None:
+    """Print a line on standard error, as it is."""
+    print(line, file=sys.stderr)
+
+
 def run_command(
     command: click.Command,
     arguments: Sequence[str] | None = None,
@@ -52,7 +57,8 @@ def run_command(
         stopped: What to say after Ctrl-C.
     """
     try:
-        return int(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
+        helps = ["-h", "--help"]
+        return int(command.main(arguments, prog_name=name, standalone_mode=False, help_option_names=helps) or 0)
     except click.exceptions.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):

@@ -9,7 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tuning.cli import options, resolve_plan
+from tuning.cli import resolve_plan
+from tuning.flags import options
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "deploy" / "kuberay.yaml").read_text()

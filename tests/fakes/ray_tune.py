@@ -230,13 +230,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     from tuning.cluster import hosting
     from tuning.preflight import measuring
     from tuning.results import finalize, handout
+    from tuning.state import run_folder
     from tuning.trials import tuner
 
     monkeypatch.setattr(tuner, "ray_tune", RAY_TUNE)
     monkeypatch.setattr(tuner, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": CPUS}))
     monkeypatch.setattr(tuner, "save_all", _save_all)
     monkeypatch.setattr(pipeline, "_ray", _no_ray)
-    monkeypatch.setattr(pipeline, "revision", lambda: None)  # it asks git, which is a process
+    monkeypatch.setattr(run_folder, "revision", lambda: None)  # it asks git, which is a process
     monkeypatch.setattr(hosting, "hosts_for", _no_hosts)
     monkeypatch.setattr(hosting, "_names", lambda plan: [])
     monkeypatch.setattr(hosting, "run", _run)
@@ -282,11 +283,10 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, moment: Callable[[Harvest], bool]) 
 
 def look_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have versions of libraries, and what is known of a plan beforehand, found out once instead of at each start."""
-    from tuning import pipeline
     from tuning.preflight import preflight
-    from tuning.state import continuation
+    from tuning.state import continuation, run_folder
 
-    check, versions, known = preflight.check, pipeline.versions(), {}
+    check, versions, known = preflight.check, run_folder.versions(), {}
 
     def remembered(plan: Any) -> Any:
         key = plan.model_copy(update={"runs_dir": "", "corpus_sha256": None}).model_dump_json()
@@ -295,5 +295,5 @@ def look_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return known[key]
 
     monkeypatch.setattr(preflight, "check", remembered)
-    for module in (continuation, pipeline):
+    for module in (continuation, run_folder):
         monkeypatch.setattr(module, "versions", lambda: versions)

@@ -48,7 +48,7 @@ class EdgeTrial:
 
 
 def readme_strategies():
-    """Return the README's examples."""
+    """Return the examples of docs/strategies.md."""
     for name, code in readme.strategies().items():
         scope: dict = {"__name__": name}
         exec(code, scope)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -116,3 +117,11 @@ def test_a_configuration_and_a_split_are_read_as_the_card_says_and_others_are_na
         texts(dataset_config="a", dataset_split="dev")
     with pytest.raises(ValueError, match="with --dataset-config"):
         texts()
+
+
+def test_without_the_package_that_reads_them_a_hub_data_set_names_it(cache, monkeypatch):
+    folder = cache / "datasets--org--texts" / "snapshots" / NEW
+    (folder / "a.csv").write_text("text\na\n")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match="needs the package `datasets`: pip install datasets"):
+        read_documents(DataSource(dataset=f"org/texts@{NEW}"))

@@ -11,29 +11,28 @@ import yaml
 from ray.exceptions import RaySystemError, RayTaskError
 
 from strategies import RankBudget
-from tuning.cli import extra_options, main, options, resolve_plan
+from tests import configuration
+from tuning.cli import main, resolve_plan
+from tuning.flags import STATUSES, extra_options, options
 from tuning.lifecycle.stop import FULL
 from tuning.plan.search_plan import SearchPlan
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_flags_fields_and_readme_name_the_same_choices():
-    flags = {option.name for option in options()}
+def test_the_page_on_configuration_has_every_flag_as_the_plan_has_it():
+    _, written, _ = configuration.split(configuration.PAGE.read_text())
+    assert written == configuration.flags(), "python -m tests.configuration writes it anew"
+    table = re.findall(r"^\| `--([a-z0-9-]+)`", written, re.MULTILINE)
     others = {option.name for option in extra_options()}
-    table = re.findall(r"^\| `--([a-z0-9-]+)`", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(table) == len(set(table))
-    assert others <= {name.replace("-", "_") for name in table}
-    assert flags == set(SearchPlan.model_fields) == {name.replace("-", "_") for name in table} - others
+    assert {name.replace("-", "_") for name in table} - others == set(SearchPlan.model_fields)
+    assert {option.name for option in options()} == set(SearchPlan.model_fields)
 
 
-def test_the_readme_table_shows_every_default_and_description():
-    readme = (ROOT / "README.md").read_text()
-    for name, field in SearchPlan.model_fields.items():
-        line = next(line for line in readme.splitlines() if line.startswith(f"| `--{name.replace('_', '-')}`"))
-        default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
-        shown = "" if default in {None, ""} else f"`{'off' if default is False else default}`"
-        assert [cell.strip() for cell in line.strip("|").split("|")][1:] == [shown, field.description]
+def test_the_page_on_configuration_has_every_exit_status():
+    rows = re.findall(r"^\| (\d[\d, ]*) \| (.*?) \|$", configuration.PAGE.read_text(), re.MULTILINE)
+    assert [status for status, _ in rows] == [*STATUSES]
 
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path):
@@ -122,7 +121,7 @@ def test_a_dry_run_shows_plan_budget_allocations_and_cost_and_writes_nothing(
 @pytest.mark.parametrize("error", FULL)
 @pytest.mark.parametrize("flags", [["--resume", "first"], []])
 def test_a_disk_that_is_full_before_the_search_has_begun_is_one_line_and_status_4(error, flags, monkeypatch, capsys):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr("tuning.pipeline.search", full)
@@ -142,7 +141,7 @@ def test_a_disk_that_is_full_before_the_search_has_begun_is_one_line_and_status_
 def test_a_disk_or_a_ray_that_fails_before_the_search_has_begun_is_one_line_and_status_5(
     error, said, monkeypatch, capsys
 ):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr("tuning.pipeline.search", fail)
@@ -151,7 +150,7 @@ def test_a_disk_or_a_ray_that_fails_before_the_search_has_begun_is_one_line_and_
 
 
 def test_a_mistake_of_ours_is_not_blamed_on_ray(monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RayTaskError("Host.measure", "Traceback", KeyError("ours"))
 
     monkeypatch.setattr("tuning.pipeline.search", fail)

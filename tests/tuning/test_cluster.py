@@ -12,16 +12,18 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from trainables.models.base_model import identity
 from tuning import pipeline
-from tuning.cli import main, options, resolve_plan
+from tuning.cli import main, resolve_plan
+from tuning.flags import options
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import preflight
 from tuning.results import summary
+from tuning.state import run_folder
 from tuning.state.continuation import saved_plan
 from tuning.state.record import Record
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "ray_cluster.yaml").read_text()
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "cluster.md").read_text()
 
 
 def on_premise() -> str:
@@ -99,8 +101,8 @@ def test_trials_write_to_the_folder_that_is_mounted_on_every_node():
     )
 
 
-def test_the_readme_goes_from_ray_up_to_the_report_in_five_commands():
-    block = README.partition("## On a cluster")[2].split("```")[1].replace("\\\n", " ")
+def test_the_page_on_clusters_goes_from_ray_up_to_the_report_in_five_commands():
+    block = PAGE.split("```")[1].replace("\\\n", " ")
     commands = [shlex.split(line, comments=True) for line in block.strip().splitlines() if not line.startswith("#")]
     assert len(commands) == 5
     up, submit, fetch = (next(c for c in commands if word in c) for word in ("up", "submit", "rsync-down"))
@@ -123,16 +125,16 @@ def test_mlflows_address_may_come_from_the_environment(monkeypatch):
 
 @pytest.mark.search
 def test_a_folder_that_another_search_made_in_the_meantime_is_left_alone(tiny_gpt2, tiny_text, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "revision", lambda: None)  # it asks git
+    monkeypatch.setattr(run_folder, "revision", lambda: None)  # it asks git
     plan = SearchPlan(
         model=str(tiny_gpt2), dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8,
         max_length=32, runs_dir=str(tmp_path), name="same",
     )  # fmt: skip
-    facts = pipeline._facts(plan, preflight.check(plan), "id")
-    pipeline._created(plan, facts)
+    facts = run_folder.facts_of(plan, preflight.check(plan), "id")
+    run_folder.created(plan, facts)
     before = sorted(path.read_bytes() for path in plan.run_dir.iterdir())
     with pytest.raises(ValueError, match=r"--name same: .* cannot be made"):
-        pipeline._created(plan, facts)
+        run_folder.created(plan, facts)
     assert sorted(path.read_bytes() for path in plan.run_dir.iterdir()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["same"]
 

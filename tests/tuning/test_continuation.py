@@ -10,6 +10,7 @@ import pytest
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import FACTS
 from analysis.results.trial_config import TrialConfig
+from tests.fakes.observers import Lines
 from tests.reference import SoloSession
 from trainables.spec import TrialSpec
 from tuning.cli import main, resolve_plan
@@ -152,7 +153,7 @@ def test_a_trial_begins_anew_whose_checkpoint_is_of_another_base_or_other_ranks(
 
 
 def test_a_trial_whose_incompatible_checkpoints_are_only_begun_to_be_removed_begins_anew_all_the_same(
-    tmp_path, tiny_gpt2, tiny_text, monkeypatch, capsys
+    tmp_path, tiny_gpt2, tiny_text, monkeypatch
 ):
     plan, known, record = kept_by_three(tmp_path, tiny_gpt2, tiny_text)
 
@@ -161,11 +162,11 @@ def test_a_trial_whose_incompatible_checkpoints_are_only_begun_to_be_removed_beg
 
     monkeypatch.setattr("tuning.state.checkpoints.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        discard_incompatible(plan, known, record)
+        discard_incompatible(plan, known, record, observer := Lines())
     assert Record(plan.run_dir).reports.keys() == {"t0"}
-    assert capsys.readouterr().out == (
-        "linear_decay_lr0.01_t2 begins anew: what it has kept is of another base or other ranks\n"
-    )
+    assert observer.noted_lines == [
+        "linear_decay_lr0.01_t2 begins anew: what it has kept is of another base or other ranks"
+    ]
 
 
 def circumstances(folder, base, corpus):

@@ -12,6 +12,7 @@ import ray
 
 from strategies.empirical import IMPORTANCE
 from tests.fakes.hosts import FakeHost, FakeHosts
+from tests.fakes.observers import Lines
 from trainables.actors.host import Lease
 from tuning.cli import resolve_plan
 from tuning.cluster import connection, hosting
@@ -117,13 +118,13 @@ def test_ending_them_does_not_mind_one_that_has_just_died(plan, known, monkeypat
         ray.get_actor("left")
 
 
-def test_a_joined_ray_that_stays_too_small_is_refused_after_a_while(plan, known, monkeypatch, capsys):
+def test_a_joined_ray_that_stays_too_small_is_refused_after_a_while(plan, known, monkeypatch):
     monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.6)
     monkeypatch.setattr(connection, "LOOK_SECONDS", 0.1)
     large = plan.model_copy(update={"ray_address": "auto", "cpus_per_trial": 999})
     with pytest.raises(ValueError, match="--cpus-per-trial 999: no node has more than") as refusal:
-        connection.await_resources(large)
-    assert capsys.readouterr().out == f"Waiting for a node, for 0.01 minutes at most. {refusal.value}\n"
+        connection.await_resources(large, observer := Lines())
+    assert observer.noted_lines == [f"Waiting for a node, for 0.01 minutes at most. {refusal.value}"]
     assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
 
 

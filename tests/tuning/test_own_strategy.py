@@ -1,4 +1,4 @@
-"""The README's strategy that measures and initialises: one file and one line, from the measurement to the report."""
+"""The page's strategy that measures and initialises: one file and one line, from the measurement to the report."""
 
 import ast
 import dataclasses

@@ -8,11 +8,10 @@ from tuning.plan.search_plan import SearchPlan
 from tuning.results import summary
 
 
-def test_a_search_ends_with_the_three_sentences_of_its_report(capsys):
+def test_a_search_ends_with_the_three_sentences_of_its_report():
     rows = [*PLAIN, *runs("linear_decay", 4.05, 4.149, 4.251)]
     rows.append(run("baseline", 9, 4.0, phase="search", trainable_parameters=None))
-    summary.show(SearchPlan(name="one"), assess(rows), "", "")
-    last = capsys.readouterr().out.splitlines()[-4:]
+    last = summary.lines(SearchPlan(name="one"), assess(rows), "", "")[-4:]
     assert last == ["", *recommend(assess(rows)).sentences]
     assert last[1] == "Use plain LoRA, rank 2."
     in_report = "\n".join(section(assess(rows), RunInfo("now")))

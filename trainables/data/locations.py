@@ -31,7 +31,7 @@ def read_tables(
         ValueError: There is no such thing, or a file of it cannot be read.
     """
     with located(f"{flag} {dataset}"):
-        paths = _hub_files(dataset, config, split) if hub.is_hub_id(dataset) else _files(dataset)
+        paths = _hub_files(dataset, config, split) if hub.is_hub_id(dataset) else files_here(dataset)
     for path in paths:
         with located(place(flag, dataset, path)):
             yield read_table(path, wanted)
@@ -51,7 +51,12 @@ def located(place: str) -> Iterator[None]:
         raise ValueError(f"{place}: {error}") from error
 
 
-def _files(dataset: str) -> list[Path]:
+def files_here(dataset: str) -> list[Path]:
+    """Return the files of a data set that is no hub's.
+
+    Raises:
+        ValueError: There is none, or one that nothing here reads.
+    """
     if os.path.isfile(dataset):
         if kind_of(dataset) not in KINDS:
             raise ValueError(f"unknown kind of file; give {READ}")
@@ -88,7 +93,10 @@ def _hub_files(dataset: str, config: str | None, split: str | None) -> list[Path
 
 def _splits_of(folder: Path, config: str | None) -> dict[Any, Any]:
     """Return split -> paths, as the data set's card or the names of its files say."""
-    import datasets
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError("a hub data set needs the package `datasets`: pip install datasets") from error
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are raised by this module, in one line

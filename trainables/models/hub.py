@@ -5,9 +5,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import resolve_revision, snapshot_download
-from huggingface_hub.errors import DryRunError, HTTPError, RevisionResolutionError  # type: ignore[attr-defined]
-
 from analysis.results.messages import first_line
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -54,6 +51,9 @@ def pinned(flag: str, repo: str, revision: str | None) -> str:
         if revision is not None:
             raise ValueError(f"--{flag}-revision {revision}: --{flag} {repo} is no hub id and has none; leave it out")
         return repo
+    from huggingface_hub import resolve_revision  # as below here, since it takes long to import and few need it
+    from huggingface_hub.errors import HTTPError, RevisionResolutionError  # type: ignore[attr-defined]
+
     try:
         return f"{repo}@{resolve_revision(repo, repo_type=flag, revision=revision).resolved}"
     except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
@@ -66,6 +66,9 @@ def folder(flag: str, reference: str, patterns: Sequence[str]) -> Path:
     Raises:
         ValueError: They cannot be downloaded.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
     repo, commit = split(reference)
     try:
         return Path(snapshot_download(repo, repo_type=flag, revision=commit, allow_patterns=list(patterns)))
@@ -79,6 +82,9 @@ def file_names(flag: str, reference: str) -> set[str]:
     Raises:
         ValueError: They cannot be listed.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError, HTTPError  # type: ignore[attr-defined]
+
     repo, commit = split(reference)
     try:
         return {file.filename for file in snapshot_download(repo, repo_type=flag, revision=commit, dry_run=True)}

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs."""
+"""Trials of a phase as a person sees them: a live table, best first, or a line for each that has ended."""
 
 import datetime
 import math
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -15,8 +16,10 @@ from rich.text import Text
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Status, TrialConfig
 
-SHOWN_ENDED = 12
-COLUMNS = {"trial": "left", "params": "right", "step": "right", "eval loss": "right",
+BESIDE_ROWS = 9
+"""Lines of a screen that the table's rows do not have."""
+LEAST_ROWS = 4
+COLUMNS = {"trial": "left", "learning rate": "right", "parameters": "right", "step": "right", "eval loss": "right",
            "status": "left"}  # fmt: skip
 
 
@@ -25,6 +28,7 @@ class Line:
     """A trial as it is shown."""
 
     name: str
+    learning_rate: float | None = None
     params: int | None = None
     step: int | None = None
     loss: float | None = None
@@ -36,11 +40,33 @@ class Line:
         """What stands in the columns; an unknown is empty."""
         return (
             self.name,
+            "" if self.learning_rate is None else f"{self.learning_rate:.2g}",
             "" if self.params is None else f"{self.params:,}",
             "" if self.step is None else str(self.step),
             "" if self.loss is None else f"{self.loss:.4f}",
             self.status,
         )
+
+    @property
+    def place(self) -> tuple[bool, bool, float]:
+        """Where it stands among others: those that finished before others, best first."""
+        loss = math.inf if self.loss is None else self.loss
+        return self.status == Status.RUNNING, self.status != Status.FINISHED, loss
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What is expected of a search beside the trials that are shown.
+
+    Args:
+        later: Runs of the phases to come.
+        reports: How often a trial reports that is trained to its end.
+        elapsed_seconds: How long the search took before this phase.
+    """
+
+    later: int = 0
+    reports: int = 1
+    elapsed_seconds: float = 0.0
 
 
 class Progress:
@@ -48,18 +74,31 @@ class Progress:
 
     Args:
         total: Trials that there will be.
-        known: Those of them that have ended before, in an earlier run of the search.
+        ended_before: Those of them that have ended before, in an earlier run of the search.
+        ahead: What comes after them.
+        title: What they are.
         console: Where to print.
     """
 
-    def __init__(self, total: int, ended_before: Sequence[ResultRow] = (), console: Console | None = None) -> None:
+    def __init__(
+        self,
+        total: int,
+        ended_before: Sequence[ResultRow] = (),
+        ahead: Ahead = Ahead(),
+        title: str = "search",
+        console: Console | None = None,
+    ) -> None:
         self.total, self.began, self.ended_before = total, time.monotonic(), len(ended_before)
+        self.ahead, self.title = ahead, title
         self.lines: dict[str, Line] = {}
         self.best: tuple[float, str] = (math.inf, "")
         for row in ended_before:
             self._note_best(row)
         self.console = console or Console()
-        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        is_screen = self.console.is_terminal and not self.console.is_dumb_terminal
+        # once a second, so that time goes on and a window that was resized is filled anew
+        live = Live(console=self.console, get_renderable=self._shown, refresh_per_second=1)
+        self.live = live if is_screen else None
 
     def __enter__(self) -> "Progress":
         if self.live:
@@ -72,7 +111,7 @@ class Progress:
 
     def started(self, config: TrialConfig) -> None:
         """Show a new trial."""
-        self.lines[config.trial_id] = Line(config.name)
+        self.lines[config.trial_id] = Line(config.name, config.learning_rate)
         self._show()
 
     def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
@@ -90,8 +129,8 @@ class Progress:
         self._show()
         if not self.live:
             why = f": {row.error}" if row.error else ""
-            text = f"{self._ended()}/{self.total}  {'  '.join(line.cells)}{why}  |  {self._summary()}"
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            text = f"{self._ended()}/{self.total}  {'  '.join(line.cells)}{why}  |  {self._best()}, {self._time_left()}"
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def _note_best(self, row: ResultRow) -> None:
         if row.status == Status.FINISHED and row.final_eval_loss is not None and row.final_eval_loss < self.best[0]:
@@ -99,35 +138,48 @@ class Progress:
 
     def _show(self) -> None:
         if self.live:
-            # not as the table's title, which would be wrapped at the table's width
-            self.live.update(Group(Text(self._headline(), style="italic"), self._table()), refresh=True)
+            self.live.refresh()
 
-    def _headline(self) -> str:
-        return f"{self._ended()} of {self.total} trials ended, {self._summary()}"
+    def _shown(self) -> Group:
+        # not as the table's title, which would be wrapped at the table's width
+        elapsed = _clock(time.monotonic() - self.began + self.ahead.elapsed_seconds)
+        ended = f"{self.title.capitalize()}: {self._ended()} of {self.total} ended"
+        head = Text(f"{ended}, {elapsed} elapsed, {self._time_left()}\n{self._best()}", style="italic")
+        return Group(head, self._table())
 
     def _table(self) -> Table:
-        table = Table()
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name, side in COLUMNS.items():
-            table.add_column(name, justify=side)  # type: ignore[arg-type]
-        ended = [line for line in self.lines.values() if line.status != Status.RUNNING]
-        running = [line for line in self.lines.values() if line.status == Status.RUNNING]
-        for line in ended[-SHOWN_ENDED:] + running:
+            # the trial's name alone may be cut: it is the longest, and the rest says which it is
+            cut = name == "trial"
+            table.add_column(name, justify=side, no_wrap=not cut, overflow="ellipsis")  # type: ignore[arg-type]
+        lines = sorted([*self.lines.values()], key=lambda line: line.place)
+        running = [line for line in lines if line.status == Status.RUNNING]
+        ended = lines[: len(lines) - len(running)]
+        room = max(LEAST_ROWS, self.console.height - BESIDE_ROWS - len(running))
+        for line in [*ended[:room], *running]:
             table.add_row(*line.cells)
+        if len(ended) > room:
+            table.add_row(f"… {len(ended) - room} more")
         return table
 
     def _ended(self) -> int:
-        return self.ended_before + sum(line.status != Status.RUNNING for line in self.lines.values())
+        return self.ended_before + sum(line.status != Status.RUNNING for line in [*self.lines.values()])
 
-    def _summary(self) -> str:
-        best = f"best {self.best[0]:.4f} ({self.best[1]})" if self.best[1] else "best: none yet"
-        return f"{best}, {self._time_left()}"
+    def _best(self) -> str:
+        return f"best {self.best[0]:.4f} ({self.best[1]})" if self.best[1] else "best: none yet"
 
     def _time_left(self) -> str:
-        """Extrapolate from the reports so far: trials to come are taken to be as long as the ended ones on average."""
-        lengths = [line.reports for line in self.lines.values() if line.status != Status.RUNNING]
-        done = sum(line.reports for line in self.lines.values())
+        """Extrapolate from the reports so far to the end of all phases: trials to come are as long as ended ones."""
+        lines = [*self.lines.values()]
+        lengths = [line.reports for line in lines if line.status != Status.RUNNING]
+        done = sum(line.reports for line in lines)
         if not lengths:
             return "time left not known yet"
-        expected = sum(lengths) / len(lengths) * (self.total - self.ended_before)
-        seconds = (time.monotonic() - self.began) * max(0.0, expected - done) / max(1, done)
-        return f"about {datetime.timedelta(seconds=round(seconds))} left in this phase"
+        here = sum(lengths) / len(lengths) * (self.total - self.ended_before)
+        rest = max(0.0, here - done) + self.ahead.later * self.ahead.reports
+        return f"about {_clock((time.monotonic() - self.began) * rest / max(1, done))} left in all"
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 
 from ray import tune as ray_tune
 
-from analysis.results.messages import masked
+from analysis.results.messages import masked, to_stderr
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status, TrialConfig
 from tuning.cluster import ray_compat
@@ -52,10 +51,17 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         record: Where it is noted.
         stop: Told when nothing more can be noted.
         listeners: Who else wants to know.
+        warn: Takes a line on a listener that failed.
     """
 
-    def __init__(self, record: Record, stop: Stop, listeners: Sequence[Listener] = ()) -> None:
-        self.record, self.stop, self.listeners = record, stop, listeners
+    def __init__(
+        self,
+        record: Record,
+        stop: Stop,
+        listeners: Sequence[Listener] = (),
+        warn: Callable[[str], None] = to_stderr,
+    ) -> None:
+        self.record, self.stop, self.listeners, self.warn = record, stop, listeners, warn
         self.started: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,7 +134,7 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
             try:
                 getattr(listener, event)(*facts)
             except (Exception, SystemExit) as error:  # Ray would end the search, or mark a finished trial as failed
-                print(f"{type(listener).__name__} failed: {type(error).__name__}: {error}", file=sys.stderr)
+                self.warn(f"{type(listener).__name__} failed: {type(error).__name__}: {error}")
                 log.warning("%s failed", type(listener).__name__, exc_info=True)
 
 

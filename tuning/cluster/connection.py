@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import os
 import resource
 import threading
 import time
@@ -12,27 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import click
 import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from analysis.results.messages import one_line
 from trainables.actors.host import lives
-from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
 from tuning.cluster import access, ray_compat
-from tuning.lifecycle.process import leave_because, sparing_children
+from tuning.lifecycle.process import leave_because, quieten_ray, sparing_children
+from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
 
-QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.lifecycle.stop
-    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # nobody reads Ray's snapshot, and writing it takes longer with every trial
-    "TOKENIZERS_PARALLELISM": "false",
-    **DEVICES_STAY_VISIBLE,
-    **ray_compat.SETTINGS,
-}
 log = logging.getLogger(__name__)
 PATIENCE_SECONDS, LOOK_SECONDS, WATCH_SECONDS = 600.0, 1.0, 0.2
 
@@ -42,19 +31,19 @@ class RayDidNotStart(RayError):
 
 
 @contextmanager
-def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
+def ray_for(plan: SearchPlan, search_id: str = "", observer: SearchObserver | None = None) -> Iterator[str]:
     """Join the Ray that the plan names, or start one of our own and end it afterwards; yield its dashboard's address.
 
     Args:
         plan: The search.
         search_id: Of the search, whose processes are found under it and by nobody else.
+        observer: Hears that a node is waited for.
 
     Raises:
         ValueError: The Ray that is there lacks what one trial needs, and goes on lacking it if it was joined, or one of
             our own would be open to others.
     """
-    for key, value in QUIET.items():
-        os.environ.setdefault(key, value)
+    quieten_ray()  # a test may have taken it back
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is one line of progress and a row
     ours = not ray.is_initialized()
     context = _connect(plan, f"lora-rank-search-{search_id or uuid.uuid4().hex}")
@@ -62,7 +51,7 @@ def ray_for(plan: SearchPlan, search_id: str = "") -> Iterator[str]:
         if ours:
             end_what_is_left()
         with _watching_ray():
-            await_resources(plan)
+            await_resources(plan, observer or SearchObserver())
             address, how = ray.get_runtime_context().gcs_address, "joined" if plan.ray_address else "of this search"
             log.info("Ray at %s (%s): %s", address, how, ray.cluster_resources())
             yield context.dashboard_url or ""
@@ -148,7 +137,7 @@ def _limit_of_addresses() -> str:
     return f" It may use {limit / 2**30:.1f} GiB of addresses and reserves far more than it uses: ulimit -v unlimited."
 
 
-def await_resources(plan: SearchPlan) -> None:
+def await_resources(plan: SearchPlan, observer: SearchObserver) -> None:
     """Wait, but not for ever, for a node on which a trial fits: a Ray that is joined may grow by it.
 
     Raises:
@@ -156,7 +145,7 @@ def await_resources(plan: SearchPlan) -> None:
     """
     lack = _lack(plan)
     if lack and plan.ray_address is not None:
-        click.echo(f"Waiting for a node, for {PATIENCE_SECONDS / 60:g} minutes at most. {lack}")
+        observer.noted(f"Waiting for a node, for {PATIENCE_SECONDS / 60:g} minutes at most. {lack}")
         log.warning("waiting for a node: %s", lack)
         deadline = time.monotonic() + PATIENCE_SECONDS
         # an autoscaler starts nodes for what is asked for, and for nothing else

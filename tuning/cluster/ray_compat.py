@@ -7,6 +7,7 @@ them gets another name or meaning, and the bounds in ``pyproject.toml`` keep out
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
 from ray._private import utils as ray_utils
 
-SETTINGS = {"RAY_IGNORE_UNHANDLED_ERRORS": "1"}  # of calls whose answer nobody waits for: a traceback each
+from tuning.lifecycle.process import RAY_SETTINGS
+
+SETTINGS = {name: RAY_SETTINGS[name] for name in ("RAY_IGNORE_UNHANDLED_ERRORS",)}  # which Ray's docs do not have
 TEMPORARY = "RAY_TMPDIR"
 """Variable that names the folder for temporary files; it counts before ``TMPDIR``."""
 DIED = "ActorDiedError: "
@@ -68,7 +71,8 @@ def keeping_handlers() -> Iterator[None]:
         yield
     finally:
         ray_utils.set_sigterm_handler = theirs
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's core puts its own before Python's
+        if threading.current_thread() is threading.main_thread():  # no other may
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's core puts its own before Python's
 
 
 def raylet() -> psutil.Process | None:

@@ -17,10 +17,13 @@ class Output:
     Args:
         stream: Where it is written as long as that can be done.
         name: Of the stream, in words.
+
+    ``said`` is the line about its loss; empty as long as it is written.
     """
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name, self._is_lost = stream, name, False
+        self.said = ""
 
     def write(self, text: str) -> int:
         """Write, and return how much was taken: all of it."""
@@ -58,8 +61,16 @@ class Output:
         with contextlib.suppress(OSError, ValueError):  # what waits in its buffer would fail again, as Python ends
             _lead_nowhere(self._stream.fileno())
         log.warning("%s", line)
+        self.said = line
         if self is not sys.stderr:
             print(line, file=sys.stderr)
+
+
+def log_losses() -> None:
+    """Log which streams go nowhere already: what is shown first comes before a search's log."""
+    for stream in (sys.stdout, sys.stderr):
+        if line := getattr(stream, "said", ""):
+            log.warning("%s", line)
 
 
 @contextmanager

@@ -4,21 +4,78 @@ import contextlib
 import ctypes
 import gc
 import os
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What tells a search to stop; the last comes when its terminal is closed, unless ``nohup`` keeps it away."""
 OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, NO_ROOM, CUT_OFF, NOT_VERIFIED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
-"""Exit statuses; ``tuning.cli.main`` says what they mean."""
+"""Exit statuses; ``tuning.flags.STATUSES`` says what they mean."""
+RAY_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls whose answer nobody waits for: a traceback each
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.lifecycle.stop
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # nobody reads Ray's snapshot, and writing it takes longer with every trial
+    "TOKENIZERS_PARALLELISM": "false",
+    **DEVICES_STAY_VISIBLE,
+}
+"""Variables by which Ray and the tokenizers do what a search needs; what somebody has set stays as it is."""
 M_ARENA_MAX, ARENAS = -8, 2
 _last_words = "Stopped before any trial began"
 _counts_from_its_start = False
+_program = "python tune.py" if Path(__file__).parents[2].joinpath("tune.py").is_file() else "lora-rank-search"
+_command_line: ContextVar[str | None] = ContextVar("command_line", default=None)
+
+
+def quieten_ray() -> None:
+    """Set what Ray is to find in the environment when it is imported."""
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def as_command() -> Iterator[None]:
+    """Have searches within be those of a command, to which this process belongs."""
+    before = _command_line.set(shlex.join(sys.argv))
+    try:
+        yield
+    finally:
+        _command_line.reset(before)
+
+
+def command_line() -> str | None:
+    """Return the command whose search this is; None if a program has called for it."""
+    return _command_line.get()
+
+
+def begin_search() -> None:
+    """Have this process be a search's own: before its imports, which take seconds."""
+    leave_at_once()
+    use_few_arenas()
+    collect_no_garbage()
+    count_from_its_start()
+
+
+def call_it(name: str) -> None:
+    """Have messages call the command by a name."""
+    global _program
+    _program = name
+
+
+def program() -> str:
+    """Return how a person types the command, without its flags."""
+    return _program
 
 
 def leave_at_once() -> None:

@@ -8,12 +8,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from analysis.results.messages import masked
+from analysis.results.messages import masked, to_stderr
 from tuning.lifecycle.stop import FULL
 
 FILE = "search.log"
@@ -44,11 +44,15 @@ class FileLog(logging.Handler):
 
     Lines that cannot be written are lost. That is said once, and not at all if the disk of the run is full: the search
     itself stops for want of room, and says so.
+
+    Args:
+        warn: Takes that line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, warn: Callable[[str], None] = to_stderr) -> None:
         super().__init__(logging.INFO)
         self.setFormatter(LineFormatter())
+        self._warn = warn
         self._early: list[str] | None = []
         self._file: BinaryIO | None = None
         self._path: Path | None = None
@@ -110,7 +114,7 @@ class FileLog(logging.Handler):
         self._has_complained = True
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError, ValueError):  # nobody reads standard error any more
-            print(masked(f"{self._path or FILE}: {reason}; the search goes on without its log"), file=sys.stderr)
+            self._warn(masked(f"{self._path or FILE}: {reason}; the search goes on without its log"))
 
 
 class TerminalLog(logging.Handler):

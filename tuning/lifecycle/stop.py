@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ray import tune as ray_tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 
-from tuning.lifecycle.process import heard
+from tuning.lifecycle.process import command_line, heard
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk, or of somebody's share of it."""
@@ -98,8 +99,12 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take SIGINT, SIGTERM and SIGHUP as a wish to stop; a second one ends the process at once."""
-        before = {number: signal.signal(number, self._hear) for number in heard()}
+        """Take SIGINT, SIGTERM and SIGHUP as a wish to stop; a second one ends the process, or what it does, at once.
+
+        Only the main thread hears signals; a search on another one does nothing about them.
+        """
+        here = threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self._hear) for number in (heard() if here else ())}
         try:
             yield
         finally:
@@ -136,6 +141,8 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
+            if command_line() is None:  # the process is a program's, which has more to do
+                raise KeyboardInterrupt
             os._exit(128 + number)
         self.signal = number
 

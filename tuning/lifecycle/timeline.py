@@ -38,10 +38,17 @@ class Timeline:
         stage: What the search is busy with now.
         elapsed_seconds: For how long it has been.
         clock: Returns seconds, and never less than before.
+        entered: Hears of each stage that begins.
     """
 
-    def __init__(self, stage: Stage, elapsed_seconds: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.stage, self._clock = stage, clock
+    def __init__(
+        self,
+        stage: Stage,
+        elapsed_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        entered: Callable[[Stage], None] = lambda stage: None,
+    ) -> None:
+        self.stage, self._clock, self._tell = stage, clock, entered
         self._entered = clock() - elapsed_seconds
         self._ended: dict[str, float] = {}
 
@@ -53,6 +60,7 @@ class Timeline:
         log.info("%s took %.3f s", self.stage, now - self._entered)
         self._add(self.stage, now - self._entered)
         self.stage, self._entered = stage, now
+        self._tell(stage)
 
     def add(self, earlier: Mapping[str, float]) -> None:
         """Count what an earlier run of the search took.

@@ -190,7 +190,9 @@ class BudgetChoices(Choices):
 class SearchChoices(Choices):
     """Which trials there are."""
 
-    strategies: tuple[str, ...] = Field(SEARCHED, description="Strategies to compare; repeat the flag")
+    strategies: tuple[str, ...] = Field(
+        SEARCHED, description=f"Strategies to compare, with commas between them: {', '.join(STRATEGIES)}"
+    )
     official: bool = Field(False, description="Train the five experiments of the seed report instead of searching")
     num_samples: Count = Field(20, description="Trials, the same number for every strategy, give or take one")
     scheduler: Literal["asha", "fifo"] = Field("asha", description="`asha` stops weak trials early, `fifo` none")

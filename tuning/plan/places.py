@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables.data.locations import files_here, located
+from trainables.models import files, hub
 from trainables.models.hub import BUILT_IN
 from tuning.plan.search_plan import SearchPlan
 
@@ -37,6 +39,21 @@ def without_places_of_others(config: str, values: Mapping[str, Any]) -> tuple[di
     defaults = {name: SearchPlan.model_fields[name].default for name in PLACES}
     left_out = [name for name in PLACES if values.get(name) not in {None, defaults[name]}]
     return {name: value for name, value in values.items() if name not in PLACES}, left_out
+
+
+def check_files(plan: SearchPlan) -> None:
+    """Look whether the files and folders are there that a plan names, before anything is imported that takes long.
+
+    Raises:
+        ValueError: One is not.
+    """
+    if not hub.is_hub_id(plan.model):
+        files.resolve(plan.model)
+    for name in ("dataset", "validation_dataset", "test_dataset"):
+        value = getattr(plan, name)
+        if value is not None and value not in hub.BUILT_IN and not hub.is_hub_id(value):
+            with located(f"--{name.replace('_', '-')} {value}"):
+                files_here(value)
 
 
 def _absolute(name: str | None) -> str | None:

@@ -1,13 +1,17 @@
 """Every choice a user makes. Flags, YAML and plan.json all come from ``SearchPlan``."""
 
-from typing import Self
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import PrivateAttr, model_validator
 
 from strategies import CONTROLS, RankBudget
 from strategies.baseline import Baseline
 from strategies.official import OFFICIAL
 from trainables.spec import Workload
+from tuning.plan import given
 from tuning.plan.choices import (
     BudgetChoices,
     DataChoices,
@@ -35,7 +39,18 @@ class SearchPlan(
     DataChoices,
     ModelChoice,  # pydantic lists the fields of the last group first
 ):
-    """What is searched, on what, with what: all groups of choices, their names side by side."""
+    """What is searched, on what, with what: all groups of choices, their names side by side.
+
+    In a program, data may be a list of dicts, a pandas frame or a ``datasets.Dataset``, and ``model`` a loaded model
+    with its tokenizer, ``(model, tokenizer)``: a search saves them into its run folder.
+    """
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **choices: Any) -> None:
+        handed_over = given.handed_over(choices)
+        super().__init__(**{**choices, **dict.fromkeys(handed_over, given.GIVEN)})
+        self._given = handed_over
 
     @model_validator(mode="after")
     def _check_groups_together(self) -> Self:
@@ -74,6 +89,35 @@ class SearchPlan(
             )
 
     @property
+    def given(self) -> Mapping[str, Any]:
+        """What of model and data was handed over itself; None stands for what is saved."""
+        return self._given
+
+    def with_given_saved(self, folder: Path) -> Self:
+        """Return the plan with what was handed over in files of a folder, which is made.
+
+        Raises:
+            ValueError: It cannot be written.
+        """
+        plan = self.model_copy(update=given.save(self._given, folder))
+        plan._given = dict.fromkeys(self._given)
+        return plan
+
+    @property
+    def flags(self) -> str:
+        """The flags that give the same choices."""
+        words: list[str] = []
+        for name, value in self.model_dump(mode="json", exclude_defaults=True).items():
+            flag = f"--{name.replace('_', '-')}"
+            if isinstance(value, bool):
+                words += [flag if value else f"--no-{flag[2:]}"]
+            else:
+                words += [
+                    word for item in (value if isinstance(value, list) else [value]) for word in (flag, str(item))
+                ]
+        return shlex.join(words)
+
+    @property
     def centre_learning_rate(self) -> float:
         """The learning rate that is tried first for every strategy."""
         if self.learning_rate is not None:
@@ -88,6 +132,16 @@ class SearchPlan(
         rivals = len(self.strategies) - 1
         sizes, smaller_plain = (2, 1) if self.searches_budget else (1, 0)
         return self.confirm_seeds * (1 + smaller_plain + sizes * rivals * (1 + len(CONTROLS)))
+
+    @property
+    def likely_runs(self) -> dict[str, int]:
+        """Phase after the search -> about how many runs it has: controls are of one strategy, unless several win."""
+        if not self.most_confirmations:
+            return {}
+        return {
+            "confirmation": self.confirm_seeds * len(self.strategies),
+            "controls": self.confirm_seeds * len(CONTROLS),
+        }
 
     @property
     def trials(self) -> int:

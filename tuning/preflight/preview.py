@@ -2,14 +2,15 @@
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
-import click
 import torch
 
 from strategies import STRATEGIES
 from trainables.data import lengths
 from trainables.models.base_model import load_tokenizer
+from tuning.observer import SearchSize
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
 from tuning.preflight import disk_space
@@ -20,50 +21,64 @@ SHOWN = 600
 """Characters of the example that fit beside the rest on a screen."""
 
 
-def show(plan: SearchPlan, checked: Preflight, as_json: bool = False) -> None:
-    """Print what is chosen and read, each strategy's first allocation and the cost; as JSON, with keys of its own."""
+def as_json(plan: SearchPlan, checked: Preflight) -> str:
+    """Return what is read, each strategy's first allocation and the cost as JSON."""
+    return json.dumps(_content(plan, checked), ensure_ascii=False)
+
+
+def lines(plan: SearchPlan, checked: Preflight) -> Iterator[str]:
+    """Yield what is chosen and read, each strategy's first allocation and the cost."""
     plan = plan.model_copy(update=checked.pinned)
-    if as_json:
-        click.echo(json.dumps(_content(plan, checked), ensure_ascii=False))
-        return
-    click.echo(f"plan: {json.dumps(plan.model_dump(mode='json', exclude_defaults=True), ensure_ascii=False)}")
-    say_data(plan, checked)
-    click.echo(f"first example, what is learned in {''.join(lengths.LEARNED)}:\n{_example(checked)}")
-    click.echo(f"budget: {checked.workload.budget.params:,} of {checked.shape.params:,} base parameters")
-    click.echo(str(checked.shape.coverage))
+    yield f"plan: {json.dumps(plan.model_dump(mode='json', exclude_defaults=True), ensure_ascii=False)}"
+    yield from data_lines(checked)
+    yield f"first example, what is learned in {''.join(lengths.LEARNED)}:\n{_example(checked)}"
+    yield f"budget: {checked.workload.budget.params:,} of {checked.shape.params:,} base parameters"
+    yield str(checked.shape.coverage)
     if plan.searches_budget:
         smallest = checked.workload.budget.share(SMALLEST_SHARE)
-        click.echo(f"searched: each trial's budget, from {smallest.params:,}")
+        yield f"searched: each trial's budget, from {smallest.params:,}"
     for name, allocation in checked.allocations.items():
         if allocation is None:
-            click.echo(f"{name}: decided {STRATEGIES[name].decided()}")
+            yield f"{name}: decided {STRATEGIES[name].decided()}"
             continue
         ranks = list(allocation.ranks.values())
-        click.echo(f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}")
+        yield f"{name}: {allocation.params:,} parameters, ranks {min(ranks)} to {max(ranks)}: {_compact(ranks)}"
     if plain := always_plain(plan.strategies, checked.workload):
-        click.echo(in_words(plain))
-    _say_cost(plan, checked)
+        yield in_words(plain)
+    yield from _cost(plan, checked)
 
 
-def say_data(plan: SearchPlan, checked: Preflight) -> None:
-    """Print what of the data is used, and what becomes of the rest."""
-    for line in checked.data["words"]:
-        click.echo(line)
+def data_lines(checked: Preflight) -> Iterator[str]:
+    """Yield what of the data is used, and what becomes of the rest."""
+    yield from checked.data["words"]
     if not checked.has_verdict:
-        click.echo(
+        yield (
             f"no verdict: {checked.data['documents']['test']} test documents, and it takes at least "
             f"{lengths.FEWEST_TEST_DOCUMENTS}; nothing is confirmed"
         )
 
 
-def _say_cost(plan: SearchPlan, checked: Preflight) -> None:
+def size(plan: SearchPlan, checked: Preflight) -> SearchSize:
+    """Return how large a search is."""
+    confirmations = plan.most_confirmations if checked.has_verdict else 0
+    return SearchSize(
+        data=tuple(data_lines(checked)),
+        base_params=checked.shape.params,
+        budget_params=checked.workload.budget.params,
+        trials=plan.trials,
+        confirmations=confirmations,
+        seconds=_seconds(plan, checked),
+    )
+
+
+def _cost(plan: SearchPlan, checked: Preflight) -> Iterator[str]:
     again = plan.most_confirmations
     tokens = checked.token_estimate(plan.trials + again)
     trials = f"{plan.trials} trials and {again} confirmation runs"
-    click.echo(f"cost: at most {trials} x {checked.workload.steps} steps, {tokens:,} tokens in all")
+    yield f"cost: at most {trials} x {checked.workload.steps} steps, {tokens:,} tokens in all"
     minutes, memory = _seconds(plan, checked) / 60, _memory_bytes(plan, checked) / 1e6
-    click.echo(f"time: about {minutes:,.0f} minutes at this machine's speed; memory: about {memory:,.0f} MB a process")
-    click.echo(f"disk: about {disk_space.needed_bytes(plan, checked) / 1e6:,.0f} MB in {plan.runs_dir}")
+    yield f"time: about {minutes:,.0f} minutes at this machine's speed; memory: about {memory:,.0f} MB a process"
+    yield f"disk: about {disk_space.needed_bytes(plan, checked) / 1e6:,.0f} MB in {plan.runs_dir}"
 
 
 def _example(checked: Preflight) -> str:

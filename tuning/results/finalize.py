@@ -6,7 +6,6 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import optuna
 from ray.exceptions import RayError
 
@@ -66,7 +65,7 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
     if study is not None:
         mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
         facts = replace(facts, importance=importances(study))
-    adapter, forms = _whole_adapter(plan, best) if best else None, None
+    adapter, forms = _whole_adapter(run, best) if best else None, None
     if in_time:
         trial_files.write(plan.run_dir, rows, run.stop.check)
         if best and adapter:
@@ -140,18 +139,17 @@ def close_tracking(run: Run, in_time: bool = True) -> None:
         arrived = run.sink.close(most_seconds=SHORT_PATIENCE_SECONDS)
     if not arrived:
         to = f" --to {run.plan.mlflow_uri}" if run.plan.mlflow_uri else ""
-        click.echo(
+        run.observer.warned(
             f"MLflow misses {run.sink.outbox.remaining()} events; once it is back: "
-            f"python -m tuning.tracking replay {summary.typed(run.plan.run_dir)}{to}",
-            err=True,
+            f"python -m tuning.tracking replay {summary.typed(run.plan.run_dir)}{to}"
         )
 
 
-def _whole_adapter(plan: SearchPlan, best: ResultRow) -> Path | None:
+def _whole_adapter(run: Run, best: ResultRow) -> Path | None:
     """Return the folder of the winner's adapter; None, and say so, if there is none that is whole."""
-    if (adapter := adapter_of(plan, best)) is None:
-        kept = f"; {BEST} stays as it was" if (plan.run_dir / BEST).exists() else ""
-        click.echo(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole{kept}", err=True)
+    if (adapter := adapter_of(run.plan, best)) is None:
+        kept = f"; {BEST} stays as it was" if (run.plan.run_dir / BEST).exists() else ""
+        run.observer.warned(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole{kept}")
     return adapter
 
 
@@ -161,6 +159,6 @@ def _shrink_curve(run: Run, adapter: Path) -> list[dict[str, float]]:
         curve: list[dict[str, float]] = ask(run.plan, run.hosts, "shrink_curve", adapter, stop=run.stop)
     except RayError as error:
         log.warning("the winner could not be measured at fewer parameters", exc_info=True)
-        click.echo(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}", err=True)
+        run.observer.warned(f"the winner could not be measured at fewer parameters: {str(error).splitlines()[-1]}")
         return []
     return curve

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 from ray.exceptions import RayError, RayTaskError
 
 from analysis.report.card import Use, card
@@ -74,7 +73,7 @@ def prepared(run: Run, adapter: Path) -> Forms | None:
     except RayError as error:
         log.warning("the winner's adapter could not be verified", exc_info=True)
         reason = first_line(error.cause) if isinstance(error, RayTaskError) else first_line(error)
-        click.echo(f"Error: the winner's adapter could not be verified: {reason}", err=True)
+        run.observer.warned(f"Error: the winner's adapter could not be verified: {reason}")
         return None
 
 
@@ -134,7 +133,7 @@ def put(run: Run, forms: Forms, best: ResultRow, assessment: SearchAssessment, i
         if name == form:
             shutil.rmtree(run.plan.run_dir / (form + UNVERIFIED), ignore_errors=True)
         else:
-            click.echo(f"Error: {summary.typed(folder)}: not to be used, {in_words(forms.measured, loss)}", err=True)
+            run.observer.warned(f"Error: {summary.typed(folder)}: not to be used, {in_words(forms.measured, loss)}")
     shutil.rmtree(forms.folder, ignore_errors=True)
     workload = run.checked.workload
     if any(name.endswith(UNVERIFIED) for name in forms.losses) and has_changed(workload.model, str(workload.base)):
@@ -152,7 +151,7 @@ def put_unverified(run: Run, adapter: Path, best: ResultRow, assessment: SearchA
         seen = f"not yet loaded by plain Transformers and PEFT, which `{command}` does"
         use = Use(*loaded_from(run.checked.workload.model), str(folder.resolve()), False, seen)
         (aside / "README.md").write_text(card(best, assessment, info, use), encoding="utf-8")
-    click.echo(f"Adapter so far   {summary.typed(folder)}; to verify it: {command}")
+    run.observer.noted(f"Adapter so far   {summary.typed(folder)}; to verify it: {command}")
 
 
 def verifying(plan: SearchPlan) -> str:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import click
-
 from analysis.results.messages import one_line
 from analysis.results.rows import ResultRow
 from analysis.stats.assessment import SearchAssessment
@@ -13,29 +11,27 @@ from tuning.plan.search_plan import SearchPlan
 from tuning.tracking import addresses, mlflow_client
 
 
-def show(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search_id: str) -> None:
-    """Print the best trial of every strategy, the commands that open each view, and last what to use."""
-    click.echo("\nBest finished trial of each strategy (evaluation loss; a single run may be best by chance):")
+def lines(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search_id: str) -> list[str]:
+    """Return the best trial of every strategy, the commands that open each view, and last what to use."""
     best = assessment.best_of_each
     ranked = sorted(best, key=lambda name: best[name].final_eval_loss or 0.0)
-    for strategy in dict.fromkeys([*ranked, *(row.strategy for row in assessment.searched)]):
-        row = best.get(strategy)
-        outcome = f"{row.final_eval_loss:.4f}{_parameters(row)}" if row else "none finished"
-        click.echo(f"  {strategy:18} {outcome}")
+    names = dict.fromkeys([*ranked, *(row.strategy for row in assessment.searched)])
+    said = ["", "Best finished trial of each strategy (evaluation loss; a single run may be best by chance):"]
+    said += [f"  {name:18} {_outcome(best.get(name))}" for name in names]
     if assessment.answer:
-        click.echo("\nVerdict on each strategy against plain LoRA (test loss, confirmation runs):")
-        for line in assessment.answer:
-            click.echo("  " + line.removeprefix("- ").replace("**", ""))
-    click.echo(f"\nReport           {typed(plan.run_dir)}/report.html, report.md")
-    for line in adapter_lines(plan, assessment):
-        click.echo(line)
-    for line in mlflow_lines(plan, search_id):
-        click.echo(line)
+        said += ["", "Verdict on each strategy against plain LoRA (test loss, confirmation runs):"]
+        said += ["  " + line.removeprefix("- ").replace("**", "") for line in assessment.answer]
+    said += ["", f"Report           {typed(plan.run_dir)}/report.html, report.md"]
+    said += [*adapter_lines(plan, assessment), *mlflow_lines(plan, search_id)]
     if not plan.official:
-        click.echo(f"Optuna           optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
+        said.append(f"Optuna           optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
     ended = "ended with this search's own Ray; one that stays: ray start --head, then --ray-address auto"
-    click.echo(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
-    click.echo("\n" + "\n".join(map(one_line, recommend(assessment).sentences)))
+    said.append(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
+    return [*said, "", *map(one_line, recommend(assessment).sentences)]
+
+
+def _outcome(row: ResultRow | None) -> str:
+    return f"{row.final_eval_loss:.4f}{_parameters(row)}" if row else "none finished"
 
 
 def _parameters(row: ResultRow) -> str:

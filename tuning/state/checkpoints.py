@@ -4,11 +4,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
-
 from trainables.spec import TrialSpec
 from trainables.training import checkpoint
 from trainables.training.checkpoint import SESSION
+from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight
 from tuning.state.record import Record
@@ -37,13 +36,15 @@ def steps(plan: SearchPlan, record: Record) -> dict[str, int]:
     return {trial_id: progress.step for trial_id, progress in furthest.items() if progress is not None}
 
 
-def discard_incompatible(plan: SearchPlan, preflight: Preflight, record: Record) -> None:
+def discard_incompatible(
+    plan: SearchPlan, preflight: Preflight, record: Record, observer: SearchObserver | None = None
+) -> None:
     """Remove what unfinished trials have kept on another base or at other ranks than those that they get now.
 
     So it is once a plan was changed, or what strategies score from was lost and has been measured anew. A trial that
     has kept nothing else begins anew.
     """
-    workload = preflight.workload
+    workload, tell = preflight.workload, (observer or SearchObserver()).noted
     for trial_id, config in record.configs.items():
         if trial_id in record.rows or not (sessions := [*_sessions(plan, config.name)]):
             continue
@@ -52,7 +53,7 @@ def discard_incompatible(plan: SearchPlan, preflight: Preflight, record: Record)
         now = (workload.base, digest)
         incompatible = [folder for folder, progress in whole.items() if (progress.base, progress.allocation) != now]
         if incompatible and len(incompatible) == len(whole):  # first: were it cut off after the last, nobody would know
-            click.echo(f"{config.name} begins anew: what it has kept is of another base or other ranks")
+            tell(f"{config.name} begins anew: what it has kept is of another base or other ranks")
             record.began_anew(trial_id)
         for folder in incompatible:
             shutil.rmtree(folder.parent)

@@ -1,7 +1,7 @@
 """A search that is taken up again: its folder, its lock, its plan, and what may have changed since."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from analysis.results.run_info import FACTS, PLAN
 from analysis.results.strict_json import is_number, parsed
 from trainables.data.splits import corpus_sha256, read_documents
 from trainables.spec import TrialSpec
+from tuning.plan import given
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
 from tuning.state.facts import versions
 from tuning.state.record import EVENTS, ROWS, Record
 
-LOCK = ".lock"
+REPORTED = ("--margin is ",)
+LOCK, LATEST = ".lock", "latest"
 FREE = ("name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host")
 """Choices that change nothing about what is found."""
 
@@ -44,12 +46,15 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def folder_of(name: str, runs_dir: str) -> Path:
-    """Return the folder of a search that can be taken up.
+    """Return the folder of a search that can be taken up; unless one is called so, ``latest`` is that of the newest.
 
     Raises:
         ValueError: There is none, or something in it leads out of it.
     """
     run_dir = Path(runs_dir).resolve() / name
+    records = sorted(run_dir.parent.glob(f"*/{EVENTS}"), key=lambda path: path.stat().st_mtime)
+    if name == LATEST and records and not run_dir.exists():
+        run_dir = records[-1].parent
     if not any((run_dir / file).is_file() for file in (EVENTS, PLAN, ROWS)):
         names = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{EVENTS}"))
         there = f"there are {', '.join(names[-5:])}" if names else "there is none at all"
@@ -72,7 +77,8 @@ def saved_plan(record: Record) -> SearchPlan:
         record.exit_status = None  # something is to be mended
     if saved is None:
         raise ValueError(f"{record.run_dir}: neither {EVENTS} nor {PLAN} has a plan that can be read; start anew")
-    return SearchPlan(**{**saved, "name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)})
+    place = {"name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)}
+    return SearchPlan(**{**saved, **given.found_in(record.run_dir / given.GIVEN, saved), **place})
 
 
 def check_trials(record: Record) -> None:
@@ -116,6 +122,11 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
         if name not in free and getattr(before, name) != getattr(now, name)
     ]
     return wanted.model_copy(update={"num_samples": wanted.num_samples + extend}), changes
+
+
+def are_of_the_report(changes: Sequence[str]) -> bool:
+    """Return True if what ``changed_plan`` says has changed concerns no trial."""
+    return bool(changes) and all(change.startswith(REPORTED) for change in changes)
 
 
 def _has_same_texts(plan: SearchPlan, wanted: SearchPlan) -> bool:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+import tomllib
 from pathlib import Path
 
 from analysis.results.atomic_write import replace_text
@@ -27,9 +28,18 @@ def versions() -> dict[str, str]:
     root = Path(__file__).parents[2]
     for path in sorted(file for package in PACKAGES for file in (root / package).rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    project_version = f"{importlib.metadata.version(PROJECT)}+{digest.hexdigest()[:12]}"
+    project_version = f"{own_version()}+{digest.hexdigest()[:12]}"
     libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {PROJECT: project_version, "python": platform.python_version(), **libraries}
+
+
+def own_version() -> str:
+    """Return this project's version: as it is installed, else as its folder says."""
+    try:
+        return importlib.metadata.version(PROJECT)
+    except importlib.metadata.PackageNotFoundError:
+        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return str(project["version"])
 
 
 def revision() -> str | None:

@@ -3,6 +3,7 @@
 import functools
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,11 @@ def _place(run_dir: Path, to: str | None, said: Target) -> Target:
     uri = to or said.uri
     click.echo(f"Sending to {masked(uri)}")
     return replace(said, uri=uri, artifacts=dict(here).get(uri, None) if to else said.artifacts)
+
+
+def replay_run(arguments: Sequence[str] | None = None, name: str | None = None) -> int:
+    """Run the command ``replay`` by itself."""
+    return run_command(replay_command, arguments, name)
 
 
 def command() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results.confinement import check_folder
+from analysis.results.messages import to_stderr
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import BUDGET_SHARE, CONTROL_OF, LEARNING_RATE, Phase, Status, TrialConfig
 from tuning.tracking.mlflow_client import PARENT, MlflowCarrier, now_ms
@@ -30,7 +31,13 @@ END = {
 }
 
 
-def open_sink(run_dir: Path, uri: str, artifacts: str | None, search: str | None = None) -> Sink:
+def open_sink(
+    run_dir: Path,
+    uri: str,
+    artifacts: str | None,
+    search: str | None = None,
+    warn: Callable[[str], None] = to_stderr,
+) -> Sink:
     """Begin to track a search, or go on if the folder has events already.
 
     Args:
@@ -38,8 +45,9 @@ def open_sink(run_dir: Path, uri: str, artifacts: str | None, search: str | None
         uri: MLflow's tracking URI.
         artifacts: Where a local MLflow keeps artifacts; None for a server, which decides itself.
         search: What identifies the search in MLflow, whatever its folder is called; default is the folder's name.
+        warn: Takes a line on what goes wrong.
     """
-    outbox = Outbox(run_dir, Target(uri, artifacts, search or run_dir.name))
+    outbox = Outbox(run_dir, Target(uri, artifacts, search or run_dir.name), warn=warn)
     return Sink(outbox, lambda: MlflowCarrier(outbox.target))
 
 

@@ -5,7 +5,6 @@ An event is carried at least once. Whoever applies it must therefore end up with
 
 import logging
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from filelock import FileLock
 
 from analysis.results import journal
 from analysis.results.atomic_write import replace_text
-from analysis.results.messages import masked
+from analysis.results.messages import masked, to_stderr
 from analysis.results.strict_json import is_count
 from tuning.tracking.event_lines import check_event
 
@@ -55,14 +54,20 @@ class Outbox:
         run_dir: Where the files lie.
         target: Where events go; None takes what the files say. A search that has events keeps what identifies it.
         to: Takes that and returns where events go after all.
+        warn: Takes a line on what is wrong with the files, or with MLflow.
 
     Raises:
         UnknownTarget: The files do not say where events go.
     """
 
     def __init__(
-        self, run_dir: Path, target: Target | None = None, to: Callable[[Target], Target] = lambda target: target
+        self,
+        run_dir: Path,
+        target: Target | None = None,
+        to: Callable[[Target], Target] = lambda target: target,
+        warn: Callable[[str], None] = to_stderr,
     ) -> None:
+        self.warn = warn
         self.run_dir, self.path, self.named = run_dir, path_in(run_dir), set[str]()
         state = self._state()
         stored = _target({"search": run_dir.name} | state)  # the folder's name was the search before it had its own
@@ -191,12 +196,12 @@ class Outbox:
             return file.read(1) == b"\n"
 
     def _name(self, culprit: Path | str, problem: str) -> None:
-        """Say what is wrong on stderr, once."""
+        """Say what is wrong, once."""
         line = f"{culprit}: {problem}"
         key = culprit if isinstance(culprit, str) else line
         if key not in self.named:
             self.named.add(key)
-            print(masked(line), file=sys.stderr)
+            self.warn(masked(line))
             log.warning("%s", line)
 
 

@@ -1,7 +1,6 @@
 """Takes events without ever blocking or raising; a thread carries them on."""
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -71,7 +70,7 @@ class Sink:
         try:
             self.outbox.append(event)
         except OSError as error:
-            print(f"{self.outbox.path}: {kind} of {run} is lost to MLflow ({error})", file=sys.stderr)
+            self.outbox.warn(f"{self.outbox.path}: {kind} of {run} is lost to MLflow ({error})")
             log.warning("%s of %s is lost to MLflow (%s)", kind, run, error)
             return
         self.history.take(event)
@@ -176,7 +175,7 @@ class Sink:
             log.warning("%s", line)
         if culprit not in self.reported:
             self.reported.add(culprit)
-            print(f"{line}; the search goes on", file=sys.stderr)
+            self.outbox.warn(f"{line}; the search goes on")
 
     def _note_return(self) -> None:
         if self.is_away:

@@ -4,18 +4,17 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import click
 import optuna
 
 from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Phase
 from trainables.actors.host_registry import Hosts
 from tuning.callbacks.metrics import Metrics
-from tuning.callbacks.progress import Progress
 from tuning.callbacks.trial_callback import Harvest
 from tuning.callbacks.trial_log import TrialLog
 from tuning.lifecycle.stop import Stop
 from tuning.lifecycle.timeline import Stage, Timeline
+from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight
 from tuning.state import checkpoints
@@ -41,12 +40,13 @@ class Run:
     sink: events.Sink
     hosts: Hosts
     timeline: Timeline
+    observer: SearchObserver
 
 
 def train(run: Run) -> optuna.Study | None:
     """Search, and confirm what was found; what the record has already is not done again."""
     plan, record = run.plan, run.record
-    checkpoints.discard_incompatible(plan, run.checked, record)
+    checkpoints.discard_incompatible(plan, run.checked, record, run.observer)
     to_mlflow, gauges = events.Tracking(run.sink), Metrics(plan.run_dir.name)
     for row in record.rows.values():
         gauges.ended(row)
@@ -68,7 +68,7 @@ def train(run: Run) -> optuna.Study | None:
         again = FixedSearch(wanted, record)
         if len(again):
             run.timeline.enter(what)
-            click.echo(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
+            run.observer.noted(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
             log.info("%s: %s", what, ", ".join(config.trial_id for config in wanted))
             to_mlflow.open_group(Phase.CONFIRM)
             _phase(run, trainable, again, len(again), listeners, what)
@@ -82,6 +82,9 @@ def _phase(
 ) -> None:
     """Train what is left of a phase."""
     ended = run.record.of_phase(Phase.SEARCH) if phase == Phase.SEARCH else []
-    with Progress(left + len(ended), ended) as progress:
-        harvest = Harvest(run.record, run.stop, (progress, *listeners))
+    run.observer.phase_began(phase, left + len(ended), ended)
+    try:
+        harvest = Harvest(run.record, run.stop, (run.observer, *listeners), run.observer.warned)
         tuner.run(run.plan, trainable, search, left, harvest, phase)
+    finally:
+        run.observer.phase_ended()

@@ -1,0 +1,144 @@
+"""What a search's own command shows of it: what was asked for, what it is busy with, its trials."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.status import Status as Spinner
+
+from analysis.results.rows import ResultRow
+from analysis.results.trial_config import TrialConfig
+from tuning.callbacks.progress import Ahead, Progress
+from tuning.lifecycle.timeline import Stage
+from tuning.observer import SearchObserver, SearchSize
+from tuning.plan.search_plan import SearchPlan
+
+BUSY = {
+    Stage.IMPORTS: "Loading libraries",
+    Stage.CHECKS: "Reading model and data",
+    Stage.RAY: "Starting Ray",
+    Stage.LOADING: "Loading the base where trials run",
+    Stage.MEASURING: "Measuring what can be adapted, and what strategies score from",
+    Stage.FIRST_STEP: "Training the first steps",
+    Stage.REPORT: "Measuring the winner again, and writing the report",
+}
+"""What is said of a stage in which there is nothing else to see."""
+
+
+class SteadyConsole(Console):
+    """A console that never hides the cursor: a process that ends at once could not show it again."""
+
+    def show_cursor(self, show: bool = True) -> bool:
+        """Leave it as it is."""
+        return False
+
+
+class Terminal(SearchObserver):
+    """Prints what a person wants to see; what is wrong goes to standard error."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or SteadyConsole()
+        self._is_screen = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._began, self._errors = time.monotonic(), sys.stderr  # which rich leads to the screen while something moves
+        self._plan: SearchPlan | None = None
+        self._said = set[str]()
+        self._spinner: Spinner | None = None
+        self._progress: Progress | None = None
+
+    def planned(self, plan: SearchPlan) -> None:
+        """Print what was asked for, once."""
+        if self._plan is None:
+            self.noted(asked(plan))
+        self._plan = plan
+
+    def stage_began(self, stage: Stage) -> None:
+        """Show what the search is busy with: in one line that goes again, or a line for each."""
+        self._rest()
+        text = BUSY.get(stage)
+        if text is None or (text in self._said and not self._is_screen):
+            return
+        self._said.add(text)
+        if self._is_screen:
+            self._spinner = Spinner(f"{text} …", console=self._console)
+            self._spinner.start()
+        else:
+            self.noted(f"{text} …")
+
+    def sized(self, size: SearchSize) -> None:
+        """Print how large the search is."""
+        for line in size.data:
+            self.noted(line)
+        runs = f"{size.trials} trials" + (f" and at most {size.confirmations} more" if size.confirmations else "")
+        minutes = max(1, round(size.seconds / 60))
+        self.noted(
+            f"{size.base_params:,} parameters, of which a trial trains at most {size.budget_params:,}; "
+            f"{runs}: about {minutes:,} minute{'s' * (minutes > 1)} if one follows the other"
+        )
+
+    def noted(self, line: str) -> None:
+        """Print a line, above what moves."""
+        if self._is_screen:
+            self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        else:
+            click.echo(line)
+
+    def warned(self, line: str) -> None:
+        """Print a line on standard error; where that is the same screen, above what moves."""
+        if self._is_screen and self._errors is not None and self._errors.isatty():
+            self.noted(line)
+        elif self._errors is not None:
+            click.echo(line, file=self._errors)
+
+    def phase_began(self, phase: str, trials: int, ended: Sequence[ResultRow]) -> None:
+        """Begin a table."""
+        self._rest()
+        self._progress = Progress(trials, ended, self._ahead(phase), phase, self._console)
+        self._progress.__enter__()
+
+    def started(self, config: TrialConfig) -> None:
+        """Show a new trial."""
+        if self._progress:
+            self._progress.started(config)
+
+    def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Show a report."""
+        if self._progress:
+            self._progress.reported(trial_id, report)
+
+    def ended(self, row: ResultRow) -> None:
+        """Show how a trial ended."""
+        if self._progress:
+            self._progress.ended(row)
+
+    def phase_ended(self) -> None:
+        """Leave the table as it stands."""
+        if self._progress:
+            self._progress.__exit__()
+        self._progress = None
+
+    def close(self) -> None:
+        """Leave nothing on the screen that moves, however the search has ended."""
+        self._rest()
+        self.phase_ended()
+
+    def _rest(self) -> None:
+        if self._spinner:
+            self._spinner.stop()
+        self._spinner = None
+
+    def _ahead(self, phase: str) -> Ahead:
+        later = {} if self._plan is None else self._plan.likely_runs
+        runs = {"search": sum(later.values()), Stage.CONFIRMATION: later.get("controls", 0)}
+        reports = 1 if self._plan is None else self._plan.reports
+        return Ahead(runs.get(phase, 0), reports, time.monotonic() - self._began)
+
+
+def asked(plan: SearchPlan) -> str:
+    """Return what was asked for, in a few lines."""
+    budget = f"{plan.budget:,} parameters" if plan.budget else f"that of plain LoRA of rank {plan.budget_rank or 2}"
+    what = "the five experiments of the seed report" if plan.official else ", ".join(plan.strategies)
+    seeds = f", then {plan.confirm_seeds} fresh seeds for the verdict" if plan.most_confirmations else ""
+    return f"{plan.trials} trials: {what}\nmodel {plan.model}\ndata {plan.dataset}\nbudget {budget}{seeds}"

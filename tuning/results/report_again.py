@@ -1,0 +1,85 @@
+"""Another report of a finished search, for which nothing is trained and no Ray is started."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import replace
+
+from analysis.report.card import Use, card
+from analysis.report.publish import publish
+from analysis.results.atomic_write import replace_text
+from analysis.results.run_info import RunInfo, in_words
+from analysis.results.trial_config import Phase
+from analysis.stats.assessment import SearchAssessment, assess
+from trainables.models import hub
+from trainables.postprocess.verification import loaded_from
+from trainables.training.checkpoint import UNIFORM
+from tuning.observer import SearchObserver
+from tuning.plan.search_plan import SearchPlan
+from tuning.results import finalize, summary
+from tuning.search_result import SearchResult
+from tuning.state import run_folder
+from tuning.state.record import Record
+from tuning.tracking import events
+from tuning.trials.confirmation import confirmations, controls
+
+
+def report_again(
+    plan: SearchPlan, record: Record, changes: Sequence[str], observer: SearchObserver
+) -> SearchResult | None:
+    """Judge the trials of a finished search by another margin; None if something must be trained or measured for that.
+
+    Args:
+        plan: With the other margin.
+        record: The search's; nothing is left to be done.
+        changes: What differs, in words.
+        observer: Hears what was found.
+    """
+    status, assessment = record.exit_status, assess(list(record.rows.values()), plan.margin)
+    if status is None or not _is_all_there(plan, record, assessment):
+        return None
+    known = RunInfo.of_run(plan.run_dir, "")
+    record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
+    facts = replace(
+        known,
+        margin=plan.margin,
+        changes=(*known.changes, *changes),
+        continued=(*known.continued, run_folder.command_of(plan)),
+        looks=len(record.looks),
+    )
+    run_folder.note_plan(record, plan, facts, changes)
+    info = replace(facts, generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
+    publish(assessment, info, plan.run_dir / "report.md")
+    _write_cards(plan, assessment, info)
+    _tell_mlflow(plan, assessment, info, observer)
+    record.completed(status)
+    for line in summary.lines(plan, assessment, "", info.search_id):
+        observer.noted(line)
+    result = SearchResult(plan.run_dir, status)
+    observer.finished(result)
+    return result
+
+
+def _is_all_there(plan: SearchPlan, record: Record, assessment: SearchAssessment) -> bool:
+    """Return True if the same runs confirm what was found, and the same adapter is to be used."""
+    best, wanted = assessment.recommended, [*confirmations(plan, assessment.rows), *controls(plan, assessment.rows)]
+    there = {row.trial_id for row in record.of_phase(Phase.CONFIRM)}
+    if best is None or record.handout is None or there != {config.trial_id for config in wanted}:
+        return False
+    trial_id, folders = record.handout
+    return trial_id == best.trial_id and all((plan.run_dir / name).is_dir() for name in folders)
+
+
+def _write_cards(plan: SearchPlan, assessment: SearchAssessment, info: RunInfo) -> None:
+    best, base = assessment.recommended, loaded_from(hub.at(plan.model, plan.model_revision))
+    assert best is not None
+    for name, seen in info.handed_out.items():
+        folder = plan.run_dir / name
+        use = Use(*base, str(folder.resolve()), name.startswith(UNIFORM), in_words(seen))
+        replace_text(folder / "README.md", card(best, assessment, info, use))
+
+
+def _tell_mlflow(plan: SearchPlan, assessment: SearchAssessment, info: RunInfo, observer: SearchObserver) -> None:
+    mlflow = (summary.tracking_uri(plan), summary.artifact_uri(plan))
+    sink = events.open_sink(plan.run_dir, *mlflow, search=info.search_id, warn=observer.warned)
+    finalize.finish_tracking(sink, plan, assessment)
+    sink.close(most_seconds=finalize.MLFLOW_SECONDS)
