@@ -11,6 +11,7 @@ from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
 from trainables.data.splits import DataSource, Splits
 from trainables.models.coverage import Coverage
+from trainables.models.device import CPU, device_of
 
 if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
     import torch
@@ -36,7 +37,7 @@ class Workload:
         clip_norm: Largest gradient norm; larger ones are scaled down.
         warmup: Share of the steps with rising learning rate.
         threads: CPU threads of a process that trains.
-        device: ``cpu`` or ``cuda``; a machine may have a GPU that the search was not given.
+        device: Name of a device; a machine may have a GPU that the search was not given.
         pack_size: Trials that share a process and its base.
         evidence: What was measured before training; empty if no strategy needs it.
         coverage: The matrices that can carry an adapter; None takes all that the model's modules tell of.
@@ -57,7 +58,7 @@ class Workload:
     clip_norm: float = 1.0
     warmup: float = 0.06
     threads: int = 1
-    device: str = "cpu"
+    device: str = CPU
     pack_size: int = 1
     evidence: Evidence = field(default_factory=dict)
     coverage: Coverage | None = None
@@ -68,7 +69,7 @@ class Workload:
     @property
     def micro_batch(self) -> int:
         """Rows of a trial in one packed pass: on CPU a pack's rows together are one batch, which caches hold."""
-        if self.device == "cuda":
+        if device_of(self.device).has_own_memory:
             return self.batch_size
         return max(
             rows

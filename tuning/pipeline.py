@@ -24,7 +24,7 @@ from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking
 from analysis.stats.assessment import assess
 from trainables.actors.host_registry import Hosts
-from tuning.cluster import connection, hosting, node_check
+from tuning.cluster import connection, devices, hosting, node_check
 from tuning.lifecycle import process, search_log
 from tuning.lifecycle.process import CUT_OFF, NO_ROOM, NO_USABLE_TRIAL, NOT_VERIFIED, OK, SOME_FAILED
 from tuning.lifecycle.search_log import FileLog
@@ -180,6 +180,8 @@ def _measured(
     """
     timeline.enter(Stage.RAY)
     dashboard = stack.enter_context(_ray(plan, checked, search_id))
+    plan = devices.decided(plan)
+    checked = replace(checked, workload=plan.trained_with(checked.workload))
     preview.say_data(plan, checked)
     timeline.enter(Stage.LOADING)
     hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))

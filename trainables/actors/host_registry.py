@@ -10,6 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.actors.host import Host, TrialHandle
 from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
+from trainables.models.device import given_by
 
 if TYPE_CHECKING:
     from trainables.data.splits import Example
@@ -67,7 +68,7 @@ class Hosts:
         """Measure adapters on the device that Ray gave to this process, as ``verification.reloaded``."""
         from trainables.postprocess.verification import reloaded
 
-        return reloaded(model, adapters, examples, "cuda" if ray.get_gpu_ids() else "cpu")
+        return reloaded(model, adapters, examples, given_by(ray.get_gpu_ids()))
 
     def at(self, node: str, device: str, owner: int | None = None) -> Any:
         """Return a node's host for a device, ``cpuN`` or ``gpuN``, or for one process; the first call starts it.

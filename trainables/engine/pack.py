@@ -16,9 +16,10 @@ from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
 from trainables.models.base_model import BaseModel
+from trainables.models.device import device_of
 from trainables.spec import TrialSpec, Workload
 from trainables.training.inputs import base_of, splits_of
-from trainables.training.losses import autocast, by_length
+from trainables.training.losses import by_length
 from trainables.training.trial_state import Learner
 
 
@@ -99,7 +100,7 @@ class Pack:
             raise ValueError(f"batch size {workload.batch_size} is no multiple of the micro-batch {self.micro_batch}")
         adapter = peft_adapter.fresh_planned(self.base, workload, spec)
         learner = Learner(workload, spec, self.base, adapter, len(self.splits.train))
-        return Slot(learner, torch.Generator(self.device))
+        return Slot(learner, device_of(self.device).generator())
 
     def forget(self, slot: Slot) -> None:
         """Release a slot's tensors."""
@@ -131,8 +132,7 @@ class Pack:
         """Make passes smaller after one for which memory did not suffice; return the slots that failed."""
         for slot in slots:
             slot.begin_again()
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
+        device_of(self.device).release_memory()
         if len(slots) == 1:
             slots[0].failure = error.with_traceback(None)  # its frames would keep the memory
             return slots
@@ -209,7 +209,7 @@ class Pack:
         prefix = self.prefix.skipped(depth, examples, lanes)
         dropping = training and any(slot.learner.workload.dropout for slot in slots)
         mask = functools.partial(_dropout, slots, lanes) if dropping else None
-        with autocast(self.device), prefix, adapted(self.base.model, self._stack(tuple(slots)), mask):
+        with self.base.autocast(), prefix, adapted(self.base.model, self._stack(tuple(slots)), mask):
             return row_losses(self.base, examples, lanes).view(len(slots), -1)
 
     def _may_skip(self, depth: int) -> bool:

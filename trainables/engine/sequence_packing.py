@@ -23,7 +23,7 @@ class Lanes:
         length: Tokens of a lane.
         starts: Each row's lane, counted over all trials, and first position in it; trial after trial.
         lengths: Each trial's rows' lengths, in tokens.
-        device: Device of the tensors, ``cpu`` or ``cuda``.
+        device: Name of the tensors' device.
     """
 
     per_trial: int

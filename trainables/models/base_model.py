@@ -17,6 +17,7 @@ from strategies.base import Site
 from trainables.models import hub
 from trainables.models.context import Context
 from trainables.models.coverage import Coverage
+from trainables.models.device import CPU, device_of
 from trainables.models.files import resolve
 from trainables.models.frozen_linear import FrozenLinear
 from trainables.models.matrices import coverage_of
@@ -41,7 +42,7 @@ class BaseModel:
         tokenizer: Its tokenizer, with a pad token.
         coverage: Which matrices can carry an adapter, and why the others cannot.
         params: Parameters of the model, tied ones once.
-        device: ``cpu`` or ``cuda``.
+        device: Name of the device that it lies on.
         separable_head: Whether the logits are the output embedding of the last hidden state and nothing else.
         joining: What keeps rows apart that lie end to end; None if nothing does.
     """
@@ -63,6 +64,10 @@ class BaseModel:
     def pad_id(self) -> int:
         """The padding id; padding is masked, so any id will do."""
         return int(self.tokenizer.pad_token_id or 0)
+
+    def autocast(self) -> Any:
+        """Return a context in which a training pass computes."""
+        return device_of(self.device).autocast()
 
     def weight(self, site: Site) -> torch.Tensor:
         """Return a site's matrix, (d_out, d_in), not copied."""
@@ -183,7 +188,7 @@ def read_weights(model: str, **options: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def load(model: str, device: str = "cpu") -> BaseModel:
+def load(model: str, device: str = CPU) -> BaseModel:
     """Load a base model; a second call in the same process returns the same object.
 
     Raises:
@@ -195,7 +200,7 @@ def load(model: str, device: str = "cpu") -> BaseModel:
     network.requires_grad_(False)
     _fuse_activations(network)
     network.config.use_cache = False
-    network.eval().to(device)
+    device_of(device).place(network.eval())
     if not looks_back_only(network):
         raise ValueError(f"--model {model}: its tokens see later ones; give a causal language model")
     params = sum(parameter.numel() for parameter in network.parameters())

@@ -28,7 +28,7 @@ def reloaded(
         model: The base, as ``Workload.model``, or the folder of a merged model.
         adapters: Their folders; None measures the model alone.
         examples: The rows.
-        device: Where to measure, ``cpu`` or ``cuda``.
+        device: Name of the device to measure on.
 
     Returns:
         For each adapter its loss in float32, or why there is none.

@@ -17,6 +17,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from trainables.actors.host import lives
 from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
+from trainables.models.device import MPS
 from tuning.cluster import access, ray_compat
 from tuning.lifecycle.process import leave_because, sparing_children
 from tuning.plan.search_plan import SearchPlan
@@ -152,7 +153,7 @@ def await_resources(plan: SearchPlan) -> None:
 
 
 def _needs(plan: SearchPlan) -> tuple[tuple[str, str, float], ...]:
-    return ("--gpus-per-trial", "GPU", plan.gpus_per_trial), ("--cpus-per-trial", "CPU", plan.cpus_per_trial)
+    return ("--gpus-per-trial", "GPU", plan.gpus), ("--cpus-per-trial", "CPU", plan.cpus_per_trial)
 
 
 def _lack(plan: SearchPlan) -> str:
@@ -166,10 +167,12 @@ def _lack(plan: SearchPlan) -> str:
 
 def unused_gpus(plan: SearchPlan) -> int:
     """Return how many GPUs Ray has if the plan uses none of them."""
-    return 0 if plan.gpus_per_trial else int(ray.cluster_resources().get("GPU", 0))
+    return 0 if plan.gpus_per_trial != 0 else int(ray.cluster_resources().get("GPU", 0))
 
 
 def slots_of(plan: SearchPlan, resources: dict[str, float]) -> int:
     """Return how many trials run at once on the resources that Ray has now."""
+    if plan.device == MPS:
+        return plan.trials_per_pack
     wanted = plan.trial_resources
     return max(1, math.floor(min(resources.get(k.upper(), 0) / n for k, n in wanted.items() if n) + 1e-6))

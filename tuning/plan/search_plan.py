@@ -1,5 +1,6 @@
 """Every choice a user makes. Flags, YAML and plan.json all come from ``SearchPlan``."""
 
+from dataclasses import replace
 from typing import Self
 
 from pydantic import model_validator
@@ -94,6 +95,10 @@ class SearchPlan(
         """How many trials are trained."""
         return len(OFFICIAL) if self.official else self.num_samples
 
+    def trained_with(self, workload: Workload) -> Workload:
+        """Return a workload with the devices that this plan has."""
+        return replace(workload, device=self.device, pack_size=self.trials_per_pack)
+
     def workload(self, budget: RankBudget) -> Workload:
         """Return what all trials share; evidence is added once it is measured."""
         return Workload(
@@ -108,6 +113,6 @@ class SearchPlan(
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
             threads=max(1, int(self.cpus_per_trial)),
-            device="cuda" if self.gpus_per_trial else "cpu",
+            device=self.device,
             pack_size=self.trials_per_pack,
         )
