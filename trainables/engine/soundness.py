@@ -23,6 +23,7 @@ from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
 from trainables.models.base_model import BaseModel
 from trainables.models.coverage import Coverage
+from trainables.models.frozen_linear import FrozenLinear
 from trainables.spec import Workload
 from trainables.training.inputs import base_of, splits_of
 
@@ -267,7 +268,7 @@ def _random(base: BaseModel, sites: Sequence[Site], seed: int) -> Adapter:
     generator = torch.Generator().manual_seed(seed)
     for site in sites:
         a, b = adapter.factors[site.name]
-        size = RELATIVE_SIZE * float(base.model.get_submodule(site.name).weight[:SAMPLED_ROWS].std())
+        size = RELATIVE_SIZE * float(FrozenLinear(base.model.get_submodule(site.name)).stored()[:SAMPLED_ROWS].std())
         a.copy_(torch.randn(a.shape, generator=generator) / a.shape[1] ** 0.5)
         b.copy_(torch.randn(b.shape, generator=generator) * size * (a.shape[1] / len(a)) ** 0.5)
     return adapter

@@ -70,8 +70,8 @@ class BaseModel:
         return device_of(self.device).autocast()
 
     def weight(self, site: Site) -> torch.Tensor:
-        """Return a site's matrix, (d_out, d_in), not copied."""
-        return FrozenLinear(self.model.get_submodule(site.name)).weight(torch.float32).t()
+        """Return a site's matrix in float32, (d_out, d_in), not copied where it is stored so."""
+        return FrozenLinear(self.model.get_submodule(site.name)).dequantize(torch.float32).t()
 
 
 @dataclass(frozen=True, slots=True)
