@@ -12,6 +12,7 @@ from strategies.official import OFFICIAL, OfficialExperiment
 from trainables.data.splits import DataSource, Splits
 from trainables.models.coverage import Coverage
 from trainables.models.device import CPU, device_of
+from trainables.models.precision import IN_FLOAT32, Precision
 
 if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
     import torch
@@ -39,6 +40,7 @@ class Workload:
         threads: CPU threads of a process that trains.
         device: Name of a device; a machine may have a GPU that the search was not given.
         pack_size: Trials that share a process and its base.
+        precision: How that lies in memory.
         evidence: What was measured before training; empty if no strategy needs it.
         coverage: The matrices that can carry an adapter; None takes all that the model's modules tell of.
         base: ``identity`` of the model that the search was planned with; None trains on whatever is there.
@@ -60,6 +62,7 @@ class Workload:
     threads: int = 1
     device: str = CPU
     pack_size: int = 1
+    precision: Precision = IN_FLOAT32
     evidence: Evidence = field(default_factory=dict)
     coverage: Coverage | None = None
     base: str | None = None

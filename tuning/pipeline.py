@@ -32,7 +32,7 @@ from tuning.lifecycle.stop import OUTSIDE, Stop, Stopped
 from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight import disk_space, measuring, preflight, preview
+from tuning.preflight import base_dtype, disk_space, measuring, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, handout, summary
@@ -182,6 +182,8 @@ def _measured(
     dashboard = stack.enter_context(_ray(plan, checked, search_id))
     plan = devices.decided(plan)
     checked = replace(checked, workload=plan.trained_with(checked.workload))
+    plan = base_dtype.decided(plan, checked)
+    checked = replace(checked, workload=plan.trained_with(checked.workload))
     preview.say_data(plan, checked)
     timeline.enter(Stage.LOADING)
     hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
@@ -220,7 +222,7 @@ def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record 
         command=commands[0],
         versions=versions(),
         revision=revision(),
-        engine=plan.engine,
+        engine=plan.engine if plan.precision.exact else f"{plan.engine}; the base in {plan.precision}",
         continued=tuple(commands[1:]),
         changes=tuple(change for earlier in plans for change in earlier["changes"]),
         resource_events=tuple(record.resource_events) if record else (),

@@ -4,6 +4,7 @@ import contextlib
 import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
@@ -36,6 +37,14 @@ class Device:
     def arithmetic(self) -> str:
         """The dtype of a training pass over a float32 base, in words."""
         return "float32"
+
+    @property
+    def has_bfloat16(self) -> bool | None:
+        """Whether it has instructions for bfloat16; None if this process does not see it."""
+        try:
+            return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # not on Linux
+            return False
 
     def autocast(self) -> Any:
         """Return a context in which a training pass over a float32 base computes."""
@@ -104,6 +113,13 @@ class Cuda(Device):
         """As ``Device.arithmetic``."""
         return "bfloat16 autocast"
 
+    @property
+    def has_bfloat16(self) -> bool | None:
+        """As ``Device.has_bfloat16``; of one that only emulates it, no."""
+        import torch
+
+        return torch.cuda.get_device_capability()[0] >= 8 if torch.cuda.is_available() else None
+
     def autocast(self) -> Any:
         """As ``Device.autocast``."""
         import torch
@@ -167,6 +183,11 @@ class Mps(Device):
     def head_elements(self) -> int:
         """As ``Device.head_elements``."""
         return 2**24
+
+    @property
+    def has_bfloat16(self) -> bool | None:
+        """As ``Device.has_bfloat16``; it is not used."""
+        return False
 
     def rng_state(self) -> "torch.Tensor":
         """As ``Device.rng_state``."""

@@ -50,6 +50,15 @@ class FrozenLinear:
         """Output features."""
         return self.shape[1 if self.transposed else 0]
 
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Have a layer in four bits compute in a dtype when it is called itself, and keep its weight as it is laid out.
+
+        On some CPUs bitsandbytes would lay it out otherwise after the first call, for a product of its own.
+        """
+        if hasattr(self.layer, "compute_type_is_set"):
+            self.layer.compute_dtype, self.layer.compute_type_is_set = dtype, True
+            self.layer.support_avx512bf16_for_cpu = False
+
     def matmul(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """Write ``x @ weight + bias`` into ``out``.
 
@@ -83,10 +92,9 @@ class FrozenLinear:
 
     def stored(self) -> torch.Tensor:
         """Return the weight as the layer stores it, (d_out, d_in) or the other way round, out of any four bits."""
-        weight: torch.Tensor = self.layer.weight
+        weight: Any = self.layer.weight
         if not self.quantized:
-            return weight
+            return weight  # type: ignore[no-any-return]
         from bitsandbytes.functional import dequantize_4bit
 
-        dense: torch.Tensor = dequantize_4bit(weight.data, weight.quant_state)
-        return dense
+        return dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[no-any-return]

@@ -54,7 +54,7 @@ class Learner:
         self.workload, self.spec, self.adapter = workload, spec, adapter
         self.sites: tuple[Site, ...] = base.sites
         self.base_params = base.params
-        self.device = base.device
+        self.device, self.arithmetic = base.device, base.arithmetic
         self.parametrization = parametrization_of(adapter, workload, spec, base)
         self.parameters = self.parametrization.parameters
         self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=workload.weight_decay)
@@ -150,7 +150,7 @@ class Learner:
 
     def diverged(self, quantities: str, *values: float) -> Diverged:
         """Return the error that names the step and the choices with which this trial diverged."""
-        dtype = device_of(self.device).arithmetic
+        dtype = self.arithmetic
         choices = f"learning rate {self.spec.learning_rate:g}, scaling {self.spec.scaling} x {self.workload.scale:g}"
         return Diverged(f"{quantities} {', '.join(map(str, values))} at step {self.step} ({choices}, {dtype})")
 

@@ -12,6 +12,7 @@ from analysis.results.messages import has_secret
 from strategies import SEARCHED, STRATEGIES, RankBudget, Site
 from trainables.data.source import BUNDLED, DataSource, Format, Learned
 from trainables.models.device import MPS, given_by
+from trainables.models.precision import FLOAT32, Precision
 from trainables.models.targets import ALL, Targets
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -79,11 +80,22 @@ class ModelChoice(Choices):
     )
     exclude_modules: tuple[str, ...] = Field((), description="Matrices to leave as they are; repeat the flag")
     layers: str | None = Field(None, description="Blocks to adapt, counted from 0, as 0-3,8 (default: all)")
+    base_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="The base in memory; `auto` is bfloat16 on a GPU, and on a CPU where that is faster"
+    )
+    quantize: Literal["nf4"] | None = Field(
+        None, description="`nf4`: the base's matrices in four bits, by bitsandbytes (default: as they are)"
+    )
 
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
         _ = self.targets
         return self
+
+    @property
+    def precision(self) -> Precision:
+        """How the base lies in memory; in float32 as long as ``auto`` is not decided."""
+        return Precision(FLOAT32 if self.base_dtype == "auto" else self.base_dtype, self.quantize)
 
     @property
     def targets(self) -> Targets:

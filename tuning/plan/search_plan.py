@@ -96,8 +96,8 @@ class SearchPlan(
         return len(OFFICIAL) if self.official else self.num_samples
 
     def trained_with(self, workload: Workload) -> Workload:
-        """Return a workload with the devices that this plan has."""
-        return replace(workload, device=self.device, pack_size=self.trials_per_pack)
+        """Return a workload with the devices and the dtype that this plan has."""
+        return replace(workload, device=self.device, pack_size=self.trials_per_pack, precision=self.precision)
 
     def workload(self, budget: RankBudget) -> Workload:
         """Return what all trials share; evidence is added once it is measured."""
@@ -115,4 +115,5 @@ class SearchPlan(
             threads=max(1, int(self.cpus_per_trial)),
             device=self.device,
             pack_size=self.trials_per_pack,
+            precision=self.precision,
         )

@@ -109,7 +109,7 @@ def coverage_path(plan: SearchPlan, preflight: Preflight) -> Path:
     """Return where it is kept what can be adapted."""
     key = cache_key(preflight.workload.base, preflight.shape.coverage)
     where = f"-{MPS}" if plan.device == MPS else ""  # what the CPU computes right, it may not
-    return Path(plan.runs_dir).resolve() / ".evidence" / f"{key}{where}.coverage.json"
+    return Path(plan.runs_dir).resolve() / ".evidence" / f"{key}{where}{plan.precision.key}.coverage.json"
 
 
 def coverage_at(path: Path) -> Coverage | None:
@@ -135,7 +135,11 @@ def _measured(plan: SearchPlan, workload: Workload, corpus_sha256: str, measurem
     form = format_of(measurement)
     coverage = workload.coverage
     sites = f"-{coverage.digest[:16]}" if coverage and coverage.left_out else ""
-    kept = Path(plan.runs_dir).resolve() / ".evidence" / f"{form.key(workload, corpus_sha256)}{sites}{form.suffix}"
+    kept = (
+        Path(plan.runs_dir).resolve()
+        / ".evidence"
+        / f"{form.key(workload, corpus_sha256)}{sites}{workload.precision.key}{form.suffix}"
+    )
     try:
         measured_before = form.read(kept)
     except (OSError, ValueError, SafetensorError):  # not there, or not as it was written
