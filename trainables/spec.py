@@ -41,6 +41,8 @@ class Workload:
         device: Name of a device; a machine may have a GPU that the search was not given.
         pack_size: Trials that share a process and its base.
         precision: How that lies in memory.
+        recomputes: Whether its blocks keep their inputs alone for the backward pass.
+        rows_per_pass: Rows of a trial in one packed pass, where memory decides; None where speed may.
         evidence: What was measured before training; empty if no strategy needs it.
         coverage: The matrices that can carry an adapter; None takes all that the model's modules tell of.
         base: ``identity`` of the model that the search was planned with; None trains on whatever is there.
@@ -63,6 +65,8 @@ class Workload:
     device: str = CPU
     pack_size: int = 1
     precision: Precision = IN_FLOAT32
+    recomputes: bool = False
+    rows_per_pass: int | None = None
     evidence: Evidence = field(default_factory=dict)
     coverage: Coverage | None = None
     base: str | None = None
@@ -72,6 +76,8 @@ class Workload:
     @property
     def micro_batch(self) -> int:
         """Rows of a trial in one packed pass: on CPU a pack's rows together are one batch, which caches hold."""
+        if self.rows_per_pass is not None:
+            return self.rows_per_pass
         if device_of(self.device).has_own_memory:
             return self.batch_size
         return max(
