@@ -161,7 +161,7 @@ def floor_seconds(base: Any, passes: list[Any]) -> float:
         base: A ``BaseModel``.
         passes: Batches.
     """
-    from trainables.training.losses import autocast, token_losses
+    from trainables.training.losses import token_losses
 
     def open_gradients(_: Any, __: Any, output: Any) -> Any:
         return output.requires_grad_()
@@ -170,7 +170,7 @@ def floor_seconds(base: Any, passes: list[Any]) -> float:
     started = time.perf_counter()
     try:
         for batch in passes:
-            with autocast(base.device):
+            with base.autocast():
                 losses = token_losses(base.model, batch.inputs, batch.labels, base.separable_head)[0]
             losses.mean().backward()  # type: ignore[no-untyped-call]
     finally:

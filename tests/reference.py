@@ -9,9 +9,10 @@ from trainables.adapters import peft_adapter
 from trainables.data.collate import collate
 from trainables.data.splits import Example, mean_loss
 from trainables.models.base_model import BaseModel
+from trainables.models.device import device_of
 from trainables.spec import TrialSpec, Workload
 from trainables.training.inputs import base_of, splits_of
-from trainables.training.losses import autocast, evaluate, rng_state, set_rng_state, token_losses
+from trainables.training.losses import evaluate, token_losses
 from trainables.training.session import StepReport
 from trainables.training.trial_state import Learner
 
@@ -34,12 +35,12 @@ class SoloSession:
     def train(self, steps: int) -> StepReport:
         """Train up to ``steps`` more steps and evaluate."""
         learner = self.learner
-        set_rng_state(learner.device, learner.rng)
+        device_of(learner.device).set_rng_state(learner.rng)
         peft_adapter.set_dropout(self.model, True)
         for _ in range(min(steps, learner.workload.steps - learner.step)):
             began = time.perf_counter()
             self._step()
-            learner.rng = rng_state(learner.device)
+            learner.rng = device_of(learner.device).rng_state()
             learner.spent(time.perf_counter() - began)
             self.after_step()
         peft_adapter.set_dropout(self.model, False)
@@ -69,7 +70,7 @@ class SoloSession:
         learner = self.learner
         examples = [self.splits.train[index] for index in learner.order[learner.step]]
         batch = collate(examples, self.base.pad_id, self.base.device)
-        with autocast(self.base.device):
+        with self.base.autocast():
             loss = token_losses(self.base.model, batch.inputs, batch.labels, self.base.separable_head)[0].sum()
         (loss / batch.learned_tokens).backward()  # type: ignore[no-untyped-call]
         learner.advance(loss.item(), batch.learned_tokens)

@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
 from trainables.data.splits import DataSource, load_splits
 from trainables.engine.evaluation import exact_loss
 from trainables.models import hub
-from trainables.models.base_model import load, read_weights, save_tokenizer
+from trainables.models.base_model import dense, load, read_network, save_tokenizer
+from trainables.models.device import CPU
+from trainables.models.precision import Precision
 from trainables.postprocess import forms
 from trainables.postprocess.verification import agree, in_words, loaded_from, reloaded
 from trainables.training.checkpoint import BEST, UNVERIFIED
@@ -34,26 +36,30 @@ from trainables.training.checkpoint import BEST, UNVERIFIED
 ROWS_PER_PASS, NOT_VERIFIED = 8, 6
 
 
-def as_trained(model: str, adapter: Path, output: Path) -> None:
+def as_trained(model: str, precision: Precision, adapter: Path, output: Path) -> None:
     """Write the adapter with the shortest names that mean the same.
 
     Args:
         model: The base, as ``Workload.model``.
+        precision: How it lay in memory in training.
         adapter: Folder that ``Adapter.save`` wrote.
         output: Folder for the other form.
     """
-    forms.write(model, forms.named_shortly(load(model), peft_adapter.read_folder(adapter)), output)
+    forms.write(model, forms.named_shortly(load(model, CPU, precision), peft_adapter.read_folder(adapter)), output)
 
 
-def uniform(model: str, adapter: Path, output: Path) -> None:
+def uniform(model: str, precision: Precision, adapter: Path, output: Path) -> None:
     """Write the adapter with one rank and one scale, for servers that know no others; logits are the original's."""
-    forms.write(model, forms.uniform(load(model), peft_adapter.read_folder(adapter)), output)
+    forms.write(model, forms.uniform(load(model, CPU, precision), peft_adapter.read_folder(adapter)), output)
 
 
-def merged(model: str, adapter: Path, output: Path) -> None:
-    """Write the base with the adapter added to its weights, and its tokenizer: a model that needs no PEFT."""
+def merged(model: str, precision: Precision, adapter: Path, output: Path) -> None:
+    """Write the base with the adapter added to its weights, and its tokenizer: a model that needs no PEFT.
+
+    Of weights in four bits it has what these stand for, over which the adapter was trained.
+    """
     peft_adapter.read_folder(adapter)  # PEFT does more of what a configuration says than a stranger should ask for
-    base = read_weights(model)  # not the cached one, since merging changes it
+    base = dense(read_network(model, CPU, precision))  # not the cached one, since merging changes it
     wrapped: Any = PeftModel.from_pretrained(base, str(adapter))
     wrapped.merge_and_unload().save_pretrained(str(output))
     save_tokenizer(model, output)
@@ -74,11 +80,12 @@ def convert(run_dir: Path, form: str, output: Path) -> int:  # noqa: D103  (its 
             raise click.UsageError(f"--output {output}: {folder} exists; give a folder that does not")
     choices = _choices(run_dir / PLAN)
     model, aside = hub.at(choices["model"], choices.get("model_revision")), output.with_name(f".{output.name}.partial")
+    precision = Precision.of_plan(choices)
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        FORMS[form](model, adapter, aside)
+        FORMS[form](model, precision, adapter, aside)
         forms.put_template(choices.get("chat_template"), aside)
-        sound, seen = _seen(model, choices, adapter, aside, form)
+        sound, seen = _seen(model, precision, choices, adapter, aside, form)
         handed_out = output if sound else unverified
         if form != "merged":
             _write_card(run_dir, aside, Use(*loaded_from(model), str(handed_out), form == "uniform", seen))
@@ -113,7 +120,9 @@ def _choices(plan: Path) -> dict[str, Any]:
     return choices
 
 
-def _seen(model: str, choices: Mapping[str, Any], adapter: Path, folder: Path, form: str) -> tuple[bool, str]:
+def _seen(
+    model: str, precision: Precision, choices: Mapping[str, Any], adapter: Path, folder: Path, form: str
+) -> tuple[bool, str]:
     """Return whether others' code measures of a form what we measure of the adapter, and that in words."""
     chosen = {item.name: choices[item.name] for item in fields(DataSource) if choices.get(item.name) is not None}
     try:
@@ -121,10 +130,10 @@ def _seen(model: str, choices: Mapping[str, Any], adapter: Path, folder: Path, f
         rows = load_splits(DataSource(**chosen), model).validation
     except (ValueError, OSError, KeyError) as error:
         return False, f"not verified, for its validation rows are not to be had ({first_line(error)})"
-    measured = exact_loss(load(model), peft_adapter.read_folder(adapter), rows, ROWS_PER_PASS)
+    measured = exact_loss(load(model, CPU, precision), peft_adapter.read_folder(adapter), rows, ROWS_PER_PASS)
     base, adapters = (str(folder), [None]) if form == "merged" else (model, [folder])
-    (loss,) = reloaded(base, adapters, rows, "cpu")
-    return agree(measured, loss), in_words(measured, loss)
+    (loss,) = reloaded(base, adapters, rows, CPU, replace(precision, quantize=None) if form == "merged" else precision)
+    return agree(measured, loss, precision), in_words(measured, loss, precision)
 
 
 def _write_card(run_dir: Path, folder: Path, use: Use) -> None:

@@ -11,6 +11,8 @@ from strategies.base import Evidence, Site
 from strategies.official import OFFICIAL, OfficialExperiment
 from trainables.data.splits import DataSource, Splits
 from trainables.models.coverage import Coverage
+from trainables.models.device import CPU, device_of
+from trainables.models.precision import IN_FLOAT32, Precision
 
 if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
     import torch
@@ -36,8 +38,11 @@ class Workload:
         clip_norm: Largest gradient norm; larger ones are scaled down.
         warmup: Share of the steps with rising learning rate.
         threads: CPU threads of a process that trains.
-        device: ``cpu`` or ``cuda``; a machine may have a GPU that the search was not given.
+        device: Name of a device; a machine may have a GPU that the search was not given.
         pack_size: Trials that share a process and its base.
+        precision: How that lies in memory.
+        recomputes: Whether its blocks keep their inputs alone for the backward pass.
+        rows_per_pass: Rows of a trial in one packed pass, where memory decides; None where speed may.
         evidence: What was measured before training; empty if no strategy needs it.
         coverage: The matrices that can carry an adapter; None takes all that the model's modules tell of.
         base: ``identity`` of the model that the search was planned with; None trains on whatever is there.
@@ -57,8 +62,11 @@ class Workload:
     clip_norm: float = 1.0
     warmup: float = 0.06
     threads: int = 1
-    device: str = "cpu"
+    device: str = CPU
     pack_size: int = 1
+    precision: Precision = IN_FLOAT32
+    recomputes: bool = False
+    rows_per_pass: int | None = None
     evidence: Evidence = field(default_factory=dict)
     coverage: Coverage | None = None
     base: str | None = None
@@ -68,7 +76,9 @@ class Workload:
     @property
     def micro_batch(self) -> int:
         """Rows of a trial in one packed pass: on CPU a pack's rows together are one batch, which caches hold."""
-        if self.device == "cuda":
+        if self.rows_per_pass is not None:
+            return self.rows_per_pass
+        if device_of(self.device).has_own_memory:
             return self.batch_size
         return max(
             rows

@@ -12,7 +12,7 @@ from typing import Any
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import assess
 from trainables.actors.host_registry import Hosts
-from tuning.cluster import connection, hosting, node_check
+from tuning.cluster import connection, devices, hosting, node_check
 from tuning.lifecycle import output, process, search_log
 from tuning.lifecycle.search_log import FileLog
 from tuning.lifecycle.stop import Stop
@@ -21,7 +21,7 @@ from tuning.observer import Guarded, SearchObserver
 from tuning.plan import given
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight import disk_space, measuring, preflight, preview
+from tuning.preflight import base_dtype, disk_space, measuring, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, summary
@@ -217,10 +217,14 @@ def _measured(
     observer.sized(preview.size(plan, checked))
     timeline.enter(Stage.RAY)
     dashboard = stack.enter_context(_ray(plan, checked, search_id, observer))
+    plan = devices.decided(plan, observer)
+    checked = replace(checked, workload=plan.trained_with(checked.workload))
+    plan = base_dtype.decided(plan, checked, observer)
+    checked = replace(checked, workload=plan.trained_with(checked.workload))
     timeline.enter(Stage.LOADING)
     hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
     timeline.enter(Stage.MEASURING)
-    plan, checked = measuring.measured(plan, checked, hosts)
+    plan, checked = measuring.measured(plan, checked, hosts, observer)
     if not plan.official and (plain := always_plain(plan.strategies, checked.workload)):
         observer.noted(in_words(plain))
     timeline.enter(Stage.CHECKS)

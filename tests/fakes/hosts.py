@@ -50,5 +50,5 @@ class FakeHosts(Hosts):
 
     actor: ClassVar[type] = FakeHost
 
-    def reloaded_here(self, model: str, adapters: Any, examples: Any) -> list[Any]:
+    def reloaded_here(self, workload: Workload, adapters: Any, examples: Any) -> list[Any]:
         return [VALIDATION_LOSS for _ in adapters]

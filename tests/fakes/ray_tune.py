@@ -187,7 +187,7 @@ class NoHosts:
 
     workload: Workload
 
-    def reloaded_here(self, model: str, adapters: Any, examples: Any) -> list[Any]:
+    def reloaded_here(self, workload: Workload, adapters: Any, examples: Any) -> list[Any]:
         return [VALIDATION_LOSS for _ in adapters]
 
     def sharing(self, workload: Workload) -> "NoHosts":
@@ -227,14 +227,15 @@ def _save_all(plan: Any, folder: Path, most_seconds: float) -> None:
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have searches of this process train nothing and use no Ray."""
     from tuning import pipeline
-    from tuning.cluster import hosting
+    from tuning.cluster import devices, hosting
     from tuning.preflight import measuring
     from tuning.results import finalize, handout
     from tuning.state import run_folder
     from tuning.trials import tuner
 
     monkeypatch.setattr(tuner, "ray_tune", RAY_TUNE)
-    monkeypatch.setattr(tuner, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": CPUS}))
+    for module in (tuner, devices):
+        monkeypatch.setattr(module, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": CPUS}))
     monkeypatch.setattr(tuner, "save_all", _save_all)
     monkeypatch.setattr(pipeline, "_ray", _no_ray)
     monkeypatch.setattr(run_folder, "revision", lambda: None)  # it asks git, which is a process

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from trainables.training import frozen_head
+from trainables.models.device import Device
 from trainables.training.frozen_head import FrozenHeadLoss, frozen_head_losses
 
 
@@ -15,7 +15,7 @@ def problem(request):
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_losses_and_gradients_are_those_of_plain_cross_entropy(problem, rows, monkeypatch):
-    monkeypatch.setitem(frozen_head.CHUNK_ELEMENTS, "cpu", rows * 11)
+    monkeypatch.setattr(Device, "head_elements", rows * 11)
     layer, hidden, targets = problem
     expected = functional.cross_entropy(layer(hidden), targets, reduction="none")
     weights = torch.rand(23)

@@ -5,6 +5,7 @@ from peft import LoraConfig
 
 from trainables.adapters.peft_adapter import Adapter
 from trainables.engine.stacked_adapters import AdaptedLinear, Stack
+from trainables.models.frozen_linear import FrozenLinear
 
 
 def adapter(scale, **ranks):
@@ -54,19 +55,18 @@ class TestStack:
 class TestAdaptedLinear:
     def inputs(self, bias=True):
         torch.manual_seed(0)
-        shapes = {"x": (2, 5, 3), "weight": (3, 4), "bias": (4,), "down": (2, 2, 3), "up": (2, 2, 4)}
-        found = {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
-        found["bias"] = found["bias"] if bias else None
-        for name in ("x", "down", "up"):
-            found[name].requires_grad_()
-        return {**found, "scale": torch.tensor([[[0.5]], [[2.0]]], dtype=torch.float64)}
+        shapes = {"x": (2, 5, 3), "down": (2, 2, 3), "up": (2, 2, 4)}
+        found = {name: torch.randn(shape, dtype=torch.float64).requires_grad_() for name, shape in shapes.items()}
+        layer = FrozenLinear(torch.nn.Linear(3, 4, bias, dtype=torch.float64).requires_grad_(False))
+        scale = torch.tensor([[[0.5]], [[2.0]]], dtype=torch.float64)
+        return {"x": found.pop("x"), "layer": layer, **found, "scale": scale}
 
     def test_it_is_the_layer_plus_each_trials_scaled_product(self):
         parts = self.inputs()
         outputs = AdaptedLinear.apply(*parts.values(), None, (2, 5))
         for k, scale in enumerate((0.5, 2.0)):
             x = parts["x"][k]
-            expected = x @ parts["weight"] + parts["bias"] + scale * x @ parts["down"][k].T @ parts["up"][k]
+            expected = parts["layer"].layer(x) + scale * x @ parts["down"][k].T @ parts["up"][k]
             assert torch.allclose(outputs[k], expected)
 
     def test_gradients_are_those_of_finite_differences(self):

@@ -58,7 +58,9 @@ def test_a_pack_and_its_share_of_a_gpu_must_agree(refused, tmp_path):
     assert SearchPlan(isolation="packed", pack_size=4).trial_resources == {"cpu": 0.25, "gpu": 0.0}
     assert SearchPlan(isolation="packed", pack_size=8, gpus_per_trial=1).trial_resources == {"cpu": 0.125, "gpu": 0.125}
     assert SearchPlan(isolation="process", gpus_per_trial=0.25).trial_resources == {"cpu": 1.0, "gpu": 0.25}
-    assert "at most 1" in refused("--gpus-per-trial", "2", "--runs-dir", tmp_path / "runs")
+    for isolation in ("packed", "process"):
+        line = refused("--gpus-per-trial", "2", "--isolation", isolation, "--runs-dir", tmp_path / "runs")
+        assert "trains on one GPU; give at most 1" in line
 
 
 def test_a_pack_on_a_whole_gpu_is_measured_unless_its_size_is_given():

@@ -21,6 +21,7 @@ import psutil
 import ray
 
 from analysis.results.messages import first_line
+from trainables.models.device import device_of
 from trainables.training.checkpoint import LAST, SESSION
 
 if TYPE_CHECKING:  # processes that only name the class, such as proxies, must not load torch
@@ -250,15 +251,12 @@ class Host:
             return self.unpacked[1]
 
     def _executing(self, workload: "Workload") -> "BatchedExecutor":
-        import torch
-
         from trainables.engine.batcher import BatchedExecutor
         from trainables.engine.pack import Pack
 
         with self.lock:
             if self.executor is None:
-                if workload.device == "cuda":  # the peak of the measurements before is no trial's
-                    torch.cuda.reset_peak_memory_stats()
+                device_of(workload.device).forget_peak()  # that of the measurements before is no trial's
                 self.executor = BatchedExecutor(Pack.of(workload, workload.micro_batch))
             return self.executor
 

@@ -10,10 +10,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.actors.host import Host, TrialHandle
 from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
+from trainables.models.device import given_by
 
 if TYPE_CHECKING:
     from trainables.data.splits import Example
     from trainables.postprocess.verification import NotReloaded
+    from trainables.spec import Workload
 
 THREADS = 256
 
@@ -62,12 +64,13 @@ class Hosts:
         return ray.get(getattr(self.local_host(), method).remote(self.workload, *arguments))
 
     def reloaded_here(
-        self, model: str, adapters: Sequence[Path], examples: Sequence["Example"]
+        self, workload: "Workload", adapters: Sequence[Path], examples: Sequence["Example"]
     ) -> list["float | NotReloaded"]:
         """Measure adapters on the device that Ray gave to this process, as ``verification.reloaded``."""
         from trainables.postprocess.verification import reloaded
 
-        return reloaded(model, adapters, examples, "cuda" if ray.get_gpu_ids() else "cpu")
+        device = given_by(ray.get_gpu_ids())
+        return reloaded(workload.model, adapters, examples, device, workload.precision)
 
     def at(self, node: str, device: str, owner: int | None = None) -> Any:
         """Return a node's host for a device, ``cpuN`` or ``gpuN``, or for one process; the first call starts it.

@@ -3,14 +3,11 @@
 import math
 from collections.abc import Sequence
 
-import psutil
-import torch
-
 from strategies.baseline import Baseline
 from trainables.engine.pack import Pack, Slot
 from trainables.engine.prefix_cache import LIMIT_BYTES
+from trainables.models.device import device_of
 from trainables.spec import TrialSpec, Workload
-from trainables.training.trial_state import peak_bytes
 
 MOST = 16
 SHARE = 0.85
@@ -35,7 +32,7 @@ def slots_that_fit(workload: Workload, most: int = MOST) -> int:
     for slot in slots:
         slot.learner.order = [tuple((longest * workload.batch_size)[: workload.batch_size])] * workload.steps
     one, two = _peak(pack, slots[:1]), _peak(pack, slots)
-    return fitting(one, two, _available(workload.device) - LIMIT_BYTES, most)
+    return fitting(one, two, device_of(workload.device).available_bytes() - LIMIT_BYTES, most)
 
 
 def fitting(one: int, two: int, available: int, most: int) -> int:
@@ -46,11 +43,4 @@ def fitting(one: int, two: int, available: int, most: int) -> int:
 
 def _peak(pack: Pack, slots: Sequence[Slot]) -> int:
     pack.step(slots)
-    return peak_bytes(pack.device)
-
-
-def _available(device: str) -> int:
-    """Return the memory that this process has and could still get."""
-    if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
-    return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+    return device_of(pack.device).peak_bytes()

@@ -11,7 +11,7 @@ from trainables.data.splits import Example, mean_loss
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
 from trainables.models.base_model import BaseModel
-from trainables.training.losses import autocast, by_length, token_losses
+from trainables.training.losses import by_length, token_losses
 
 
 def lane_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,7 +43,7 @@ def losses_of(
     order, width = by_length(examples), min(site.d_in for site in base.sites)
     stack = Stack([_copied(adapter, base.device) for adapter in adapters])
     parts = []
-    with contextlib.nullcontext() if exact else autocast(base.device), adapted(base.model, stack):
+    with contextlib.nullcontext() if exact else base.autocast(), adapted(base.model, stack):
         for start in range(0, len(order), rows):
             part = [examples[index] for index in order[start : start + rows]]
             lengths = [[len(example.input_ids) for example in part]] * len(adapters)

@@ -13,12 +13,14 @@ from trainables.data.splits import Example, Splits
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.evaluation import row_losses
 from trainables.engine.prefix_cache import FrozenPrefix
+from trainables.engine.recomputation import recomputed
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
 from trainables.models.base_model import BaseModel
+from trainables.models.device import device_of
 from trainables.spec import TrialSpec, Workload
 from trainables.training.inputs import base_of, splits_of
-from trainables.training.losses import autocast, by_length
+from trainables.training.losses import by_length
 from trainables.training.trial_state import Learner
 
 
@@ -67,12 +69,14 @@ class Pack:
         base: The frozen base.
         splits: The examples.
         micro_batch: Rows of a trial in one pass; every trial's batch size must be a multiple of it.
+        recomputes: Whether blocks keep their inputs alone for the backward pass.
 
     ``max_trials_per_pass`` is how many trials fit into one pass; ``resource_events`` lists what lowered it.
     """
 
-    def __init__(self, base: BaseModel, splits: Splits, micro_batch: int) -> None:
+    def __init__(self, base: BaseModel, splits: Splits, micro_batch: int, recomputes: bool = False) -> None:
         self.base, self.splits, self.device, self.micro_batch = base, splits, base.device, micro_batch
+        self.recomputes = recomputes
         self.prefix = FrozenPrefix(base.model, base.coverage.blocks, base.pad_id, base.device)
         self.max_trials_per_pass = sys.maxsize
         self.resource_events: list[str] = []
@@ -86,7 +90,7 @@ class Pack:
         Raises:
             ValueError: The base on this node is not the one that was planned.
         """
-        return cls(base_of(workload), splits_of(workload), micro_batch)
+        return cls(base_of(workload), splits_of(workload), micro_batch, workload.recomputes)
 
     def admit(self, workload: Workload, spec: TrialSpec) -> Slot:
         """Make a slot for a trial; the others do not change.
@@ -99,7 +103,7 @@ class Pack:
             raise ValueError(f"batch size {workload.batch_size} is no multiple of the micro-batch {self.micro_batch}")
         adapter = peft_adapter.fresh_planned(self.base, workload, spec)
         learner = Learner(workload, spec, self.base, adapter, len(self.splits.train))
-        return Slot(learner, torch.Generator(self.device))
+        return Slot(learner, device_of(self.device).generator())
 
     def forget(self, slot: Slot) -> None:
         """Release a slot's tensors."""
@@ -131,8 +135,7 @@ class Pack:
         """Make passes smaller after one for which memory did not suffice; return the slots that failed."""
         for slot in slots:
             slot.begin_again()
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
+        device_of(self.device).release_memory()
         if len(slots) == 1:
             slots[0].failure = error.with_traceback(None)  # its frames would keep the memory
             return slots
@@ -148,9 +151,7 @@ class Pack:
                 slot.generator.set_state(slot.learner.rng)
         rows = [self._micro_batch(slot) for slot in slots]
         tokens = [sum(self.splits.train[index].learned_tokens for index in slot.examples) for slot in slots]
-        losses = self._losses(slots, rows, training=True).sum(1)
-        # a sum of per-trial means: each trial's gradient is what it would be alone
-        (losses / torch.tensor(tokens, device=self.device)).sum().backward()  # type: ignore[no-untyped-call]
+        losses = self._losses(slots, rows, tokens).sum(1)
         for slot, loss, count in zip(slots, losses.tolist(), tokens, strict=True):
             slot.micro, slot.loss = slot.micro + 1, slot.loss + loss
             if slot.micro * self.micro_batch == len(slot.examples):
@@ -200,17 +201,34 @@ class Pack:
             slot.failure = error.with_traceback(None) if out_of_memory(error) else error
         slot.micro, slot.loss = 0, 0.0
 
-    def _losses(self, slots: Sequence[Slot], rows: Sequence[Sequence[Example]], training: bool = False) -> torch.Tensor:
-        """Return the summed loss of each row of each slot, in nats, shape (slots, rows)."""
+    def _losses(
+        self, slots: Sequence[Slot], rows: Sequence[Sequence[Example]], tokens: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Return the summed loss of each row of each slot, in nats, shape (slots, rows).
+
+        Args:
+            slots: Of the pass.
+            rows: Of each slot.
+            tokens: In training, each slot's learned tokens of a step; adds to the gradients of its mean loss.
+        """
         examples = [example for group in rows for example in group]
         lengths = [[len(example.input_ids) for example in group] for group in rows]
         lanes = arrange(lengths, self._width, self.base.joining is not None, self.device)
         depth = slots[0].prefix if self._may_skip(slots[0].prefix) else 0
         prefix = self.prefix.skipped(depth, examples, lanes)
+        training = tokens is not None
         dropping = training and any(slot.learner.workload.dropout for slot in slots)
         mask = functools.partial(_dropout, slots, lanes) if dropping else None
-        with autocast(self.device), prefix, adapted(self.base.model, self._stack(tuple(slots)), mask):
-            return row_losses(self.base, examples, lanes).view(len(slots), -1)
+        twice = self.prefix.blocks[depth:] if self.recomputes and training else []
+        drawing = [slot.generator for slot in slots] if dropping else []
+        with recomputed(twice, drawing), adapted(self.base.model, self._stack(tuple(slots)), mask):
+            with self.base.autocast(), prefix:
+                losses = row_losses(self.base, examples, lanes).view(len(slots), -1)
+            if tokens is not None:
+                # a sum of per-trial means: each trial's gradient is what it would be alone
+                means = losses.sum(1) / torch.tensor(tokens, device=self.device)
+                means.sum().backward()  # type: ignore[no-untyped-call]
+            return losses
 
     def _may_skip(self, depth: int) -> bool:
         return self.base.coverage.skips and self.prefix.is_sound(depth, self.splits.train[:2])

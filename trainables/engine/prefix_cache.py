@@ -11,9 +11,10 @@ from trainables.data.collate import Batch, collate
 from trainables.data.splits import Example
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.sequence_packing import Lanes, arrange
+from trainables.models.base_model import rounding
 
 LIMIT_BYTES = 2**30
-TOLERANCE = 1e-4  # of the largest hidden state, in float32
+TOLERANCE, ROUGH_TOLERANCE = 1e-4, 1e-2  # of the largest hidden state, in float32 and in bfloat16
 
 
 class _StopForward(Exception):
@@ -88,7 +89,8 @@ class FrozenPrefix:
                 if out_of_memory(error):  # which says nothing about the blocks
                     raise
                 return False
-        return bool((whole - skipped).abs().max() <= TOLERANCE * whole.abs().max())
+        most = rounding(self.model, TOLERANCE, ROUGH_TOLERANCE)
+        return bool((whole - skipped).abs().max() <= most * whole.abs().max())
 
     def _states(self, depth: int, examples: Sequence[Example]) -> list[torch.Tensor]:
         """Return (length, width) of each example."""

@@ -12,6 +12,8 @@ import torch
 from trainables.data.splits import IGNORED, Example
 
 WORTH_IT = 0.95
+LONG = 512
+"""Tokens of a row from which on it has a lane of its own: joined, it would need a mask, the square of that."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Lanes:
         length: Tokens of a lane.
         starts: Each row's lane, counted over all trials, and first position in it; trial after trial.
         lengths: Each trial's rows' lengths, in tokens.
-        device: Device of the tensors, ``cpu`` or ``cuda``.
+        device: Name of the tensors' device.
     """
 
     per_trial: int
@@ -129,7 +131,7 @@ def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: st
     best = rows, longest, [[(row, 0) for row in range(rows)] for _ in lengths]
     least = WORTH_IT * cost(rows, longest)  # the mask that keeps rows apart costs time, too
     at_least = sorted((cost(lanes, max(longest, math.ceil(most / lanes))), lanes) for lanes in range(1, rows))
-    for bound, lanes in at_least if join else []:
+    for bound, lanes in at_least if join and longest < LONG else []:
         if bound >= least:
             break
         filled = [_fill(row_lengths, lanes) for row_lengths in lengths]

@@ -21,14 +21,21 @@ from trainables.engine.evaluation import lane_losses
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
-from trainables.models.base_model import BaseModel
+from trainables.models.base_model import BaseModel, rounding
 from trainables.models.coverage import Coverage
+from trainables.models.device import device_of
+from trainables.models.frozen_linear import FrozenLinear
+from trainables.models.precision import FLOAT32, NF4_BITS
 from trainables.spec import Workload
 from trainables.training.inputs import base_of, splits_of
 
 ROW_TOKENS, JOINED_TOKENS = 64, 512
 TOLERANCE = 1e-3
-"""Nats of a token's loss, in float32; of a gradient or an output relative to the largest of its matrix."""
+"""Nats of a token's loss, in float32; of a gradient or an output relative to the largest of its matrix.
+
+In bfloat16, for want of memory, it is ``ROUGHLY`` of the whole: two ways to round were seen to part by a third, and
+wrong ones part by about all."""
+ROUGHLY, ROOM = 0.5, 1.3
 MOST_PASSES = 3
 RANK, RELATIVE_SIZE, SAMPLED_ROWS = 2, 0.1, 16
 MATRICES = "matrices"
@@ -45,7 +52,7 @@ def sound_coverage(base: BaseModel, examples: Sequence[Example]) -> Coverage:
     something else in a pack is left out. So are skipping and joining where they change a row.
 
     Args:
-        base: The frozen base, in float32.
+        base: The frozen base.
         examples: Of the training split, at least one.
 
     Raises:
@@ -68,13 +75,22 @@ def sound_coverage_of(workload: Workload) -> Coverage:
     Raises:
         ValueError: Its adapters cannot be trusted. The message names the model.
     """
-    base = base_of(workload)
+    base = base_of(_in_float32(workload))
     try:
         return sound_coverage(base, splits_of(workload).train)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a model's code can raise anything for an adapter at an unusual place
         raise ValueError(f"--model {workload.model}: {first_line(error)}; give another, or --target-modules") from error
+
+
+def _in_float32(workload: Workload) -> Workload:
+    """Return a workload whose base is looked at in float32, if that fits: in bfloat16 much passes for rounding."""
+    precision = workload.precision
+    needed = ROOM * (NF4_BITS / 8 if precision.quantize else 4) * base_of(workload).params
+    if precision.dtype == FLOAT32 or needed > device_of(workload.device).available_bytes():
+        return workload
+    return replace(workload, precision=replace(precision, dtype=FLOAT32))
 
 
 def _learned(example: Example, tokens: int) -> Example:
@@ -108,6 +124,7 @@ class Check:
 
     def __init__(self, base: BaseModel, rows: Sequence[Example]) -> None:
         self.base, self.rows = base, rows
+        self.tolerance = rounding(base.model, TOLERANCE, ROUGHLY)
 
     def reached(self, coverage: Coverage) -> Coverage:
         """Leave out sites that no token reaches, and those that return something else than a tensor."""
@@ -224,12 +241,17 @@ class Check:
                 raise
             raise ValueError(f"it cannot be trained in a pack ({first_line(error)})") from error
         for (name, there), (_, here) in zip(plain.outputs, packed.outputs, strict=False):
-            if there.shape != here.shape or _differ(there, here):
+            if there.shape != here.shape or self._differ(there, here):
                 return _like(name, sites)
-        wrong = [n for n, parts in plain.gradients.items() if any(map(_differ, parts, packed.gradients[n]))]
-        if not wrong and (packed.losses - plain.losses).abs().max() > TOLERANCE:
+        wrong = [n for n, parts in plain.gradients.items() if any(map(self._differ, parts, packed.gradients[n]))]
+        if not wrong and (packed.losses - plain.losses).abs().max() > self.tolerance:
             raise ValueError("its loss is another in a pack than in plain PEFT")
         return wrong
+
+    def _differ(self, there: torch.Tensor, here: torch.Tensor) -> bool:
+        if self.tolerance == ROUGHLY:
+            return bool((there - here).norm() > self.tolerance * there.norm())
+        return bool((there - here).abs().max() > self.tolerance * there.abs().max())
 
     def _losses(self, trials: int) -> torch.Tensor:
         """Return the loss of each token of each trial's rows, in nats."""
@@ -245,7 +267,7 @@ class Check:
 
         def note(name: str, direction: torch.Tensor) -> Any:
             def hook(module: Any, args: Any, output: torch.Tensor) -> None:
-                outputs.append((name, output.detach().reshape(-1, len(direction)) @ direction))
+                outputs.append((name, output.detach().float().reshape(-1, len(direction)) @ direction))
 
             return hook
 
@@ -267,7 +289,7 @@ def _random(base: BaseModel, sites: Sequence[Site], seed: int) -> Adapter:
     generator = torch.Generator().manual_seed(seed)
     for site in sites:
         a, b = adapter.factors[site.name]
-        size = RELATIVE_SIZE * float(base.model.get_submodule(site.name).weight[:SAMPLED_ROWS].std())
+        size = RELATIVE_SIZE * float(FrozenLinear(base.model.get_submodule(site.name)).stored()[:SAMPLED_ROWS].std())
         a.copy_(torch.randn(a.shape, generator=generator) / a.shape[1] ** 0.5)
         b.copy_(torch.randn(b.shape, generator=generator) * size * (a.shape[1] / len(a)) ** 0.5)
     return adapter
@@ -280,7 +302,7 @@ def _joins(base: BaseModel, rows: Sequence[Example]) -> bool:
     with torch.no_grad():
         apart = lane_losses(base, rows, arrange([[first, second]], 1, False, base.device))[0]
         joined = lane_losses(base, rows, together)[0]
-    return bool((joined - apart).abs().max() <= TOLERANCE)
+    return bool((joined - apart).abs().max() <= rounding(base.model, TOLERANCE, ROUGHLY))
 
 
 def _gradients(
@@ -288,10 +310,6 @@ def _gradients(
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Return site -> gradients of A and B, of those that the loss depends on."""
     return {n: (a.grad, b.grad) for n, (a, b) in factors.items() if a.grad is not None and b.grad is not None}
-
-
-def _differ(there: torch.Tensor, here: torch.Tensor) -> bool:
-    return bool((there - here).abs().max() > TOLERANCE * there.abs().max())
 
 
 def _alike_by_name(sites: Sequence[Site]) -> list[list[Site]]:

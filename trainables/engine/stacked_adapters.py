@@ -90,7 +90,7 @@ def _forward(
     parts = [part.to(dtype) for part in (factors.down, factors.up, factors.scale)]
     dropped = None if mask is None else mask(packed)
     y: torch.Tensor = AdaptedLinear.apply(  # type: ignore[no-untyped-call]
-        packed, layer.weight(dtype), layer.bias(dtype), *parts, dropped, x.shape[:-1]
+        packed, layer, *parts, dropped, x.shape[:-1]
     )
     return y
 
@@ -109,15 +109,15 @@ class AdaptedLinear(torch.autograd.Function):
 
     The result is no view, since some models (Falcon) add to it in place, as they may to a linear layer's.
 
-    The weight is frozen and has no gradient. Everything is in the dtype of ``x``.
+    The weight is frozen: it has no gradient, and what is made of it for the dtype of ``x``, which all else has, is made
+    again in the backward pass rather than kept until then.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
+        layer: FrozenLinear,
         down: torch.Tensor,
         up: torch.Tensor,
         scale: torch.Tensor,
@@ -129,34 +129,31 @@ class AdaptedLinear(torch.autograd.Function):
         Args:
             ctx: Stores what the gradients need.
             x: (K, tokens, d_in).
-            weight: (d_in, d_out).
-            bias: (d_out,) or None.
+            layer: The layer that is adapted.
             down: (K, R, d_in).
             up: (K, R, d_out).
             scale: (K, 1, 1).
             mask: Dropout's factor for each element of ``x``, or None.
             shape: Of the model's own rows: K * lanes, length.
         """
-        flat, y = x.view(-1, x.shape[-1]), x.new_empty(*shape, weight.shape[1])
-        if bias is None:
-            torch.mm(flat, weight, out=y.view(len(flat), -1))
-        else:
-            torch.addmm(bias, flat, weight, out=y.view(len(flat), -1))
+        flat, y = x.view(-1, x.shape[-1]), x.new_empty(*shape, layer.out_features)
+        layer.matmul(flat, out=y.view(len(flat), -1))
         z = torch.bmm(x if mask is None else x * mask, down.transpose(1, 2)).mul_(scale)
-        ctx.save_for_backward(x, weight, z, down, up, scale, mask)
+        ctx.layer = layer
+        ctx.save_for_backward(x, z, down, up, scale, mask)
         y.view(*x.shape[:2], -1).baddbmm_(z, up)
         return y
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients of ``x`` (if anything below is trained), ``down`` and ``up``."""
-        x, weight, z, down, up, scale, mask = ctx.saved_tensors
+        x, z, down, up, scale, mask = ctx.saved_tensors
         g = g.reshape(*x.shape[:2], -1)
         dz = torch.bmm(g, up.transpose(1, 2)).mul_(scale)
         dropped = x if mask is None else x * mask
         d_down, d_up = torch.bmm(dz.transpose(1, 2), dropped), torch.bmm(z.transpose(1, 2), g)
         if not ctx.needs_input_grad[0]:
-            return None, None, None, d_down, d_up, None, None, None
-        dx = (g.view(-1, g.shape[-1]) @ weight.t()).view_as(x)
+            return None, None, d_down, d_up, None, None, None
+        dx = ctx.layer.matmul_t(g.view(-1, g.shape[-1])).view_as(x)
         dx = dx.baddbmm_(dz, down) if mask is None else dx.addcmul_(torch.bmm(dz, down), mask)
-        return dx, None, None, d_down, d_up, None, None, None
+        return dx, None, d_down, d_up, None, None, None

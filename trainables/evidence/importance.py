@@ -3,7 +3,9 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from strategies.measurement import Measured
 from trainables.data.collate import Batch
 from trainables.evidence.site_inputs import vectors_of_tokens
 from trainables.models.base_model import BaseModel
+from trainables.models.frozen_linear import FrozenLinear
 from trainables.spec import Workload
 from trainables.training.inputs import splits_of
 from trainables.training.losses import token_losses
@@ -81,37 +84,75 @@ class EvidenceFile:
 
 def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch]) -> Evidence:
     """Measure on given batches; the model has no gradients, before and after."""
-    modules = dict(model.named_modules())
     evidence = {kind: dict.fromkeys((site.name for site in sites), 0.0) for kind in EVIDENCE_KINDS}
-    mask: list[torch.Tensor] = []
-    squares_of: dict[str, list[float]] = {}  # of each call: some blocks are used twice
+    with _listening(model, sites) as calls:
+        for batch in batches:
+            calls.begin(batch)
+            token_losses(model, batch.inputs, batch.labels, False)[0].mean().backward()  # type: ignore[no-untyped-call]
+            for site in sites:
+                for kind, value in calls.measured[site.name].items():
+                    evidence[kind][site.name] += value / len(batches)
+    return evidence
+
+
+class Calls:
+    """What the sites are given and get back in one pass; some blocks are used twice in it.
+
+    A matrix's gradient is measured as soon as it is known, so that those of all are never held together. A frozen
+    matrix has none of its own, and one in four bits could not.
+
+    Args:
+        layers: Site -> its layer.
+    """
+
+    def __init__(self, layers: Mapping[str, FrozenLinear]) -> None:
+        self.layers = layers
+
+    def begin(self, batch: Batch) -> None:
+        """Begin a pass of a batch."""
+        self.mask = batch.attention_mask.bool()
+        self.inputs: dict[str, list[float]] = {}
+        self.awaited: Counter[str] = Counter()
+        self.slopes: dict[str, torch.Tensor] = {}
+        self.measured = {name: dict.fromkeys(EVIDENCE_KINDS, 0.0) for name in self.layers}
+
+    def take(self, name: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Note a call of a site: what it was given and what it returned."""
+        squares = self.inputs.setdefault(name, [])
+        squares.append(vectors_of_tokens(x.detach(), self.mask).float().square().mean().item())
+        self.measured[name]["activation"] = sum(squares) / len(squares)
+        self.awaited[name] += 1
+        y = y if y.requires_grad else y.requires_grad_()  # of a layer that no embedding reaches
+        layer, x = self.layers[name], x.detach()
+        y.register_hook(lambda g: self._finish(name, layer.weight_gradient(x, g)))  # type: ignore[no-untyped-call]
+
+    def _finish(self, name: str, slope: torch.Tensor) -> None:
+        """Add up the gradients of a site's calls, and measure their sum after the last."""
+        self.awaited[name] -= 1
+        self.slopes[name] = self.slopes[name] + slope if name in self.slopes else slope
+        if self.awaited[name]:
+            return
+        slope, layer = self.slopes.pop(name), self.layers[name]
+        squares = slope.square()
+        self.measured[name] |= {
+            "gradient": squares.sum().item() / layer.in_features,
+            "fisher": squares.mean().item(),
+            "sensitivity": (layer.stored() * slope).float().abs().mean().item(),
+        }
+
+
+@contextmanager
+def _listening(model: Any, sites: Sequence[Site]) -> Iterator[Calls]:
+    """Hear of all calls of the sites; gradients begin at the embeddings, since the model's own tensors have none."""
+    calls = Calls({site.name: FrozenLinear(model.get_submodule(site.name)) for site in sites})
 
     def hook(name: str) -> Any:
-        def record(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            tokens = vectors_of_tokens(inputs[0].detach(), mask[0]).float()
-            squares_of.setdefault(name, []).append(tokens.square().mean().item())
+        return lambda module, inputs, output: calls.take(name, inputs[0], output)
 
-        return record
-
-    handles = [modules[site.name].register_forward_pre_hook(hook(site.name)) for site in sites]
-    parameters = [modules[site.name].weight for site in sites]
+    handles = [model.get_submodule(site.name).register_forward_hook(hook(site.name)) for site in sites]
+    opening = model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.requires_grad_())
     try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        for batch in batches:
-            mask[:] = [batch.attention_mask.bool()]
-            squares_of.clear()
-            loss = token_losses(model, batch.inputs, batch.labels, False)[0].mean()
-            for site, weight, slope in zip(sites, parameters, torch.autograd.grad(loss, parameters), strict=True):
-                calls = squares_of.get(site.name, [0.0])
-                evidence["activation"][site.name] += sum(calls) / len(calls) / len(batches)
-                squares = slope.float().square()
-                evidence["gradient"][site.name] += squares.sum().item() / site.d_in / len(batches)
-                evidence["fisher"][site.name] += squares.mean().item() / len(batches)
-                evidence["sensitivity"][site.name] += (weight * slope).float().abs().mean().item() / len(batches)
+        yield calls
     finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        for handle in handles:
+        for handle in (opening, *handles):
             handle.remove()
-    return evidence

@@ -17,9 +17,11 @@ from strategies.base import Site
 from trainables.models import hub
 from trainables.models.context import Context
 from trainables.models.coverage import Coverage
+from trainables.models.device import CPU, device_of
 from trainables.models.files import resolve
 from trainables.models.frozen_linear import FrozenLinear
-from trainables.models.matrices import coverage_of
+from trainables.models.matrices import EXPERTS, coverage_of
+from trainables.models.precision import IN_FLOAT32, Precision, check_saved
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # errors are raised by this module, in one line
@@ -29,6 +31,7 @@ CAUSAL = re.compile(r"(CausalLM|LMHeadModel)$")
 UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}  # a model's code never runs
 
 
+ROUGHLY = 0.1
 Joining = Literal["positions", "mask"]
 
 
@@ -37,13 +40,14 @@ class BaseModel:
     """A frozen causal language model in evaluation mode.
 
     Args:
-        model: The Hugging Face model, float32, no parameter requiring a gradient.
+        model: The Hugging Face model, no parameter requiring a gradient.
         tokenizer: Its tokenizer, with a pad token.
         coverage: Which matrices can carry an adapter, and why the others cannot.
         params: Parameters of the model, tied ones once.
-        device: ``cpu`` or ``cuda``.
+        device: Name of the device that it lies on.
         separable_head: Whether the logits are the output embedding of the last hidden state and nothing else.
         joining: What keeps rows apart that lie end to end; None if nothing does.
+        precision: How it lies in memory.
     """
 
     model: Any
@@ -53,6 +57,7 @@ class BaseModel:
     device: str
     separable_head: bool
     joining: Joining | None
+    precision: Precision = IN_FLOAT32
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -60,13 +65,22 @@ class BaseModel:
         return self.coverage.sites
 
     @property
+    def arithmetic(self) -> str:
+        """What a training pass computes in, in words."""
+        return device_of(self.device).arithmetic if self.precision.exact else str(self.precision)
+
+    @property
     def pad_id(self) -> int:
         """The padding id; padding is masked, so any id will do."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    def autocast(self) -> Any:
+        """Return a context in which a training pass computes."""
+        return device_of(self.device).autocast()
+
     def weight(self, site: Site) -> torch.Tensor:
-        """Return a site's matrix, (d_out, d_in), not copied."""
-        return FrozenLinear(self.model.get_submodule(site.name)).weight(torch.float32).t()
+        """Return a site's matrix in float32, (d_out, d_in), not copied where it is stored so."""
+        return FrozenLinear(self.model.get_submodule(site.name)).dequantize(torch.float32).t()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +128,7 @@ def _check_architecture(model: str, config: Any, built: str) -> None:
         raise ValueError(
             f"--model {model}: {architectures[0]} is no causal language model; give one that ends in ForCausalLM"
         )
-    if getattr(config, "quantization_config", None):
-        raise ValueError(f"--model {model}: its weights are quantised; give the model that they were made from")
+    check_saved(model, getattr(config, "quantization_config", None))
     weights_file = getattr(config, "transformers_weights", None)
     if weights_file is not None:
         raise ValueError(
@@ -161,7 +174,7 @@ def check_fit(model: str) -> None:
 
 
 def read_weights(model: str, **options: Any) -> Any:
-    """Return a new float32 model from safetensors; ``options`` go to Transformers.
+    """Return a new model from safetensors, float32 unless said otherwise; ``options`` go to Transformers.
 
     Raises:
         ValueError: The weights do not load, one is missing or one has another shape.
@@ -169,8 +182,8 @@ def read_weights(model: str, **options: Any) -> Any:
     location = resolve(model)
     try:
         network, info = AutoModelForCausalLM.from_pretrained(
-            location, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
-            output_loading_info=True, **UNTRUSTED, **options,
+            location, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True,
+            **UNTRUSTED, **{"dtype": torch.float32, **options},
         )  # fmt: skip
     except Exception as error:  # as above
         raise ValueError(f"--model {model}: its weights do not load ({_reason(error)})") from error
@@ -183,24 +196,52 @@ def read_weights(model: str, **options: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def load(model: str, device: str = "cpu") -> BaseModel:
+def load(model: str, device: str = CPU, precision: Precision = IN_FLOAT32) -> BaseModel:
     """Load a base model; a second call in the same process returns the same object.
 
     Raises:
         ValueError: The weights do not load, or there is nothing to adapt.
     """
-    network = read_weights(model)
+    network = read_network(model, device, precision)
     if hub.is_hub_id(model):
         network.name_or_path, network.hub_commit = hub.split(model)  # an adapter names these, not a cache folder
     network.requires_grad_(False)
     _fuse_activations(network)
     network.config.use_cache = False
-    network.eval().to(device)
+    device_of(device).place(network.eval())
     if not looks_back_only(network):
         raise ValueError(f"--model {model}: its tokens see later ones; give a causal language model")
-    params = sum(parameter.numel() for parameter in network.parameters())
-    properties = coverage_of(network), params, device, separable_head(network), joining(network)
+    params = params_of(network)
+    properties = coverage_of(network), params, device, separable_head(network), joining(network), precision
     return BaseModel(network, load_tokenizer(model), *properties)
+
+
+def read_network(model: str, device: str, precision: Precision) -> Any:
+    """Return a new model as it is to lie in memory, where it is to lie if it is in four bits.
+
+    Raises:
+        ValueError: As ``read_weights``.
+    """
+    saved = getattr(AutoConfig.from_pretrained(resolve(model, weights=False), **UNTRUSTED), "quantization_config", None)
+    if saved is None and precision.quantize is None:
+        return read_weights(model, dtype=precision.torch_dtype)
+    options = precision.loading if saved is None else {"dtype": precision.torch_dtype}
+    network = read_weights(model, device_map={"": device}, **options)
+    for module in network.modules():
+        FrozenLinear(module).compute_in(precision.torch_dtype)
+    return network
+
+
+def dense(network: Any) -> Any:
+    """Return a model with no weight in four bits; those that are become what they stand for."""
+    return network.dequantize() if getattr(network, "is_loaded_in_4bit", False) else network
+
+
+def params_of(network: Any) -> int:
+    """Return the parameters of a model, tied ones once, whatever they are stored in."""
+    packed = [FrozenLinear(module) for module in network.modules() if FrozenLinear.is_one(module)]
+    sizes = {id(item.layer.weight): item.in_features * item.out_features for item in packed if item.quantized}
+    return sum(sizes.get(id(parameter), parameter.numel()) for parameter in network.parameters())
 
 
 def _fuse_activations(network: Any) -> None:
@@ -232,7 +273,9 @@ def looks_back_only(network: Any) -> bool:
     other = ids.clone()
     other[0, -1] = ids[0, 0]
     change = (network(ids).logits - network(other).logits).abs()
-    return bool(change[:, :-1].max() <= 1e-5 * change[:, -1].max())
+    has_experts = any(item.what == EXPERTS for item in coverage_of(network).left_out)
+    most = rounding(network, 1e-5) if has_experts else 1e-5
+    return bool(change[:, :-1].max() <= most * change[:, -1].max())
 
 
 @torch.inference_mode()
@@ -254,9 +297,14 @@ def joining(network: Any) -> Joining | None:
             apart = network(both, position_ids=positions, **inputs).logits[:, 4:]
         except (RuntimeError, ValueError, TypeError, IndexError):  # it takes no such mask
             continue
-        if (apart - alone).abs().max() <= 1e-3 * (mixed - alone).abs().max():
+        if (apart - alone).abs().max() <= rounding(network, 1e-3) * (mixed - alone).abs().max():
             return way
     return None
+
+
+def rounding(network: Any, in_float32: float, in_bfloat16: float = ROUGHLY) -> float:
+    """Return what of a difference may be rounding, in the dtype that a model computes in."""
+    return in_float32 if network.dtype == torch.float32 else in_bfloat16
 
 
 def _four_tokens(network: Any) -> Any:

@@ -2,8 +2,9 @@
 
 It reads a job from standard input, as JSON: ``base`` and ``revision`` (a folder, or a hub id and its commit),
 ``adapters`` (each a folder, or null for none), ``rows`` (each a list of ids and one of labels, -100 where nothing is
-learned) and ``device``. For each adapter it prints a line: the mean loss per learned token, in nats, or why there is
-none: ``{"loss": 4.2}``, ``{"error": "..."}``.
+learned), ``device``, ``dtype`` of the base, and ``four_bits`` (choices of a ``BitsAndBytesConfig``, or null). For each
+adapter it prints a line: the mean loss per learned token, in nats, or why there is none: ``{"loss": 4.2}``,
+``{"error": "..."}``.
 """
 
 import json
@@ -24,12 +25,7 @@ class OursAreNotThere:
 
 def measure(job: dict[str, Any]) -> None:
     """Load the base once, and print a line for each adapter."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    options = {"revision": job["revision"]} if job["revision"] else {}
-    base = AutoModelForCausalLM.from_pretrained(job["base"], dtype=torch.float32, local_files_only=True, **options)
-    base = without_cache(base.to(job["device"]).eval())
+    base = without_cache(loaded(job).eval())
     for adapter in job["adapters"]:
         try:
             answer: dict[str, Any] = {"loss": with_adapter(base, adapter, job["rows"])}
@@ -37,6 +33,29 @@ def measure(job: dict[str, Any]) -> None:
             lines = [line for line in str(error).splitlines() if line.strip()]
             answer = {"error": f"{type(error).__name__}: {lines[0].strip() if lines else ''}"}
         print(json.dumps(answer), flush=True)
+
+
+def loaded(job: dict[str, Any]) -> Any:
+    """Return the base as it is to lie in memory, on its device."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    options: dict[str, Any] = {"revision": job["revision"]} if job["revision"] else {}
+    dtype = getattr(torch, job["dtype"])
+    saved = AutoConfig.from_pretrained(job["base"], local_files_only=True, **options)
+    in_four_bits = job["four_bits"] or getattr(saved, "quantization_config", None)
+    if not in_four_bits:
+        base = AutoModelForCausalLM.from_pretrained(job["base"], dtype=dtype, local_files_only=True, **options)
+        return base.to(job["device"])
+    if job["four_bits"] and not getattr(saved, "quantization_config", None):
+        options["quantization_config"] = BitsAndBytesConfig(**job["four_bits"])
+    options["device_map"] = {"": job["device"]}
+    base = AutoModelForCausalLM.from_pretrained(job["base"], dtype=dtype, local_files_only=True, **options)
+    for module in base.modules():
+        if hasattr(module, "compute_type_is_set"):  # as in training, whatever the file says
+            module.compute_dtype, module.compute_type_is_set = dtype, True
+            module.support_avx512bf16_for_cpu = False
+    return base
 
 
 def without_cache(model: Any) -> Any:
@@ -59,7 +78,7 @@ def with_adapter(base: Any, adapter: str | None, rows: list[Any]) -> float:
 
 
 def mean_loss(model: Any, rows: list[Any]) -> float:
-    """Return the mean loss per learned token, each row alone, in float32."""
+    """Return the mean loss per learned token, each row alone."""
     import torch
 
     loss, tokens = 0.0, 0

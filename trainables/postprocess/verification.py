@@ -6,13 +6,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trainables.data.splits import Example
 from trainables.models import files, hub
+from trainables.models.precision import IN_FLOAT32, Precision
 
 SCRIPT = Path(__file__).with_name("reload.py")
-TOLERANCE = 1e-4
-"""Nats per token by which a loss may differ that is measured in float32, rows alone or together."""
 
 
 class NotReloaded(RuntimeError):
@@ -20,7 +20,11 @@ class NotReloaded(RuntimeError):
 
 
 def reloaded(
-    model: str, adapters: Sequence[Path | None], examples: Sequence[Example], device: str
+    model: str,
+    adapters: Sequence[Path | None],
+    examples: Sequence[Example],
+    device: str,
+    precision: Precision = IN_FLOAT32,
 ) -> list[float | NotReloaded]:
     """Return what plain Transformers and PEFT measure, in a process of its own: mean losses per learned token, in nats.
 
@@ -28,15 +32,18 @@ def reloaded(
         model: The base, as ``Workload.model``, or the folder of a merged model.
         adapters: Their folders; None measures the model alone.
         examples: The rows.
-        device: Where to measure, ``cpu`` or ``cuda``.
+        device: Name of the device to measure on.
+        precision: How the base lies in memory; one that was saved in four bits stays so.
 
     Returns:
-        For each adapter its loss in float32, or why there is none.
+        For each adapter its loss, or why there is none.
     """
     base, revision = loaded_from(model)
     rows = [(example.input_ids, example.labels) for example in examples]
     folders = [adapter and str(adapter) for adapter in adapters]
-    job = {"base": base, "revision": revision, "adapters": folders, "rows": rows, "device": device}
+    four_bits = precision.four_bits if precision.quantize else None
+    job: dict[str, Any] = {"base": base, "revision": revision, "adapters": folders, "rows": rows, "device": device}
+    job |= {"dtype": precision.dtype, "four_bits": four_bits}
     command = [sys.executable, "-I", str(SCRIPT)]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
     lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
@@ -50,14 +57,15 @@ def loaded_from(model: str) -> tuple[str, str | None]:
     return hub.split(model) if hub.is_hub_id(model) else (str(files.resolve(model)), None)
 
 
-def agree(measured: float, loss: float | NotReloaded) -> bool:
-    """Return True if two measurements are of the same adapter."""
-    return not isinstance(loss, NotReloaded) and math.isclose(measured, loss, rel_tol=0, abs_tol=TOLERANCE)
+def agree(measured: float, loss: float | NotReloaded, precision: Precision = IN_FLOAT32) -> bool:
+    """Return True if two measurements over a base in some precision are of the same adapter."""
+    return not isinstance(loss, NotReloaded) and math.isclose(measured, loss, rel_tol=0, abs_tol=precision.tolerance)
 
 
-def in_words(measured: float, loss: float | NotReloaded) -> str:
+def in_words(measured: float, loss: float | NotReloaded, precision: Precision = IN_FLOAT32) -> str:
     """Return what others' code measured of what we have measured."""
     if isinstance(loss, NotReloaded):
         return f"plain Transformers and PEFT do not load it ({loss}); the search measured {measured:.5f}"
-    same = "as the search did" if agree(measured, loss) else f"the search measured {measured:.5f}"
-    return f"plain Transformers and PEFT measure {loss:.5f} nats per token on the validation rows, {same}"
+    same = "as the search did" if agree(measured, loss, precision) else f"the search measured {measured:.5f}"
+    over = "" if precision.exact else f", with the base in {precision} as in training"
+    return f"plain Transformers and PEFT measure {loss:.5f} nats per token on the validation rows{over}, {same}"

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**27}  # on CPU a chunk of logits stays in cache
+from trainables.models.device import device_of
 
 
 class FrozenHeadLoss(torch.autograd.Function):
@@ -32,7 +32,7 @@ class FrozenHeadLoss(torch.autograd.Function):
         """
         losses = torch.empty(len(hidden), device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // len(weight))
+        rows = max(1, device_of(hidden.device.type).head_elements // len(weight))
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             logits = torch.nn.functional.linear(hidden[part], weight, bias).float()

@@ -21,7 +21,7 @@ def base_of(workload: Workload) -> BaseModel:
             f"--model {workload.model}: this node has {base_digest[:12]} there, the search was planned with "
             f"{str(workload.base)[:12]} (SHA-256); put the same folder on every node, or on storage that all share"
         )
-    base = load(workload.model, workload.device)
+    base = load(workload.model, workload.device, workload.precision)
     if workload.coverage is None:
         return base
     return replace(base, coverage=workload.coverage, joining=base.joining if workload.coverage.joins else None)

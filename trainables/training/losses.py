@@ -1,6 +1,5 @@
 """Plain functions of fine-tuning: loss, evaluation, schedule, order of the data."""
 
-import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +11,6 @@ from trainables.data.collate import collate
 from trainables.data.splits import IGNORED, Example
 from trainables.models.base_model import BaseModel
 from trainables.training.frozen_head import frozen_head_losses
-
-
-def autocast(device: str) -> Any:
-    """bfloat16 autocast on a GPU, float32 on CPU, never float16."""
-    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else contextlib.nullcontext()
 
 
 def token_losses(
@@ -53,7 +47,7 @@ def evaluate(base: BaseModel, examples: Sequence[Example], batch_size: int) -> l
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = collate([examples[index] for index in indices], base.pad_id, base.device)
-        with autocast(base.device):
+        with base.autocast():
             losses, positions = token_losses(base.model, batch.inputs, batch.labels, base.separable_head)
         loss_by_index |= zip(
             indices, losses.new_zeros(len(indices)).index_add(0, positions[:, 0], losses).tolist(), strict=True
@@ -79,16 +73,3 @@ def batch_order(examples: int, batch_size: int, steps: int, seed: int) -> list[t
     while len(stream) < steps * batch_size:
         stream.extend(generator.sample(range(examples), examples))
     return [tuple(stream[step * batch_size : (step + 1) * batch_size]) for step in range(steps)]
-
-
-def rng_state(device: str) -> torch.Tensor:
-    """Return the state of the generator that draws on ``device``."""
-    return torch.cuda.get_rng_state() if device == "cuda" else torch.get_rng_state()
-
-
-def set_rng_state(device: str, state: torch.Tensor) -> None:
-    """Put a state from ``rng_state`` back."""
-    if device == "cuda":
-        torch.cuda.set_rng_state(state)
-    else:
-        torch.set_rng_state(state)

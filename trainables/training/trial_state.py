@@ -13,9 +13,10 @@ from strategies.base import Site
 from strategies.geometry import parameter_efficiency
 from trainables.adapters.peft_adapter import Adapter, load_weights
 from trainables.models.base_model import BaseModel, identity
+from trainables.models.device import device_of
 from trainables.spec import TrialSpec, Workload
 from trainables.training import checkpoint
-from trainables.training.losses import batch_order, learning_rate_factor, rng_state
+from trainables.training.losses import batch_order, learning_rate_factor
 from trainables.training.parametrization import parametrization_of
 from trainables.training.session import Diverged, StepReport
 
@@ -53,12 +54,12 @@ class Learner:
         self.workload, self.spec, self.adapter = workload, spec, adapter
         self.sites: tuple[Site, ...] = base.sites
         self.base_params = base.params
-        self.device = base.device
+        self.device, self.arithmetic = base.device, base.arithmetic
         self.parametrization = parametrization_of(adapter, workload, spec, base)
         self.parameters = self.parametrization.parameters
         self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=workload.weight_decay)
         self.order = batch_order(examples, workload.batch_size, workload.steps, spec.seed)
-        self.rng = rng_state(self.device)
+        self.rng = device_of(self.device).rng_state()
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.recent = Recent()
 
@@ -144,12 +145,12 @@ class Learner:
             eval_loss=eval_loss,
             seconds=self.seconds,
             tokens_per_second=recent.tokens / recent.seconds if recent.tokens else None,
-            peak_bytes=peak_bytes(self.device),
+            peak_bytes=device_of(self.device).peak_bytes(),
         )
 
     def diverged(self, quantities: str, *values: float) -> Diverged:
         """Return the error that names the step and the choices with which this trial diverged."""
-        dtype = "bfloat16 autocast" if self.device == "cuda" else "float32"
+        dtype = self.arithmetic
         choices = f"learning rate {self.spec.learning_rate:g}, scaling {self.spec.scaling} x {self.workload.scale:g}"
         return Diverged(f"{quantities} {', '.join(map(str, values))} at step {self.step} ({choices}, {dtype})")
 
@@ -204,14 +205,3 @@ def _unflat(tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Te
         number, name = key.split(".")
         state.setdefault(int(number), {})[name] = tensor
     return state
-
-
-def peak_bytes(device: str) -> int:
-    """Return this process's peak memory: of the GPU, or resident."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux

@@ -17,6 +17,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from analysis.results.messages import one_line
 from trainables.actors.host import lives
+from trainables.models.device import MPS
 from tuning.cluster import access, ray_compat
 from tuning.lifecycle.process import leave_because, quieten_ray, sparing_children
 from tuning.observer import SearchObserver
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS, LOOK_SECONDS, WATCH_SECONDS = 600.0, 1.0, 0.2
 
 
-class RayDidNotStart(RayError):
+class RayDidNotStart(RayError):  # type: ignore[misc]
     """A Ray of our own does not come up."""
 
 
@@ -158,7 +159,7 @@ def await_resources(plan: SearchPlan, observer: SearchObserver) -> None:
 
 
 def _needs(plan: SearchPlan) -> tuple[tuple[str, str, float], ...]:
-    return ("--gpus-per-trial", "GPU", plan.gpus_per_trial), ("--cpus-per-trial", "CPU", plan.cpus_per_trial)
+    return ("--gpus-per-trial", "GPU", plan.gpus), ("--cpus-per-trial", "CPU", plan.cpus_per_trial)
 
 
 def _lack(plan: SearchPlan) -> str:
@@ -172,10 +173,12 @@ def _lack(plan: SearchPlan) -> str:
 
 def unused_gpus(plan: SearchPlan) -> int:
     """Return how many GPUs Ray has if the plan uses none of them."""
-    return 0 if plan.gpus_per_trial else int(ray.cluster_resources().get("GPU", 0))
+    return 0 if plan.gpus_per_trial != 0 else int(ray.cluster_resources().get("GPU", 0))
 
 
 def slots_of(plan: SearchPlan, resources: dict[str, float]) -> int:
     """Return how many trials run at once on the resources that Ray has now."""
+    if plan.device == MPS:
+        return plan.trials_per_pack
     wanted = plan.trial_resources
     return max(1, math.floor(min(resources.get(k.upper(), 0) / n for k, n in wanted.items() if n) + 1e-6))

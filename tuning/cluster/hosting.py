@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.actors.host import Lease
 from trainables.actors.host_registry import Hosts
+from trainables.models.device import MPS
 from trainables.spec import Workload
 from tuning.lifecycle.stop import Stop, Stopped
 from tuning.plan.search_plan import SearchPlan
@@ -38,7 +39,7 @@ def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
     hosts = Hosts(str(plan.name), [ray.put(workload)], _per_node(plan), _lease(plan), plan.isolation == "process")
     try:
         if plan.isolation == "packed" and plan.ray_address is None:  # every device is ours: they can load the base now
-            devices = _gpus() if plan.gpus_per_trial else [f"cpu{number}" for number in range(hosts.per_node)]
+            devices = _gpus() if plan.gpus else [f"cpu{number}" for number in range(hosts.per_node)]
             for device in devices[: plan.max_concurrent_trials]:
                 hosts.at(ray.nodes()[0]["NodeID"], device).load.remote(hosts.workload)
                 log.info("host of %s begins, and loads the base", device)
@@ -76,7 +77,7 @@ def run(plan: SearchPlan, function: Callable[..., R], *arguments: Any, stop: Sto
         Stopped: The answer is no longer wanted.
     """
     again = [ray.exceptions.RayActorError]  # a host died; the next is another
-    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus_per_trial, retry_exceptions=again)(function)
+    task = ray.remote(num_cpus=plan.cpus_per_trial, num_gpus=plan.gpus, retry_exceptions=again)(function)
     answer = task.remote(*arguments)
     try:
         while stop is not None and not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
@@ -129,6 +130,8 @@ def _lease(plan: SearchPlan) -> str:
 
 
 def _per_node(plan: SearchPlan) -> int:
+    if plan.device == MPS:  # of which a machine has one
+        return 1
     cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     most = math.ceil(max(plan.trials, plan.most_confirmations) / plan.trials_per_pack)
     return max(1, min(most, int(cpus // plan.cpus_per_trial)))

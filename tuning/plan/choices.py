@@ -12,6 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from analysis.results.messages import has_secret
 from strategies import SEARCHED, STRATEGIES, RankBudget, Site
 from trainables.data.source import BUNDLED, DataSource, Format, Learned
+from trainables.models.device import MPS, given_by
+from trainables.models.precision import FLOAT32, Precision
 from trainables.models.targets import ALL, Targets
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -81,11 +83,22 @@ class ModelChoice(Choices):
     )
     exclude_modules: tuple[str, ...] = Field((), description="Matrices to leave as they are; repeat the flag")
     layers: str | None = Field(None, description="Blocks to adapt, counted from 0, as 0-3,8 (default: all)")
+    base_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="The base in memory; `auto` is bfloat16 on a GPU, and on a CPU where that is faster"
+    )
+    quantize: Literal["nf4"] | None = Field(
+        None, description="`nf4`: the base's matrices in four bits, by bitsandbytes (default: as they are)"
+    )
 
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
         _ = self.targets
         return self
+
+    @property
+    def precision(self) -> Precision:
+        """How the base lies in memory; in float32 as long as ``auto`` is not decided."""
+        return Precision(FLOAT32 if self.base_dtype == "auto" else self.base_dtype, self.quantize)
 
     @property
     def targets(self) -> Targets:
@@ -253,8 +266,11 @@ class EngineChoices(Choices):
     cpus_per_trial: Annotated[float, Field(gt=0, le=10_000)] = Field(
         1.0, description="CPUs per trial, or of a pack; PyTorch gets as many threads"
     )
-    gpus_per_trial: Annotated[float, Field(ge=0, le=10_000)] = Field(
-        0.0, description="GPUs per trial, fractions allowed; packed, 1 is a GPU for each pack"
+    gpus_per_trial: Annotated[
+        Annotated[float, Field(ge=0, le=10_000)] | Literal["auto", "mps"], BeforeValidator(_number)
+    ] = Field(
+        "auto",
+        description="GPUs per trial, or a share of one; packed, 1 is a GPU for each pack; `auto` takes all there are",
     )
     max_concurrent_trials: Count | None = Field(None, description="Trials at once (default: what the resources allow)")
     max_failures: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] = Field(
@@ -267,9 +283,10 @@ class EngineChoices(Choices):
 
     @model_validator(mode="after")
     def _check_packs(self) -> Self:
-        if self.isolation == "packed" and self.gpus_per_trial > 1:
-            raise ValueError(f"--gpus-per-trial {self.gpus_per_trial:g}: a pack trains on one GPU; give at most 1")
-        share = self.gpus_per_trial if 0 < self.gpus_per_trial < 1 else None
+        if self.gpus > 1:
+            whose = "pack" if self.isolation == "packed" else "trial"
+            raise ValueError(f"--gpus-per-trial {self.gpus:g}: a {whose} trains on one GPU; give at most 1")
+        share = self.gpus if 0 < self.gpus < 1 else None
         if self.pack_size and share and abs(self.pack_size * share - 1) > 0.01:
             raise ValueError(
                 f"--pack-size {self.pack_size} with --gpus-per-trial {share:g}: a pack fills one GPU, so their product "
@@ -278,16 +295,26 @@ class EngineChoices(Choices):
         return self
 
     @property
+    def gpus(self) -> float:
+        """Ray's GPUs that a trial takes; none as long as ``auto`` is not decided, and none of an Apple chip's."""
+        return 0.0 if isinstance(self.gpus_per_trial, str) else self.gpus_per_trial
+
+    @property
+    def device(self) -> str:
+        """Name of the device that trials train on; CPU as long as ``auto`` is not decided."""
+        return given_by(self.gpus_per_trial if self.gpus_per_trial == MPS else self.gpus)
+
+    @property
     def pack_size_is_open(self) -> bool:
         """Whether the number of trials that share a GPU is to be measured."""
-        return self.isolation == "packed" and self.pack_size is None and self.gpus_per_trial == 1
+        return self.isolation == "packed" and self.pack_size is None and self.gpus == 1
 
     @property
     def trials_per_pack(self) -> int:
         """How many trials share a process and its base."""
         if self.isolation == "process":
             return 1
-        return self.pack_size or (max(1, round(1 / self.gpus_per_trial)) if self.gpus_per_trial else 1)
+        return self.pack_size or (max(1, round(1 / self.gpus)) if self.gpus else 1)
 
     @property
     def engine(self) -> str:
@@ -304,7 +331,7 @@ class EngineChoices(Choices):
         together = self.trials_per_pack
         return {
             "cpu": self.cpus_per_trial / together,
-            "gpu": self.gpus_per_trial / (together if self.gpus_per_trial == 1 else 1),
+            "gpu": self.gpus / (together if self.gpus == 1 else 1),
         }
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -148,6 +149,10 @@ class SearchPlan(
         """How many trials are trained."""
         return len(OFFICIAL) if self.official else self.num_samples
 
+    def trained_with(self, workload: Workload) -> Workload:
+        """Return a workload with the devices and the dtype that this plan has."""
+        return replace(workload, device=self.device, pack_size=self.trials_per_pack, precision=self.precision)
+
     def workload(self, budget: RankBudget) -> Workload:
         """Return what all trials share; evidence is added once it is measured."""
         return Workload(
@@ -162,6 +167,7 @@ class SearchPlan(
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
             threads=max(1, int(self.cpus_per_trial)),
-            device="cuda" if self.gpus_per_trial else "cpu",
+            device=self.device,
             pack_size=self.trials_per_pack,
+            precision=self.precision,
         )

@@ -12,32 +12,40 @@ from safetensors import SafetensorError
 
 from analysis.results import journal
 from analysis.results.atomic_write import replacing_file
+from analysis.results.messages import first_line
 from strategies.measurement import Measured
 from trainables.actors.host_registry import Hosts
 from trainables.evidence.measurements import format_of, keep
 from trainables.models.coverage import Coverage, cache_key
+from trainables.models.device import CPU, MPS
 from trainables.spec import Workload
+from tuning.cluster import hosting
 from tuning.cluster.hosting import ask, release
+from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight, with_coverage
 
-CPU, FLOAT32_BYTES = "cpu", 4
+FLOAT32_BYTES = 4
 log = logging.getLogger(__name__)
 
 
-def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[SearchPlan, Preflight]:
+def measured(
+    plan: SearchPlan, preflight: Preflight, hosts: Hosts, observer: SearchObserver
+) -> tuple[SearchPlan, Preflight]:
     """Add what only measuring tells: how many trials share a GPU, and what strategies score from.
 
     Args:
         plan: The search.
         preflight: What is known of it.
         hosts: Who measures.
+        observer: Hears that it trains elsewhere than was asked for.
 
     Raises:
         ValueError: The base model does not load, or cannot be measured, or two measurements have a kind in common.
     """
     try:
-        preflight = with_coverage(plan, preflight, _coverage(plan, preflight, hosts))
+        plan, preflight, coverage = _where_it_trains(plan, preflight, hosts, observer)
+        preflight = with_coverage(plan, preflight, coverage)
         log.info("%s", preflight.shape.coverage)
         workload = preflight.workload
         hosts = hosts.sharing(workload)
@@ -54,6 +62,22 @@ def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[Sear
     finally:
         release(plan)
     return plan, replace(preflight, workload=workload)
+
+
+def _where_it_trains(
+    plan: SearchPlan, preflight: Preflight, hosts: Hosts, observer: SearchObserver
+) -> tuple[SearchPlan, Preflight, Coverage]:
+    """Return what can be adapted; where an Apple chip's GPU does not compute that right, on the CPU, and say so."""
+    try:
+        return plan, preflight, _coverage(plan, preflight, hosts)
+    except ray.exceptions.RayTaskError as error:
+        if plan.device != MPS or not isinstance(error.cause, ValueError):
+            raise
+        observer.noted(f"training on CPU, for on this machine's GPU {first_line(error.cause)}")
+        plan = plan.model_copy(update={"gpus_per_trial": 0.0})
+        preflight = replace(preflight, workload=plan.trained_with(preflight.workload))
+        hosting.end(plan)
+        return plan, preflight, _coverage(plan, preflight, hosts.sharing(preflight.workload))
 
 
 def _coverage(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> Coverage:
@@ -88,11 +112,9 @@ def looked_at_here(plan: SearchPlan, preflight: Preflight) -> Preflight:
 
 def coverage_path(plan: SearchPlan, preflight: Preflight) -> Path:
     """Return where it is kept what can be adapted."""
-    return (
-        Path(plan.runs_dir).resolve()
-        / ".evidence"
-        / f"{cache_key(preflight.workload.base, preflight.shape.coverage)}.coverage.json"
-    )
+    key = cache_key(preflight.workload.base, preflight.shape.coverage)
+    where = f"-{MPS}" if plan.device == MPS else ""  # what the CPU computes right, it may not
+    return Path(plan.runs_dir).resolve() / ".evidence" / f"{key}{where}{plan.precision.key}.coverage.json"
 
 
 def coverage_at(path: Path) -> Coverage | None:
@@ -118,7 +140,11 @@ def _measured(plan: SearchPlan, workload: Workload, corpus_sha256: str, measurem
     form = format_of(measurement)
     coverage = workload.coverage
     sites = f"-{coverage.digest[:16]}" if coverage and coverage.left_out else ""
-    kept = Path(plan.runs_dir).resolve() / ".evidence" / f"{form.key(workload, corpus_sha256)}{sites}{form.suffix}"
+    kept = (
+        Path(plan.runs_dir).resolve()
+        / ".evidence"
+        / f"{form.key(workload, corpus_sha256)}{sites}{workload.precision.key}{form.suffix}"
+    )
     try:
         measured_before = form.read(kept)
     except (OSError, ValueError, SafetensorError):  # not there, or not as it was written

@@ -10,6 +10,7 @@ import torch
 from strategies import STRATEGIES
 from trainables.data import lengths
 from trainables.models.base_model import load_tokenizer
+from trainables.models.device import here
 from tuning.observer import SearchSize
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
@@ -115,7 +116,7 @@ def _seconds(plan: SearchPlan, checked: Preflight) -> float:
 
 
 def _operations_a_second(size: int = 512, times: int = 8) -> float:
-    factor = torch.ones(size, size, device="cuda" if torch.cuda.is_available() else "cpu")
+    factor = torch.ones(size, size, device=here().name)
     began = time.perf_counter()
     for _ in range(times):
         factor = factor @ factor / size

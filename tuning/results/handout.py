@@ -15,6 +15,7 @@ from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
 from trainables.models.base_model import has_changed, save_tokenizer
+from trainables.models.precision import IN_FLOAT32, Precision
 from trainables.postprocess.verification import NotReloaded, agree, in_words, loaded_from
 from trainables.training.checkpoint import BEST, UNIFORM, UNVERIFIED
 from tuning.cluster import hosting
@@ -34,17 +35,23 @@ class Forms:
 
     Args:
         folder: Holds a folder of each form.
-        measured: Its loss on the validation split in float32, as trials are measured.
+        measured: Its loss on the validation split without autocast, as trials are measured.
         reloaded: Form -> the same as plain Transformers and PEFT measure it, or why they do not.
+        precision: How the base lies in memory for both.
     """
 
     folder: Path
     measured: float
     reloaded: Mapping[str, float | NotReloaded]
+    precision: Precision = IN_FLOAT32
+
+    def in_words(self, form: str) -> str:
+        """Return what others' code measured of a form."""
+        return in_words(self.measured, self.reloaded[form], self.precision)
 
     def name(self, form: str) -> str:
         """Return the name of the folder that is handed out."""
-        return form if agree(self.measured, self.reloaded[form]) else form + UNVERIFIED
+        return form if agree(self.measured, self.reloaded[form], self.precision) else form + UNVERIFIED
 
     @property
     def losses(self) -> dict[str, float | str]:
@@ -85,11 +92,9 @@ def _measured(run: Run, adapter: Path) -> Forms:
     workload = run.checked.workload
     assert workload.splits is not None
     paths, examples = [folder / form for form in (BEST, UNIFORM)], workload.splits.validation
-    losses = hosting.run(
-        run.plan, type(run.hosts).reloaded_here, run.hosts, workload.model, paths, examples, stop=run.stop
-    )
+    losses = hosting.run(run.plan, type(run.hosts).reloaded_here, run.hosts, workload, paths, examples, stop=run.stop)
     log.info("the winner has %r, and loaded by plain Transformers and PEFT %r", measured, losses)
-    return Forms(folder, measured, dict(zip((BEST, UNIFORM), losses, strict=True)))
+    return Forms(folder, measured, dict(zip((BEST, UNIFORM), losses, strict=True)), workload.precision)
 
 
 def folders(record: Record, best: ResultRow, adapter: Path | None, forms: Forms | None) -> dict[str, float | str]:
@@ -118,7 +123,7 @@ def put(run: Run, forms: Forms, best: ResultRow, assessment: SearchAssessment, i
         assessment: What the search's rows say.
         info: What the cards show besides.
     """
-    for form, loss in forms.reloaded.items():
+    for form in forms.reloaded:
         name, folder = forms.name(form), run.plan.run_dir / forms.name(form)
         with replacing_folder(folder) as aside:
             for path in (forms.folder / form).iterdir():
@@ -127,17 +132,17 @@ def put(run: Run, forms: Forms, best: ResultRow, assessment: SearchAssessment, i
                 *loaded_from(run.checked.workload.model),
                 str(folder.resolve()),
                 form == UNIFORM,
-                in_words(forms.measured, loss),
+                forms.in_words(form),
             )
             (aside / "README.md").write_text(card(best, assessment, info, use), encoding="utf-8")
         if name == form:
             shutil.rmtree(run.plan.run_dir / (form + UNVERIFIED), ignore_errors=True)
         else:
-            run.observer.warned(f"Error: {summary.typed(folder)}: not to be used, {in_words(forms.measured, loss)}")
+            run.observer.warned(f"Error: {summary.typed(folder)}: not to be used, {forms.in_words(form)}")
     shutil.rmtree(forms.folder, ignore_errors=True)
     workload = run.checked.workload
     if any(name.endswith(UNVERIFIED) for name in forms.losses) and has_changed(workload.model, str(workload.base)):
-        click.echo(f"Error: --model {workload.model}: its files have changed since the search began", err=True)
+        run.observer.warned(f"Error: --model {workload.model}: its files have changed since the search began")
 
 
 def put_unverified(run: Run, adapter: Path, best: ResultRow, assessment: SearchAssessment, info: RunInfo) -> None:

@@ -14,6 +14,7 @@ from analysis.results.confinement import check_folder
 from analysis.results.run_info import FACTS, PLAN
 from analysis.results.strict_json import is_number, parsed
 from trainables.data.splits import corpus_sha256, read_documents
+from trainables.models.precision import FLOAT32
 from trainables.spec import TrialSpec
 from tuning.plan import given
 from tuning.plan.places import absolute
@@ -78,6 +79,7 @@ def saved_plan(record: Record) -> SearchPlan:
     if saved is None:
         raise ValueError(f"{record.run_dir}: neither {EVENTS} nor {PLAN} has a plan that can be read; start anew")
     place = {"name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)}
+    saved = {"base_dtype": FLOAT32, **saved}  # as searches had it that do not say
     return SearchPlan(**{**saved, **given.found_in(record.run_dir / given.GIVEN, saved), **place})
 
 

@@ -42,7 +42,7 @@ def facts_of(plan: SearchPlan, checked: Preflight, search_id: str, record: Recor
         command=commands[0],
         versions=versions(),
         revision=revision(),
-        engine=plan.engine,
+        engine=plan.engine if plan.precision.exact else f"{plan.engine}; the base in {plan.precision}",
         continued=tuple(commands[1:]),
         changes=tuple(change for earlier in plans for change in earlier["changes"]),
         resource_events=tuple(record.resource_events) if record else (),

@@ -1,0 +1,86 @@
+"""How a base lies in memory, and which of them can be trained over."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from strategies.base import Site
+from trainables.adapters import peft_adapter
+from trainables.data.splits import mean_loss
+from trainables.engine.evaluation import exact_loss
+from trainables.engine.pack import Pack
+from trainables.models import block_speed
+from trainables.models.precision import IN_FLOAT32, Precision, check_saved
+from trainables.postprocess.verification import agree, in_words, reloaded
+from trainables.training.inputs import base_of, splits_of
+
+BFLOAT16 = Precision("bfloat16")
+
+
+def test_a_base_is_cast_once_and_adapters_gradients_and_moments_are_float32(workload, spec):
+    workload = dataclasses.replace(workload, precision=BFLOAT16)
+    pack = Pack.of(workload, workload.micro_batch)
+    weights = {name: tensor.data_ptr() for name, tensor in pack.base.model.named_parameters()}
+    assert {tensor.dtype for tensor in pack.base.model.parameters()} == {torch.bfloat16}
+    slot = pack.admit(workload, spec(learning_rate=1e-2))
+    before = pack.evaluate([slot], "validation")[0]
+    while not slot.learner.done:
+        pack.step([slot])
+    assert slot.failure is None
+    trained = [*slot.learner.parameters, *(parameter.grad for parameter in slot.learner.parameters)]
+    moments = [tensor for state in slot.learner.optimizer.state.values() for tensor in state.values()]
+    assert {tensor.dtype for tensor in trained + moments} == {torch.float32}
+    examples = pack.splits.validation
+    assert mean_loss(examples, pack.evaluate([slot], "validation")[0]) < mean_loss(examples, before)
+    assert weights == {name: tensor.data_ptr() for name, tensor in pack.base.model.named_parameters()}
+
+
+@pytest.mark.process
+def test_what_was_trained_in_bfloat16_is_measured_in_bfloat16_by_others_too(workload, spec, tmp_path):
+    workload = dataclasses.replace(workload, precision=BFLOAT16)
+    base, rows = base_of(workload), splits_of(workload).validation
+    adapter = peft_adapter.fresh_planned(base, workload, spec(learning_rate=1e-2))
+    with torch.no_grad():
+        for tensor in adapter.parameters:
+            tensor.normal_(std=0.1)
+    adapter.save(tmp_path / "adapter")
+    measured = exact_loss(base, adapter, rows, 4)
+    (loss,) = reloaded(workload.model, [tmp_path / "adapter"], rows, "cpu", BFLOAT16)
+    assert agree(measured, loss, BFLOAT16)
+    assert "with the base in bfloat16 as in training, as the search did" in in_words(measured, loss, BFLOAT16)
+    assert not agree(measured, measured + 0.003, BFLOAT16)
+    assert not agree(measured, measured + 0.001)
+
+
+def test_measurements_of_different_precisions_have_files_of_their_own():
+    precisions = [IN_FLOAT32, BFLOAT16, Precision("float32", "nf4")]
+    assert [precision.key for precision in precisions] == ["", "-bfloat16", "-nf4"]
+    assert [str(precision) for precision in precisions] == ["float32", "bfloat16", "nf4 and float32"]
+    plans = [{}, {"base_dtype": "auto"}, {"base_dtype": "bfloat16"}, {"base_dtype": "float32", "quantize": "nf4"}]
+    assert [Precision.of_plan(plan) for plan in plans] == [IN_FLOAT32, *precisions]
+
+
+@pytest.mark.parametrize(("config", "how"), [
+    ({"quant_method": "gptq"}, "GPTQ"),
+    ({"quant_method": "awq"}, "AWQ"),
+    ({"quant_method": "fp8"}, "FP8"),
+    ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
+])  # fmt: skip
+def test_what_cannot_be_trained_over_is_refused_in_one_line_with_the_way_out(config, how):
+    with pytest.raises(ValueError, match=f"quantised by {how}, .* made from, with --quantize nf4") as refusal:
+        check_saved("it", config)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_block_is_measured_at_the_shapes_of_the_lowest(monkeypatch):
+    measured = []
+
+    def seconds(shapes, tokens, dtype):
+        measured.append((shapes, tokens))
+        return {torch.float32: 3.0, torch.bfloat16: 2.0}[dtype]
+
+    monkeypatch.setattr(block_speed, "_seconds", seconds)
+    sites = [Site("0.x", 4, 8, 0, "mlp"), Site("1.x", 5, 9, 1, "mlp"), Site("0.y", 6, 7, 0, "attention")]
+    assert block_speed.bfloat16_gain(sites, 10_000) == 1.5
+    assert measured == [([(4, 8), (6, 7)], block_speed.MOST_TOKENS)] * 2

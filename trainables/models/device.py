@@ -1,0 +1,242 @@
+"""The devices that trials train on: the only file that spells one out. Imports torch where it is used."""
+
+import contextlib
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
+    import torch
+
+CPU, CUDA, MPS = "cpu", "cuda", "mps"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A CPU, and what others do as it does.
+
+    Args:
+        name: As PyTorch names it.
+    """
+
+    name: str
+
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether it is no CPU, whose memory and caches a pack shares with all else."""
+        return False
+
+    @property
+    def head_elements(self) -> int:
+        """Logits that are held at a time; on a CPU they stay in its cache."""
+        return 2**19
+
+    @property
+    def arithmetic(self) -> str:
+        """The dtype of a training pass over a float32 base, in words."""
+        return "float32"
+
+    @property
+    def has_bfloat16(self) -> bool | None:
+        """Whether it has instructions for bfloat16; None if this process does not see it."""
+        try:
+            return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # not on Linux
+            return False
+
+    def autocast(self) -> Any:
+        """Return a context in which a training pass over a float32 base computes."""
+        return contextlib.nullcontext()
+
+    def rng_state(self) -> "torch.Tensor":
+        """Return the state of the generator that draws on the device."""
+        import torch
+
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: "torch.Tensor") -> None:
+        """Put a state from ``rng_state`` back."""
+        import torch
+
+        torch.set_rng_state(state)
+
+    def generator(self) -> "torch.Generator":
+        """Return a generator of its own that draws on the device."""
+        import torch
+
+        return torch.Generator(self.name)
+
+    def peak_bytes(self) -> int:
+        """Return this process's peak memory: resident, or of the device."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
+
+    def forget_peak(self) -> None:
+        """Have ``peak_bytes`` begin anew where the device can; a CPU's process cannot."""
+
+    def available_bytes(self) -> int:
+        """Return the memory that this process has and could still get."""
+        import psutil
+
+        return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+
+    def release_memory(self) -> None:
+        """Give back memory that is cached and not in use."""
+
+    def synchronize(self) -> None:
+        """Wait until all that was asked for is computed."""
+
+    def place(self, network: Any) -> Any:
+        """Move a model or a tensor to the device, and return it."""
+        return network.to(self.name)
+
+
+class Cuda(Device):
+    """A GPU of CUDA, or of ROCm, which PyTorch calls so, too: bfloat16 autocast, never float16."""
+
+    __slots__ = ()
+
+    @property
+    def has_own_memory(self) -> bool:
+        """It has."""
+        return True
+
+    @property
+    def head_elements(self) -> int:
+        """As ``Device.head_elements``."""
+        return 2**27
+
+    @property
+    def arithmetic(self) -> str:
+        """As ``Device.arithmetic``."""
+        return "bfloat16 autocast"
+
+    @property
+    def has_bfloat16(self) -> bool | None:
+        """As ``Device.has_bfloat16``; of one that only emulates it, no."""
+        import torch
+
+        return torch.cuda.get_device_capability()[0] >= 8 if torch.cuda.is_available() else None
+
+    def autocast(self) -> Any:
+        """As ``Device.autocast``."""
+        import torch
+
+        return torch.autocast(self.name, torch.bfloat16)
+
+    def rng_state(self) -> "torch.Tensor":
+        """As ``Device.rng_state``."""
+        import torch
+
+        return torch.cuda.get_rng_state()
+
+    def set_rng_state(self, state: "torch.Tensor") -> None:
+        """As ``Device.set_rng_state``."""
+        import torch
+
+        torch.cuda.set_rng_state(state)
+
+    def peak_bytes(self) -> int:
+        """As ``Device.peak_bytes``."""
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+
+    def forget_peak(self) -> None:
+        """As ``Device.forget_peak``."""
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+    def available_bytes(self) -> int:
+        """As ``Device.available_bytes``."""
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
+
+    def release_memory(self) -> None:
+        """As ``Device.release_memory``."""
+        import torch
+
+        torch.cuda.empty_cache()
+
+    def synchronize(self) -> None:
+        """As ``Device.synchronize``."""
+        import torch
+
+        torch.cuda.synchronize()
+
+
+class Mps(Device):
+    """The GPU of an Apple chip. It shares memory with the CPU, and computes in float32."""
+
+    __slots__ = ()
+
+    @property
+    def has_own_memory(self) -> bool:
+        """In so far as its rows need not be few."""
+        return True
+
+    @property
+    def head_elements(self) -> int:
+        """As ``Device.head_elements``."""
+        return 2**24
+
+    @property
+    def has_bfloat16(self) -> bool | None:
+        """As ``Device.has_bfloat16``; it is not used."""
+        return False
+
+    def rng_state(self) -> "torch.Tensor":
+        """As ``Device.rng_state``."""
+        import torch
+
+        return torch.mps.get_rng_state()
+
+    def set_rng_state(self, state: "torch.Tensor") -> None:
+        """As ``Device.set_rng_state``."""
+        import torch
+
+        torch.mps.set_rng_state(state)
+
+    def release_memory(self) -> None:
+        """As ``Device.release_memory``."""
+        import torch
+
+        torch.mps.empty_cache()
+
+    def synchronize(self) -> None:
+        """As ``Device.synchronize``."""
+        import torch
+
+        torch.mps.synchronize()
+
+
+KINDS: dict[str, type[Device]] = {CPU: Device, CUDA: Cuda, MPS: Mps}
+
+
+def device_of(name: str) -> Device:
+    """Return the device that PyTorch calls so.
+
+    Raises:
+        ValueError: None of ours is called so.
+    """
+    if name not in KINDS:
+        raise ValueError(f"device {name}: must be one of {', '.join(KINDS)}")
+    return KINDS[name](name)
+
+
+def given_by(gpus: object) -> str:
+    """Return the name of the device of a process that was given so many GPUs: a number, their list, or ``mps``."""
+    return MPS if gpus == MPS else CUDA if gpus else CPU
+
+
+def here() -> Device:
+    """Return the best device that this process sees."""
+    import torch
+
+    if torch.cuda.is_available():
+        return device_of(CUDA)
+    return device_of(MPS if torch.backends.mps.is_available() else CPU)
