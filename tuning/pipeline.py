@@ -126,6 +126,8 @@ def resume(name: str, given: Mapping[str, Any], extend: int = 0, allow_changes: 
             others = continuation.other_circumstances(origin, str(checked.workload.base), checked.corpus_sha256)
             _refuse(name, others, allow_changes)
             disk_space.check(plan, checked, len(record.rows))
+            if not changes and not others:
+                checked = replace(checked, base_losses=record.base_losses)
             search_id = origin["search_id"] or uuid.uuid4().hex
             plan, checked, hosts, dashboard = _measured(stack, plan, checked, search_id, timeline)
             timeline.add(continuation.seconds_so_far(run_dir))
@@ -215,6 +217,7 @@ def _facts(plan: SearchPlan, checked: Preflight, search_id: str, record: Record 
         coverage=str(checked.shape.coverage),
         always_plain=always_plain(() if plan.official else plan.strategies, checked.workload),
         data=checked.data,
+        base_losses=checked.base_losses,
         command=commands[0],
         versions=versions(),
         revision=revision(),
@@ -283,6 +286,7 @@ def _note_plan(record: Record, plan: SearchPlan, facts: RunInfo, changes: list[s
         versions=dict(facts.versions),
         changes=changes,
     )
+    record.base_measured(facts.base_losses)
 
 
 def _prepared(
@@ -319,6 +323,7 @@ def _to_its_end(run: Run, dashboard: str) -> int:
     try:
         run.stop.check()
         assessment, facts = finalize.leave(run, study)
+        _track_base(run)
         finalize.finish_tracking(run.sink, plan, assessment)
         finalize.close_tracking(run)
         run.stop.check()
@@ -343,6 +348,13 @@ def _start_tracking(run: Run) -> None:
     tags = {"kind": "search", "status": Status.RUNNING, "coverage": run.facts.coverage or ""}
     run.sink.put("start", PARENT, name=run.plan.name, time_ms=now_ms(), params=params, tags=tags)
     run.sink.put("dataset", PARENT, name=run.plan.dataset, digest=run.checked.corpus_sha256)
+    _track_base(run)
+
+
+def _track_base(run: Run) -> None:
+    """Log the losses of the untouched base, as far as they are known; anew where something was allowed to change."""
+    changed = sum(bool(plan["changes"]) for plan in run.record.plans)
+    events.Tracking(run.sink).base(run.record.base_losses, changed)
 
 
 def _cut_off(run: Run, study: optuna.Study | None) -> int:

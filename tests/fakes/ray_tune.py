@@ -24,7 +24,16 @@ from ray.tune.search import Searcher
 from safetensors import SafetensorError
 
 from analysis.results.trial_config import TrialConfig
-from tests.fakes.trial import VALIDATION_LOSS, FakeSession, Rounds, coverage_of, forms_of, measured_of, shrink_curve_of
+from tests.fakes.trial import (
+    BASE_LOSSES,
+    VALIDATION_LOSS,
+    FakeSession,
+    Rounds,
+    coverage_of,
+    forms_of,
+    measured_of,
+    shrink_curve_of,
+)
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import LAST, SESSION
 from trainables.training.session import next_report
@@ -211,6 +220,8 @@ def _answer(plan: Any, hosts: NoHosts, what: str, *arguments: Any, stop: Any = N
         return coverage_of(hosts.workload)
     if what == "measure":
         return measured_of(hosts.workload, *arguments)
+    if what == "base_loss":
+        return BASE_LOSSES[arguments[0]]
     return {"hand_out": forms_of, "shrink_curve": shrink_curve_of}[what](*arguments)
 
 

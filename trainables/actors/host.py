@@ -139,6 +139,15 @@ class Host:
 
         return measurements.measure(self._unpack(reference), measurement)
 
+    def base_loss(self, reference: list[Any], split: str) -> float:
+        """Return the untouched base's mean loss per learned token of a split, in nats; trials wait meanwhile."""
+        from trainables.engine.evaluation import base_loss
+        from trainables.training.inputs import base_of, splits_of
+
+        workload = self._unpack(reference)
+        with self.executor.between_rounds() if self.executor else contextlib.nullcontext():
+            return base_loss(base_of(workload), getattr(splits_of(workload), split), workload.micro_batch)
+
     def hand_out(self, reference: list[Any], adapter: Path, output: Path) -> float:
         """Write every form of a trained adapter, as ``forms.write_all``, and return its loss; trials wait."""
         from trainables.postprocess.forms import write_all

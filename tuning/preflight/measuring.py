@@ -1,10 +1,12 @@
-"""What only measuring tells, where the trials run: how many share a GPU, and what strategies score from."""
+"""What only measuring tells, where the trials run: how many share a GPU, the base's loss, and strategies' evidence."""
 
 import logging
+import math
 import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import click
 import psutil
 import ray
 from pydantic import TypeAdapter
@@ -12,25 +14,31 @@ from safetensors import SafetensorError
 
 from analysis.results import journal
 from analysis.results.atomic_write import replacing_file
+from analysis.results.messages import first_line
 from strategies.measurement import Measured
 from trainables.actors.host_registry import Hosts
 from trainables.evidence.measurements import format_of, keep
 from trainables.models.coverage import Coverage, cache_key
 from trainables.spec import Workload
 from tuning.cluster.hosting import ask, release
+from tuning.lifecycle.stop import Stop
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight, with_coverage
 
 CPU, FLOAT32_BYTES = "cpu", 4
+BASE_LOSSES = {"validation": "eval_loss", "test": "test_loss"}
+"""Split -> the base's loss on it, as ``RunInfo.base_losses`` calls it."""
 log = logging.getLogger(__name__)
 
 
 def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[SearchPlan, Preflight]:
-    """Add what only measuring tells: how many trials share a GPU, and what strategies score from.
+    """Add what only measuring tells: how many trials share a GPU, what strategies score from, and the base's loss.
+
+    The base is measured on the validation split. The test split stays closed until the trials are measured on it.
 
     Args:
         plan: The search.
-        preflight: What is known of it.
+        preflight: What is known of it; a base that was measured before is not measured again.
         hosts: Who measures.
 
     Raises:
@@ -47,13 +55,40 @@ def measured(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> tuple[Sear
             log.info("trials that fit on a device together: %d", plan.trials_per_pack)
         for name in preflight.measurements:
             workload = _with(workload, name, _measured(plan, workload, preflight.corpus_sha256, name, hosts))
+        losses = preflight.base_losses or base_loss(plan, hosts, "validation")
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise ValueError(str(error.cause)) from error
         raise
     finally:
         release(plan)
-    return plan, replace(preflight, workload=workload)
+    return plan, replace(preflight, workload=workload, base_losses=losses)
+
+
+def base_loss(plan: SearchPlan, hosts: Hosts, split: str, stop: Stop | None = None) -> dict[str, float]:
+    """Have a host measure the untouched base on a split.
+
+    Args:
+        plan: The search.
+        hosts: Who measures.
+        split: A key of ``BASE_LOSSES``.
+        stop: Says whether the answer is still wanted.
+
+    Returns:
+        As ``RunInfo.base_losses``; nothing, and says so, if it cannot be measured.
+
+    Raises:
+        Stopped: The answer is not wanted any more.
+    """
+    try:
+        loss: float = ask(plan, hosts, "base_loss", split, stop=stop)
+    except ray.exceptions.RayError as error:
+        log.warning("the untouched base could not be measured on the %s split", split, exc_info=True)
+        reason = first_line(getattr(error, "cause", None) or error)
+        click.echo(f"the untouched base could not be measured on the {split} split: {reason}", err=True)
+        return {}
+    log.info("the untouched base has %r on the %s split", loss, split)
+    return {BASE_LOSSES[split]: loss} if math.isfinite(loss) else {}
 
 
 def _coverage(plan: SearchPlan, preflight: Preflight, hosts: Hosts) -> Coverage:

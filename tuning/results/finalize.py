@@ -23,6 +23,7 @@ from trainables.training import checkpoint
 from trainables.training.checkpoint import ADAPTER, BEST, SESSION
 from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
+from tuning.preflight import measuring
 from tuning.results import handout, summary, trial_files
 from tuning.state.checkpoints import newest_checkpoint
 from tuning.state.facts import save_facts
@@ -33,6 +34,7 @@ from tuning.trials.phases import Run
 from tuning.trials.study_export import importances, mirror
 
 log = logging.getLogger(__name__)
+TEST_LOSS = measuring.BASE_LOSSES["test"]
 MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
 
 
@@ -62,7 +64,14 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
     write_rows(rows, plan.run_dir / "rows.csv")
     if any(item.pairs.interval for item in assessment.verdicts):
         record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
-    facts = replace(run.facts, resource_events=tuple(record.resource_events), looks=len(record.looks))
+    if in_time and any(row.test_loss is not None for row in rows) and TEST_LOSS not in record.base_losses:
+        record.base_measured(measuring.base_loss(plan, run.hosts, "test", run.stop))
+    facts = replace(
+        run.facts,
+        resource_events=tuple(record.resource_events),
+        looks=len(record.looks),
+        base_losses=dict(record.base_losses),
+    )
     if study is not None:
         mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
         facts = replace(facts, importance=importances(study))

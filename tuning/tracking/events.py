@@ -114,6 +114,12 @@ class Tracking:
             values["perplexity"] = math.exp(values["eval_loss"])
         self.sink.put("metrics", trial_id, values=values, step=int(report.get("step", 0)), time_ms=now_ms())
 
+    def base(self, losses: Mapping[str, float], step: int) -> None:
+        """Log losses of the untouched base at the search's own run."""
+        if losses:
+            values = {f"base_{name}": loss for name, loss in losses.items()}
+            self.sink.put("metrics", PARENT, values=values, step=step, time_ms=now_ms())
+
     def ended(self, row: ResultRow) -> None:
         """Close the trial's run."""
         tags = {"status": row.status, "phase": row.phase} | ({"error": row.error} if row.error else {})
