@@ -6,7 +6,16 @@ from typing import Any, ClassVar
 import ray
 
 from strategies.measurement import Measured
-from tests.fakes.trial import BASE_LOSSES, VALIDATION_LOSS, Rounds, coverage_of, forms_of, measured_of, shrink_curve_of
+from tests.fakes.trial import (
+    BASE_LOSSES,
+    VALIDATION_LOSS,
+    Rounds,
+    continued_by,
+    coverage_of,
+    forms_of,
+    measured_of,
+    shrink_curve_of,
+)
 from trainables.actors.host import Host
 from trainables.actors.host_registry import Hosts
 from trainables.models.coverage import Coverage
@@ -29,6 +38,9 @@ class FakeHost(Host):
 
     def base_loss(self, reference: list[Any], split: str) -> float:
         return BASE_LOSSES[split]
+
+    def continued(self, reference: list[Any], adapters: dict[str, Path | None]) -> Any:
+        return continued_by(adapters)
 
     def hand_out(self, reference: list[Any], adapter: Path, output: Path) -> float:
         return forms_of(adapter, output)

@@ -22,6 +22,7 @@ class StoredRun:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     artifacts: set[str] = field(default_factory=set)
+    tables: set[str] = field(default_factory=set)
 
 
 class FakeCarrier:
@@ -62,6 +63,10 @@ class FakeCarrier:
     def _artifact(self, run: str, path: str, folder: str | None = None, modified: int = 0) -> None:
         inside = sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
         self._run(run).artifacts |= {f"{folder}/{found.name}" if folder else found.name for found in inside}
+
+    def _table(self, run: str, path: str, modified: int = 0) -> None:
+        self._artifact(run, path)
+        self._run(run).tables.add(Path(path).name)
 
     def _dataset(self, run: str, name: str, digest: str) -> None:
         self._run(run)

@@ -29,6 +29,7 @@ from tests.fakes.trial import (
     VALIDATION_LOSS,
     FakeSession,
     Rounds,
+    continued_by,
     coverage_of,
     forms_of,
     measured_of,
@@ -222,7 +223,7 @@ def _answer(plan: Any, hosts: NoHosts, what: str, *arguments: Any, stop: Any = N
         return measured_of(hosts.workload, *arguments)
     if what == "base_loss":
         return BASE_LOSSES[arguments[0]]
-    return {"hand_out": forms_of, "shrink_curve": shrink_curve_of}[what](*arguments)
+    return {"continued": continued_by, "hand_out": forms_of, "shrink_curve": shrink_curve_of}[what](*arguments)
 
 
 def _run(plan: Any, function: Any, hosts: NoHosts, *arguments: Any, stop: Any = None) -> Any:
@@ -240,7 +241,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     from tuning import pipeline
     from tuning.cluster import hosting
     from tuning.preflight import measuring
-    from tuning.results import finalize, handout
+    from tuning.results import finalize, handout, samples
     from tuning.trials import tuner
 
     monkeypatch.setattr(tuner, "ray_tune", RAY_TUNE)
@@ -251,7 +252,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosting, "hosts_for", _no_hosts)
     monkeypatch.setattr(hosting, "_names", lambda plan: [])
     monkeypatch.setattr(hosting, "run", _run)
-    for module in (measuring, finalize, handout):
+    for module in (measuring, finalize, handout, samples):
         monkeypatch.setattr(module, "ask", _answer)
 
 

@@ -166,6 +166,8 @@ def test_a_search_completed_without_a_damaged_line_is_complete_until_another_is_
         {"event": "planned", "plan": [], "command": "", "changes": []},
         {"event": "planned", "plan": {}, "command": "", "changes": [5]},
         {"event": "shrunk", "trial_id": "t001", "curve": [{"fraction": "all"}]},
+        {"event": "wrote", "trial_id": "t001", "samples": [{"prompt": 5}], "note": ""},
+        {"event": "wrote", "trial_id": "../t001", "samples": [], "note": ""},
         {"event": "base", "losses": {"eval_loss": None}},
         {"event": "handed_out", "trial_id": "t001", "folders": {"best_adapter": [2.5]}},
         {"event": "completed", "exit_status": "0"},

@@ -332,26 +332,27 @@ def test_a_replay_goes_where_this_machine_says_and_says_so(run_dir, monkeypatch,
     assert capsys.readouterr().out == f"Sending to {place[0]}\n6 events carried\n"
 
 
-def _artifact(run_dir, path):
+def _artifact(run_dir, path, kind="artifact"):
     sink = _Quiet(Outbox(run_dir, Target("sqlite:////there/mlflow.db", None, "abc")))
-    sink.put("artifact", "t1", path=str(path))
+    sink.put(kind, "t1", path=str(path))
     return run_dir
 
 
+@pytest.mark.parametrize("event", ["artifact", "table"])
 @pytest.mark.parametrize("kind", ["a path", "a link", "a link in a folder", "two dots"])
-def test_no_file_outside_the_run_is_sent(run_dir, tmp_path, monkeypatch, capsys, kind):
+def test_no_file_outside_the_run_is_sent(run_dir, tmp_path, monkeypatch, capsys, kind, event):
     secret = tmp_path / "id_rsa"
     secret.write_text("secret")
     (run_dir / "trials").mkdir()
     path = {"a path": secret, "a link": run_dir / "link", "a link in a folder": run_dir / "trials",
             "two dots": run_dir / "trials" / ".." / ".." / "id_rsa"}[kind]  # fmt: skip
-    outbox = Outbox(_artifact(run_dir, path))
+    outbox = Outbox(_artifact(run_dir, path, event))
     if kind.startswith("a link"):
         (run_dir / "link").symlink_to(secret)
         (run_dir / "trials" / "link").symlink_to(secret)
     carrier = _Eager()
-    ((event, end),) = outbox.waiting()
-    assert not deliver(outbox, carrier, event, end)
+    ((waiting, end),) = outbox.waiting()
+    assert not deliver(outbox, carrier, waiting, end)
     assert carrier.heard == []
     assert f"{path} is not in {run_dir}, or a link in it leads out of there" in capsys.readouterr().err
 

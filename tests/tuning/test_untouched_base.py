@@ -58,7 +58,7 @@ def test_it_is_measured_before_the_first_trial_and_on_the_test_split_once_trials
     folder = search()
     assert of_base(asked) == [("validation", 0), ("test", 3)]
     assert facts(folder)["base_losses"] == MEASURED
-    line = next(line for line in (folder / "report.md").read_text().splitlines() if "the base, untouched" in line)
+    line = next(line for line in (folder / "report.md").read_text().splitlines() if "| the base, untouched" in line)
     assert "5.5000" in line  # nothing is confirmed, and evaluation losses are compared
 
 
@@ -112,7 +112,7 @@ def test_a_base_that_cannot_be_measured_is_left_out_and_ends_no_search(search, m
     monkeypatch.setattr(measuring, "ask", answer)
     folder = search()
     assert facts(folder)["base_losses"] == {}
-    assert "the base, untouched" not in (folder / "report.md").read_text()
+    assert "| the base, untouched" not in (folder / "report.md").read_text()
     said = [line for line in capsys.readouterr().err.splitlines() if "untouched base" in line]
     expected = [f"the untouched base could not be measured on the {name} split: too large" for name in BASE_LOSSES]
     assert said == (expected if loss is None else [])

@@ -84,6 +84,7 @@ class Host:
         "evidence.input_pca",
         "engine.capacity",
         "engine.soundness",
+        "postprocess.continuations",
         "postprocess.forms",
         "postprocess.truncation",
     )
@@ -147,6 +148,14 @@ class Host:
         workload = self._unpack(reference)
         with self.executor.between_rounds() if self.executor else contextlib.nullcontext():
             return base_loss(base_of(workload), getattr(splits_of(workload), split), workload.micro_batch)
+
+    def continued(self, reference: list[Any], adapters: dict[str, Path | None]) -> tuple[list[dict[str, str]], str]:
+        """Have the base write on, alone and with adapters, as ``continuations.continued``; trials wait meanwhile."""
+        from trainables.postprocess.continuations import continued
+
+        workload = self._unpack(reference)
+        with self._executing(workload).between_rounds():
+            return continued(workload, adapters)
 
     def hand_out(self, reference: list[Any], adapter: Path, output: Path) -> float:
         """Write every form of a trained adapter, as ``forms.write_all``, and return its loss; trials wait."""

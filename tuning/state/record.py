@@ -53,6 +53,7 @@ class Record:
         resource_events: What memory did not allow.
         looks: What was judged on the test split: how many trials and seeds, by which margin.
         shrink: Trial id -> its adapter cut to fewer parameters, of trials that have been the winner.
+        samples: Trial id -> what was written with its adapter and others', and a note; of trials that were the winner.
         base_losses: Of the untouched base, as ``RunInfo.base_losses``.
         handout: Id of the trial whose adapter was handed out last, and as what; None if none was.
         plans: What was planned, last the one in force: ``plan``, ``search_id``, ``command``, ``versions``, ``changes``.
@@ -73,6 +74,7 @@ class Record:
         self.resource_events: dict[str, None] = {}
         self.looks: dict[str, None] = {}
         self.shrink: dict[str, list[dict[str, float]]] = {}
+        self.samples: dict[str, tuple[list[dict[str, str]], str]] = {}
         self.base_losses: dict[str, float] = {}
         self.handout: tuple[str, dict[str, float | str]] | None = None
         self.plans: list[dict[str, Any]] = []
@@ -133,6 +135,10 @@ class Record:
     def shrunk(self, trial_id: str, curve: list[dict[str, float]]) -> None:
         """Note what the winner loses at fewer parameters."""
         self._note("shrunk", trial_id=trial_id, curve=curve)
+
+    def wrote(self, trial_id: str, samples: list[dict[str, str]], note: str) -> None:
+        """Note what was written with the winner's adapter and with others, as ``RunInfo.samples``."""
+        self._note("wrote", trial_id=trial_id, samples=samples, note=note)
 
     def base_measured(self, losses: Mapping[str, float]) -> None:
         """Note losses of the untouched base, unless they are noted already."""
@@ -201,6 +207,8 @@ class Record:
                 self.looks[facts["what"]] = None
             case "shrunk":
                 self.shrink[facts["trial_id"]] = facts["curve"]
+            case "wrote":
+                self.samples[facts["trial_id"]] = facts["samples"], facts["note"]
             case "base":
                 self.base_losses |= facts["losses"]
             case "handed_out":

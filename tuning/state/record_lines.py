@@ -80,6 +80,10 @@ def _are_folders(value: Any) -> bool:
     return _is_mapping(value) and all(is_number(seen) or isinstance(seen, str) for seen in value.values())
 
 
+def _are_samples(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_mapping(each) and _are_texts([*each.values()]) for each in value)
+
+
 def _are_losses(value: Any) -> bool:
     return _is_mapping(value) and all(map(is_number, value.values()))
 
@@ -96,6 +100,7 @@ KINDS: dict[str, dict[str, Test]] = {
     "judged": {"what": _is_text},
     "shrunk": {"trial_id": _is_name, "curve": _is_curve},
     "base": {"losses": _are_losses},
+    "wrote": {"trial_id": _is_name, "samples": _are_samples, "note": _is_text},
     "handed_out": {"trial_id": _is_name, "folders": _are_folders},
     "completed": {"exit_status": _is_status, "damaged": lambda value: value is None or _are_texts(value)},
 }

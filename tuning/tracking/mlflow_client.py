@@ -62,7 +62,7 @@ class MlflowCarrier:
         """Carry out one event; of a kind that is not among these nothing is known."""
         by_kind: dict[str, Callable[..., None]] = {
             "start": self._start, "metrics": self._metrics, "artifact": self._artifact, "dataset": self._dataset,
-            "end": self._end, "reopen": self._reopen,
+            "table": self._table, "end": self._end, "reopen": self._reopen,
         }  # fmt: skip
         by_kind[event["kind"]](**{key: value for key, value in event.items() if key != "kind"})
 
@@ -154,6 +154,13 @@ class MlflowCarrier:
             self.client.log_artifacts(self._id(run), path, folder)
         else:
             self.client.log_artifact(self._id(run), path, folder)
+
+    def _table(self, run: str, path: str, modified: int = 0) -> None:
+        """Log a file as a table; MLflow's own function would add its rows to those that are there."""
+        self._artifact(run, path)
+        tag = mlflow_compat.TABLES
+        before = self.client.get_run(self._id(run)).data.tags.get(tag)
+        self._tag(run, {tag: mlflow_compat.with_table(before, Path(path).name)})
 
     def _dataset(self, run: str, name: str, digest: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
