@@ -347,7 +347,8 @@ def _start_tracking(run: Run) -> None:
     params = {key: value for key, value in saved.items() if value is not None}
     tags = {"kind": "search", "status": Status.RUNNING, "coverage": run.facts.coverage or ""}
     run.sink.put("start", PARENT, name=run.plan.name, time_ms=now_ms(), params=params, tags=tags)
-    run.sink.put("dataset", PARENT, name=run.plan.dataset, digest=run.checked.corpus_sha256)
+    name, digest = run.data
+    run.sink.put("dataset", PARENT, name=name, digest=digest)
     _track_base(run)
 
 

@@ -60,6 +60,7 @@ def kept_by_mlflow(real):
                 for metric in run.data.metrics
             },
             "artifacts": files(client, id_),
+            "datasets": {(given.dataset.name, given.dataset.digest) for given in run.inputs.dataset_inputs},
             "tables": {table["path"] for table in json.loads(run.data.tags.get(TABLES, "[]"))},
         }
         for id_, run in runs.items()

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tuning.tracking.mlflow_client import PARENT
+from tuning.tracking.mlflow_compat import DIGEST_LENGTH
 from tuning.tracking.outbox import Event, Target
 from tuning.tracking.uploader import Sink
 
@@ -23,6 +24,7 @@ class StoredRun:
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     artifacts: set[str] = field(default_factory=set)
     tables: set[str] = field(default_factory=set)
+    datasets: set[tuple[str, str]] = field(default_factory=set)
 
 
 class FakeCarrier:
@@ -69,7 +71,7 @@ class FakeCarrier:
         self._run(run).tables.add(Path(path).name)
 
     def _dataset(self, run: str, name: str, digest: str) -> None:
-        self._run(run)
+        self._run(run).datasets.add((name, digest[:DIGEST_LENGTH]))
 
     def _end(self, run: str, status: str, tags: dict, time_ms: int) -> None:
         stored = self._run(run)
