@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from trainables.data.readers import Table, text_of
@@ -35,12 +35,14 @@ class Document:
         form: How both are to be read. ``turns`` is a pair of lists of messages, ``chat`` a list of them cut before the
             first answer, ``alpaca`` has instruction and input as its prompt: all as JSON.
         tools: The tools of a conversation, as JSON; empty if it has none.
+        place: File and row that it is from, for messages: a document is the same wherever it stands.
     """
 
     prompt: str
     text: str
     form: Form = "text"
     tools: str = ""
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def documents_of(source: DataSource, table: Table, left_out: Counter[str]) -> It
     for number, row in enumerate(rows, 1):
         document = _document(layout, row, number)
         if isinstance(document, Document):
-            yield document
+            yield replace(document, place=f"{table.place}: row {number:,}")
         else:
             left_out[document] += 1
 

@@ -26,10 +26,12 @@ class Table:
     Args:
         columns: All names, in order; none in a file of lines.
         rows: Column -> value; a cell that is null, empty in a .csv file, or absent has no key.
+        place: How a message names the file.
     """
 
     columns: tuple[str, ...]
     rows: list[dict[str, Any]]
+    place: str = ""
 
 
 class Written(float):

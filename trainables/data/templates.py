@@ -17,6 +17,10 @@ SAMPLE = ({"role": "user", "content": "x"}, {"role": ASSISTANT, "content": "y"})
 Message = dict[str, Any]
 
 
+class NoTemplate(ValueError):
+    """There is no template, whatever the row."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """A document's tokens before it is cut.
@@ -182,7 +186,7 @@ class Encoder:
 
     def _applied(self, messages: Sequence[Message], tools: Any, tokenize: bool = True, **options: Any) -> Any:
         if self.template is None:
-            raise ValueError(
+            raise NoTemplate(
                 "these are conversations, and the model's tokenizer has no chat template; give --chat-template FILE"
                 if self.source.template != "none"
                 else "these are conversations, which need a template; leave --template none out"
