@@ -126,7 +126,7 @@ def check(plan: SearchPlan) -> Preflight:
     data = lengths.data_facts(prepared)
     for line in data["words"]:
         log.info("%s", line)
-    enough = lengths.enough_to_test(prepared, plan.test_examples)
+    enough = lengths.enough_to_test(prepared)
     return Preflight(shape, workload, digest, _allocations(plan, shape, workload), data, enough)
 
 
