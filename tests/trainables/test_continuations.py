@@ -13,20 +13,20 @@ from trainables.models.base_model import load
 from trainables.postprocess import continuations
 from trainables.postprocess.continuations import NEW_TOKENS, chosen, continued, prompt_of
 
-PAIR = Example((5, 6, 7, 8, 9), (IGNORED, IGNORED, 7, 8, IGNORED), 1)
+PAIR = Example((5, 6, 7, 8, 9, 10), (IGNORED, IGNORED, 7, 8, IGNORED, 10), 1)
 TEXT = Example((11, 12, 13, 14, 15), (11, 12, 13, 14, 15), 2)
 
 
 def test_a_prompt_is_what_comes_before_the_first_learned_token_or_else_the_first_half():
     pair, text = prompt_of(PAIR), prompt_of(TEXT)
-    assert (pair.ids, pair.rest, pair.halved) == ((5, 6), (7, 8, 9), False)
+    assert (pair.ids, pair.rest, pair.halved) == ((5, 6), (7, 8), False)
     assert (text.ids, text.rest, text.halved) == ((11, 12), (13, 14, 15), True)
     one = Example((11, 12, 13), (IGNORED, IGNORED, IGNORED), 3)
     assert prompt_of(one).ids == (11,)
 
 
 def test_prompts_are_of_different_documents_in_the_order_of_the_split():
-    rows = [replace(TEXT, input_ids=(number, *range(9)), document=number % 7) for number in range(20)]
+    rows = [Example((number, *range(9)), (number, *range(9)), number % 7) for number in range(20)]
     prompts, most = chosen(rows, None)
     assert [prompt.ids[0] for prompt in prompts] == [0, 1, 2, 3, 4]
     assert most == NEW_TOKENS
@@ -63,7 +63,9 @@ def adapter(tiny_gpt2, tmp_path):
 @pytest.fixture
 def prompts(workload):
     """A workload whose test split has prompts of three lengths."""
-    rows = [Example(tuple(range(9, 9 + size)), (IGNORED,) * (size - 2) + (1, 1), size) for size in (5, 9, 12)]
+    rows = [
+        Example(tuple(range(9, 9 + size)), (IGNORED,) * (size - 2) + (7 + size, 8 + size), size) for size in (5, 9, 12)
+    ]
     return replace(workload, splits=Splits((), (), tuple(rows))), [row.input_ids[:-2] for row in rows]
 
 

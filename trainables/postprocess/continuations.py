@@ -28,7 +28,7 @@ class Prompt:
 
     Args:
         ids: Its tokens.
-        rest: The row's other tokens.
+        rest: The tokens after it, to the end of what is learned there: of a conversation, the first answer.
         halved: Whether the row has no prompt, and this is its first half.
     """
 
@@ -97,7 +97,8 @@ def prompt_of(example: Example) -> Prompt:
     begin = next((index for index, label in enumerate(example.labels) if label != IGNORED), 0)
     halved = begin == 0
     begin = begin or max(1, len(ids) // 2)
-    return Prompt(ids[:begin], ids[begin:], halved)
+    end = next((index for index in range(begin, len(ids)) if example.labels[index] == IGNORED), len(ids))
+    return Prompt(ids[:begin], ids[begin:end], halved)
 
 
 def _about(prompts: Sequence[Prompt], most: int) -> str:
