@@ -165,7 +165,7 @@ def small(tiny_gpt2, tiny_text):
     """Flags that make a trial take a second."""
     return [
         "--model", str(tiny_gpt2), "--dataset", str(tiny_text), "--train-examples", "16", "--validation-examples", "8",
-        "--test-examples", "8", "--max-length", "32", "--learning-rate", "0.01", "--confirm-seeds", "0",
+        "--test-examples", "20", "--max-length", "32", "--learning-rate", "0.01", "--confirm-seeds", "0",
     ]  # fmt: skip
 
 

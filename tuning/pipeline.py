@@ -149,6 +149,10 @@ def resume(
             others = continuation.other_circumstances(origin, str(checked.workload.base), checked.corpus_sha256)
             _refuse(name, others, allow_changes)
             disk_space.check(plan, checked, len(record.rows))
+            if before.confirm_seeds:  # it began with the promise of a verdict
+                checked = replace(checked, has_verdict=True)
+            if not changes and not others:
+                checked = replace(checked, base_losses=record.base_losses)
             search_id = origin["search_id"] or uuid.uuid4().hex
             plan, checked, hosts, dashboard = _measured(stack, plan, checked, search_id, watch)
             watch.timeline.add(continuation.seconds_so_far(run_dir))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.report import answer, closing, findings, trials, verdict_section, winner
+from analysis.report import answer, closing, findings, samples, trials, verdict_section, winner
 from analysis.report.pictures import Picture
 from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
@@ -87,6 +87,7 @@ def _rest(assessment: SearchAssessment, info: RunInfo, others: dict[str, Picture
     lines = {name: picture.lines for name, picture in others.items()}
     return [
         *winner.section(assessment),
+        *samples.section(info),
         *trials.section(assessment.searched),
         *closing.cost(assessment.rows, info),
         *lines.pop("pareto", []),

@@ -51,6 +51,8 @@ class RunInfo:
         base_losses: Loss of the untouched base in nats per token: ``eval_loss`` on the validation split, ``test_loss``
             on the test split; empty if it was not measured.
         shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
+        samples: Of each of some prompts of the test split, ``prompt`` and who wrote -> the text.
+        samples_note: What the prompts are, or why nothing was written; None if nobody was asked to write.
         handed_out: Folder of an adapter -> its loss on the validation split, in nats per token, when plain Transformers
             and PEFT had loaded it, or why there is none.
         seconds: What the search was busy with -> its seconds of wall time, over all of its runs.
@@ -84,6 +86,8 @@ class RunInfo:
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     base_losses: Mapping[str, float] = field(default_factory=dict)
     shrink: Sequence[Mapping[str, int | float]] = ()
+    samples: tuple[Mapping[str, str], ...] = ()
+    samples_note: str | None = None
     handed_out: Mapping[str, float | str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict, metadata={"file": EVIDENCE})

@@ -107,8 +107,10 @@ INFO = RunInfo(
     shrink=[{"fraction": 1.0, "params": 100, "test_loss": 4.0}, {"fraction": 0.5, "params": 50, "test_loss": 4.1}],
     model_revision="f", dataset_revision="g", corpus_sha256="h", base_sha256="i", looks=2, budget_params=400,
     search_id="j", data={"words": ["k"]}, handed_out={"best_adapter": "l"},
+    samples=({"prompt": "m", "who": "n"},), samples_note="o",
 )  # fmt: skip
-TEXTS = [item.name for item in fields(RunInfo) if isinstance(getattr(INFO, item.name), str | list | dict)
+TEXTS = ["samples"]
+TEXTS += [item.name for item in fields(RunInfo) if isinstance(getattr(INFO, item.name), str | list | dict)
          and item.name not in {"shrink", "base_losses"}]  # fmt: skip
 
 
@@ -116,7 +118,7 @@ def planted(value):
     """Return a value with markup at the end of each of its texts, but for the key under which a report looks."""
     if isinstance(value, dict):
         return {key if key == "words" else planted(key): planted(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [planted(item) for item in value]
     return value + MARKUP if isinstance(value, str) else value
 

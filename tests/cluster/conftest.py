@@ -169,7 +169,7 @@ def plan(tiny_gpt2, tiny_text):
     names = ("baseline", "linear_decay")
     return [
         "--model", str(tiny_gpt2), "--dataset", str(tiny_text), "--train-examples", "16", "--validation-examples", "8",
-        "--test-examples", "8", "--max-length", "32", "--learning-rate", "0.01", "--scheduler", "fifo",
+        "--test-examples", "20", "--max-length", "32", "--learning-rate", "0.01", "--scheduler", "fifo",
         "--num-samples", "2", "--confirm-seeds", "1", "--max-concurrent-trials", "4", "--name", "search",
         *[word for name in names for word in ("--strategies", name)],
     ]  # fmt: skip

@@ -1,6 +1,7 @@
 """What stands for MLflow in tests keeps what MLflow keeps."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -10,7 +11,9 @@ from mlflow.entities import ViewType
 from tests.fakes.mlflow import FakeCarrier
 from tuning.cli import main
 from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, PARENT_TAG, TRIAL_TAG, MlflowCarrier
+from tuning.tracking.mlflow_compat import TABLES
 from tuning.tracking.outbox import TARGET, Outbox, Target
+from tuning.tracking.uploader import FILES
 
 TRIAL = {"name": "baseline_t1", "params": {"learning_rate": 0.1, "seed": 1}, "time_ms": 2}
 TAGS = {"strategy": "baseline", "status": "running"}
@@ -57,6 +60,8 @@ def kept_by_mlflow(real):
                 for metric in run.data.metrics
             },
             "artifacts": files(client, id_),
+            "datasets": {(given.dataset.name, given.dataset.digest) for given in run.inputs.dataset_inputs},
+            "tables": {table["path"] for table in json.loads(run.data.tags.get(TABLES, "[]"))},
         }
         for id_, run in runs.items()
     }  # fmt: skip
@@ -105,11 +110,11 @@ def test_all_that_a_search_says_is_kept_the_same(carriers, simulated, small, tmp
     flags = ("--num-samples", "4", "--strategies", "baseline", "--strategies", "linear_decay", "--confirm-seeds", "2")
     assert main([*small, *flags, "--runs-dir", str(tmp_path), "--name", "first"]) == 0
     events = [
-        {**event, "path": str(tmp_path / "first" / event["path"])} if event["kind"] == "artifact" else event
+        {**event, "path": str(tmp_path / "first" / event["path"])} if event["kind"] in FILES else event
         for event in Outbox(tmp_path / "first").events()
         if event["kind"] != TARGET
     ]
-    assert {event["kind"] for event in events} == {"start", "dataset", "metrics", "artifact", "end"}
+    assert {event["kind"] for event in events} == {"start", "dataset", "metrics", "artifact", "table", "end"}
     runs = both_keep_the_same(carriers, events)
     assert {runs[name]["parent"] for name in runs} == {None, PARENT, "confirm"}
     assert "report.md" in runs[PARENT]["artifacts"]

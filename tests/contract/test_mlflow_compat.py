@@ -5,12 +5,14 @@ What the pages make of it, a browser sees in ``tests/tuning/test_mlflow_page.py`
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
 import pytest
 import sqlalchemy
+from mlflow import MlflowClient
 from mlflow.entities import Dataset
 from mlflow.exceptions import MlflowException
 from mlflow.store.db import utils as databases
@@ -95,3 +97,19 @@ def test_mlflows_pages_know_the_address_of_a_view(code):
     for name in asked:
         assert f'"{name}"' in code, f"no page reads {name}"
     assert f'"{asked["workflowType"]}"' in code
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # of MLflow's
+def test_a_table_is_the_file_and_the_tag_that_mlflows_own_function_makes(tmp_path, empty_mlflow):
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    run = client.create_run(client.create_experiment("tables", (tmp_path / "files").as_uri())).info.run_id
+    table = {"prompt": ["a", "ü\n"], "plain LoRA": ["b", None]}
+    client.log_table(run, table, "samples.json")
+    (file,) = tmp_path.glob("files/**/samples.json")
+    written = json.loads(file.read_text())
+    assert written == {"columns": [*table], "data": [["a", "b"], ["ü\n", None]]}
+    tag = client.get_run(run).data.tags[mlflow_compat.TABLES]
+    assert mlflow_compat.with_table(None, "samples.json") == tag
+    assert mlflow_compat.with_table(tag, "samples.json") == tag
+    assert [item["path"] for item in json.loads(mlflow_compat.with_table(tag, "b.json"))] == ["samples.json", "b.json"]

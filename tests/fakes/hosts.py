@@ -6,7 +6,16 @@ from typing import Any, ClassVar
 import ray
 
 from strategies.measurement import Measured
-from tests.fakes.trial import VALIDATION_LOSS, Rounds, coverage_of, forms_of, measured_of, shrink_curve_of
+from tests.fakes.trial import (
+    BASE_LOSSES,
+    VALIDATION_LOSS,
+    Rounds,
+    continued_by,
+    coverage_of,
+    forms_of,
+    measured_of,
+    shrink_curve_of,
+)
 from trainables.actors.host import Host
 from trainables.actors.host_registry import Hosts
 from trainables.models.coverage import Coverage
@@ -26,6 +35,12 @@ class FakeHost(Host):
 
     def measure(self, reference: list[Any], measurement: str) -> Measured:
         return measured_of(self._unpack(reference), measurement)
+
+    def base_loss(self, reference: list[Any], split: str) -> float:
+        return BASE_LOSSES[split]
+
+    def continued(self, reference: list[Any], adapters: dict[str, Path | None]) -> Any:
+        return continued_by(adapters)
 
     def hand_out(self, reference: list[Any], adapter: Path, output: Path) -> float:
         return forms_of(adapter, output)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tuning.tracking.mlflow_client import PARENT
+from tuning.tracking.mlflow_compat import DIGEST_LENGTH
 from tuning.tracking.outbox import Event, Target
 from tuning.tracking.uploader import Sink
 
@@ -22,6 +23,8 @@ class StoredRun:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     artifacts: set[str] = field(default_factory=set)
+    tables: set[str] = field(default_factory=set)
+    datasets: set[tuple[str, str]] = field(default_factory=set)
 
 
 class FakeCarrier:
@@ -63,8 +66,12 @@ class FakeCarrier:
         inside = sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
         self._run(run).artifacts |= {f"{folder}/{found.name}" if folder else found.name for found in inside}
 
+    def _table(self, run: str, path: str, modified: int = 0) -> None:
+        self._artifact(run, path)
+        self._run(run).tables.add(Path(path).name)
+
     def _dataset(self, run: str, name: str, digest: str) -> None:
-        self._run(run)
+        self._run(run).datasets.add((name, digest[:DIGEST_LENGTH]))
 
     def _end(self, run: str, status: str, tags: dict, time_ms: int) -> None:
         stored = self._run(run)

@@ -24,7 +24,17 @@ from ray.tune.search import Searcher
 from safetensors import SafetensorError
 
 from analysis.results.trial_config import TrialConfig
-from tests.fakes.trial import VALIDATION_LOSS, FakeSession, Rounds, coverage_of, forms_of, measured_of, shrink_curve_of
+from tests.fakes.trial import (
+    BASE_LOSSES,
+    VALIDATION_LOSS,
+    FakeSession,
+    Rounds,
+    continued_by,
+    coverage_of,
+    forms_of,
+    measured_of,
+    shrink_curve_of,
+)
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import LAST, SESSION
 from trainables.training.session import next_report
@@ -211,7 +221,9 @@ def _answer(plan: Any, hosts: NoHosts, what: str, *arguments: Any, stop: Any = N
         return coverage_of(hosts.workload)
     if what == "measure":
         return measured_of(hosts.workload, *arguments)
-    return {"hand_out": forms_of, "shrink_curve": shrink_curve_of}[what](*arguments)
+    if what == "base_loss":
+        return BASE_LOSSES[arguments[0]]
+    return {"continued": continued_by, "hand_out": forms_of, "shrink_curve": shrink_curve_of}[what](*arguments)
 
 
 def _run(plan: Any, function: Any, hosts: NoHosts, *arguments: Any, stop: Any = None) -> Any:
@@ -229,7 +241,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     from tuning import pipeline
     from tuning.cluster import devices, hosting
     from tuning.preflight import measuring
-    from tuning.results import finalize, handout
+    from tuning.results import finalize, handout, samples
     from tuning.state import run_folder
     from tuning.trials import tuner
 
@@ -242,7 +254,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosting, "hosts_for", _no_hosts)
     monkeypatch.setattr(hosting, "_names", lambda plan: [])
     monkeypatch.setattr(hosting, "run", _run)
-    for module in (measuring, finalize, handout):
+    for module in (measuring, finalize, handout, samples):
         monkeypatch.setattr(module, "ask", _answer)
 
 

@@ -191,6 +191,14 @@ def measured_of(workload: Workload, measurement: str) -> Measured:
 
 VALIDATION_LOSS = 2.5
 """What every adapter has in float32, whoever measures it."""
+BASE_LOSSES = {"validation": 5.5, "test": 5.75}
+"""What the untouched base has on each split."""
+
+
+def continued_by(adapters: Mapping[str, Path | None]) -> tuple[list[dict[str, str]], str]:
+    """Return what somebody wrote after two prompts: the name of who did, and of the adapter's trial."""
+    said = {name: f"{name} {'' if path is None else path.parents[2].name}" for name, path in adapters.items()}
+    return [{"prompt": f"text {number}", **said} for number in range(2)], "Two prompts."
 
 
 def forms_of(adapter: Path, output: Path) -> float:

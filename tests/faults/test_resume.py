@@ -17,6 +17,7 @@ import pytest
 from analysis.results.rows import append_row, read_rows
 from analysis.results.run_info import RunInfo
 from tests.fakes import ray_tune
+from trainables.data import lengths
 from tuning.cli import main
 from tuning.results import finalize
 from tuning.state.record import Record
@@ -187,6 +188,19 @@ def test_a_search_that_runs_is_not_run_twice_and_a_killed_one_holds_no_lock(tree
     status, _, errors = tree.done(tree.start("--resume", "one"))
     assert (status, errors) == (0, "")
     assert len(read_rows(tree.runs / "one" / "rows.jsonl")) == 4
+
+
+def test_a_search_that_began_before_it_took_20_test_documents_confirms_as_it_began(
+    simulated, killed, told, tmp_path, monkeypatch
+):
+    flags = ("--strategies", "baseline", "--strategies", "linear_decay", "--num-samples", 2, "--confirm-seeds", 1,
+             "--test-examples", 8, "--runs-dir", tmp_path)  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(lengths, "enough_to_test", lambda prepared: True)
+        killed(lambda harvest: harvest.record.rows, *flags, "--name", "old")
+    status, _, errors = told("--resume", "old", "--runs-dir", tmp_path)
+    assert (status, errors) == (0, "")
+    assert Counter(row.phase for row in read_rows(tmp_path / "old" / "rows.jsonl"))["confirm"] >= 2
 
 
 def test_an_unfinished_trial_begins_anew_where_changes_give_it_other_ranks(killed, told, tmp_path, reported):

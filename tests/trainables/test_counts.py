@@ -112,14 +112,28 @@ def test_prompts_that_meet_their_completion_without_a_space_are_said(tmp_path, t
     assert "100% of the prompts meet their completion without a space" in facts["words"][-1]
 
 
-def test_fewer_than_20_test_documents_are_too_few_unless_they_were_asked_for(pairs, tiny_gpt2):
-    few = prepare(DataSource(dataset=pairs([1] * 79), keeps_quarters=True), str(tiny_gpt2))
-    assert counted(few)[2] == 19
-    assert not enough_to_test(few, 100)
-    assert enough_to_test(few, 19)
-    assert enough_to_test(
-        prepare(DataSource(dataset=pairs([1] * 80, "more.jsonl"), keeps_quarters=True), str(tiny_gpt2)), 100
-    )
+@pytest.mark.parametrize(
+    ("rows", "choices", "documents", "enough"),
+    [
+        (80, {"keeps_quarters": True}, 20, True),
+        (79, {"keeps_quarters": True}, 19, False),  # there are no more
+        (200, {"train_examples": 50, "test_examples": 19}, 19, False),  # no more were asked for
+        (200, {"train_examples": 50, "test_examples": 20}, 20, True),
+    ],
+)
+def test_fewer_than_20_test_documents_are_too_few_whatever_the_reason(
+    rows, choices, documents, enough, pairs, tiny_gpt2
+):
+    prepared = prepare(DataSource(dataset=pairs([1] * rows), **choices), str(tiny_gpt2))
+    assert (counted(prepared)[2], enough_to_test(prepared)) == (documents, enough)
+
+
+def test_many_examples_of_few_documents_are_too_few_to_test(tmp_path, tiny_gpt2):
+    (tmp_path / "texts.txt").write_text("\n".join(f"{number} " + "fox jumps " * 400 for number in range(30)))
+    asked = {"train_examples": 40, "validation_examples": 40, "test_examples": 40, "max_length": 32}
+    prepared = prepare(DataSource(dataset=str(tmp_path / "texts.txt"), **asked), str(tiny_gpt2))
+    assert len(prepared.splits.test) == 40
+    assert not enough_to_test(prepared)
 
 
 def test_files_of_their_own_are_validated_and_tested_on(pairs, tiny_gpt2):

@@ -39,6 +39,7 @@ def table(tmp_path):
         ),
         ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}, CHAT),
         ({"conversations": [USER, ANSWER]}, CHAT),
+        ({"messages": [{"role": "User", "content": "Why?"}, {"role": "Assistant", "content": "So."}]}, CHAT),
         ({"instruction": "Why?", "output": "So.", "input": ""}, Document('["Why?", ""]', "So.", "alpaca")),
         ({"instruction": "Why?", "output": "So."}, Document('["Why?", ""]', "So.", "alpaca")),
         ({"instruction": "Why?", "output": "So.", "input": "x"}, Document('["Why?", "x"]', "So.", "alpaca")),
@@ -71,6 +72,10 @@ def test_no_format_names_the_columns_and_the_flags(table):
     ("row", "problem"),
     [
         ({"messages": [USER, {"role": "assistant"}]}, "row 2 has no message with role and content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ANSWER]},
+            "row 2 has a content that is no text, {'type': 'image_url'",
+        ),
         ({"messages": "Why? So."}, "row 2 has no list of messages but Why"),
         ({"messages": [1]}, "row 2 has no message with role and content but 1"),
     ],
@@ -78,6 +83,21 @@ def test_no_format_names_the_columns_and_the_flags(table):
 def test_a_row_that_is_no_conversation_is_named(row, problem, table):
     with pytest.raises(ValueError, match=problem):
         read_documents(DataSource(dataset=table({"messages": [USER, ANSWER]}, row)))
+
+
+def test_conversations_that_begin_with_the_same_greeting_are_different_prompts(table):
+    greeting = {"role": "assistant", "content": "Hello!"}
+    chats = [[greeting, {"role": "user", "content": text}, ANSWER] for text in ("Why?", "How?")]
+    first, second = read_documents(DataSource(dataset=table(*({"messages": chat} for chat in chats))))
+    assert [json.loads(first.prompt), json.loads(second.prompt)] == [chat[:2] for chat in chats]
+    assert json.loads(first.text) == [ANSWER]
+    (alone,) = read_documents(DataSource(dataset=table({"messages": [greeting, USER]})))
+    assert json.loads(alone.text) == [greeting, USER]
+
+
+def test_a_name_with_a_space_that_nobody_sees_is_shown_in_quotes(table):
+    with pytest.raises(ValueError, match=r"it has prompt, ' completion': name what"):
+        read_documents(DataSource(dataset=table({"prompt": "a", " completion": "b"})))
 
 
 def test_messages_beside_text_are_refused(table):

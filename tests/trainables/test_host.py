@@ -15,6 +15,8 @@ import torch
 from analysis.results.trial_config import TrialConfig
 from trainables.actors import host as hosting
 from trainables.actors.host import Host, TrialHandle
+from trainables.postprocess.reload import mean_loss
+from trainables.training.inputs import base_of, splits_of
 
 CONFIG = TrialConfig("baseline", learning_rate=0.01)
 
@@ -52,6 +54,15 @@ def kill(process):
     process.kill()
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.001)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_the_untouched_base_has_the_loss_that_plain_transformers_measure_row_by_row(host, reference, split):
+    loss = host.base_loss(reference, split)
+    workload = reference[0]
+    rows = [(example.input_ids, example.labels) for example in getattr(splits_of(workload), split)]
+    assert loss == pytest.approx(mean_loss(base_of(workload).model, rows), abs=1e-5)
+    assert host.base_loss(reference, "test") != pytest.approx(host.base_loss(reference, "validation"), abs=1e-5)
 
 
 @pytest.mark.process

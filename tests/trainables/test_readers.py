@@ -134,6 +134,38 @@ def test_a_column_of_mixed_types_that_nobody_wants_and_brackets_in_a_path_are_no
     assert texts(folder / "a.parquet") == ["x"]
 
 
+@pytest.mark.parametrize("columns", [["text"], ["prompt", "completion"], ["messages"]])
+def test_a_table_that_is_written_column_by_column_has_the_same_rows(tmp_path, columns):
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [{name: [*chat] if name == "messages" else f"{name} {number}" for name in columns} for number in range(3)]
+    (tmp_path / "lists.json").write_text(json.dumps({name: [row[name] for row in rows] for name in columns}))
+    pd.DataFrame(rows).to_json(tmp_path / "pandas.json")
+    for name in ("lists.json", "pandas.json"):
+        assert (table(tmp_path / name).columns, table(tmp_path / name).rows) == (tuple(columns), rows)
+    (tmp_path / "one.json").write_text(json.dumps({"messages": chat}))
+    (tmp_path / "pair.json").write_text(json.dumps({"prompt": chat[:1], "completion": chat[1:]}))
+    assert table(tmp_path / "one.json").rows == [{"messages": chat}]
+    assert table(tmp_path / "pair.json").rows == [{"prompt": chat[:1], "completion": chat[1:]}]
+
+
+@pytest.mark.parametrize("sign", [";", ",", "\t"])
+def test_the_line_by_which_excel_knows_the_delimiter_is_no_row(tmp_path, sign):
+    path = tmp_path / "excel.csv"
+    path.write_text(f"sep={sign}\r\nprompt{sign}completion\r\na{sign}b\r\n")
+    assert table(path).rows == [{"prompt": "a", "completion": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [(gzip.compress(b"{}"), "give it the ending .gz"), (b"PK\3\4" + bytes(9), "unpack the zip first"),
+     (pyarrow.Codec("zstd").compress(b"{}", asbytes=True), "give it the ending .zst")],
+)  # fmt: skip
+def test_a_packed_file_whose_name_does_not_say_so_is_told_from_a_binary_one(tmp_path, content, advice):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=f"packed, and its name does not say so; {advice}"):
+        read_documents(DataSource(dataset=str(tmp_path / "a.jsonl")))
+
+
 def test_a_packed_file_that_is_cut_off_is_named(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "x"}' * 99)[:-9])

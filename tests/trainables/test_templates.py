@@ -98,6 +98,28 @@ def test_tools_reach_the_template(shown):
     assert shown({"messages": CHATS[0], "tools": [{"name": "quick"}]}, template).startswith("quick<|im_start|>")
 
 
+@pytest.mark.parametrize("name", ["smolvlm", "qwen2_5"])
+def test_a_content_in_parts_is_the_same_text_whether_a_template_knows_parts_or_not(shown, name):
+    def said(text, *more):
+        return [{"type": "text", "text": part} for part in (text, *more)]
+
+    row = {"messages": [message("user", said("fo", "x?")), message("assistant", said("jumps"))]}
+    text = shown(row, known(name))
+    assert "fox?" in text
+    assert "⟦jumps" in text.replace("⟦ ", "⟦")
+    assert "type" not in text
+
+
+def test_a_template_that_leaves_out_what_is_called_is_refused(shown):
+    calling = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "jump", "arguments": "{}"}}]}
+    row = {"messages": [QUESTION, calling, message("tool", "2"), message("assistant", "dog")]}
+    with pytest.raises(ValueError, match=r"leaves out that the assistant calls jump; give --chat-template FILE"):
+        shown(row, CHATML)
+    called = "(m['content'] or m['tool_calls'][0]['function']['name'])"
+    writing = CHATML.replace("m['content']", called)
+    assert "⟦jump<|im_end|>\n⟧" in shown(row, writing)
+
+
 def test_a_completion_of_several_turns_is_learned_where_the_assistant_speaks(shown):
     row = {"prompt": CHATS[2][:1], "completion": CHATS[2][1:]}
     assert shown(row, CHATML) == (

@@ -106,14 +106,14 @@ def test_a_dry_run_shows_plan_budget_allocations_and_cost_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     arguments = f"--dry-run --model {tiny_gpt2} --dataset {tiny_text} --train-examples 16 --validation-examples 8"
-    assert main([*arguments.split(), "--test-examples", "8", "--max-length", "32", "--num-samples", "6"]) == 0
+    assert main([*arguments.split(), "--test-examples", "20", "--max-length", "32", "--num-samples", "6"]) == 0
     out = capsys.readouterr().out
     assert '"num_samples": 6' in out
     assert "baseline: 1,024 parameters, ranks 2 to 2" in out
     assert "empirical: decided after the evidence is measured" in out
     assert "6 trials and 39 confirmation runs x 6 steps" in out
     named = [word for name in ("baseline", "eva", "adalora") for word in ("--strategies", name)]
-    assert main([*arguments.split(), "--test-examples", "8", "--max-length", "32", *named]) == 0
+    assert main([*arguments.split(), "--test-examples", "20", "--max-length", "32", *named]) == 0
     out = capsys.readouterr().out
     assert "eva: decided after the evidence is measured" in out
     assert "adalora: decided while training" in out

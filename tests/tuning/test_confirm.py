@@ -211,7 +211,7 @@ def test_a_search_confirms_in_full_and_says_its_verdict(finished):
     report = (folder / "report.md").read_text()
     assert "## Verdict" in report
     assert re.search(r"\| baseline +\| reference", report)
-    assert "other seeds and other test texts: the 8 documents of the split" in report
+    assert "other seeds and other test texts: the 20 documents of the split" in report
     assert "Verdict on each strategy against plain LoRA" in done.stdout
     page = (folder / "report.html").read_text()
     assert page.count('class="figure"') == report.count("](figures/") >= 5

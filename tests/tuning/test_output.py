@@ -39,7 +39,8 @@ def test_a_reader_who_leaves_ends_no_search_and_the_log_says_so(simulated, small
     assert (tmp_path / "unread" / "search.log").read_text().count(f"WARNING tuning.lifecycle.output: {said}") == 1
     assert len(read_rows(tmp_path / "unread" / "rows.jsonl")) == 3
     (stored,) = simulated.values()
-    assert {run.status for run in stored.values()} == {"FINISHED", "KILLED"}, "the scheduler stops some"
+    assert {run.status for run in stored.values()} == {"FINISHED"}
+    assert {run.tags.get("outcome") for run in stored.values()} >= {"finished", "stopped"}, "the scheduler stops some"
 
 
 def test_nor_does_one_who_leaves_both_streams(simulated, small, tmp_path, broken):

@@ -133,6 +133,47 @@ def test_a_plan_keeps_the_numbers_that_were_used_and_is_the_same_with_them():
     assert again.pinned == checked.pinned
 
 
+@pytest.mark.parametrize(
+    ("rows", "choices", "used"),
+    [(3000, {}, (2000, 100, 100)), (3000, {"train_examples": "all"}, (2800, 100, 100)),
+     (3000, {"train_examples": 0.5}, (1500, 100, 100)), (399, {}, (201, 99, 99))],
+)  # fmt: skip
+def test_all_rows_are_used_up_to_2000_or_as_many_as_were_asked_for_and_it_is_said(rows, choices, used, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion\n" + "".join(f"{number}:, fox {number}\n" for number in range(rows)))
+    plan = SearchPlan(dataset=str(path), **choices)
+    checked = preflight.check(plan)
+    train, validation, test = used
+    said = f"{train:,} of {rows:,} rows used to train, {validation} to validate, {test} to test"
+    assert checked.data["words"][0] == said
+    assert plan.model_copy(update=checked.pinned).train_examples == train
+
+
+def test_what_a_template_refuses_is_named_by_file_and_row(tmp_path, refused):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "t.jinja").write_text(
+        "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+        "{{ m['content'] }}{% endfor %}"
+    )
+    rows = [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}."}]}
+            for n in range(30)]  # fmt: skip
+    lines = [json.dumps(row) for row in rows]
+    (tmp_path / "data" / "a.jsonl").write_text("\n".join(lines[:10]))
+    tool = {"messages": [*rows[9]["messages"], {"role": "tool", "content": "x"}]}
+    (tmp_path / "data" / "b.jsonl").write_text("\n".join([*lines[10:16], json.dumps(tool), *lines[16:]]))
+    flags = ("--dataset", tmp_path / "data", "--learn", "all", "--dry-run")
+    error = refused(*flags, "--chat-template", tmp_path / "t.jinja")
+    place = f"--dataset {tmp_path}/data: {tmp_path}/data/b.jsonl: row 7"
+    assert f"{place}: the chat template refuses a conversation (no tools)" in error
+    (tmp_path / "data" / "b.jsonl").write_text("\n".join([*lines[10:16], '{"messages": [5]}']))
+    assert f"{place} has no message with role and content but 5" in refused(*flags)
+
+
+def test_that_there_is_no_template_is_no_rows_fault(refused):
+    error = refused("--dataset", EXAMPLES / "messages.jsonl", "--dry-run")
+    assert f"--dataset {EXAMPLES}/messages.jsonl: these are conversations, and the model's tokenizer has no" in error
+
+
 def test_without_20_test_documents_nothing_is_confirmed_and_it_is_said(tmp_path, capsys):
     lines = (EXAMPLES / "text.txt").read_text().splitlines()
     (tmp_path / "few.txt").write_text("\n".join(lines[:40]))

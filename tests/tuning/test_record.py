@@ -28,6 +28,8 @@ def record(tmp_path):
     record.short_of("8 slots did not fit")
     record.short_of("8 slots did not fit")
     record.ran_out("baseline")
+    record.base_measured({"eval_loss": 4.5})
+    record.base_measured({"eval_loss": 9.5, "test_loss": 4.75})
     record.shrunk("t001", [{"fraction": 1.0, "params": 8, "test_loss": 1.5}])
     return record
 
@@ -41,6 +43,7 @@ NOTED = (
     "restarts",
     "resource_events",
     "shrink",
+    "base_losses",
     "plans",
     "exit_status",
 )
@@ -73,6 +76,14 @@ def test_a_strategy_that_ran_out_may_have_something_new_once_the_plan_was_change
     assert record.exhausted == Record(tmp_path).exhausted == {"baseline"}
     record.planned(**facts, changes=["--budget-rank is 2, not 4"])
     assert record.exhausted == Record(tmp_path).exhausted == set()
+
+
+def test_of_a_base_that_changes_may_have_made_another_nothing_is_known(record, tmp_path):
+    facts = {"plan": {}, "search_id": "abc", "command": "", "versions": {}}
+    record.planned(**facts, changes=[])
+    assert record.base_losses == Record(tmp_path).base_losses == {"eval_loss": 4.5, "test_loss": 4.75}
+    record.planned(**facts, changes=["--seed is 2, not 4"])
+    assert record.base_losses == Record(tmp_path).base_losses == {}
 
 
 def test_a_trial_that_begins_anew_has_reported_nothing(record, tmp_path):
@@ -155,6 +166,9 @@ def test_a_search_completed_without_a_damaged_line_is_complete_until_another_is_
         {"event": "planned", "plan": [], "command": "", "changes": []},
         {"event": "planned", "plan": {}, "command": "", "changes": [5]},
         {"event": "shrunk", "trial_id": "t001", "curve": [{"fraction": "all"}]},
+        {"event": "wrote", "trial_id": "t001", "samples": [{"prompt": 5}], "note": ""},
+        {"event": "wrote", "trial_id": "../t001", "samples": [], "note": ""},
+        {"event": "base", "losses": {"eval_loss": None}},
         {"event": "handed_out", "trial_id": "t001", "folders": {"best_adapter": [2.5]}},
         {"event": "completed", "exit_status": "0"},
         {"event": "completed", "exit_status": 256},
@@ -167,7 +181,7 @@ def test_a_line_that_no_search_writes_is_named_and_changes_nothing(record, tmp_p
     journal.append(tmp_path / "record.jsonl", event)
     again = Record(tmp_path)
     (line,) = again.damage
-    assert line.startswith(f"{tmp_path / 'record.jsonl'}, line 13: no line of a record (")
+    assert line.startswith(f"{tmp_path / 'record.jsonl'}, line 15: no line of a record (")
     assert {name: getattr(again, name) for name in NOTED} == {name: getattr(before, name) for name in NOTED}
 
 

@@ -64,7 +64,8 @@ def test_a_trials_run_says_of_it_what_its_row_says(store, rows, finished):
         assert child.info.run_name == row.experiment_name
         assert child.data.tags["status"] == row.status
         assert child.data.tags["strategy"] == row.strategy
-        assert child.info.status == {"finished": "FINISHED", "stopped": "KILLED"}[row.status]
+        assert child.info.status == "FINISHED", "a red cross stands for what went wrong, and nothing did"
+        assert child.data.tags["outcome"] == row.status
         assert child.data.metrics["eval_loss"] == pytest.approx(row.final_eval_loss)
         assert len(child.data.params) < (10 if row.phase == "search" else 12)
         assert float(child.data.params["learning_rate"]) > 0
@@ -86,7 +87,7 @@ def test_metrics_have_their_steps(store, rows, finished):
 def test_artifacts_lie_where_they_are_looked_for(store):
     client, parent, children = store
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
-        "plan.json", "facts.json", "report.md", "report.html", "figures", "rows.jsonl", "rows.csv",
+        "plan.json", "facts.json", "report.md", "report.html", "figures", "rows.jsonl", "rows.csv", "samples.json",
     }  # fmt: skip
     with_adapter = 0
     for child in children:
@@ -94,6 +95,16 @@ def test_artifacts_lie_where_they_are_looked_for(store):
         assert names >= {"allocation.json", "ranks.png"}
         with_adapter += "adapter" in names
     assert with_adapter == 7  # one of each strategy, and the run to use
+
+
+def test_every_run_knows_its_data(stored):
+    _, runs = stored
+    digest = runs[PARENT].data.params["corpus_sha256"]
+    for run in runs.values():
+        (given,) = run.inputs.dataset_inputs
+        assert given.dataset.name == runs[PARENT].data.params["dataset"]
+        assert given.dataset.digest
+        assert digest.startswith(given.dataset.digest)
 
 
 def test_the_parent_knows_plan_and_data(store):

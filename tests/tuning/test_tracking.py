@@ -90,6 +90,35 @@ def test_a_trial_is_a_run_with_its_parameters_metrics_and_end(local, run_dir):
     assert _losses(local, child) == [(5, 2.0), (10, 1.0)]
 
 
+def test_a_trial_that_the_scheduler_stops_is_finished_with_its_outcome_and_every_run_knows_its_data(local, run_dir):
+    sink = open_sink(run_dir, *local)
+    tracking = Tracking(sink, ("texts.jsonl", "d" * 64))
+    _begin(sink)
+    tracking.open_group("confirm")
+    for trial, status in (("t1", "stopped"), ("t2", "finished"), ("t3", "failed")):
+        tracking.started(replace(CONFIG, trial_id=trial))
+        tracking.ended(ResultRow(trial, trial, "baseline", status))
+    assert sink.close()
+    runs = _stored(local, run_dir)
+    ended = {trial: (runs[trial].info.status, runs[trial].data.tags["outcome"]) for trial in ("t1", "t2", "t3")}
+    assert ended == {"t1": ("FINISHED", "stopped"), "t2": ("FINISHED", "finished"), "t3": ("FAILED", "failed")}
+    for run in ("t1", "t2", "t3", "confirm"):
+        (given,) = runs[run].inputs.dataset_inputs
+        assert (given.dataset.name, given.dataset.digest) == ("texts.jsonl", "d" * 36)
+
+
+@pytest.mark.parametrize("objective", ["loss", "loss,params"])
+def test_the_view_of_a_search_has_what_all_its_trials_have_and_no_test_loss(local, run_dir, objective):
+    sink = open_sink(run_dir, *local)
+    sink.put("start", PARENT, name="mine", params={"objective": objective}, tags={"kind": "search"}, time_ms=1)
+    assert sink.close()
+    tags = MlflowClient(tracking_uri=local[0]).get_experiment_by_name(EXPERIMENT).tags
+    columns = json.loads(tags[f"mlflow.sharedViewState.{run_dir.name}"])["selectedColumns"]
+    assert ("params.`budget_share`" in columns) is (objective == "loss,params")
+    assert {"metrics.`eval_loss`", "params.`learning_rate`", "tags.`status`"} <= {*columns}
+    assert not [name for name in columns if "test" in name]
+
+
 def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left_running(local, run_dir, wait_for):
     sink = open_sink(run_dir, *local)
     tracking = Tracking(sink)
@@ -332,26 +361,27 @@ def test_a_replay_goes_where_this_machine_says_and_says_so(run_dir, monkeypatch,
     assert capsys.readouterr().out == f"Sending to {place[0]}\n6 events carried\n"
 
 
-def _artifact(run_dir, path):
+def _artifact(run_dir, path, kind="artifact"):
     sink = _Quiet(Outbox(run_dir, Target("sqlite:////there/mlflow.db", None, "abc")))
-    sink.put("artifact", "t1", path=str(path))
+    sink.put(kind, "t1", path=str(path))
     return run_dir
 
 
+@pytest.mark.parametrize("event", ["artifact", "table"])
 @pytest.mark.parametrize("kind", ["a path", "a link", "a link in a folder", "two dots"])
-def test_no_file_outside_the_run_is_sent(run_dir, tmp_path, monkeypatch, capsys, kind):
+def test_no_file_outside_the_run_is_sent(run_dir, tmp_path, monkeypatch, capsys, kind, event):
     secret = tmp_path / "id_rsa"
     secret.write_text("secret")
     (run_dir / "trials").mkdir()
     path = {"a path": secret, "a link": run_dir / "link", "a link in a folder": run_dir / "trials",
             "two dots": run_dir / "trials" / ".." / ".." / "id_rsa"}[kind]  # fmt: skip
-    outbox = Outbox(_artifact(run_dir, path))
+    outbox = Outbox(_artifact(run_dir, path, event))
     if kind.startswith("a link"):
         (run_dir / "link").symlink_to(secret)
         (run_dir / "trials" / "link").symlink_to(secret)
     carrier = _Eager()
-    ((event, end),) = outbox.waiting()
-    assert not deliver(outbox, carrier, event, end)
+    ((waiting, end),) = outbox.waiting()
+    assert not deliver(outbox, carrier, waiting, end)
     assert carrier.heard == []
     assert f"{path} is not in {run_dir}, or a link in it leads out of there" in capsys.readouterr().err
 

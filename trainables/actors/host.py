@@ -85,6 +85,7 @@ class Host:
         "evidence.input_pca",
         "engine.capacity",
         "engine.soundness",
+        "postprocess.continuations",
         "postprocess.forms",
         "postprocess.truncation",
     )
@@ -139,6 +140,23 @@ class Host:
         from trainables.evidence import measurements
 
         return measurements.measure(self._unpack(reference), measurement)
+
+    def base_loss(self, reference: list[Any], split: str) -> float:
+        """Return the untouched base's mean loss per learned token of a split, in nats; trials wait meanwhile."""
+        from trainables.engine.evaluation import base_loss
+        from trainables.training.inputs import base_of, splits_of
+
+        workload = self._unpack(reference)
+        with self.executor.between_rounds() if self.executor else contextlib.nullcontext():
+            return base_loss(base_of(workload), getattr(splits_of(workload), split), workload.micro_batch)
+
+    def continued(self, reference: list[Any], adapters: dict[str, Path | None]) -> tuple[list[dict[str, str]], str]:
+        """Have the base write on, alone and with adapters, as ``continuations.continued``; trials wait meanwhile."""
+        from trainables.postprocess.continuations import continued
+
+        workload = self._unpack(reference)
+        with self._executing(workload).between_rounds():
+            return continued(workload, adapters)
 
     def hand_out(self, reference: list[Any], adapter: Path, output: Path) -> float:
         """Write every form of a trained adapter, as ``forms.write_all``, and return its loss; trials wait."""

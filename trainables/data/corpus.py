@@ -87,7 +87,7 @@ def _read(source: DataSource, flag: str, dataset: str, split: str | None, left_o
         return
     hub_split = source.dataset_split if split is None else split
     for table in read_tables(flag, dataset, partial(is_wanted, source), source.dataset_config, hub_split):
-        with located(f"{flag} {dataset}"):
+        with located(table.place):
             yield from documents_of(source, table, left_out)
 
 

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from trainables.data.readers import Table, text_of
@@ -21,6 +21,7 @@ USED_BESIDE = ("input", "tools")
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "observation": "tool", "function_call": "assistant"}
 """ShareGPT's names of roles -> those that chat templates know."""
 ASSISTANT = "assistant"
+KNOWN_ROLES = {"system", "user", ASSISTANT, "tool", *ROLES}
 Form = Literal["bundled", "text", "pair", "alpaca", "turns", "chat"]
 EMPTY, DUPLICATE, UNANSWERED = "no text to learn", "a row again", "no turn of an assistant"
 
@@ -33,14 +34,16 @@ class Document:
         prompt: What precedes the learned text; empty for plain text. Rows of one prompt are in one split.
         text: The learned text.
         form: How both are to be read. ``turns`` is a pair of lists of messages, ``chat`` a list of them cut before the
-            first answer, ``alpaca`` has instruction and input as its prompt: all as JSON.
+            first answer to a user, ``alpaca`` has instruction and input as its prompt: all as JSON.
         tools: The tools of a conversation, as JSON; empty if it has none.
+        place: File and row that it is from, for messages: a document is the same wherever it stands.
     """
 
     prompt: str
     text: str
     form: Form = "text"
     tools: str = ""
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +81,25 @@ def layout_of(source: DataSource, columns: Sequence[str]) -> Layout:
     if chosen is not None:
         for flag, name in zip(chosen.flags, chosen.columns, strict=True):
             if name not in columns:
-                raise ValueError(f"no column {name!r}{f' ({flag})' if flag else ''}; it has {', '.join(columns)}")
+                raise ValueError(f"no column {name!r}{f' ({flag})' if flag else ''}; it has {_listed(columns)}")
         return chosen
     fitting = [name for name, needed in COLUMNS.items() if set(needed) <= set(columns)]
     if not fitting:
         flags = "--text-column, --prompt-column and --completion-column, or --messages-column"
         raise ValueError(
             f"no column 'text', 'messages', 'prompt' and 'completion', 'instruction' and 'output', or 'conversations'; "
-            f"it has {', '.join(columns)}: name what is to be learned with {flags}"
+            f"it has {_listed(columns)}: name what is to be learned with {flags}"
         )
     if len(fitting) > 1:
         raise ValueError(
             f"its columns fit {' and '.join(fitting)}; say which with --data-format {' or '.join(fitting)}"
         )
     return Layout(fitting[0], COLUMNS[fitting[0]])
+
+
+def _listed(columns: Sequence[str]) -> str:
+    """Return names as a list; one with a space around it in quotes, since nobody would see that."""
+    return ", ".join(name if name == name.strip() and name else repr(name) for name in columns)
 
 
 def _chosen(source: DataSource) -> Layout | None:
@@ -123,7 +131,7 @@ def documents_of(source: DataSource, table: Table, left_out: Counter[str]) -> It
     for number, row in enumerate(rows, 1):
         document = _document(layout, row, number)
         if isinstance(document, Document):
-            yield document
+            yield replace(document, place=f"{table.place}: row {number:,}")
         else:
             left_out[document] += 1
 
@@ -169,7 +177,9 @@ def _conversation(cell: Any, row: Mapping[str, Any], number: int) -> Document | 
         return UNANSWERED
     if not any(message.get("content") or message.get("tool_calls") for message in messages[answers[0] :]):
         return EMPTY
-    return Document(_json(messages[: answers[0]]), _json(messages[answers[0] :]), "chat", _tools(row, number))
+    asked = next((index for index, message in enumerate(messages) if message["role"] == "user"), 0)
+    begin = next((index for index in answers if index > asked), answers[0])  # a greeting tells no two apart
+    return Document(_json(messages[:begin]), _json(messages[begin:]), "chat", _tools(row, number))
 
 
 def _turns(cells: Sequence[Any], row: Mapping[str, Any], number: int) -> Document | str:
@@ -202,7 +212,16 @@ def _message(message: Any, number: int) -> dict[str, Any]:
     role, content = made.get("role"), made.get("content", "")
     if not isinstance(role, str) or not isinstance(content, str | list) or not {"content", "tool_calls"} & made.keys():
         raise ValueError(wrong)
+    role = role.lower() if role.lower() in KNOWN_ROLES else role
+    if isinstance(content, list):
+        _check_parts(content, number)
     return {"role": ROLES.get(role, role), **{key: value for key, value in made.items() if key != "role"}}
+
+
+def _check_parts(parts: Sequence[Any], number: int) -> None:
+    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+    if strange := next((str(part) for part, text in zip(parts, texts, strict=True) if not isinstance(text, str)), None):
+        raise ValueError(f"row {number:,} has a content that is no text, {strange[:60]}; leave such rows out")
 
 
 _KEYS = {"from": "role", "value": "content"}

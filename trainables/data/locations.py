@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def read_tables(
     with located(f"{flag} {dataset}"):
         paths = _hub_files(dataset, config, split) if hub.is_hub_id(dataset) else files_here(dataset)
     for path in paths:
-        with located(place(flag, dataset, path)):
-            yield read_table(path, wanted)
+        with located(where := place(flag, dataset, path)):
+            table = read_table(path, wanted)
+        yield replace(table, place=where)
 
 
 def place(flag: str, dataset: str, path: Path) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 
 from trainables.data.corpus import Corpus, read_corpus
 from trainables.data.formats import Document
-from trainables.data.locations import located
 from trainables.data.source import DataSource
 from trainables.data.splits import IGNORED, SPLITS, Example, Splits
-from trainables.data.templates import Encoder, Tokens
+from trainables.data.templates import Encoder, NoTemplate, Tokens
 
 MIN_TOKENS = 16
 POOL = 8
@@ -140,12 +139,24 @@ class _Preparation:
         return groups
 
     def _group(self, number: int, documents: Sequence[Document], most: int | None, split: str | None) -> Group:
+        tokens = [self._tokens(document, most, split) for document in documents]
+        return Group(number, tokens, [document.form in WINDOWED for document in documents])
+
+    def _tokens(self, document: Document, most: int | None, split: str | None) -> Tokens:
+        """Tokenise a document; what is wrong with it names its file and row, what is wrong with all of them the data.
+
+        Raises:
+            ValueError: The template cannot be applied, or there is none.
+        """
         flag, dataset = (
             (f"--{split}-dataset", self.source.others[split]) if split else ("--dataset", self.source.dataset)
         )
-        with located(f"{flag} {dataset}"):
-            tokens = [self.encoder.tokens(_shortened(document, most)) for document in documents]
-        return Group(number, tokens, [document.form in WINDOWED for document in documents])
+        try:
+            return self.encoder.tokens(_shortened(document, most))
+        except NoTemplate as error:
+            raise ValueError(f"{flag} {dataset}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{document.place or f'{flag} {dataset}'}: {error}") from error
 
     def _fitting(self, longest: int) -> int:
         """Return the 99th percentile of the documents' lengths, of those that are looked at first."""

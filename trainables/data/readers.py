@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,14 @@ from typing import Any
 from analysis.results.messages import first_line
 
 PACKED = (".gz", ".zst")
+SIGNATURES = {
+    b"\x1f\x8b": "give it the ending .gz",
+    b"\x28\xb5\x2f\xfd": "give it the ending .zst",
+    b"PK\x03\x04": "unpack the zip first",
+}
+"""What a packed file begins with -> what to do with it."""
+EXCEL = re.compile(r"sep=([,;\t])\r?\n")
+"""A first line by which Excel knows the delimiter."""
 CONVERSATIONS = {"messages", "conversations", "prompt"}
 DELIMITERS = (",", ";", "\t")
 csv.field_size_limit(sys.maxsize)  # a cell may be a whole book
@@ -26,10 +35,12 @@ class Table:
     Args:
         columns: All names, in order; none in a file of lines.
         rows: Column -> value; a cell that is null, empty in a .csv file, or absent has no key.
+        place: How a message names the file.
     """
 
     columns: tuple[str, ...]
     rows: list[dict[str, Any]]
+    place: str = ""
 
 
 class Written(float):
@@ -80,6 +91,8 @@ def read_text(path: Path) -> str:
         ValueError: It is no text; names the first such byte and line.
     """
     raw = _unpacked(path)
+    if ending := next((ending for sign, ending in SIGNATURES.items() if raw.startswith(sign)), None):
+        raise ValueError(f"packed, and its name does not say so; {ending}")
     if (hole := raw.find(b"\0")) >= 0 and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"binary, not text, at {_place(raw, hole)}; give UTF-8 text")
     try:
@@ -119,6 +132,8 @@ def _lines(path: Path, wanted: Callable[[str], bool]) -> Table:
 def _cells(path: Path, wanted: Callable[[str], bool]) -> Table:
     text = _some_text(path)
     delimiters = ("\t",) if kind_of(str(path)) == ".tsv" else DELIMITERS
+    if said := EXCEL.match(text):
+        text, delimiters = text[said.end() :], (said[1],)
     delimiter = max(delimiters, key=lambda sign: len(_header(text, sign)))
     header = _header(text, delimiter) or next(_parsed(text, delimiter))[1]
     if twice := next((name for name in header if name and header.count(name) > 1), None):
@@ -177,10 +192,25 @@ def _json(path: Path, wanted: Callable[[str], bool]) -> Table:
             return _json_lines(path, wanted)
         raise ValueError(f"cannot be read ({error}); correct the file") from error
     if isinstance(content, dict):
-        content = _only_list(content) or [content]
+        content = _of_columns(content) or _only_list(content) or [content]
     if not isinstance(content, list):
         raise ValueError(f"cannot be read ({text.strip()[:40]} is no list of objects); correct the file")
     return _json_table((_object(row, str(row), number) for number, row in enumerate(content, 1)), wanted)
+
+
+def _of_columns(content: dict[str, Any]) -> list[Any] | None:
+    """Return the rows of a table that is written column by column, as pandas does: lists, or numbers -> cells."""
+    values = list(content.values())
+    if values and all(isinstance(value, dict) for value in values):
+        keys = list(values[0])
+        if not keys or keys[0] != "0" or any(list(value) != keys for value in values):
+            return None
+        values = [list(value.values()) for value in values]
+    if not values or not all(isinstance(value, list) for value in values) or len(set(map(len, values))) > 1:
+        return None
+    if any(isinstance(cell, dict) for value in values for cell in value):  # messages of one row
+        return None
+    return [dict(zip(content, cells, strict=True)) for cells in zip(*values, strict=True)] or None
 
 
 def _only_list(content: dict[str, Any]) -> list[Any] | None:

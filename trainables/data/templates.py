@@ -17,6 +17,10 @@ SAMPLE = ({"role": "user", "content": "x"}, {"role": ASSISTANT, "content": "y"})
 Message = dict[str, Any]
 
 
+class NoTemplate(ValueError):
+    """There is no template, whatever the row."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """A document's tokens before it is cut.
@@ -66,11 +70,39 @@ class Encoder:
             if self._takes_template(instruction + given):
                 return self._turns([_user(f"{instruction}\n\n{given}" if given else instruction)], document.text)
             return self._plain_pair(alpaca_prompt(instruction, given), document.text)
-        before, after = json.loads(document.prompt), json.loads(document.text)
+        before, after = (self._readable(json.loads(messages)) for messages in (document.prompt, document.text))
         tools = json.loads(document.tools) if document.tools else None
+        self._check_calls(before + after, tools)
         if document.form == "turns":
             return self._completed(before, after, tools)
         return self._conversation(before + after, tools)
+
+    def _readable(self, messages: list[Message]) -> list[Message]:
+        """Join a content that is given in parts, unless the template knows parts: others write brackets and quotes."""
+        if not any(isinstance(message.get("content"), list) for message in messages) or self._knows_parts():
+            return messages
+        return [
+            {**message, "content": "".join(part["text"] for part in message["content"])}
+            if isinstance(message.get("content"), list)
+            else message
+            for message in messages
+        ]
+
+    def _knows_parts(self) -> bool:
+        sample = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in SAMPLE]
+        try:
+            return self.template is None or "'type'" not in self._rendered(sample, None)
+        except ValueError:  # it takes no such conversation
+            return False
+
+    def _check_calls(self, messages: Sequence[Message], tools: Any) -> None:
+        """Refuse a template that leaves out what an assistant calls: it would learn to say nothing instead."""
+        names = [name for message in messages for name in _called(message)]
+        if names and (lacking := [name for name in names if name not in self._rendered(messages, tools)]):
+            raise ValueError(
+                f"the chat template leaves out that the assistant calls {lacking[0][:40]}; give --chat-template FILE "
+                f"with one that knows tools, or leave such rows out"
+            )
 
     def _pair(self, prompt: str, completion: str) -> Tokens:
         if self._takes_template(prompt):
@@ -182,7 +214,7 @@ class Encoder:
 
     def _applied(self, messages: Sequence[Message], tools: Any, tokenize: bool = True, **options: Any) -> Any:
         if self.template is None:
-            raise ValueError(
+            raise NoTemplate(
                 "these are conversations, and the model's tokenizer has no chat template; give --chat-template FILE"
                 if self.source.template != "none"
                 else "these are conversations, which need a template; leave --template none out"
@@ -242,6 +274,17 @@ def _labelled(ids: list[int], spans: Sequence[tuple[int, int]]) -> Tokens:
     for begin, end in spans:
         labels[begin:end] = ids[begin:end]
     return Tokens(ids, labels)
+
+
+def _called(message: Message) -> list[str]:
+    """Return the names of the functions that a message calls."""
+    calls = message.get("tool_calls")
+    functions = (
+        [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    )
+    return [
+        name for function in functions if isinstance(function, dict) and isinstance(name := function.get("name"), str)
+    ]
 
 
 def _user(text: str) -> Message:

@@ -35,20 +35,21 @@ def losses_of(
 
     Args:
         base: The frozen base.
-        adapters: Trained ones; they stay what they are.
+        adapters: Trained ones; they stay what they are. None of them measures the base alone, as one.
         examples: The rows.
         rows: Examples of an adapter in one pass.
         exact: Whether to compute in float32 also where trials are trained in bfloat16.
     """
     order, width = by_length(examples), min(site.d_in for site in base.sites)
+    models = len(adapters) or 1
     stack = Stack([_copied(adapter, base.device) for adapter in adapters])
     parts = []
     with contextlib.nullcontext() if exact else base.autocast(), adapted(base.model, stack):
         for start in range(0, len(order), rows):
             part = [examples[index] for index in order[start : start + rows]]
-            lengths = [[len(example.input_ids) for example in part]] * len(adapters)
+            lengths = [[len(example.input_ids) for example in part]] * models
             lanes = arrange(lengths, width, base.joining is not None, base.device)
-            parts.append(row_losses(base, part * len(adapters), lanes).view(len(adapters), -1))
+            parts.append(row_losses(base, part * models, lanes).view(models, -1))
     columns = sorted(range(len(order)), key=order.__getitem__)
     in_order: list[list[float]] = torch.cat(parts, 1)[:, columns].tolist()
     return in_order
@@ -57,6 +58,11 @@ def losses_of(
 def exact_loss(base: BaseModel, adapter: Adapter, examples: Sequence[Example], rows: int) -> float:
     """Return an adapter's mean loss per learned token in float32, in nats; arguments as of ``losses_of``."""
     return mean_loss(examples, losses_of(base, [adapter], examples, rows, exact=True)[0])
+
+
+def base_loss(base: BaseModel, examples: Sequence[Example], rows: int) -> float:
+    """Return the untouched base's mean loss per learned token, in nats, as trials are measured."""
+    return mean_loss(examples, losses_of(base, [], examples, rows)[0])
 
 
 def _copied(adapter: Adapter, device: str) -> Adapter:

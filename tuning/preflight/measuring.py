@@ -1,6 +1,7 @@
-"""What only measuring tells, where the trials run: how many share a GPU, and what strategies score from."""
+"""What only measuring tells, where the trials run: how many share a GPU, the base's loss, and strategies' evidence."""
 
 import logging
+import math
 import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,22 +22,27 @@ from trainables.models.device import CPU, MPS
 from trainables.spec import Workload
 from tuning.cluster import hosting
 from tuning.cluster.hosting import ask, release
+from tuning.lifecycle.stop import Stop
 from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight, with_coverage
 
 FLOAT32_BYTES = 4
+BASE_LOSSES = {"validation": "eval_loss", "test": "test_loss"}
+"""Split -> the base's loss on it, as ``RunInfo.base_losses`` calls it."""
 log = logging.getLogger(__name__)
 
 
 def measured(
     plan: SearchPlan, preflight: Preflight, hosts: Hosts, observer: SearchObserver
 ) -> tuple[SearchPlan, Preflight]:
-    """Add what only measuring tells: how many trials share a GPU, and what strategies score from.
+    """Add what only measuring tells: how many trials share a GPU, what strategies score from, and the base's loss.
+
+    The base is measured on the validation split. The test split stays closed until the trials are measured on it.
 
     Args:
         plan: The search.
-        preflight: What is known of it.
+        preflight: What is known of it; a base that was measured before is not measured again.
         hosts: Who measures.
         observer: Hears that it trains elsewhere than was asked for.
 
@@ -55,13 +61,43 @@ def measured(
             log.info("trials that fit on a device together: %d", plan.trials_per_pack)
         for name in preflight.measurements:
             workload = _with(workload, name, _measured(plan, workload, preflight.corpus_sha256, name, hosts))
+        losses = preflight.base_losses or base_loss(plan, hosts, "validation", observer)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise ValueError(str(error.cause)) from error
         raise
     finally:
         release(plan)
-    return plan, replace(preflight, workload=workload)
+    return plan, replace(preflight, workload=workload, base_losses=losses)
+
+
+def base_loss(
+    plan: SearchPlan, hosts: Hosts, split: str, observer: SearchObserver, stop: Stop | None = None
+) -> dict[str, float]:
+    """Have a host measure the untouched base on a split.
+
+    Args:
+        plan: The search.
+        hosts: Who measures.
+        split: A key of ``BASE_LOSSES``.
+        observer: Hears if it cannot be measured.
+        stop: Says whether the answer is still wanted.
+
+    Returns:
+        As ``RunInfo.base_losses``; nothing, and says so, if it cannot be measured.
+
+    Raises:
+        Stopped: The answer is not wanted any more.
+    """
+    try:
+        loss: float = ask(plan, hosts, "base_loss", split, stop=stop)
+    except ray.exceptions.RayError as error:
+        log.warning("the untouched base could not be measured on the %s split", split, exc_info=True)
+        reason = first_line(getattr(error, "cause", None) or error)
+        observer.warned(f"the untouched base could not be measured on the {split} split: {reason}")
+        return {}
+    log.info("the untouched base has %r on the %s split", loss, split)
+    return {BASE_LOSSES[split]: loss} if math.isfinite(loss) else {}
 
 
 def _where_it_trains(

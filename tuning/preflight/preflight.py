@@ -42,6 +42,7 @@ class Preflight:
         allocations: Strategy or experiment name -> its first allocation; None where it is not known beforehand.
         data: What is said of the data; see ``trainables.data.lengths``.
         has_verdict: Whether there are test documents enough for one.
+        base_losses: As ``RunInfo.base_losses``, as far as the untouched base has been measured.
     """
 
     shape: Shape
@@ -50,6 +51,7 @@ class Preflight:
     allocations: dict[str, RankAllocation | None]
     data: Mapping[str, Any] = field(default_factory=dict)
     has_verdict: bool = True
+    base_losses: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def measurements(self) -> tuple[str, ...]:
@@ -124,7 +126,7 @@ def check(plan: SearchPlan) -> Preflight:
     data = lengths.data_facts(prepared)
     for line in data["words"]:
         log.info("%s", line)
-    enough = lengths.enough_to_test(prepared, plan.test_examples)
+    enough = lengths.enough_to_test(prepared)
     return Preflight(shape, workload, digest, _allocations(plan, shape, workload), data, enough)
 
 

@@ -82,6 +82,7 @@ def _to_its_end(run: Run, dashboard: str) -> SearchResult:
     try:
         run.stop.check()
         assessment, facts = finalize.leave(run, study)
+        _track_base(run)
         finalize.finish_tracking(run.sink, plan, assessment)
         finalize.close_tracking(run)
         run.stop.check()
@@ -108,7 +109,15 @@ def _start_tracking(run: Run) -> None:
     params = {key: value for key, value in saved.items() if value is not None}
     tags = {"kind": "search", "status": Status.RUNNING, "coverage": run.facts.coverage or ""}
     run.sink.put("start", PARENT, name=run.plan.name, time_ms=now_ms(), params=params, tags=tags)
-    run.sink.put("dataset", PARENT, name=run.plan.dataset, digest=run.checked.corpus_sha256)
+    name, digest = run.data
+    run.sink.put("dataset", PARENT, name=name, digest=digest)
+    _track_base(run)
+
+
+def _track_base(run: Run) -> None:
+    """Log the losses of the untouched base, as far as they are known; anew where something was allowed to change."""
+    changed = sum(bool(plan["changes"]) for plan in run.record.plans)
+    events.Tracking(run.sink).base(run.record.base_losses, changed)
 
 
 def _cut_off(run: Run, study: optuna.Study | None) -> SearchStopped:

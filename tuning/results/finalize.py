@@ -22,7 +22,8 @@ from trainables.training import checkpoint
 from trainables.training.checkpoint import ADAPTER, BEST, SESSION
 from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
-from tuning.results import handout, summary, trial_files
+from tuning.preflight import measuring
+from tuning.results import handout, samples, summary, trial_files
 from tuning.state.checkpoints import newest_checkpoint
 from tuning.state.facts import save_facts
 from tuning.state.record import Record
@@ -32,6 +33,7 @@ from tuning.trials.phases import Run
 from tuning.trials.study_export import importances, mirror
 
 log = logging.getLogger(__name__)
+TEST_LOSS = measuring.BASE_LOSSES["test"]
 MLFLOW_SECONDS, SHORT_PATIENCE_SECONDS = 60.0, 5.0
 
 
@@ -61,19 +63,28 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
     write_rows(rows, plan.run_dir / "rows.csv")
     if any(item.pairs.interval for item in assessment.verdicts):
         record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
-    facts = replace(run.facts, resource_events=tuple(record.resource_events), looks=len(record.looks))
+    if in_time and any(row.test_loss is not None for row in rows) and TEST_LOSS not in record.base_losses:
+        record.base_measured(measuring.base_loss(plan, run.hosts, "test", run.observer, run.stop))
+    facts = replace(
+        run.facts,
+        resource_events=tuple(record.resource_events),
+        looks=len(record.looks),
+        base_losses=dict(record.base_losses),
+    )
     if study is not None:
         mirror(study, plan.run_dir / "optuna.journal", plan.run_dir.name)
         facts = replace(facts, importance=importances(study))
-    adapter, forms = _whole_adapter(run, best) if best else None, None
+    adapter, forms, failure = _whole_adapter(run, best) if best else None, None, None
     if in_time:
         trial_files.write(plan.run_dir, rows, run.stop.check)
         if best and adapter:
             if curve := _shrink_curve(run, adapter):
                 record.shrunk(best.trial_id, curve)
+            failure = samples.write(run, assessment, lambda row: adapter_of(plan, row))
             forms = handout.prepared(run, adapter)
     if best:
         facts = replace(facts, handed_out=handout.folders(record, best, adapter, forms))
+        facts = samples.told(run, facts, best, failure)
     facts = replace(facts, shrink=known_curve(assessment, record), seconds=run.timeline.seconds)
     save_facts(facts, plan.run_dir)
     info = replace(facts, generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
@@ -114,6 +125,7 @@ def finish_tracking(sink: events.Sink, plan: SearchPlan, assessment: SearchAsses
     for name in (PLAN, FACTS, "report.md", "report.html", "rows.jsonl", "rows.csv"):
         sink.put("artifact", PARENT, path=str(plan.run_dir / name))
     sink.put("artifact", PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
+    samples.log_table(sink, plan.run_dir)
     to_mlflow = events.Tracking(sink)
     for row in assessment.rows:  # a crash may have taken from the outbox what the record has
         to_mlflow.ended(row)

@@ -53,6 +53,8 @@ class Record:
         resource_events: What memory did not allow.
         looks: What was judged on the test split: how many trials and seeds, by which margin.
         shrink: Trial id -> its adapter cut to fewer parameters, of trials that have been the winner.
+        samples: Trial id -> what was written with its adapter and others', and a note; of trials that were the winner.
+        base_losses: Of the untouched base, as ``RunInfo.base_losses``.
         handout: Id of the trial whose adapter was handed out last, and as what; None if none was.
         plans: What was planned, last the one in force: ``plan``, ``search_id``, ``command``, ``versions``, ``changes``.
         may_lack_a_plan: Whether a line that cannot be read comes after the last plan.
@@ -72,6 +74,8 @@ class Record:
         self.resource_events: dict[str, None] = {}
         self.looks: dict[str, None] = {}
         self.shrink: dict[str, list[dict[str, float]]] = {}
+        self.samples: dict[str, tuple[list[dict[str, str]], str]] = {}
+        self.base_losses: dict[str, float] = {}
         self.handout: tuple[str, dict[str, float | str]] | None = None
         self.plans: list[dict[str, Any]] = []
         self.exit_status: int | None = None
@@ -132,6 +136,15 @@ class Record:
         """Note what the winner loses at fewer parameters."""
         self._note("shrunk", trial_id=trial_id, curve=curve)
 
+    def wrote(self, trial_id: str, samples: list[dict[str, str]], note: str) -> None:
+        """Note what was written with the winner's adapter and with others, as ``RunInfo.samples``."""
+        self._note("wrote", trial_id=trial_id, samples=samples, note=note)
+
+    def base_measured(self, losses: Mapping[str, float]) -> None:
+        """Note losses of the untouched base, unless they are noted already."""
+        if new := {name: loss for name, loss in losses.items() if name not in self.base_losses}:
+            self._note("base", losses=new)
+
     def handed_out(self, trial_id: str, folders: dict[str, float | str]) -> None:
         """Note whose adapter is handed out in which folders, as ``RunInfo.handed_out``."""
         self._note("handed_out", trial_id=trial_id, folders=folders)
@@ -169,8 +182,9 @@ class Record:
         match event:
             case "planned":
                 self.plans.append(facts)
-                if facts.get("changes"):  # other choices may leave a strategy something that differs
+                if facts.get("changes"):  # with them a strategy may have more that differs, and the base be another
                     self.exhausted.clear()
+                    self.base_losses.clear()
             case "began":
                 config = replace(TrialConfig.from_ray(facts["config"]), trial_id=facts["trial_id"])
                 self.suggestions.append(Suggestion(config, facts.get("turn")))
@@ -193,6 +207,10 @@ class Record:
                 self.looks[facts["what"]] = None
             case "shrunk":
                 self.shrink[facts["trial_id"]] = facts["curve"]
+            case "wrote":
+                self.samples[facts["trial_id"]] = facts["samples"], facts["note"]
+            case "base":
+                self.base_losses |= facts["losses"]
             case "handed_out":
                 self.handout = facts["trial_id"], facts["folders"]
             case "completed":

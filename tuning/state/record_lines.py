@@ -80,6 +80,14 @@ def _are_folders(value: Any) -> bool:
     return _is_mapping(value) and all(is_number(seen) or isinstance(seen, str) for seen in value.values())
 
 
+def _are_samples(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_mapping(each) and _are_texts([*each.values()]) for each in value)
+
+
+def _are_losses(value: Any) -> bool:
+    return _is_mapping(value) and all(map(is_number, value.values()))
+
+
 KINDS: dict[str, dict[str, Test]] = {
     "planned": {"plan": _is_mapping, "command": _is_text, "changes": _are_texts},
     "began": {"trial_id": _is_name, "config": _is_mapping, "turn": _is_turn},
@@ -91,6 +99,8 @@ KINDS: dict[str, dict[str, Test]] = {
     "resource": {"what": _is_text},
     "judged": {"what": _is_text},
     "shrunk": {"trial_id": _is_name, "curve": _is_curve},
+    "base": {"losses": _are_losses},
+    "wrote": {"trial_id": _is_name, "samples": _are_samples, "note": _is_text},
     "handed_out": {"trial_id": _is_name, "folders": _are_folders},
     "completed": {"exit_status": _is_status, "damaged": lambda value: value is None or _are_texts(value)},
 }

@@ -39,6 +39,7 @@ def facts_of(plan: SearchPlan, checked: Preflight, search_id: str, record: Recor
         coverage=str(checked.shape.coverage),
         always_plain=always_plain(() if plan.official else plan.strategies, checked.workload),
         data=checked.data,
+        base_losses=checked.base_losses,
         command=commands[0],
         versions=versions(),
         revision=revision(),
@@ -117,6 +118,7 @@ def note_plan(record: Record, plan: SearchPlan, facts: RunInfo, changes: Sequenc
         versions=dict(facts.versions),
         changes=list(changes),
     )
+    record.base_measured(facts.base_losses)
 
 
 def _numbered(plan: SearchPlan) -> Iterator[SearchPlan]:

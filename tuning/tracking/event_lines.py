@@ -11,6 +11,7 @@ KINDS: dict[str, dict[str, type]] = {
     "start": {"name": str, "params": dict, "tags": dict, "time_ms": int},
     "metrics": {"values": dict, "step": int, "time_ms": int},
     "artifact": {"path": str},
+    "table": {"path": str},
     "dataset": {"name": str, "digest": str},
     "end": {"status": str, "tags": dict, "time_ms": int},
     "reopen": {},

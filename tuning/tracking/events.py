@@ -25,7 +25,7 @@ METRICS = (  # the first is what MLflow's comparison draws unless told otherwise
 )  # fmt: skip
 END = {
     Status.FINISHED: "FINISHED",
-    Status.STOPPED: "KILLED",
+    Status.STOPPED: "FINISHED",  # as the scheduler wanted: MLflow has a red cross for all else
     Status.DIVERGED: "FAILED",
     Status.FAILED: "FAILED",
 }
@@ -86,10 +86,15 @@ def replay(run_dir: Path, to: Callable[[Target], Target] = lambda target: target
 
 
 class Tracking:
-    """Puts what happens to trials into the outbox: a child run per trial, parameters once, metrics per report."""
+    """Puts what happens to trials into the outbox: a child run per trial, parameters once, metrics per report.
 
-    def __init__(self, sink: Sink) -> None:
-        self.sink = sink
+    Args:
+        sink: Takes events.
+        data: Name and digest of the data set that trials are trained on; None if that is not said.
+    """
+
+    def __init__(self, sink: Sink, data: tuple[str, str] | None = None) -> None:
+        self.sink, self.data = sink, data
 
     def started(self, config: TrialConfig) -> None:
         """Open the trial's run; one that was interrupted goes on."""
@@ -105,11 +110,18 @@ class Tracking:
         self.sink.put(
             "start", config.trial_id, name=config.name, params=params, tags=tags, time_ms=now_ms(), parent=parent
         )
+        self._say_data(config.trial_id)
 
     def open_group(self, name: str) -> None:
         """Open a run under the parent; trials of this phase become its children."""
         tags = {"kind": name, "status": Status.RUNNING}
         self.sink.put("start", name, name=name, params={}, tags=tags, time_ms=now_ms())
+        self._say_data(name)
+
+    def _say_data(self, run: str) -> None:
+        if self.data is not None:
+            name, digest = self.data
+            self.sink.put("dataset", run, name=name, digest=digest)
 
     def close_group(self, name: str) -> None:
         """Close a group's run."""
@@ -122,9 +134,17 @@ class Tracking:
             values["perplexity"] = math.exp(values["eval_loss"])
         self.sink.put("metrics", trial_id, values=values, step=int(report.get("step", 0)), time_ms=now_ms())
 
+    def base(self, losses: Mapping[str, float], step: int) -> None:
+        """Log losses of the untouched base at the search's own run."""
+        if losses:
+            values = {f"base_{name}": loss for name, loss in losses.items()}
+            self.sink.put("metrics", PARENT, values=values, step=step, time_ms=now_ms())
+
     def ended(self, row: ResultRow) -> None:
         """Close the trial's run."""
-        tags = {"status": row.status, "phase": row.phase} | ({"error": row.error} if row.error else {})
+        tags = {"status": row.status, "outcome": row.status, "phase": row.phase} | (
+            {"error": row.error} if row.error else {}
+        )
         self.sink.put("end", row.trial_id, status=END[row.status], tags=tags, time_ms=now_ms())
 
     def interrupted(self) -> None:

@@ -23,9 +23,12 @@ EXPERIMENT = "lora-rank-search"
 TRIAL_TAG, PARENT_TAG = "rank_search.trial_id", "mlflow.parentRunId"
 PARENT = "parent"
 COLUMNS = (
-    "metrics.`eval_loss`", "metrics.`test_loss`", "metrics.`trainable_parameters`", "metrics.`seconds`",
-    "params.`learning_rate`", f"params.`{BUDGET_SHARE}`", "tags.`strategy`", "tags.`status`",
+    "metrics.`eval_loss`", "metrics.`trainable_parameters`", "metrics.`seconds`", "params.`learning_rate`",
+    "tags.`strategy`", "tags.`status`",
 )  # fmt: skip
+"""What every trial of a search has. The test split is for confirmation runs: whoever sorts by it, searches on it."""
+OF_BUDGETS = f"params.`{BUDGET_SHARE}`"
+"""What those have besides that search budgets, too."""
 LOCAL = "sqlite:///"
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """Errors of a file system that has no hard links: there MLflow makes its tables in place."""
@@ -62,7 +65,7 @@ class MlflowCarrier:
         """Carry out one event; of a kind that is not among these nothing is known."""
         by_kind: dict[str, Callable[..., None]] = {
             "start": self._start, "metrics": self._metrics, "artifact": self._artifact, "dataset": self._dataset,
-            "end": self._end, "reopen": self._reopen,
+            "table": self._table, "end": self._end, "reopen": self._reopen,
         }  # fmt: skip
         by_kind[event["kind"]](**{key: value for key, value in event.items() if key != "kind"})
 
@@ -114,17 +117,18 @@ class MlflowCarrier:
         from mlflow.entities import Param
 
         if run == PARENT:
-            self._share_view()
+            self._share_view("params" in str(params.get("objective")))
         if run in self.runs:
             self._complete(run, name, tags | self._place(run, parent))
         else:
             self._create(run, name, tags, time_ms, parent)
         self.client.log_batch(self.runs[run], params=[Param(key, str(value)) for key, value in params.items()])
 
-    def _share_view(self) -> None:
+    def _share_view(self, of_budgets: bool) -> None:
         """Leave a view of the search's trials: by default MLflow's table has no column for a metric or parameter."""
+        columns = (*COLUMNS, OF_BUDGETS) if of_budgets else COLUMNS
         trials = f"tags.`{TRIAL_TAG}` LIKE '{self.search}/%' AND tags.phase = 'search'"
-        key, view = mlflow_compat.shared_view(self.search, trials, "metrics.`eval_loss`", COLUMNS)
+        key, view = mlflow_compat.shared_view(self.search, trials, "metrics.`eval_loss`", columns)
         self.client.set_experiment_tag(self.experiment, key, view)
 
     def _complete(self, run: str, name: str, tags: dict[str, str]) -> None:
@@ -154,6 +158,13 @@ class MlflowCarrier:
             self.client.log_artifacts(self._id(run), path, folder)
         else:
             self.client.log_artifact(self._id(run), path, folder)
+
+    def _table(self, run: str, path: str, modified: int = 0) -> None:
+        """Log a file as a table; MLflow's own function would add its rows to those that are there."""
+        self._artifact(run, path)
+        tag = mlflow_compat.TABLES
+        before = self.client.get_run(self._id(run)).data.tags.get(tag)
+        self._tag(run, {tag: mlflow_compat.with_table(before, Path(path).name)})
 
     def _dataset(self, run: str, name: str, digest: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -14,6 +14,9 @@ MODEL_DEVELOPMENT = {"mlflow.experimentKind": "custom_model_development"}
 DIGEST_LENGTH = 36
 """The longest digest of a data set, in characters; a longer one is refused."""
 
+TABLES = "mlflow.loggedArtifacts"
+"""Tag of a run that names those of its artifacts which are shown as tables."""
+
 
 def silence_raised_errors() -> None:
     """Have MLflow not log a database's error that it raises as well: whoever catches it says it."""
@@ -27,6 +30,17 @@ def status_in(message: str) -> int | None:
     """
     told = re.search(r"failed with error code (\d{3})", message)
     return int(told[1]) if told else None
+
+
+def with_table(tag: str | None, file: str) -> str:
+    """Return the value of ``TABLES`` with another table in it.
+
+    Args:
+        tag: The value so far; None if there is none.
+        file: Path of the artifact. It has columns and data as pandas' ``to_json(orient="split", index=False)`` does.
+    """
+    table, tables = {"path": file, "type": "table"}, json.loads(tag or "[]")
+    return json.dumps(tables if table in tables else [*tables, table])
 
 
 def shared_view(name: str, runs: str, order_by: str, columns: Sequence[str]) -> tuple[str, str]:

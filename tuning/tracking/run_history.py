@@ -12,10 +12,10 @@ INTERRUPTED = "interrupted"
 
 @dataclass(slots=True)
 class RunState:
-    """What is in the outbox of a run: its last change of phase, the steps it reported, and the rest."""
+    """What is in the outbox of a run: its last change of phase, the metrics that each step reported, and the rest."""
 
     phase: Event | None = None
-    steps: set[int] = field(default_factory=set)
+    steps: dict[int, set[str]] = field(default_factory=dict)
     rest: set[str] = field(default_factory=set)
 
 
@@ -38,7 +38,7 @@ class RunHistory:
         if event["kind"] in PHASES:
             state.phase = event
         elif event["kind"] == "metrics":
-            state.steps.add(event["step"])
+            state.steps.setdefault(event["step"], set()).update(event["values"])
         else:
             state.rest.add(_content(event))
 
@@ -55,7 +55,7 @@ class RunHistory:
         if event["kind"] == "end":
             return None if ended and _content(event) == _content(state.phase) else event
         if event["kind"] == "metrics":
-            return None if event["step"] in state.steps else event
+            return None if event["values"].keys() <= state.steps.get(event["step"], set()) else event
         return None if _content(event) in state.rest else event
 
     def open(self) -> Iterator[str]:

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 LAST_WAIT_SECONDS, LAST_ATTEMPTS = 0.5, 2
 PATIENCE, LEAST_PATIENCE_SECONDS = 0.04, 2.0
+FILES = ("artifact", "table")
+"""Kinds of events that name a file."""
 FLOWING_SECONDS, MOST_SECONDS = 0.5, 60.0
 
 
@@ -61,7 +63,7 @@ class Sink:
 
     def put(self, kind: str, run: str, **given: Any) -> None:
         """Put an event into the outbox, unless it is there already."""
-        if kind == "artifact":
+        if kind in FILES:
             given["modified"] = _modified(Path(given["path"]))
             given["path"] = _from_folder(self.outbox.run_dir, Path(given["path"]))
         event = self.history.news({"kind": kind, "run": run, **given})
@@ -203,7 +205,7 @@ def attempt(outbox: Outbox, carrier: Carrier, event: Event) -> str | None:
     Raises:
         Unreachable: It did not arrive, and may do so later.
     """
-    if event["kind"] == "artifact":
+    if event["kind"] in FILES:
         path = outbox.run_dir / event["path"]
         if leads_out(path, outbox.run_dir):
             return f"{path} is not in {outbox.run_dir}, or a link in it leads out of there"

@@ -42,12 +42,17 @@ class Run:
     timeline: Timeline
     observer: SearchObserver
 
+    @property
+    def data(self) -> tuple[str, str]:
+        """Name and digest of the data set, as MLflow has them of each run."""
+        return self.plan.dataset, self.checked.corpus_sha256
+
 
 def train(run: Run) -> optuna.Study | None:
     """Search, and confirm what was found; what the record has already is not done again."""
     plan, record = run.plan, run.record
     checkpoints.discard_incompatible(plan, run.checked, record, run.observer)
-    to_mlflow, gauges = events.Tracking(run.sink), Metrics(plan.run_dir.name)
+    to_mlflow, gauges = events.Tracking(run.sink, run.data), Metrics(plan.run_dir.name)
     for row in record.rows.values():
         gauges.ended(row)
         to_mlflow.ended(row)  # a kill may have come between the record and those who are told
