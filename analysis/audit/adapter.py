@@ -90,6 +90,17 @@ class PeftAdapter:
         return {name: factors.rank for name, factors in self.sites.items()}
 
     @property
+    def is_padded(self) -> bool:
+        """Return True if it was filled up with zeros to one rank; its scales then lie in B."""
+        return any(factors.padded for factors in self.sites.values())
+
+    @property
+    def used_ranks(self) -> dict[str, int]:
+        """Adapted site -> rank of its tensors without padding."""
+        ranks = {name: factors.rank - factors.padded for name, factors in self.sites.items()}
+        return {name: rank for name, rank in ranks.items() if rank}
+
+    @property
     def params(self) -> int:
         """Numbers of all factors."""
         return sum(factors.params for factors in self.sites.values())

@@ -80,7 +80,7 @@ def differences(adapter: PeftAdapter, plan: Plan) -> list[Finding]:
 
 
 def _ranks(adapter: PeftAdapter, plan: Plan) -> Iterator[Finding]:
-    meant, there = {site: rank for site, rank in plan.ranks.items() if rank}, adapter.ranks
+    meant, there = {site: rank for site, rank in plan.ranks.items() if rank}, adapter.used_ranks
     missing = [site for site in meant if site not in there]
     yield from at("site-missing", "A rank was meant and there is no adapter", missing, len(meant))
     more = [site for site in there if site not in meant]
@@ -95,6 +95,8 @@ def _ranks(adapter: PeftAdapter, plan: Plan) -> Iterator[Finding]:
 
 
 def _scales(adapter: PeftAdapter, plan: Plan) -> Iterator[Finding]:
+    if adapter.is_padded:
+        return
     meant = {site: plan.alphas[site] / rank for site, rank in plan.ranks.items() if rank and site in plan.alphas}
     there = {site: adapter.config.scale_of(site) for site in adapter.sites if site in meant}
     other = [site for site in there if not math.isclose(there[site], meant[site], rel_tol=1e-4)]
@@ -107,15 +109,20 @@ def _scales(adapter: PeftAdapter, plan: Plan) -> Iterator[Finding]:
 def _params(adapter: PeftAdapter, plan: Plan) -> Iterator[Finding]:
     if (meant := plan.params if plan.params is not None else _counted(adapter, plan)) is None:
         return
-    if adapter.params != meant:
-        share = f", {adapter.params / meant:.0%} of it" if meant > 0 else ""
-        yield Finding("parameters-not-meant", f"{adapter.params:,} parameters, {meant:,} were meant{share}")
+    there = sum(_size(adapter, site, rank) for site, rank in adapter.used_ranks.items())
+    if there != meant:
+        share = f", {there / meant:.0%} of it" if meant > 0 else ""
+        yield Finding("parameters-not-meant", f"{there:,} parameters, {meant:,} were meant{share}")
 
 
 def _counted(adapter: PeftAdapter, plan: Plan) -> int | None:
     """Return the parameters of the planned ranks; None if there is no tensor that says how large a site is."""
     if not {site for site, rank in plan.ranks.items() if rank} <= adapter.sites.keys():
         return None
-    return sum(
-        adapter.sites[site].params // adapter.sites[site].rank * rank for site, rank in plan.ranks.items() if rank
-    )
+    return sum(_size(adapter, site, rank) for site, rank in plan.ranks.items() if rank)
+
+
+def _size(adapter: PeftAdapter, site: str, rank: int) -> int:
+    """Return the numbers in A and B of a rank at a site."""
+    factors = adapter.sites[site]
+    return rank * (factors.a.shape[1] + factors.b.shape[0])

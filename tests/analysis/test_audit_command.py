@@ -90,6 +90,17 @@ def test_a_run_folder_is_the_plan_of_its_recommended_run(audit, tmp_path):
     assert f"Another scale than was meant at 1 of 1 sites: {SITE} (1 for 2)" in done.stdout
 
 
+def test_padding_to_one_rank_is_no_rank_and_its_scale_lies_in_b(audit, tmp_path):
+    a, b = np.zeros((4, 3), np.float32), np.zeros((4, 4), np.float32)
+    a[:2], b[:, :2] = np.eye(2, 3), 2 * np.eye(4, 2)
+    factors = {f"base_model.model.{SITE}.lora_A.weight": a, f"base_model.model.{SITE}.lora_B.weight": b}
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(PLANS["a row"]))
+    assert audit(write(tmp_path, factors, r=4), "--plan", plan).returncode == 0
+    b[:, 2] = 1  # of a direction that A does not have
+    assert "(2 of 4)" in audit(write(tmp_path, factors, r=4)).stdout
+
+
 def test_what_was_meant_and_is_not_there_is_named_and_what_is_there_and_was_not_meant(audit, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"model.layers.1.q_proj": 2}))
