@@ -125,4 +125,4 @@ def _counted(adapter: PeftAdapter, plan: Plan) -> int | None:
 def _size(adapter: PeftAdapter, site: str, rank: int) -> int:
     """Return the numbers in A and B of a rank at a site."""
     factors = adapter.sites[site]
-    return rank * (factors.a.shape[1] + factors.b.shape[0])
+    return int(rank * (factors.a.shape[1] + factors.b.shape[0]))
