@@ -10,9 +10,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from analysis.report.drawing import BAND, COLOURS, INK, QUIET, STYLE, label, series_style, tip
+from analysis.report.drawing import BAND, COLOURS, INK, QUIET, STYLE, inches, label, series_style, tip
 from analysis.report.winner import grid
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Status
@@ -21,6 +21,7 @@ from analysis.stats.statistics import span
 from analysis.stats.verdicts import Verdict
 
 WIDTH = 6.4
+MOST_TICKS = 5
 MOST_NUMBERS, MOST_CELLS = 600, 2000
 """Cells of heatmaps that have their rank written in them, and that are drawn one by one: a page is to stay small."""
 
@@ -36,8 +37,9 @@ def heatmaps(allocations: Mapping[str, Mapping[str, int]]) -> Figure:
     layers, matrices = (max(len(rank_grid[axis]) for rank_grid in grids.values()) for axis in (0, 1))
     columns = 1 if len(grids) == 1 or layers > 12 else 2
     rows = -(-len(grids) // columns)
-    names = max(len(label(name)) for _, matrix_names, _ in grids.values() for name in matrix_names)
-    size = (1.4 + columns * (0.4 + 0.07 * names + 0.34 * layers), rows * (1.0 + 0.32 * matrices))
+    names = max(inches(label(name)) for _, matrix_names, _ in grids.values() for name in matrix_names)
+    across = max(0.34 * layers, max(map(inches, map(label, grids))) - names)  # a title may be wider than its panel
+    size = (1.4 + columns * (0.4 + names + across), rows * (1.0 + 0.32 * matrices))
     figure = Figure(figsize=size, layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     image = _colours(steps)
@@ -115,6 +117,8 @@ def differences(judged: Sequence[Verdict], margin: float) -> Figure:
         range(len(judged)), [f"{label(verdict.strategy)}\n{verdict.answer}" for verdict in judged], fontsize=8
     )
     axes.set_ylim(len(judged) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("test loss minus plain LoRA's, nats per token (left is better)", fontsize=8)
     return figure
 
