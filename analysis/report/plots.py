@@ -21,7 +21,7 @@ from analysis.stats.statistics import span
 from analysis.stats.verdicts import Verdict
 
 WIDTH = 6.4
-MOST_TICKS = 5
+MOST_TICKS, ABOVE = 5, 6  # the sixth marker is a triangle whose tip is its place, which no series has
 MOST_NUMBERS, MOST_CELLS = 600, 2000
 """Cells of heatmaps that have their rank written in them, and that are drawn one by one: a page is to stay small."""
 
@@ -162,12 +162,16 @@ def _halvings(low: int, high: int) -> list[float]:
 
 @matplotlib.rc_context(STYLE)
 def learning_curves(rows: Sequence[ResultRow]) -> Figure:
-    """Draw every trial's evaluation loss over its steps, a panel per strategy; the best finished one is bold."""
+    """Draw every trial's evaluation loss over its steps, a panel per strategy; the best finished one is bold.
+
+    Trials that end far above all that were trained in full are triangles at the upper edge: they would leave no room.
+    """
     strategies = list(dict.fromkeys(row.strategy for row in rows))
     columns = min(2, len(strategies))
     height = 0.4 + 1.9 * -(-len(strategies) // columns)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     panels = figure.subplots(-(-len(strategies) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    edge = upper_edge(rows)
     for number, (axes, strategy) in enumerate(zip(panels.flat, strategies, strict=False)):
         colour, marker = series_style(number)
         strategy_rows = [row for row in rows if row.strategy == strategy and row.history]
@@ -179,8 +183,17 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
             (line,) = axes.plot(
                 *zip(*points, strict=True), marker=marker, markersize=3, linewidth=width, alpha=alpha, color=colour
             )
-            tip(line, f"{row.experiment_name} ({row.status}): {points[-1][1]:.4f} at step {points[-1][0]}")
+            said = f"{row.experiment_name} ({row.status}): {points[-1][1]:.4f} at step {points[-1][0]}"
+            tip(line, said)
+            if edge is not None and points[-1][1] > edge:
+                (above,) = axes.plot(
+                    points[-1][0], 0.96, marker=ABOVE, color=colour, markersize=4, transform=axes.get_xaxis_transform()
+                )
+                tip(above, said)
         axes.set_title(label(strategy), fontsize=9)
+    if edge is not None:
+        low = min(line.get_ydata().min() for axes in panels.flat for line in axes.lines if line.get_marker() != ABOVE)
+        panels[0, 0].set_ylim(low - 0.05 * (edge - low), edge)
     for axes in list(panels.flat)[len(strategies) :]:
         axes.remove()
     for axes in list(panels.flat)[: len(strategies)][-columns:]:  # the lowest of each column
@@ -188,6 +201,25 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
     figure.supxlabel("optimizer step", fontsize=9)
     figure.supylabel("evaluation loss", fontsize=9)
     return figure
+
+
+def upper_edge(rows: Sequence[ResultRow]) -> float | None:
+    """Return where learning curves end above; None if all that there are lie near those of trials trained in full."""
+    losses = {
+        full: [
+            point["eval_loss"]
+            for row in rows
+            if (row.status == Status.FINISHED) is full
+            for point in row.history
+            if point["eval_loss"] is not None
+        ]
+        for full in (True, False)
+    }
+    if not losses[True] or not losses[False]:
+        return None
+    low, high = min(losses[True]), max(losses[True])
+    edge = high + 0.25 * (high - low)
+    return edge if high > low and max(losses[False]) > edge else None
 
 
 @matplotlib.rc_context(STYLE)

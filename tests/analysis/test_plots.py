@@ -36,6 +36,19 @@ def test_learning_curves_have_a_panel_for_each_strategy_and_steps_below_every_co
     assert shown == [False] * max(0, count - 2) + [True] * min(2, count)
 
 
+def test_trials_that_end_far_above_the_others_are_triangles_at_the_edge_and_leave_these_their_room():
+    stopped = [ResultRow(name, name, "some", "stopped", history=({"step": 5, "eval_loss": loss},))
+               for name, loss in (("far", 9.0), ("near", 4.6))]  # fmt: skip
+    figure = plots.learning_curves([row("some"), *stopped])  # in full: 4.5, then 4.0
+    (axes,) = figure.axes
+    assert axes.get_ylim() == pytest.approx((4.0 - 0.05 * 0.625, 4.5 + 0.25 * 0.5))
+    triangles = [line for line in axes.lines if line.get_marker() == plots.ABOVE]
+    assert [list(line.get_xdata()) for line in triangles] == [[5]]
+    assert drawing.svg(figure, "a").count("<title>far") == 2
+    assert plots.upper_edge([row("some"), stopped[1]]) is None
+    assert plots.upper_edge(stopped) is None
+
+
 def test_each_rank_that_occurs_has_a_colour_of_its_own_as_far_from_the_next_as_all_are():
     figure = plots.heatmaps({"a": {"h.0.attn": 1, "h.1.attn": 2, "h.2.attn": 3}, "b": {"h.0.attn": 64, "h.1.attn": 2}})
     colours = {
