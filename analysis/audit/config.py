@@ -74,7 +74,7 @@ class AdapterConfig:
     def kept(self) -> dict[str, int]:
         """AdaLoRA's sites -> ranks that were kept."""
         pattern = (self.values.get("rank_pattern") or {}) if self.is_adalora else {}
-        return {key.removesuffix(".lora_E").removesuffix(".default"): sum(kept) for key, kept in pattern.items()}
+        return {key.removesuffix(".default").removesuffix(".lora_E"): sum(kept) for key, kept in pattern.items()}
 
     @property
     def not_regexes(self) -> list[str]:
@@ -122,11 +122,19 @@ class AdapterConfig:
 
     def is_targeted(self, site: str) -> bool:
         """Return True if PEFT attaches an adapter to a module of that name."""
-        if any(site == name or site.endswith(f".{name}") for name in self._parameters):
+        if any(self.matches_ending(name, site) for name in self._parameters):
             return True
+        if self._is_excluded(site):
+            return False
         if self.layers is not None and self._layer_of(site) not in self.layers:
             return False
         return self.matches(self.targets, site) if isinstance(self.targets, str) else self._is_listed(site)
+
+    def _is_excluded(self, site: str) -> bool:
+        excluded = self.values.get("exclude_modules") or []
+        if isinstance(excluded, str):
+            return _is_regex(excluded) and re.fullmatch(excluded, site) is not None
+        return any(self.matches_ending(name, site) for name in excluded)
 
     @property
     def _parameters(self) -> list[str]:

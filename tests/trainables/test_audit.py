@@ -185,6 +185,16 @@ FAULTS = {
 }  # fmt: skip
 
 
+def test_a_module_that_is_excluded_is_no_target(deep, tmp_path):
+    for excluded in (["v_proj"], r".*v_proj"):
+        shutil.copytree(deep, tmp_path / "adapter", dirs_exist_ok=True)
+        change_config(exclude_modules=excluded)(tmp_path / "adapter")
+        (finding,) = audited(tmp_path / "adapter").findings
+        assert (finding.kind, len(finding.sites)) == ("not-targeted", 12)
+    change_config(exclude_modules=["k_proj"])(tmp_path / "adapter")
+    assert audited(tmp_path / "adapter").findings == ()
+
+
 @pytest.fixture(scope="module")
 def deep(adapters, tmp_path_factory):
     """A sound adapter of twelve blocks."""
