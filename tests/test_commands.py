@@ -34,6 +34,12 @@ def analysis():
     return main
 
 
+def audit():
+    from analysis.audit.__main__ import main
+
+    return main
+
+
 def strategies():
     from strategies.__main__ import main
 
@@ -68,6 +74,12 @@ CASES = [
     (analysis, ["{folder}/broken"], "broken/plan.json"),
     (analysis, ["{folder}/list"], "list/plan.json"),
     (analysis, ["{folder}/empty"], "empty/rows.jsonl"),
+    (audit, [], "FOLDER"),
+    (audit, ["{folder}/none"], "no adapter_config.json"),
+    (audit, ["{folder}/broken/best_adapter"], "cut off"),
+    (audit, ["{folder}/pickled/best_adapter"], "pickle"),
+    (audit, ["{folder}/broken/best_adapter", "--plan", "{folder}/none"], "--plan"),
+    (audit, ["{folder}/broken/best_adapter", "--server", "tgi"], "tgi"),
     (strategies, ["stray"], "stray"),
     (strategies, ["--strategy", "nope"], "known: baseline"),
     (strategies, ["--strategy", "empirical"], "measured"),

@@ -24,6 +24,8 @@ SUBCOMMANDS = {
     "search": Subcommand("tuning.cli:main", "Search the ranks for a model and data (also without its name)"),
     "report": Subcommand("analysis.__main__:main", "Write the report of a run again, compare runs, or print a verdict"),
     "export": Subcommand("trainables.export:main", "Write the winner's adapter in another form, or merged"),
+    "train": Subcommand("tuning.train:main", "Train the recommended allocation on all rows"),
+    "audit": Subcommand("analysis.audit.__main__:main", "Say what any PEFT adapter is, and what is wrong with it"),
     "replay": Subcommand("tuning.tracking.__main__:replay_run", "Send MLflow what it missed of a run"),
 }
 """A further one is one line."""

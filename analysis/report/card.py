@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from analysis.report import verdict_section, winner
+from analysis.results.markup import fenced, inline
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
@@ -49,8 +50,8 @@ def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo, use: Use)
     """
     front_matter = {"library_name": "peft", "base_model": info.model, "tags": ["lora"]}
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front_matter.items() if value), "---", ""]
-    lines += [f"# LoRA of {info.model or 'a language model'}, ranks by {best.strategy}", ""]
-    data = f"{info.train_examples or 'an unknown number of'} examples of {info.dataset or 'unknown data'}"
+    lines += [f"# LoRA of {inline(info.model or 'a language model')}, ranks by {inline(best.strategy)}", ""]
+    data = f"{info.train_examples or 'an unknown number of'} examples of {inline(info.dataset or 'unknown data')}"
     lines += [f"Chosen by a search over {len(assessment.searched)} trials and trained on {data}.", ""]
     lines += ["## Metrics", ""]
     for name, loss in (("validation", best.final_eval_loss), ("test", best.test_loss)):
@@ -60,7 +61,7 @@ def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo, use: Use)
         lines += [f"- **Test loss of this run alone:** {difference}"]
     if best.trainable_parameters is not None:
         lines += [f"- **Parameters:** {best.trainable_parameters:,}"]
-    lines += [f"- **Loaded again:** {use.seen}"]
+    lines += [f"- **Loaded again:** {inline(use.seen)}"]
     lines += ["", "## Is it better than one rank everywhere?", ""]
     lines += assessment.answer or ["Not confirmed: no verdict."]
     lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", *_use(use)]
@@ -70,11 +71,10 @@ def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo, use: Use)
 def _use(use: Use) -> list[str]:
     """Return what the folder is for, and code that runs as it stands."""
     revision = f", revision={use.revision!r}" if use.revision else ""
-    return [
-        "## Use", "", UNIFORM if use.uniform else AS_TRAINED, "", "```python",
+    source = [
         "from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
         f"folder = {use.folder!r}  # where this card lies",
         f"base = AutoModelForCausalLM.from_pretrained({use.base!r}{revision})",
-        "model = PeftModel.from_pretrained(base, folder)",
-        "tokenizer = AutoTokenizer.from_pretrained(folder)", "```",
+        "model = PeftModel.from_pretrained(base, folder)", "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]  # fmt: skip
+    return ["## Use", "", UNIFORM if use.uniform else AS_TRAINED, "", *fenced(source, "python")]

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from analysis.results.markup import code, fenced, inline, table
 from analysis.results.rows import STATUSES, ResultRow
 from analysis.results.run_info import RunInfo, in_words
 from analysis.results.trial_config import Status
 from analysis.stats import ranking
+from analysis.stats.travel import tau
 
 
 def parameter_importance(info: RunInfo) -> list[str]:
@@ -69,8 +69,8 @@ def evidence(info: RunInfo) -> list[str]:
 
 def _tau(values: Sequence[float], others: Sequence[float]) -> str:
     """Return Kendall's tau; a dash where there is none, because one of them is the same at all sites."""
-    tau = stats.kendalltau(values, others).statistic
-    return "-" if math.isnan(tau) else f"{tau:+.2f}"
+    agreement = tau(values, others)
+    return "-" if agreement is None else f"{agreement:+.2f}"
 
 
 def cost(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:

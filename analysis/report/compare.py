@@ -1,14 +1,26 @@
-"""Several searches in one report: does an allocation that wins in one win in the others?"""
+"""Several searches in one report: what won where, and does what wins in one win in the others?"""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from analysis.results.markup import inline, table
 from analysis.results.run_info import RunInfo
+from analysis.stats import travel
 from analysis.stats.assessment import SearchAssessment
+from analysis.stats.recommendation import percent, ranks_in_words, recommend
 from analysis.stats.statistics import span
+from analysis.stats.verdicts import PLAIN, Verdict
 
 HEADERS = ("search", "model", "data", "parameters", "strategy", "verdict", "difference", "interval", "seeds")
+WON = ("search", "model", "data", "budget", "answer", "use", "test perplexity against plain LoRA", "would have shown")
+TRAVELS = (
+    "search", "other search", "ahead", "ahead there", "strategies in both", "tau of their differences",
+    "matrices in both", "tau of their ranks",
+)  # fmt: skip
+MOST_PAIRS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,9 @@ class Search:
 
 def render(searches: Sequence[Search], generated: str) -> str:
     """Return a report on several searches as Markdown; a search without a verdict is named with the reason."""
-    lines = ["# Adaptive LoRA: Searches Compared", "", f"**Generated:** {inline(generated)}", "", "## Verdicts", ""]
+    lines = ["# Adaptive LoRA: Searches Compared", "", f"**Generated:** {inline(generated)}", ""]
+    lines += ["## What Won Where", "", _ahead(searches), "", table([_won(search) for search in searches], WON), ""]
+    lines += [*_travels(searches), "## Verdicts", ""]
     body = [line for search in searches for line in _lines(search)]
     lines += [table(body, HEADERS), ""]
     lines += [
@@ -38,6 +52,70 @@ def render(searches: Sequence[Search], generated: str) -> str:
     ]  # fmt: skip
     lines += ["## Strategies over All Searches", "", _counts(searches), ""]
     return "\n".join(lines)
+
+
+def _ahead(searches: Sequence[Search]) -> str:
+    """Return how often each is ahead, in a sentence."""
+    counts = Counter(name for search in searches if (name := travel.ahead(search.assessment)) is not None)
+    if not counts:
+        return "No search has confirmation runs, so nothing can be said to be ahead."
+    each = ", ".join(f"{_name(name)} in {count}" for name, count in counts.most_common())
+    return f"Lowest mean test loss, whether or not that is a win: {inline(each)}, of {counts.total()} with verdicts."
+
+
+def _name(strategy: str) -> str:
+    return "plain LoRA" if strategy == PLAIN else strategy
+
+
+def _won(search: Search) -> list[str]:
+    recommendation, info = recommend(search.assessment), search.info
+    run, budget = recommendation.run, info.budget_params
+    used = "" if run is None else f"{_name(run.strategy)}, {ranks_in_words(run)}"
+    seen = "" if recommendation.visible is None else percent(-math.expm1(-recommendation.visible))
+    size = "" if budget is None else f"{budget:,}"
+    worth = "" if recommendation.verdict is None else _worth(recommendation.verdict)
+    return [search.name, info.model or "", info.dataset or "", size, str(recommendation.choice), used, worth, seen]
+
+
+def _worth(verdict: Verdict) -> str:
+    """Return what the winner, or else what came nearest, does to the test perplexity."""
+    if verdict.pairs.mean is None:
+        return ""
+    low, high = verdict.pairs.interval or (math.nan, math.nan)
+    around = "" if math.isnan(low) else f" ({_change(low)} to {_change(high)})"
+    return f"{verdict.strategy}: {_change(verdict.pairs.mean)}{around}"
+
+
+def _change(difference: float) -> str:
+    return f"{math.expm1(min(difference, 700)):+.2%}"
+
+
+def _travels(searches: Sequence[Search]) -> list[str]:
+    """Return what searches have in common, two and two."""
+    pairs = list(combinations(searches, 2))[:MOST_PAIRS]
+    return [
+        "## What Travels", "",
+        "Two searches a line. Kendall's tau is 1 for the same order, 0 for none in common, -1 for the opposite one: of "
+        "the strategies that both have judged, by their mean difference to plain LoRA; and of the ranks that the "
+        "allocation nearest to winning gives to matrices of the same kind and relative depth. One run is behind each "
+        "allocation, so that a small tau of ranks may be chance.", "",
+        table([_pair(*pair) for pair in pairs], TRAVELS), "",
+    ]  # fmt: skip
+
+
+def _pair(search: Search, other: Search) -> list[str]:
+    names = [travel.ahead(each.assessment) for each in (search, other)]
+    strategies, judged = travel.order_of_strategies(*(travel.means_of(each.assessment) for each in (search, other)))
+    runs = [travel.allocation_of(each.assessment) for each in (search, other)]
+    ranks, matrices = travel.order_of_ranks(*((run.ranks or {}) if run else {} for run in runs))
+    return [
+        search.name, other.name, *("" if name is None else _name(name) for name in names), str(judged),
+        _tau(strategies), str(matrices), _tau(ranks),
+    ]  # fmt: skip
+
+
+def _tau(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
 
 
 def _lines(search: Search) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False, "svg.fonttype": "none", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
     "xtick.color": INK, "ytick.color": INK,
 }  # fmt: skip
-LONGEST_LABEL = 32
+LONGEST_LABEL, WIDE = 32, "mwMW@%"
 TIP, UNUSED_ID = "tip-", re.compile(r'(<g) id="[a-zA-Z0-9_.]+_\d+"')
 
 
@@ -38,6 +39,11 @@ def label(text: str) -> str:
     """Return a name as a line that leaves room for the drawing."""
     line = one_line(text)
     return line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}…"
+
+
+def inches(text: str) -> float:
+    """Return about how wide a line is in a figure, rather too much: a figure is given room before it is drawn."""
+    return sum(0.125 if sign in WIDE or not sign.isascii() else 0.08 for sign in text)
 
 
 def tip(artist: Artist, text: str) -> None:
@@ -62,7 +68,8 @@ def svg(figure: Figure, name: str) -> str:
     """Return a picture as SVG, the same for the same picture; its name keeps its marks apart from those of others."""
     FigureCanvasAgg(figure)
     buffer = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+    with warnings.catch_warnings(), matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser has it
         figure.savefig(buffer, dpi=120, format="svg", metadata={"Date": None})
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 sans-serif", buffer.getvalue())
     text = re.sub(rf'<g id="{TIP}([^"]*)">', lambda match: f"<g><title>{escape(unquote(match[1]))}</title>", text)

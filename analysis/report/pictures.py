@@ -118,6 +118,8 @@ def _learning_curves(rows: Sequence[ResultRow]) -> Picture | None:
         return None
     words = f"Evaluation loss over optimizer steps of {len(with_curves)} trials, a panel per strategy."
     caption = "Bold is the best single run of those that were trained in full; lines that end early were stopped."
+    if plots.upper_edge(with_curves) is not None:
+        caption += " Triangles at the upper edge: trials that ended above it."
     return Picture("learning_curves", "Learning Curves", words, caption, plots.learning_curves(with_curves))
 
 

@@ -10,9 +10,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from analysis.report.drawing import BAND, COLOURS, INK, QUIET, STYLE, label, series_style, tip
+from analysis.report.drawing import BAND, COLOURS, INK, QUIET, STYLE, inches, label, series_style, tip
 from analysis.report.winner import grid
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Status
@@ -21,6 +21,7 @@ from analysis.stats.statistics import span
 from analysis.stats.verdicts import Verdict
 
 WIDTH = 6.4
+MOST_TICKS, ABOVE = 5, 6  # the sixth marker is a triangle whose tip is its place, which no series has
 MOST_NUMBERS, MOST_CELLS = 600, 2000
 """Cells of heatmaps that have their rank written in them, and that are drawn one by one: a page is to stay small."""
 
@@ -36,8 +37,9 @@ def heatmaps(allocations: Mapping[str, Mapping[str, int]]) -> Figure:
     layers, matrices = (max(len(rank_grid[axis]) for rank_grid in grids.values()) for axis in (0, 1))
     columns = 1 if len(grids) == 1 or layers > 12 else 2
     rows = -(-len(grids) // columns)
-    names = max(len(label(name)) for _, matrix_names, _ in grids.values() for name in matrix_names)
-    size = (1.4 + columns * (0.4 + 0.07 * names + 0.34 * layers), rows * (1.0 + 0.32 * matrices))
+    names = max(inches(label(name)) for _, matrix_names, _ in grids.values() for name in matrix_names)
+    across = max(0.34 * layers, max(map(inches, map(label, grids))) - names)  # a title may be wider than its panel
+    size = (1.4 + columns * (0.4 + names + across), rows * (1.0 + 0.32 * matrices))
     figure = Figure(figsize=size, layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     image = _colours(steps)
@@ -115,6 +117,8 @@ def differences(judged: Sequence[Verdict], margin: float) -> Figure:
         range(len(judged)), [f"{label(verdict.strategy)}\n{verdict.answer}" for verdict in judged], fontsize=8
     )
     axes.set_ylim(len(judged) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("test loss minus plain LoRA's, nats per token (left is better)", fontsize=8)
     return figure
 
@@ -158,12 +162,16 @@ def _halvings(low: int, high: int) -> list[float]:
 
 @matplotlib.rc_context(STYLE)
 def learning_curves(rows: Sequence[ResultRow]) -> Figure:
-    """Draw every trial's evaluation loss over its steps, a panel per strategy; the best finished one is bold."""
+    """Draw every trial's evaluation loss over its steps, a panel per strategy; the best finished one is bold.
+
+    Trials that end far above all that were trained in full are triangles at the upper edge: they would leave no room.
+    """
     strategies = list(dict.fromkeys(row.strategy for row in rows))
     columns = min(2, len(strategies))
     height = 0.4 + 1.9 * -(-len(strategies) // columns)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     panels = figure.subplots(-(-len(strategies) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    edge = upper_edge(rows)
     for number, (axes, strategy) in enumerate(zip(panels.flat, strategies, strict=False)):
         colour, marker = series_style(number)
         strategy_rows = [row for row in rows if row.strategy == strategy and row.history]
@@ -175,8 +183,17 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
             (line,) = axes.plot(
                 *zip(*points, strict=True), marker=marker, markersize=3, linewidth=width, alpha=alpha, color=colour
             )
-            tip(line, f"{row.experiment_name} ({row.status}): {points[-1][1]:.4f} at step {points[-1][0]}")
+            said = f"{row.experiment_name} ({row.status}): {points[-1][1]:.4f} at step {points[-1][0]}"
+            tip(line, said)
+            if edge is not None and points[-1][1] > edge:
+                (above,) = axes.plot(
+                    points[-1][0], 0.96, marker=ABOVE, color=colour, markersize=4, transform=axes.get_xaxis_transform()
+                )
+                tip(above, said)
         axes.set_title(label(strategy), fontsize=9)
+    if edge is not None:
+        low = min(line.get_ydata().min() for axes in panels.flat for line in axes.lines if line.get_marker() != ABOVE)
+        panels[0, 0].set_ylim(low - 0.05 * (edge - low), edge)
     for axes in list(panels.flat)[len(strategies) :]:
         axes.remove()
     for axes in list(panels.flat)[: len(strategies)][-columns:]:  # the lowest of each column
@@ -184,6 +201,25 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
     figure.supxlabel("optimizer step", fontsize=9)
     figure.supylabel("evaluation loss", fontsize=9)
     return figure
+
+
+def upper_edge(rows: Sequence[ResultRow]) -> float | None:
+    """Return where learning curves end above; None if all that there are lie near those of trials trained in full."""
+    losses = {
+        full: [
+            point["eval_loss"]
+            for row in rows
+            if (row.status == Status.FINISHED) is full
+            for point in row.history
+            if point["eval_loss"] is not None
+        ]
+        for full in (True, False)
+    }
+    if not losses[True] or not losses[False]:
+        return None
+    low, high = min(losses[True]), max(losses[True])
+    edge = high + 0.25 * (high - low)
+    return edge if high > low and max(losses[False]) > edge else None
 
 
 @matplotlib.rc_context(STYLE)

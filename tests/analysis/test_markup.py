@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from analysis.report import compare, pictures
+from analysis.report.card import Use, card
 from analysis.report.page import render as page_of
 from analysis.report.publish import publish, publish_comparison, publish_rows
 from analysis.results import markup
@@ -171,6 +172,18 @@ def test_markup_stays_text_in_a_comparison(expected, tmp_path):
     search = compare.Search(MARKUP, info, assess(planted_rows("strategy")))
     publish_comparison([search, search], "now", tmp_path / "report.md")
     checked(tmp_path, expected)
+
+
+@pytest.mark.parametrize("field", ["model", "dataset", "strategy", "base", "revision", "folder", "seen", "site"])
+def test_markup_stays_text_in_a_model_card(field):
+    values = {name: MARKUP if name == field else "plain" for name in ("base", "revision", "folder", "seen")}
+    info = replace(RunInfo("now"), **({field: MARKUP} if field in {"model", "dataset"} else {}))
+    strategy, site = (MARKUP if field == name else "h.0.attn" for name in ("strategy", "site"))
+    best = ResultRow("a", "a", strategy, "finished", final_eval_loss=4.0, ranks={site: 2})
+    shown = MARKDOWN.render(card(best, assess([best]), info, Use(uniform=False, **values)).partition("---\n\n")[2])
+    assert "alert(1)" in html.unescape(shown)
+    assert not re.search(r"<(img|script|a|em|del|hr)\b|<h2>Planted|<!--", shown)
+    assert shown.count("<pre>") == 1
 
 
 def test_a_page_opens_no_file_that_its_markdown_names(tmp_path):

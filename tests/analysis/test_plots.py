@@ -4,6 +4,8 @@ import pytest
 
 from analysis.report import drawing, plots
 from analysis.results.rows import ResultRow
+from analysis.stats.statistics import Paired
+from analysis.stats.verdicts import Verdict
 
 RANKS = {f"h.{layer}.{matrix}": layer + 1 for layer in range(3) for matrix in ("attn", "mlp")}
 
@@ -32,6 +34,19 @@ def test_learning_curves_have_a_panel_for_each_strategy_and_steps_below_every_co
     drawing.svg(figure, "curves")
     shown = [any(label.get_visible() and label.get_text() for label in axes.get_xticklabels()) for axes in figure.axes]
     assert shown == [False] * max(0, count - 2) + [True] * min(2, count)
+
+
+def test_trials_that_end_far_above_the_others_are_triangles_at_the_edge_and_leave_these_their_room():
+    stopped = [ResultRow(name, name, "some", "stopped", history=({"step": 5, "eval_loss": loss},))
+               for name, loss in (("far", 9.0), ("near", 4.6))]  # fmt: skip
+    figure = plots.learning_curves([row("some"), *stopped])  # in full: 4.5, then 4.0
+    (axes,) = figure.axes
+    assert axes.get_ylim() == pytest.approx((4.0 - 0.05 * 0.625, 4.5 + 0.25 * 0.5))
+    triangles = [line for line in axes.lines if line.get_marker() == plots.ABOVE]
+    assert [list(line.get_xdata()) for line in triangles] == [[5]]
+    assert drawing.svg(figure, "a").count("<title>far") == 2
+    assert plots.upper_edge([row("some"), stopped[1]]) is None
+    assert plots.upper_edge(stopped) is None
 
 
 def test_each_rank_that_occurs_has_a_colour_of_its_own_as_far_from_the_next_as_all_are():
@@ -66,3 +81,23 @@ def test_learning_rates_stand_below_their_axis_without_running_into_each_other()
     assert [label.get_text() for label in labels] == ["0.002", "0.005", "0.01", "0.02", "0.05"]
     boxes = [label.get_window_extent() for label in labels]
     assert all(box.x1 < next_box.x0 for box, next_box in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("name", ["m" * 40, "x", "漢" * 12])
+def test_a_heatmap_has_room_for_its_names_whatever_their_signs_are(name):
+    ranks = {f"h.{layer}.{name}{matrix}": layer for layer in range(2) for matrix in range(5)}
+    drawing.svg(plots.heatmaps({f"{name}{number}": ranks for number in range(3)}), "ranks")  # a warning fails it
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_differences_stand_below_their_axis_without_running_into_each_other(scale):
+    pairs = [Paired((-0.0123 * scale, 0.0042 * scale, 0.0021 * scale)), Paired((-0.0017 * scale, -0.0009 * scale))]
+    judged = [Verdict(f"s{n}", "tie", each, (), 1, False, 0, 0, None, 0.01) for n, each in enumerate(pairs)]
+    figure = plots.differences(judged, 0.002 * scale)
+    drawing.svg(figure, "differences")
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    labels = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+    boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) >= 3
+    assert all(box.x1 + 4 < next_box.x0 for box, next_box in itertools.pairwise(boxes))

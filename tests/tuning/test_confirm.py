@@ -172,6 +172,9 @@ def test_a_search_is_judged_once_for_its_controls_and_once_at_its_end(
     assert len(last) > 1
     (stored,) = simulated.values()
     out, card = capsys.readouterr().out, (tmp_path / "judged" / "best_adapter" / "README.md").read_text()
+    verdict = json.loads((tmp_path / "judged" / "verdict.json").read_text())
+    assert stored[PARENT].tags["verdict"] == verdict["verdict"]
+    assert stored[PARENT].tags["answer"] == " ".join(verdict["sentences"])
     for item in last:
         assert stored[PARENT].tags[f"verdict {item.strategy}"] == item.answer
         assert f"  {item.strategy}: {item.answer}. " in out

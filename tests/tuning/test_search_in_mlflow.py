@@ -87,7 +87,8 @@ def test_metrics_have_their_steps(store, rows, finished):
 def test_artifacts_lie_where_they_are_looked_for(store):
     client, parent, children = store
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
-        "plan.json", "facts.json", "report.md", "report.html", "figures", "rows.jsonl", "rows.csv", "samples.json",
+        "plan.json", "facts.json", "report.md", "report.html", "verdict.json", "figures", "rows.jsonl", "rows.csv",
+        "samples.json",
     }  # fmt: skip
     with_adapter = 0
     for child in children:

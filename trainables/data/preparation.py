@@ -91,6 +91,21 @@ def prepare(source: DataSource, model: str, longest: int | None = None) -> Prepa
     return _Preparation(source, load_tokenizer(model), longest or source.max_length).prepared()
 
 
+def all_examples(source: DataSource, model: str) -> tuple[Example, ...]:
+    """Return the examples of all of a data set's documents, numbered as those of ``prepare`` are.
+
+    Args:
+        source: Whose ``max_length`` is how long they are, as ``Prepared.source`` has it.
+        model: Whose tokenizer it is.
+    """
+    from trainables.models.base_model import load_tokenizer
+
+    everything = replace(source, train_share=1.0, fits_length=False)
+    preparation = _Preparation(everything, load_tokenizer(model), source.max_length)
+    groups = preparation._groups(None, {name: _wanted(source)[name] for name in preparation.own})
+    return tuple(example for group in groups for example in group.examples)
+
+
 class _Preparation:
     def __init__(self, source: DataSource, tokenizer: Any, longest: int):
         self.source, self.corpus = source, read_corpus(source)

@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 from ray.exceptions import RayError
 
+from analysis.report import verdict_file
 from analysis.report.pictures import FOLDER
 from analysis.report.publish import publish
 from analysis.results.atomic_write import replace_text
@@ -17,6 +18,7 @@ from analysis.results.run_info import EVIDENCE, FACTS, PLAN, RunInfo
 from analysis.results.trial_config import Status
 from analysis.stats import ranking
 from analysis.stats.assessment import SearchAssessment, assess
+from analysis.stats.recommendation import recommend
 from trainables.spec import Workload
 from trainables.training import checkpoint
 from trainables.training.checkpoint import ADAPTER, BEST, SESSION
@@ -122,7 +124,7 @@ def finish_tracking(sink: events.Sink, plan: SearchPlan, assessment: SearchAsses
     for row in best.values():
         if (adapter := adapter_of(plan, row)) is not None:
             sink.put("artifact", row.trial_id, path=str(adapter), folder="adapter")
-    for name in (PLAN, FACTS, "report.md", "report.html", "rows.jsonl", "rows.csv"):
+    for name in (PLAN, FACTS, "report.md", "report.html", verdict_file.NAME, "rows.jsonl", "rows.csv"):
         sink.put("artifact", PARENT, path=str(plan.run_dir / name))
     sink.put("artifact", PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
     samples.log_table(sink, plan.run_dir)
@@ -132,7 +134,10 @@ def finish_tracking(sink: events.Sink, plan: SearchPlan, assessment: SearchAsses
     sink.end_open_runs(now_ms(), but=PARENT)
     status = Status.FINISHED if ranking.usable(assessment.rows) else Status.FAILED
     answers = {f"verdict {item.strategy}": item.answer for item in assessment.verdicts}
-    sink.put("end", PARENT, status=events.END[status], tags={"status": status, **answers}, time_ms=now_ms())
+    recommendation = recommend(assessment)
+    answer = {"verdict": str(recommendation.choice), "answer": " ".join(recommendation.sentences)}
+    tags = {"status": status, **answer, **answers}
+    sink.put("end", PARENT, status=events.END[status], tags=tags, time_ms=now_ms())
 
 
 def close_tracking(run: Run, in_time: bool = True) -> None:

@@ -10,6 +10,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from analysis.report.card import Use, card
 from analysis.results.atomic_write import replacing_folder
+from analysis.results.markup import Markdown, code
 from analysis.results.messages import first_line
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
@@ -153,7 +154,7 @@ def put_unverified(run: Run, adapter: Path, best: ResultRow, assessment: SearchA
         for path in adapter.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
             shutil.copyfile(path, aside / path.name)
         save_tokenizer(run.checked.workload.model, aside)
-        seen = f"not yet loaded by plain Transformers and PEFT, which `{command}` does"
+        seen = Markdown(f"not yet loaded by plain Transformers and PEFT, which {code(command)} does")
         use = Use(*loaded_from(run.checked.workload.model), str(folder.resolve()), False, seen)
         (aside / "README.md").write_text(card(best, assessment, info, use), encoding="utf-8")
     run.observer.noted(f"Adapter so far   {summary.typed(folder)}; to verify it: {command}")
