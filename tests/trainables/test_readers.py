@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainables.data import readers
 from trainables.data.corpus import read_corpus, read_documents
 from trainables.data.readers import read_table, text_of
 from trainables.data.source import DataSource
@@ -212,3 +213,16 @@ def test_rows_of_two_files_are_counted_and_left_out_of_training(tmp_path):
         "also in --validation-dataset": 1, "also in --test-dataset": 2, "a row again": 1,
     }  # fmt: skip
     assert corpus.rows == 7
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst"])
+def test_a_file_that_would_fill_the_memory_is_refused_however_small_it_is_packed(tmp_path, monkeypatch, name):
+    content, path = b"a line\n" * 1000, tmp_path / name
+    packed = {"gz": gzip.compress, "zst": lambda raw: pyarrow.compress(raw, "zstd", asbytes=True)}
+    path.write_bytes(packed.get(name.rpartition(".")[2], bytes)(content))
+    memory = readers.psutil.virtual_memory()
+    monkeypatch.setattr(readers.psutil, "virtual_memory", lambda: memory._replace(available=4 * len(content)))
+    assert len(table(path).rows) == 1000
+    monkeypatch.setattr(readers.psutil, "virtual_memory", lambda: memory._replace(available=4 * len(content) - 4))
+    with pytest.raises(ValueError, match=r"more than 0\.0 GB, and rows and tokens need memory, too; give a part"):
+        table(path)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from analysis.results.messages import first_line
 
 PACKED = (".gz", ".zst")
@@ -25,6 +27,8 @@ EXCEL = re.compile(r"sep=([,;\t])\r?\n")
 """A first line by which Excel knows the delimiter."""
 CONVERSATIONS = {"messages", "conversations", "prompt"}
 DELIMITERS = (",", ";", "\t")
+SHARE_OF_MEMORY = 4
+"""Of the memory that is free a file may fill one part in so many: its rows and tokens are held, too."""
 csv.field_size_limit(sys.maxsize)  # a cell may be a whole book
 
 
@@ -102,18 +106,31 @@ def read_text(path: Path) -> str:
 
 
 def _unpacked(path: Path) -> bytes:
-    packing = packing_of(str(path))
+    """Return what a file has once it is unpacked, as far as memory goes: a small file may have a lot."""
+    most = psutil.virtual_memory().available // SHARE_OF_MEMORY
     try:
-        if packing == ".gz":
-            return gzip.decompress(path.read_bytes())
-        if packing == ".zst":
-            import pyarrow
-
-            stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
-            return bytes(stream.read())
-    except (OSError, EOFError, zlib.error) as error:
+        with _opened(path) as file:
+            raw = bytes(file.read(most + 1))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"cannot be unpacked ({first_line(error)}); correct the file") from error
-    return path.read_bytes()
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"cannot be unpacked ({first_line(error)}); correct the file") from error  # pyarrow's
+    if len(raw) > most:
+        raise ValueError(f"has more than {most / 1e9:.1f} GB, and rows and tokens need memory, too; give a part of it")
+    return raw
+
+
+def _opened(path: Path) -> Any:
+    packing = packing_of(str(path))
+    if packing == ".gz":
+        return gzip.open(path)
+    if packing == ".zst":
+        import pyarrow
+
+        return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+    return path.open("rb")
 
 
 def _place(raw: bytes, byte: int) -> str:
