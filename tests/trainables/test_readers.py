@@ -158,7 +158,7 @@ def test_the_line_by_which_excel_knows_the_delimiter_is_no_row(tmp_path, sign):
 
 @pytest.mark.parametrize(
     ("content", "advice"),
-    [(gzip.compress(b"{}"), "give it the ending .gz"), (b"PK\3\4" + bytes(9), "unpack the zip first"),
+    [(gzip.compress(b"{}", mtime=0), "give it the ending .gz"), (b"PK\3\4" + bytes(9), "unpack the zip first"),
      (pyarrow.Codec("zstd").compress(b"{}", asbytes=True), "give it the ending .zst")],
 )  # fmt: skip
 def test_a_packed_file_whose_name_does_not_say_so_is_told_from_a_binary_one(tmp_path, content, advice):
