@@ -32,7 +32,7 @@ from tuning.lifecycle.stop import OUTSIDE, Stop, Stopped
 from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight import base_dtype, disk_space, measuring, preflight, preview
+from tuning.preflight import base_dtype, disk_space, measuring, memory, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, handout, summary
@@ -58,7 +58,7 @@ def dry_run(plan: SearchPlan, as_json: bool = False) -> int:
         Unusable: Something about the plan is wrong.
     """
     with _refusing():
-        checked = measuring.looked_at_here(plan, preflight.check(plan))
+        checked = measuring.looked_at_here(plan, preflight.check(plan, needs_weights=False))
     preview.show(plan, checked, as_json)
     return OK
 
@@ -184,6 +184,7 @@ def _measured(
     checked = replace(checked, workload=plan.trained_with(checked.workload))
     plan = base_dtype.decided(plan, checked)
     checked = replace(checked, workload=plan.trained_with(checked.workload))
+    checked = memory.planned(plan, checked, devices.memory_there(plan) or memory.bytes_here(plan))
     preview.say_data(plan, checked)
     timeline.enter(Stage.LOADING)
     hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))

@@ -22,7 +22,10 @@ from tuning.state.facts import versions
 from tuning.state.record import EVENTS, ROWS, Record
 
 LOCK = ".lock"
-FREE = ("name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host")
+FREE = (
+    "name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host",
+    "gradient_checkpointing",
+)  # fmt: skip
 """Choices that change nothing about what is found."""
 
 
