@@ -21,7 +21,7 @@ from tuning.observer import Guarded, SearchObserver
 from tuning.plan import given
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight import base_dtype, disk_space, measuring, preflight, preview
+from tuning.preflight import base_dtype, disk_space, measuring, memory, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, summary
@@ -54,7 +54,7 @@ def dry_run(plan: SearchPlan, as_json: bool = False, observer: SearchObserver | 
     """
     observer = Guarded(observer)
     with _refusing():
-        checked = measuring.looked_at_here(plan, preflight.check(plan))
+        checked = measuring.looked_at_here(plan, preflight.check(plan, needs_weights=False))
     for line in [preview.as_json(plan, checked)] if as_json else preview.lines(plan, checked):
         observer.noted(line)
 
@@ -225,6 +225,7 @@ def _measured(
     checked = replace(checked, workload=plan.trained_with(checked.workload))
     plan = base_dtype.decided(plan, checked, observer)
     checked = replace(checked, workload=plan.trained_with(checked.workload))
+    checked = memory.planned(plan, checked, devices.memory_there(plan) or memory.bytes_here(plan), observer)
     timeline.enter(Stage.LOADING)
     hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
     timeline.enter(Stage.MEASURING)

@@ -69,6 +69,7 @@ def dry_run(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.search
 def test_a_dry_run_is_one_screen_with_counts_lengths_and_an_example(dry_run):
     out = dry_run("messages.jsonl", *TEMPLATE)
     assert "40 of 80 rows used to train, 20 to validate, 20 to test" in out
@@ -83,7 +84,8 @@ def test_a_dry_run_is_one_screen_with_counts_lengths_and_an_example(dry_run):
 def test_a_dry_run_as_json_has_the_numbers_and_the_example(dry_run):
     content = json.loads(dry_run("pairs.csv", "--json", "--train-examples", "0.5", "--max-length", "24"))
     assert list(content) == [
-        "rows", "used", "left_out", "tokens", "example", "allocations", "seconds", "memory_bytes", "disk_bytes",
+        "rows", "used", "left_out", "tokens", "example", "allocations", "seconds", "memory_bytes", "memory",
+        "disk_bytes",
     ]  # fmt: skip
     assert content["rows"] == 80
     assert content["used"] == {"train": 40, "validation": 20, "test": 20}
@@ -174,6 +176,7 @@ def test_that_there_is_no_template_is_no_rows_fault(refused):
     assert f"--dataset {EXAMPLES}/messages.jsonl: these are conversations, and the model's tokenizer has no" in error
 
 
+@pytest.mark.search
 def test_without_20_test_documents_nothing_is_confirmed_and_it_is_said(tmp_path, capsys):
     lines = (EXAMPLES / "text.txt").read_text().splitlines()
     (tmp_path / "few.txt").write_text("\n".join(lines[:40]))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # processes that only name the class, such as proxies, must n
     from trainables.spec import Workload
 
 LEASE_SECONDS, OWNER_SECONDS = 10.0, 1.0
+LARGEST_OF_HEAP = -3  # M_MMAP_THRESHOLD of malloc.h
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -265,6 +266,8 @@ class Host:
                 workload: Workload = ray.get(reference[0])
                 torch.set_num_threads(workload.threads)
                 base_of(workload)
+                if workload.recomputes:
+                    _give_large_pieces_back()
                 self.unpacked = (reference, workload)
             return self.unpacked[1]
 
@@ -287,6 +290,15 @@ def _trim_memory() -> None:
     """Have the C library return free memory: on CPU it would keep a GB, fragmented between blocks in use."""
     with contextlib.suppress(OSError, AttributeError):  # not on Linux
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _give_large_pieces_back() -> None:
+    """Have the C library take large pieces from the system alone and give them back: on CPU, where memory is short.
+
+    Between blocks that compute twice it would keep three times what is in use. Asking the system each time costs time.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not on Linux
+        ctypes.CDLL("libc.so.6").mallopt(LARGEST_OF_HEAP, 2**18)
 
 
 def _end_with(lease: str) -> None:

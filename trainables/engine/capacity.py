@@ -24,7 +24,7 @@ def slots_that_fit(workload: Workload, most: int = MOST) -> int:
         Trials that fit into ``SHARE`` of the device's memory, without what other processes and the cached states of
         frozen blocks take; at least 1.
     """
-    pack = Pack.of(workload, workload.batch_size)
+    pack = Pack.of(workload, workload.micro_batch)
     train = pack.splits.train
     longest = sorted(range(len(train)), key=lambda index: -len(train[index].input_ids))[: workload.batch_size]
     spec = TrialSpec(Baseline.name, Baseline(), learning_rate=1e-6)

@@ -122,6 +122,19 @@ def shape_of(model: str) -> Shape:
     return Shape(coverage, sum(p.numel() for p in skeleton.parameters()), Context.of(config), vocabulary)
 
 
+def skeleton_of(model: str, dtype: torch.dtype) -> tuple[Any, tuple[tuple[Site, ...], tuple[str, ...]]]:
+    """Return a model as its configuration has it, and its sites and blocks; its weights are whatever PyTorch makes now.
+
+    Call it where tensors are made without memory.
+    """
+    config = AutoConfig.from_pretrained(resolve(model, weights=False), **UNTRUSTED)
+    network = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    network.requires_grad_(False).eval()
+    network.config.use_cache = False
+    coverage = coverage_of(network)
+    return network, (coverage.sites, coverage.blocks)
+
+
 def _check_architecture(model: str, config: Any, built: str) -> None:
     architectures = config.architectures or [built]
     if not any(name == built or CAUSAL.search(name) for name in architectures):
@@ -216,16 +229,22 @@ def load(model: str, device: str = CPU, precision: Precision = IN_FLOAT32) -> Ba
     return BaseModel(network, load_tokenizer(model), *properties)
 
 
+def is_saved_quantized(model: str) -> bool:
+    """Return True if a model's weights were saved in four bits."""
+    config = AutoConfig.from_pretrained(resolve(model, weights=False), **UNTRUSTED)
+    return getattr(config, "quantization_config", None) is not None
+
+
 def read_network(model: str, device: str, precision: Precision) -> Any:
     """Return a new model as it is to lie in memory, where it is to lie if it is in four bits.
 
     Raises:
         ValueError: As ``read_weights``.
     """
-    saved = getattr(AutoConfig.from_pretrained(resolve(model, weights=False), **UNTRUSTED), "quantization_config", None)
-    if saved is None and precision.quantize is None:
+    saved = is_saved_quantized(model)
+    if not saved and precision.quantize is None:
         return read_weights(model, dtype=precision.torch_dtype)
-    options = precision.loading if saved is None else {"dtype": precision.torch_dtype}
+    options = {"dtype": precision.torch_dtype} if saved else precision.loading
     network = read_weights(model, device_map={"": device}, **options)
     for module in network.modules():
         FrozenLinear(module).compute_in(precision.torch_dtype)

@@ -82,6 +82,10 @@ class Device:
 
         return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
 
+    def total_bytes(self) -> float:
+        """Return the memory that it has; 0 of a CPU, which others use, too."""
+        return 0.0
+
     def release_memory(self) -> None:
         """Give back memory that is cached and not in use."""
 
@@ -155,6 +159,12 @@ class Cuda(Device):
         import torch
 
         return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
+
+    def total_bytes(self) -> float:
+        """As ``Device.total_bytes``."""
+        import torch
+
+        return float(torch.cuda.get_device_properties(0).total_memory)
 
     def release_memory(self) -> None:
         """As ``Device.release_memory``."""

@@ -37,6 +37,10 @@ def resolve(model: str, weights: bool = True) -> str:
     return str(folder.resolve())
 
 
+class NoWeights(ValueError):
+    """A model's folder has none. The message says so, in one line."""
+
+
 def check_weights(model: str) -> bool:
     """Check the weights without loading them; of a hub model's that are not downloaded yet, the names.
 
@@ -77,4 +81,4 @@ def _weight_files(model: str, folder: Path, file_names: set[str]) -> list[str]:
     pickles = sorted(name for name in file_names if Path(name).suffix in PICKLES)
     if pickles:
         raise ValueError(f"--model {model}: {pickles[0]} is a pickle, which can run code and is not loaded; {SAVE}")
-    raise ValueError(f"--model {model}: no weights in it; give a folder that save_pretrained wrote")
+    raise NoWeights(f"--model {model}: no weights in it; give a folder that save_pretrained wrote")

@@ -38,6 +38,18 @@ def _choice(plan: SearchPlan, gpus: int) -> tuple[float | str, str]:
     return 0.0, "training on CPU, for there is no GPU"
 
 
+def memory_there(plan: SearchPlan) -> float | None:
+    """Return the memory of a GPU of Ray's, in bytes; None where trials train on no such."""
+    if plan.device != CUDA:
+        return None
+    total: float = ray.get(ray.remote(num_gpus=plan.gpus, num_cpus=0)(_total_bytes).remote())
+    return total or None
+
+
+def _total_bytes() -> float:
+    return here().total_bytes()
+
+
 def _seen_by_a_trial() -> str:
     """Return the name of the best device that a process sees to which Ray gives a GPU."""
     name: str = ray.get(ray.remote(num_gpus=1, num_cpus=0)(_best_name).remote())

@@ -263,6 +263,9 @@ class EngineChoices(Choices):
     pack_size: Count | None = Field(
         None, description="Trials that share a base (default: 1 on CPU; on a GPU what fits, measured, at most 16)"
     )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto", description="Blocks computed twice to save memory; `auto` where it would not suffice otherwise"
+    )
     cpus_per_trial: Annotated[float, Field(gt=0, le=10_000)] = Field(
         1.0, description="CPUs per trial, or of a pack; PyTorch gets as many threads"
     )

@@ -137,6 +137,8 @@ def looked_at_here(plan: SearchPlan, preflight: Preflight) -> Preflight:
         ValueError: Its adapters cannot be trusted, or the budget does not suit what can be adapted.
     """
     coverage = coverage_at(coverage_path(plan, preflight))
+    if not preflight.has_weights:
+        return preflight
     if coverage is None and FLOAT32_BYTES * preflight.shape.params > psutil.virtual_memory().available:
         return preflight
     if coverage is None:

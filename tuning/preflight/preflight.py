@@ -43,6 +43,7 @@ class Preflight:
         data: What is said of the data; see ``trainables.data.lengths``.
         has_verdict: Whether there are test documents enough for one.
         base_losses: As ``RunInfo.base_losses``, as far as the untouched base has been measured.
+        has_weights: Whether the base model has any.
     """
 
     shape: Shape
@@ -52,6 +53,7 @@ class Preflight:
     data: Mapping[str, Any] = field(default_factory=dict)
     has_verdict: bool = True
     base_losses: Mapping[str, float] = field(default_factory=dict)
+    has_weights: bool = True
 
     @property
     def measurements(self) -> tuple[str, ...]:
@@ -79,8 +81,12 @@ class Preflight:
         return trials * (trained + evaluated) * source.max_length
 
 
-def check(plan: SearchPlan) -> Preflight:
+def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
     """Check a plan against its model and data without training or writing anything.
+
+    Args:
+        plan: The search.
+        needs_weights: Whether a model without any is refused; of one, sizes and memory can be said.
 
     Raises:
         ValueError: Names what is wrong with the model, the data or the budget.
@@ -95,8 +101,7 @@ def check(plan: SearchPlan) -> Preflight:
     dataset = hub.pinned("dataset", plan.dataset, plan.dataset_revision)
     shape = base_model.shape_of(model)
     shape = replace(shape, coverage=plan.targets.among(shape.coverage))
-    if files.check_weights(model):
-        base_model.check_fit(model)
+    has_weights = _check_weights(model, needs_weights)
     if shape.context.tokens is not None and isinstance(plan.max_length, int) and plan.max_length > shape.context.tokens:
         raise ValueError(f"--max-length {plan.max_length}: give at most {shape.context.tokens}, {shape.context.why}")
     workload = plan.workload(_budget(plan, shape))
@@ -127,7 +132,21 @@ def check(plan: SearchPlan) -> Preflight:
     for line in data["words"]:
         log.info("%s", line)
     enough = lengths.enough_to_test(prepared)
-    return Preflight(shape, workload, digest, _allocations(plan, shape, workload), data, enough)
+    return Preflight(
+        shape, workload, digest, _allocations(plan, shape, workload), data, enough, has_weights=has_weights
+    )
+
+
+def _check_weights(model: str, needed: bool) -> bool:
+    """Check a model's weights as far as they are here, and return whether it has any."""
+    try:
+        if files.check_weights(model) and not base_model.is_saved_quantized(model):
+            base_model.check_fit(model)
+    except files.NoWeights:
+        if needed:
+            raise
+        return False
+    return True
 
 
 def _pinned_others(source: DataSource) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from trainables.models.device import here
 from tuning.observer import SearchSize
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
-from tuning.preflight import disk_space
+from tuning.preflight import disk_space, memory
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import FLOAT_BYTES, Preflight, token_bytes
 
@@ -35,6 +35,8 @@ def lines(plan: SearchPlan, checked: Preflight) -> Iterator[str]:
     yield f"first example, what is learned in {''.join(lengths.LEARNED)}:\n{_example(checked)}"
     yield f"budget: {checked.workload.budget.params:,} of {checked.shape.params:,} base parameters"
     yield str(checked.shape.coverage)
+    if not checked.has_weights:
+        yield "there are no weights: all of this is of the model's configuration, and a search would be refused"
     if plan.searches_budget:
         smallest = checked.workload.budget.share(SMALLEST_SHARE)
         yield f"searched: each trial's budget, from {smallest.params:,}"
@@ -77,8 +79,10 @@ def _cost(plan: SearchPlan, checked: Preflight) -> Iterator[str]:
     tokens = checked.token_estimate(plan.trials + again)
     trials = f"{plan.trials} trials and {again} confirmation runs"
     yield f"cost: at most {trials} x {checked.workload.steps} steps, {tokens:,} tokens in all"
-    minutes, memory = _seconds(plan, checked) / 60, _memory_bytes(plan, checked) / 1e6
-    yield f"time: about {minutes:,.0f} minutes at this machine's speed; memory: about {memory:,.0f} MB a process"
+    yield f"time: about {_seconds(plan, checked) / 60:,.0f} minutes at this machine's speed"
+    known = _memory(plan, checked)
+    yield known.sentence or f"memory: about {_memory_bytes(plan, checked) / 1e6:,.0f} MB at least, which is not there"
+    yield from memory.cards(plan, checked)
     yield f"disk: about {disk_space.needed_bytes(plan, checked) / 1e6:,.0f} MB in {plan.runs_dir}"
 
 
@@ -105,6 +109,7 @@ def _content(plan: SearchPlan, checked: Preflight) -> dict[str, Any]:
         "allocations": {name: found and dict(found.ranks) for name, found in checked.allocations.items()},
         "seconds": _seconds(plan, checked),
         "memory_bytes": _memory_bytes(plan, checked),
+        "memory": _memory(plan, checked).content,
         "disk_bytes": disk_space.needed_bytes(plan, checked),
     }
 
@@ -125,10 +130,20 @@ def _operations_a_second(size: int = 512, times: int = 8) -> float:
 
 
 def _memory_bytes(plan: SearchPlan, checked: Preflight) -> int:
-    """Return about what a process takes that trains: the base, a batch's values, and adapters with their gradients."""
+    """Return about what a process takes that trains."""
+    known = _memory(plan, checked)
+    if known.fit is not None:
+        return known.fit.bytes
+    if known.footprint is not None:
+        return known.footprint.total(checked.workload.pack_size, 1, True)
     batch = token_bytes(checked.shape) * plan.batch_size * checked.workload.data.max_length
     adapters = 4 * FLOAT_BYTES * checked.workload.budget.params * plan.trials_per_pack
     return FLOAT_BYTES * checked.shape.params + batch + adapters
+
+
+def _memory(plan: SearchPlan, checked: Preflight) -> memory.Memory:
+    here = memory.on_this_machine(plan, checked)
+    return memory.memory_of(*here, memory.bytes_here(here[0]))
 
 
 def _compact(ranks: list[int]) -> str:

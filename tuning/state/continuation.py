@@ -24,7 +24,10 @@ from tuning.state.record import EVENTS, ROWS, Record
 
 REPORTED = ("--margin is ",)
 LOCK, LATEST = ".lock", "latest"
-FREE = ("name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host")
+FREE = (
+    "name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host",
+    "gradient_checkpointing",
+)  # fmt: skip
 """Choices that change nothing about what is found."""
 
 

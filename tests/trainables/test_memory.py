@@ -1,0 +1,85 @@
+"""What a trial takes is known before a weight is loaded, to a tenth of what a process then takes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from strategies import RankBudget
+from tests.smollm2 import fetched
+from trainables.engine.footprint import Fit, Footprint, base_bytes, fit, footprint_of
+from trainables.models.base_model import load, shape_of
+from trainables.models.precision import IN_FLOAT32, Precision
+
+ROOT = Path(__file__).parents[2]
+TRAIN = """
+import json, re, sys
+import torch
+from strategies import RankBudget
+from strategies.baseline import Baseline
+from trainables.data.splits import DataSource, Example, Splits
+from trainables.engine.pack import Pack
+from trainables.models.base_model import load
+from trainables.spec import TrialSpec, Workload
+
+model, trials, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(1)
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+before = peak()
+base = load(model)
+rows = tuple(Example(ids, ids) for ids in [tuple(range(100, 100 + length))] * 2)
+budget, data = RankBudget.like_uniform(8, base.sites), DataSource("pydoc", train_examples=2, max_length=length)
+splits = Splits(rows, rows, rows)
+workload = Workload(model, data, budget, epochs=1, batch_size=1, reports=1, scale=2.0, pack_size=trials, splits=splits)
+pack = Pack.of(workload, 1)
+slots = [pack.admit(workload, TrialSpec("baseline", Baseline(), 1e-4, seed=seed)) for seed in range(trials)]
+pack.step(slots)
+assert all(slot.learner.step == 1 for slot in slots)
+print(json.dumps(peak() - before))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.smollm2
+@pytest.mark.thorough
+@pytest.mark.parametrize(("trials", "length"), [(1, 128), (4, 128), (1, 1024), (4, 1024)])
+def test_a_process_takes_what_was_said_to_a_tenth(trials, length):
+    smollm2 = fetched()
+    shape = shape_of(str(smollm2))
+    params = RankBudget.like_uniform(8, shape.sites).params
+    said = footprint_of(str(smollm2), shape, IN_FLOAT32, "cpu", params, length).total(trials, 1, False)
+    command = [sys.executable, "-c", TRAIN, str(smollm2), str(trials), str(length)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said == pytest.approx(json.loads(done.stdout), rel=0.1)
+
+
+def test_a_base_takes_its_parameters_in_their_dtype(model_folder):
+    shape = shape_of(str(model_folder))
+    whole = sum(parameter.numel() for parameter in load(str(model_folder)).model.parameters())
+    assert base_bytes(shape, IN_FLOAT32) == 4 * whole
+    assert base_bytes(shape, Precision("bfloat16")) == 2 * whole
+    matrices = [site.d_in * site.d_out for site in shape.sites]
+    four = base_bytes(shape, Precision("bfloat16", "nf4"))
+    assert four == int(4.5 / 8 * sum(matrices)) + 2 * (whole - sum(matrices) + max(matrices))
+
+
+def test_blocks_that_compute_twice_take_less_and_longer_rows_more(model_folder):
+    shape = shape_of(str(model_folder))
+    short, long = (footprint_of(str(model_folder), shape, IN_FLOAT32, "cpu", 1000, length) for length in (16, 64))
+    assert short.row_recomputed < short.row
+    assert 3 < long.row / short.row < 4.5
+    assert (long.trial, long.moments) == (8000, 8000)
+
+
+def test_passes_get_smaller_before_blocks_compute_twice():
+    footprint = Footprint(base=100, trial=2, moments=2, row=10, row_recomputed=1)
+    chosen = [fit(footprint, memory, 8, 2, 8, None) for memory in (268, 267, 127, 124, 109)]
+    assert chosen == [Fit(2, 8, False, 268), Fit(2, 4, False, 188), Fit(2, 8, True, 124), Fit(2, 8, True, 124), None]
+    assert fit(footprint, 128, 8, 2, 8, None) == Fit(2, 1, False, 128)
+    assert fit(footprint, 1000, 8, 2, 8, True) == Fit(2, 8, True, 124)
+    assert fit(footprint, 127, 8, 2, 8, False) is None

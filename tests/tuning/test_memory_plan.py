@@ -1,0 +1,77 @@
+"""What is said of memory, and what is done where it is short."""
+
+import dataclasses
+import types
+
+import pytest
+
+from strategies import RankBudget
+from trainables.engine.footprint import Footprint
+from tuning.plan.search_plan import SearchPlan
+from tuning.preflight import memory
+from tuning.preflight.preflight import Preflight
+
+FOOTPRINT = Footprint(base=10**9, trial=10**7, moments=10**7, row=10**9, row_recomputed=10**8)
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """A function that plans a search's passes in a memory, in GB, of which the process itself takes half a one."""
+    monkeypatch.setattr(memory, "_footprint", lambda *_: FOOTPRINT)
+    monkeypatch.setattr(memory, "SHARE", 1.0)
+
+    def plan_in(gigabytes, **choices):
+        plan = SearchPlan(**{"pack_size": 2, "batch_size": 8, "gpus_per_trial": 1, **choices})
+        workload = plan.trained_with(plan.workload(RankBudget(10)))
+        return memory.planned(
+            plan, Preflight(None, workload, "", {}), gigabytes * 1e9, types.SimpleNamespace(noted=print)
+        ).workload
+
+    return plan_in
+
+
+def test_what_fits_is_trained_as_it_would_be_without_a_planner(planned, capsys):
+    workload = planned(30)
+    assert (workload.micro_batch, workload.rows_per_pass, workload.recomputes) == (8, None, False)
+    assert capsys.readouterr().out == (
+        "memory: about 17,040 MB a process with 2 trials in a pack, 8 rows of each in a pass: base 1,000 MB, adapters "
+        "20 MB, moments 20 MB, activations 16,000 MB; one trial 9,020 MB\n"
+    )
+
+
+def test_a_small_card_has_small_passes_and_a_smaller_one_computes_blocks_twice(planned, capsys):
+    assert (planned(10).micro_batch, planned(10).recomputes) == (4, False)
+    assert (planned(3.3).micro_batch, planned(3.3).recomputes) == (8, True)
+    assert "blocks computed twice (gradient checkpointing)" in capsys.readouterr().out
+    assert planned(30, gradient_checkpointing="on").recomputes
+    assert (planned(3.6, gradient_checkpointing="off").micro_batch, planned(3.6).recomputes) == (1, False)
+
+
+def test_a_card_that_is_too_small_is_refused_with_the_ways_out(planned):
+    with pytest.raises(ValueError, match="about 1,240 MB are needed, and 1,100 MB are there; try --pack-size 1") as no:
+        planned(1.6)
+    assert "--quantize nf4, or a lower --max-length" in str(no.value)
+
+
+def test_on_a_cpu_it_is_said_and_tried(planned, capsys):
+    workload = planned(1.6, gpus_per_trial=0)
+    assert (workload.micro_batch, workload.recomputes) == (1, True)
+    assert "1,100 MB are there" in capsys.readouterr().out
+
+
+def test_a_model_of_which_nothing_can_be_known_is_trained_all_the_same(planned, monkeypatch, capsys):
+    def unknown(*_):
+        raise ValueError("--model bundled: its memory cannot be known before it is loaded (why)")
+
+    monkeypatch.setattr(memory, "_footprint", unknown)
+    workload = planned(1.6)
+    assert (workload.rows_per_pass, workload.recomputes) == (None, False)
+    assert "cannot be known" in capsys.readouterr().out
+
+
+def test_each_card_is_said_to_take_the_best_that_fits():
+    bits = dataclasses.replace(FOOTPRINT, base=10**8)
+    lines = [memory.on_card(8, size, FOOTPRINT, bits) for size in (1, 2, 80)]
+    assert lines == ["nf4, 2 rows in a pass, gradient checkpointing, 1 trial at once",
+                     "bfloat16, 1 row in a pass, gradient checkpointing, 1 trial at once",
+                     "bfloat16, 8 rows in a pass, 8 trials at once"]  # fmt: skip
