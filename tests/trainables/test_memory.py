@@ -1,6 +1,7 @@
 """What a trial takes is known before a weight is loaded, to a tenth of what a process then takes."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from strategies import RankBudget
 from tests.smollm2 import fetched
+from trainables.engine import footprint
 from trainables.engine.footprint import Fit, Footprint, base_bytes, fit, footprint_of
 from trainables.models.base_model import load, shape_of
 from trainables.models.precision import IN_FLOAT32, Precision
@@ -83,3 +85,14 @@ def test_passes_get_smaller_before_blocks_compute_twice():
     assert fit(footprint, 128, 8, 2, 8, None) == Fit(2, 1, False, 128)
     assert fit(footprint, 1000, 8, 2, 8, True) == Fit(2, 8, True, 124)
     assert fit(footprint, 127, 8, 2, 8, False) is None
+
+
+def test_what_a_pass_without_weights_raises_is_not_logged_as_well(caplog):
+    with pytest.raises(ValueError, match="cannot be known before it is loaded"):
+        footprint._pass_bytes("no/such/folder", "float32", "cpu", 1, 4)
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    with footprint._without_its_log():
+        log.error("a traceback")
+    assert caplog.messages == []
+    log.error("a traceback")
+    assert caplog.messages == ["a traceback"]

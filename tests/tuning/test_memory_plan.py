@@ -19,6 +19,7 @@ def planned(monkeypatch):
     """A function that plans a search's passes in a memory, in GB, of which the process itself takes half a one."""
     monkeypatch.setattr(memory, "_footprint", lambda *_: FOOTPRINT)
     monkeypatch.setattr(memory, "SHARE", 1.0)
+    monkeypatch.setattr(memory, "_most_bytes", lambda *_: 10**11)
 
     def plan_in(gigabytes, **choices):
         plan = SearchPlan(**{"pack_size": 2, "batch_size": 8, "gpus_per_trial": 1, **choices})
@@ -45,6 +46,14 @@ def test_a_small_card_has_small_passes_and_a_smaller_one_computes_blocks_twice(p
     assert "blocks computed twice (gradient checkpointing)" in capsys.readouterr().out
     assert planned(30, gradient_checkpointing="on").recomputes
     assert (planned(3.6, gradient_checkpointing="off").micro_batch, planned(3.6).recomputes) == (1, False)
+
+
+def test_where_there_is_far_more_memory_nothing_is_planned_unless_it_was_asked_for(planned, capsys):
+    assert not planned(1001).recomputes
+    assert capsys.readouterr().out == ""
+    assert planned(1001, gradient_checkpointing="on").recomputes
+    planned(999)
+    assert "memory: about" in capsys.readouterr().out
 
 
 def test_a_card_that_is_too_small_is_refused_with_the_ways_out(planned):

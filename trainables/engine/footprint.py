@@ -1,10 +1,11 @@
 """How much memory a trial takes, before a weight is loaded: a pass is computed of which nothing is there but shapes."""
 
 import functools
+import logging
 import math
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,12 +141,24 @@ def _rank(sites: Sequence[Site], params: int) -> int:
 def _pass_bytes(model: str, dtype: Dtype, device: str, rank: int, length: int) -> tuple[int, int]:
     """Return the peak of one row's forward and backward pass, and of one whose blocks compute twice."""
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with _without_its_log(), FakeTensorMode(allow_non_fake_inputs=True):
             row = _Pass(skeleton_of(model, Precision(dtype).torch_dtype), rank)
             return row.peak(length, False, device), row.peak(length, True, device)
     except Exception as error:  # a model's code raises anything for tensors that are not there
         reason = first_line(error)
         raise ValueError(f"--model {model}: its memory cannot be known before it is loaded ({reason})") from error
+
+
+@contextmanager
+def _without_its_log() -> Iterator[None]:
+    """Keep PyTorch from printing, with a traceback, what it raises as well."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 class _Pass:

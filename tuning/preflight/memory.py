@@ -12,12 +12,13 @@ from trainables.models.precision import BFLOAT16, NF4, Precision
 from trainables.spec import Workload
 from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight.preflight import Preflight
+from tuning.preflight.preflight import Preflight, token_bytes
 
 log = logging.getLogger(__name__)
 SHARE = 0.85
 PROCESS_BYTES = 500_000_000
 """Of a process before it has loaded a base; of a GPU's context, about the same."""
+FAR_LESS, SEVERAL_TIMES, FLOAT32_BYTES = 0.1, 4, 4
 CARDS_GB = (16, 24, 48, 80)
 
 
@@ -73,6 +74,8 @@ class Memory:
 def planned(plan: SearchPlan, checked: Preflight, there: float | None, observer: SearchObserver) -> Preflight:
     """Return the same with passes that fit, and say what they take.
 
+    Nothing is planned, or said, where there is far more memory than could be taken: planning takes seconds.
+
     Args:
         plan: The search, its devices and dtype decided.
         checked: What is known of it.
@@ -82,6 +85,8 @@ def planned(plan: SearchPlan, checked: Preflight, there: float | None, observer:
     Raises:
         ValueError: Nothing fits on a GPU; it says what would. On a CPU that is said, and tried.
     """
+    if there is not None and plan.gradient_checkpointing != "on" and _most_bytes(plan, checked) < FAR_LESS * there:
+        return checked
     memory = memory_of(plan, checked, there)
     if memory.sentence:
         observer.noted(memory.sentence)
@@ -92,6 +97,12 @@ def planned(plan: SearchPlan, checked: Preflight, there: float | None, observer:
             raise ValueError(lack)
         observer.noted(lack)
     return replace(checked, workload=with_passes(plan, checked.workload, memory))
+
+
+def _most_bytes(plan: SearchPlan, checked: Preflight) -> int:
+    """Return more than trials could take: the base in float32, and each token's activations several times over."""
+    tokens = checked.workload.pack_size * plan.batch_size * checked.workload.data.max_length
+    return FLOAT32_BYTES * checked.shape.params + SEVERAL_TIMES * tokens * token_bytes(checked.shape)
 
 
 def memory_of(plan: SearchPlan, checked: Preflight, there: float | None) -> Memory:
