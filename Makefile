@@ -3,7 +3,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 TWO_WORKERS := -n 2 --dist loadgroup
 
-.PHONY: tune test share ci test-all mutants smollm2 check lint types imports bench soak
+.PHONY: tune test share ci test-all mutants smollm2 check lint types imports compiled bench soak
 
 # Python compiles the modules that it imports, a small part of all, sooner than pip compiles all of them.
 .venv: constraints.txt pyproject.toml
@@ -50,6 +50,11 @@ types: .venv
 
 imports: .venv
 	$(BIN)/lint-imports
+
+# One small search: Python compiles what it imports, once, before many processes of tests would all do so at once.
+compiled: .venv
+	$(BIN)/python tune.py --num-samples 1 --strategies baseline --confirm-seeds 0 --train-examples 16 \
+		--validation-examples 8 --test-examples 20 --epochs 1 --runs-dir "$$(mktemp -d)" > /dev/null
 
 bench: .venv
 	$(BIN)/python -m benchmarks

@@ -57,6 +57,7 @@ def kernel(lacking):
 
 
 @pytest.mark.process
+@pytest.mark.thorough
 def test_in_a_kernel_a_cell_searches_prints_nothing_and_another_reads_the_trials(
     kernel, tiny_gpt2, tiny_text, tmp_path
 ):

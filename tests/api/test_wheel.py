@@ -52,6 +52,7 @@ def test_the_wheel_has_types_page_and_model_and_nothing_of_the_tests(wheel):
 
 
 @pytest.mark.process
+@pytest.mark.thorough
 def test_in_an_empty_folder_the_command_plans_a_search_of_the_bundled_model(installed):
     done = installed("--dry-run", "--num-samples", 6)
     assert (done.returncode, done.stderr) == (0, "")
@@ -61,6 +62,7 @@ def test_in_an_empty_folder_the_command_plans_a_search_of_the_bundled_model(inst
 
 
 @pytest.mark.process
+@pytest.mark.thorough
 def test_there_its_report_is_a_page(installed, tmp_path):
     run = shutil.copytree(ROOT / "tests" / "data" / "run-2026-11-27", tmp_path / "run")
     done = installed("report", run)
