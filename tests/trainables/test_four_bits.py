@@ -125,6 +125,7 @@ def test_a_checkpoint_that_was_saved_in_four_bits_loads_as_it_is(workload, tmp_p
 
 
 @pytest.mark.process
+@pytest.mark.thorough
 def test_others_measure_and_merge_what_was_trained_over_four_bits(workload, spec, tmp_path):
     base, rows = base_of(workload), splits_of(workload).validation
     adapter = peft_adapter.fresh_planned(base, workload, spec(learning_rate=1e-2))
