@@ -103,12 +103,12 @@ def _last_step(tree):
 
 def _checkpoints(tree):
     """Return trial id -> the furthest step at which it is whole on disk."""
-    found = {}
+    furthest = {}
     for trial_id, config in Record(tree.runs / "cut").configs.items():
         for folder in (tree.runs / "cut" / "ray").glob(f"*/{config.name}/checkpoint_*/session"):
             if (progress := checkpoint.progress_of(folder)) is not None:
-                found[trial_id] = max(progress.step, found.get(trial_id, 0))
-    return found
+                furthest[trial_id] = max(progress.step, furthest.get(trial_id, 0))
+    return furthest
 
 
 def _assert_each_checkpoint_was_used(reported, kept):
@@ -134,10 +134,10 @@ def _assert_as_unbroken(tree, whole, trials):
 
 
 def _known(rows):
-    known = [{name: value for name, value in dataclasses.asdict(row).items() if name not in TIMED} for row in rows]
-    for row in known:
+    facts = [{name: value for name, value in dataclasses.asdict(row).items() if name not in TIMED} for row in rows]
+    for row in facts:
         row["history"] = [{**report, "seconds": None} for report in row["history"]]
-    return known
+    return facts
 
 
 def _assert_no_more_than_an_interval_was_lost(tree):
