@@ -29,7 +29,7 @@ def job(mlflow, cluster, plan, tmp_path_factory):
     return done, shared / "search"
 
 
-def known(run_dir):
+def outcomes(run_dir):
     """What depends on neither time nor place."""
     return {
         (row.phase, row.strategy, row.seed): (
@@ -80,7 +80,7 @@ def test_the_report_is_that_of_a_local_run(job, plan, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stderr
     local = tmp_path / "search"
-    assert known(job[1]) == known(local)
+    assert outcomes(job[1]) == outcomes(local)
     assert told(job[1]) == told(local)
 
 
