@@ -136,12 +136,12 @@ def reported():
     """
 
     def read(run_dir):
-        found, path = {}, run_dir / "record.jsonl"
+        steps, path = {}, run_dir / "record.jsonl"
         for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
             event = json.loads(line)
             if event["event"] in ("reported", "restarted"):
-                found.setdefault(event["trial_id"], []).append(event.get("report", {}).get("step"))
-        return found
+                steps.setdefault(event["trial_id"], []).append(event.get("report", {}).get("step"))
+        return steps
 
     return read
 
@@ -152,8 +152,8 @@ def around_restarts(reported):
 
     def read(run_dir):
         lives = [
-            [[*steps] for restart, steps in itertools.groupby(found, lambda step: step is None) if not restart]
-            for found in reported(run_dir).values()
+            [[*steps] for restart, steps in itertools.groupby(history, lambda step: step is None) if not restart]
+            for history in reported(run_dir).values()
         ]
         return [(before[-1], after[0]) for life in lives for before, after in itertools.pairwise(life)]
 
@@ -235,13 +235,13 @@ class Finished(NamedTuple):
 def finished(small, six, planted, tmp_path_factory):
     """A ``Finished``, made once."""
     runs = tmp_path_factory.mktemp("finished")
-    own = planted | {"HTTPS_PROXY": f"http://me:{planted['HTTPS_PROXY']}@127.0.0.1:9"}
+    variables = planted | {"HTTPS_PROXY": f"http://me:{planted['HTTPS_PROXY']}@127.0.0.1:9"}
     command = [sys.executable, "tune.py", *small, *six, "--runs-dir", str(runs), "--name", "first"]
     # Ray's sockets lie in it, and their paths must be short; its agents may still write there when all is over
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as rays, ThreadPoolExecutor() as pool:
         search = psutil.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **own, "RAY_TMPDIR": rays},
+            env={**os.environ, **variables, "RAY_TMPDIR": rays},
         )  # fmt: skip
         printed, listeners, began = pool.submit(search.communicate), set(), search.create_time()
         while not printed.done():
@@ -253,13 +253,13 @@ def finished(small, six, planted, tmp_path_factory):
 
 
 def _listeners(process):
-    found = set()
+    listeners = set()
     for each in [process, *process.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             name = "dashboard" if "dashboard/dashboard.py" in " ".join(each.cmdline()) else each.name()
             sockets = each.net_connections("inet")
-            found |= {(name, socket.laddr.ip) for socket in sockets if socket.status == psutil.CONN_LISTEN}
-    return found
+            listeners |= {(name, socket.laddr.ip) for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    return listeners
 
 
 @pytest.fixture(scope="session")
@@ -348,9 +348,9 @@ def free_port():
     """A function that finds a port nobody listens at."""
 
     def find():
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            return found.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
 
     return find
 

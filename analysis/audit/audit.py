@@ -84,8 +84,8 @@ class Audit:
             **{f"in {name}": f"{reading.text}" for name, reading in self.readings.items()},
         }
         lines = [f"{name:<15} {one_line(str(text))}" for name, text in facts.items()]
-        found = [f"- {finding.text} [{finding.kind}]" for finding in self.findings]
-        return [*lines, "", f"Found: {len(found)}" if found else "Found: nothing", *found]
+        findings = [f"- {finding.text} [{finding.kind}]" for finding in self.findings]
+        return [*lines, "", f"Found: {len(findings)}" if findings else "Found: nothing", *findings]
 
 
 def audited(folder: Path, plan: Plan | None = None, server: str | None = None) -> Audit:
@@ -102,7 +102,7 @@ def audited(folder: Path, plan: Plan | None = None, server: str | None = None) -
     adapter = read_folder(folder)
     spectra = {name: spectrum.singular_values(site) for name, site in adapter.sites.items() if site.is_finite}
     readings = {name: servers.read_by(name, adapter) for name in servers.SERVERS}
-    findings = [*faults.found(adapter, spectra), *([] if plan is None else differences(adapter, plan))]
+    findings = [*faults.findings(adapter, spectra), *([] if plan is None else differences(adapter, plan))]
     if server is not None and not readings[server].as_trained:
         findings.append(Finding("served-otherwise", f"{server} {readings[server].text}"))
     effective = {name: spectrum.effective_rank(values) for name, values in spectra.items()}

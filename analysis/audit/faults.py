@@ -21,7 +21,7 @@ GLOB = re.compile(r"(\d+)(?:\\?\.)?\.[*+]")
 """A number that was meant to be whole, before a wildcard: ``layers.1.*q_proj`` is of layers 1, 10 and 11."""
 
 
-def found(adapter: PeftAdapter, spectra: Mapping[str, Array]) -> list[Finding]:
+def findings(adapter: PeftAdapter, spectra: Mapping[str, Array]) -> list[Finding]:
     """Return what is wrong, in the order in which it would be mended.
 
     Args:

@@ -23,10 +23,10 @@ def test_what_beats_plain_lora_is_used_with_what_it_is_worth_and_how_sure_that_i
     # differences of -0.05, -0.049, -0.051: mean -0.05, deviation 0.001; t of 1 - 0.025/2 with 2 degrees is 6.2053
     half = 6.2053 * 0.001 / math.sqrt(3)
     low, high = (100 * -math.expm1(-0.05 + sign * half) for sign in (1, -1))
-    found = recommended(*PLAIN, *BETTER, *WORSE)
-    assert found.choice is Choice.ADAPTIVE
-    assert found.run == BETTER[0]
-    assert found.sentences == (
+    advice = recommended(*PLAIN, *BETTER, *WORSE)
+    assert advice.choice is Choice.ADAPTIVE
+    assert advice.run == BETTER[0]
+    assert advice.sentences == (
         "Use empirical, with rank 2 and 1,000 parameters: it beat plain LoRA.",
         f"Its test perplexity is 4.9 % lower ({low:.2g} % to {high:.2g} %, 3 seeds); 2 such intervals hold together "
         "95 times in 100 for other seeds on these test texts.",
@@ -35,10 +35,10 @@ def test_what_beats_plain_lora_is_used_with_what_it_is_worth_and_how_sure_that_i
 
 
 def test_without_a_win_plain_lora_is_used_and_the_sentences_say_what_would_have_been_seen():
-    found = recommended(*PLAIN, *WORSE)
-    assert found.choice is Choice.PLAIN
-    assert found.run == PLAIN[0]
-    use, seen, more = found.sentences
+    advice = recommended(*PLAIN, *WORSE)
+    assert advice.choice is Choice.PLAIN
+    assert advice.run == PLAIN[0]
+    use, seen, more = advice.sentences
     assert use == "Use plain LoRA, rank 2."
     # 4.3027 and 1.0607 are t's quantiles 0.975 and 0.8 with 2 degrees of freedom
     least = (4.3027 + 1.0607) * 0.001 / math.sqrt(3)
@@ -47,21 +47,21 @@ def test_without_a_win_plain_lora_is_used_and_the_sentences_say_what_would_have_
 
 
 def test_where_of_one_nobody_can_tell_it_is_undecided_and_the_sentences_say_how_many_seeds_would_show_one_percent():
-    found = recommended(*PLAIN, *WORSE, *UNCLEAR)
-    assert found.choice is Choice.UNDECIDED
-    assert found.sentences[0] == "Use plain LoRA, rank 2."
-    assert found.sentences[1].startswith("Nothing beat it, but of composite it cannot be told yet; with 3 seeds we ")
+    advice = recommended(*PLAIN, *WORSE, *UNCLEAR)
+    assert advice.choice is Choice.UNDECIDED
+    assert advice.sentences[0] == "Use plain LoRA, rank 2."
+    assert advice.sentences[1].startswith("Nothing beat it, but of composite it cannot be told yet; with 3 seeds we ")
     (verdict,) = (item for item in assess([*PLAIN, *WORSE, *UNCLEAR]).verdicts if item.strategy == "composite")
     needed = verdict.pairs.seeds_to_see(0.01)
     assert needed > 3
-    assert found.sentences[2] == f"To see 1 %: about {needed} seeds (--confirm-seeds)."
+    assert advice.sentences[2] == f"To see 1 %: about {needed} seeds (--confirm-seeds)."
 
 
 def test_a_share_of_the_budget_that_beats_the_whole_is_plain_lora_still():
     small = {"baseline": {"budget_share": 0.4}}
-    found = recommended(*PLAIN, *runs("baseline", 3.9, 4.001, 4.099, config=small, trainable_parameters=400))
-    assert found.choice is Choice.PLAIN
-    assert found.sentences[0].startswith("Use plain LoRA at 0.4 of the budget, with rank 2 and 400 parameters")
+    advice = recommended(*PLAIN, *runs("baseline", 3.9, 4.001, 4.099, config=small, trainable_parameters=400))
+    assert advice.choice is Choice.PLAIN
+    assert advice.sentences[0].startswith("Use plain LoRA at 0.4 of the budget, with rank 2 and 400 parameters")
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_a_share_of_the_budget_that_beats_the_whole_is_plain_lora_still():
     ],
 )
 def test_what_was_not_compared_is_undecided_with_the_reason(rows, words):
-    found = recommended(*rows)
-    assert found.choice is Choice.UNDECIDED
-    assert words in found.sentences[1]
+    advice = recommended(*rows)
+    assert advice.choice is Choice.UNDECIDED
+    assert words in advice.sentences[1]
 
 
 @given(st.lists(st.floats(-0.1, 0.1), min_size=2, max_size=12, unique=True), st.floats(1e-4, 0.2))

@@ -39,28 +39,28 @@ def test_the_exit_status_is_the_answer_and_what_is_printed_is_the_file(rows, sta
 
 
 def test_every_key_of_the_file_is_on_the_page_for_programs_and_no_other():
-    found = content(assess([*PLAIN, *BETTER]), RunInfo("now"))
+    verdict = content(assess([*PLAIN, *BETTER]), RunInfo("now"))
     rows = re.findall(r"(?m)^\| (`[a-z_`, ]+`) \| (.*) \|$", PAGE.read_text().partition("## Keys")[2])
     told = {key: text for names, text in rows for key in re.findall("`(.*?)`", names)}
-    assert list(told) == list(found)
+    assert list(told) == list(verdict)
     inner = {
-        "recommended": found["recommended"],
-        "plain_lora": found["plain_lora"],
-        "strategies": found["strategies"][0],
+        "recommended": verdict["recommended"],
+        "plain_lora": verdict["plain_lora"],
+        "strategies": verdict["strategies"][0],
     }
     for name, keys in inner.items():
         assert {key for key in keys if f"`{key}`" not in told[name]} == set(), name
 
 
 def test_the_numbers_are_those_of_the_rows():
-    found = content(assess([*PLAIN, *BETTER]), RunInfo("now", search_id="abc"))
-    (judged,) = found["strategies"]
+    verdict = content(assess([*PLAIN, *BETTER]), RunInfo("now", search_id="abc"))
+    (judged,) = verdict["strategies"]
     assert judged["difference"] == pytest.approx(-0.05)
     assert judged["interval"][0] < -0.05 < judged["interval"][1] < 0
     assert (judged["seeds"], judged["parameters"], judged["answer"]) == (3, 1000, "win")
-    assert (judged["test_loss"], found["plain_lora"]["test_loss"]) == pytest.approx((4.05, 4.1))
-    assert found["recommended"]["experiment_name"] == BETTER[0].experiment_name
-    assert found["search_id"] == "abc"
+    assert (judged["test_loss"], verdict["plain_lora"]["test_loss"]) == pytest.approx((4.05, 4.1))
+    assert verdict["recommended"]["experiment_name"] == BETTER[0].experiment_name
+    assert verdict["search_id"] == "abc"
 
 
 @pytest.mark.parametrize("others", [("--output", "x.md"), ("--rows", "x.csv")])

@@ -122,11 +122,11 @@ class Cluster:
 
     def workers(self):
         """Return the nodes' processes that work for searches; Ray puts its name into their titles."""
-        found = []
+        workers = []
         for process in self.processes.started:
             with contextlib.suppress(psutil.NoSuchProcess):
-                found += [child for child in process.children(recursive=True) if child.name().startswith("ray::")]
-        return found
+                workers += [child for child in process.children(recursive=True) if child.name().startswith("ray::")]
+        return workers
 
     def begin(self, plan, runs, name, *flags):
         """Start a search of long trials, and return it and where its trials' results are."""
@@ -139,8 +139,8 @@ class Cluster:
     @staticmethod
     def nodes_of(results, reports=1):
         """Return the nodes on which a trial has reported that often."""
-        found = (path.read_text().split("\n")[:-1] for path in results.glob("*/*/result.json"))
-        return {json.loads(lines[0])["node_ip"] for lines in found if len(lines) >= reports}
+        histories = (path.read_text().split("\n")[:-1] for path in results.glob("*/*/result.json"))
+        return {json.loads(lines[0])["node_ip"] for lines in histories if len(lines) >= reports}
 
     def submit(self, *command, flags=()):
         """Submit a job, and wait for its end unless the flags say otherwise."""
@@ -158,9 +158,9 @@ class Cluster:
 
 @pytest.fixture(scope="package")
 def processes(tmp_path_factory):
-    found = Processes(tmp_path_factory.mktemp("logs"))
-    yield found
-    found.end()
+    started = Processes(tmp_path_factory.mktemp("logs"))
+    yield started
+    started.end()
 
 
 @pytest.fixture(scope="package")
@@ -178,26 +178,26 @@ def plan(tiny_gpt2, tiny_text):
 @pytest.fixture(scope="package")
 def cluster(processes, wait_for, free_port):
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        found = Cluster(processes, Path(folder), wait_for, free_port)
-        found.join(found.SECOND)
-        yield found
+        joined = Cluster(processes, Path(folder), wait_for, free_port)
+        joined.join(joined.SECOND)
+        yield joined
         processes.end()
 
 
 def _postgres(name, lacking):
-    known = [shutil.which(name), *sorted(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), reverse=True)]
-    found = next(filter(None, known), None)
-    if found is None:
+    paths = [shutil.which(name), *sorted(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), reverse=True)]
+    program = next(filter(None, paths), None)
+    if program is None:
         lacking(f"{name} is not here; Debian's package postgresql has it")
-    return found
+    return program
 
 
 def _without_root():
     """Return options of a process that is not root's, for PostgreSQL refuses it."""
     if os.getuid():
         return {}
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    return {"user": "postgres" if "postgres" in known else "nobody"}
+    users = {entry.pw_name for entry in pwd.getpwall()}
+    return {"user": "postgres" if "postgres" in users else "nobody"}
 
 
 @pytest.fixture(scope="package")

@@ -74,15 +74,15 @@ def groups(cluster):
 
 def accepted(text):
     """Return the file's objects by kind, checked."""
-    found = {document["kind"]: document for document in yaml.safe_load_all(text)}
-    jsonschema.validate(found["RayJob"], RAYJOB)
+    objects = {document["kind"]: document for document in yaml.safe_load_all(text)}
+    jsonschema.validate(objects["RayJob"], RAYJOB)
     pods = [
         {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": group["template"]}
-        for group in groups(found["RayJob"]["spec"]["rayClusterSpec"])
+        for group in groups(objects["RayJob"]["spec"]["rayClusterSpec"])
     ]
-    for document in [*pods, *[document for kind, document in found.items() if kind != "RayJob"]]:
+    for document in [*pods, *[document for kind, document in objects.items() if kind != "RayJob"]]:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
-    return found
+    return objects
 
 
 def test_kubernetes_and_kuberay_accept_the_file():
@@ -110,11 +110,11 @@ def test_a_mistake_in_the_file_is_refused(right, wrong):
 
 
 def test_what_the_file_refers_to_is_there():
-    found = accepted(TEXT)
-    claim, addresses = found["PersistentVolumeClaim"]["metadata"]["name"], found["ConfigMap"]
-    assert found["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteMany"]
+    objects = accepted(TEXT)
+    claim, addresses = objects["PersistentVolumeClaim"]["metadata"]["name"], objects["ConfigMap"]
+    assert objects["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteMany"]
     assert list(addresses["data"]) == ["MLFLOW_TRACKING_URI"]
-    for group in groups(found["RayJob"]["spec"]["rayClusterSpec"]):
+    for group in groups(objects["RayJob"]["spec"]["rayClusterSpec"]):
         (container,), (volume,) = group["template"]["spec"]["containers"], group["template"]["spec"]["volumes"]
         assert volume["persistentVolumeClaim"]["claimName"] == claim
         assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"]]
@@ -146,16 +146,16 @@ def test_the_image_has_the_ray_that_is_tested():
 
 
 def test_the_jobs_command_is_a_search_whose_runs_folder_is_on_the_claim():
-    found = accepted(TEXT)
-    python, script, *flags = shlex.split(found["RayJob"]["spec"]["entrypoint"])
+    objects = accepted(TEXT)
+    python, script, *flags = shlex.split(objects["RayJob"]["spec"]["entrypoint"])
     (folder,) = [
         line.split()[-1] for line in (ROOT / "deploy" / "Dockerfile").read_text().splitlines() if "COPY" in line
     ]
     assert (python, script) == ("python", f"{folder}/tune.py")
-    known = {flag: option.name for option in options() for flag in option.opts}
-    plan = resolve_plan(None, {known[flag]: value for flag, value in zip(flags[::2], flags[1::2], strict=True)})
+    names = {flag: option.name for option in options() for flag in option.opts}
+    plan = resolve_plan(None, {names[flag]: value for flag, value in zip(flags[::2], flags[1::2], strict=True)})
     assert plan.ray_address == "auto"
-    (mount,) = found["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0][
+    (mount,) = objects["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0][
         "volumeMounts"
     ]
     assert Path(plan.runs_dir).is_relative_to(mount["mountPath"])

@@ -55,8 +55,8 @@ print(ray.get_runtime_context().get_node_id())
 """
     done = cluster.run(sys.executable, "-c", code, cluster.address)
     assert done.returncode == 0, done.stderr
-    *found, own = done.stdout.split()
-    assert found == [own] * 8
+    *nodes, drivers_node = done.stdout.split()
+    assert nodes == [drivers_node] * 8
 
 
 def pending(cluster):

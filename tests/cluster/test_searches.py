@@ -29,7 +29,7 @@ def job(mlflow, cluster, plan, tmp_path_factory):
     return done, shared / "search"
 
 
-def known(run_dir):
+def outcomes(run_dir):
     """What depends on neither time nor place."""
     return {
         (row.phase, row.strategy, row.seed): (
@@ -62,10 +62,10 @@ def mlflow_runs(address, run_dir):
     """Return (parents, their group and trials) of the search whose folder this is."""
     client = MlflowClient(tracking_uri=address)
     search = json.loads((run_dir / "facts.json").read_text())["search_id"]
-    found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id], max_results=1000)
-    own = [run for run in found if run.data.tags["rank_search.trial_id"].startswith(f"{search}/")]
-    return [run for run in own if "mlflow.parentRunId" not in run.data.tags], [
-        run for run in own if "mlflow.parentRunId" in run.data.tags
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id], max_results=1000)
+    of_search = [run for run in runs if run.data.tags["rank_search.trial_id"].startswith(f"{search}/")]
+    return [run for run in of_search if "mlflow.parentRunId" not in run.data.tags], [
+        run for run in of_search if "mlflow.parentRunId" in run.data.tags
     ]
 
 
@@ -80,7 +80,7 @@ def test_the_report_is_that_of_a_local_run(job, plan, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stderr
     local = tmp_path / "search"
-    assert known(job[1]) == known(local)
+    assert outcomes(job[1]) == outcomes(local)
     assert told(job[1]) == told(local)
 
 
@@ -155,11 +155,11 @@ def test_two_searches_of_one_name_at_once_do_not_mix_and_both_get_their_share(cl
 
 def trainers(cluster):
     """Return the cluster's processes that have PyTorch in them; nothing else of a search does."""
-    found = []
+    processes = []
     for process in cluster.workers():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            found += [process] if any("libtorch" in part.path for part in process.memory_maps()) else []
-    return found
+            processes += [process] if any("libtorch" in part.path for part in process.memory_maps()) else []
+    return processes
 
 
 def test_a_killed_search_leaves_nothing_running_on_a_cluster_and_goes_on(cluster, plan, tmp_path):

@@ -56,7 +56,7 @@ def kept_by_mlflow(real):
             "params": run.data.params,
             "tags": {key: run.data.tags[key] for key in run.data.tags if not key.startswith(("mlflow.", TRIAL_TAG))},
             "metrics": {
-                metric: {found.step: found.value for found in client.get_metric_history(id_, metric)}
+                metric: {point.step: point.value for point in client.get_metric_history(id_, metric)}
                 for metric in run.data.metrics
             },
             "artifacts": files(client, id_),
@@ -68,10 +68,10 @@ def kept_by_mlflow(real):
 
 
 def files(client, run, folder=None):
-    found = set()
+    paths = set()
     for item in client.list_artifacts(run, folder):
-        found |= files(client, run, item.path) if item.is_dir else {item.path}
-    return found
+        paths |= files(client, run, item.path) if item.is_dir else {item.path}
+    return paths
 
 
 def kept_by_fake(fake):

@@ -17,7 +17,7 @@ PLAN = (
 TIMED = ("training_time_seconds", "history")
 
 
-def known(run_dir):
+def untimed(run_dir):
     rows = [dataclasses.asdict(row) for row in read_rows(run_dir / "rows.jsonl")]
     for row in rows:
         row["history"] = [{**report, "seconds": None} for report in row["history"]]
@@ -36,5 +36,5 @@ def test_a_search_without_ray_leaves_the_rows_of_one_on_ray(small, tmp_path, mon
         ray_tune.draw_nothing(patched)
         assert main([*small, *PLAN, "--runs-dir", str(tmp_path), "--name", "alone"]) == 0
     assert main([*small, *PLAN, "--runs-dir", str(tmp_path), "--name", "on-ray"]) == 0
-    assert known(tmp_path / "alone") == known(tmp_path / "on-ray")
-    assert {row["status"] for row in known(tmp_path / "alone")} == {"finished", "stopped"}
+    assert untimed(tmp_path / "alone") == untimed(tmp_path / "on-ray")
+    assert {row["status"] for row in untimed(tmp_path / "alone")} == {"finished", "stopped"}

@@ -16,9 +16,9 @@ COMPAT = {
 
 
 def test_private_names_are_used_in_the_files_that_are_made_for_them_and_in_no_other():
-    found = {path: private_names.in_text(source) for path, source in private_names.files().items()}
-    assert {path: uses for path, uses in found.items() if uses and path not in COMPAT} == {}
-    assert {path for path, uses in found.items() if uses} == COMPAT, "a file that uses none needs no exception"
+    used = {path: private_names.in_text(source) for path, source in private_names.files().items()}
+    assert {path: uses for path, uses in used.items() if uses and path not in COMPAT} == {}
+    assert {path for path, uses in used.items() if uses} == COMPAT, "a file that uses none needs no exception"
 
 
 def test_no_class_of_ours_uses_or_overrides_a_private_name_of_a_base_but_in_these_files():
@@ -53,7 +53,7 @@ def test_no_class_of_ours_uses_or_overrides_a_private_name_of_a_base_but_in_thes
     ],
 )
 def test_a_private_name_is_found_wherever_it_stands(planted, name):
-    assert [found for _, found in private_names.in_text(planted)] == [name]
+    assert [used for _, used in private_names.in_text(planted)] == [name]
 
 
 @pytest.mark.parametrize(

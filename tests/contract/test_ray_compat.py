@@ -110,7 +110,7 @@ def test_ray_takes_over_the_signal_by_the_function_that_is_put_out_of_action():
 
 
 def test_an_error_that_nobody_waits_for_is_not_logged(monkeypatch, propagated, caplog):
-    worker = SimpleNamespace(deserialize_objects=lambda *found: [ValueError("unheard")])
+    worker = SimpleNamespace(deserialize_objects=lambda *objects: [ValueError("unheard")])
     for name in ray_compat.SETTINGS:
         monkeypatch.delenv(name, raising=False)
     Worker.raise_errors(worker, [], [])
@@ -136,16 +136,16 @@ def test_a_process_without_a_gpu_of_its_own_sees_those_of_its_machine(monkeypatc
 
 @pytest.mark.search
 def test_the_raylet_of_this_machine_is_found(shared_ray):
-    found = ray_compat.raylet()
-    assert found.name() == "raylet"
-    assert found.ppid() == os.getpid()
+    raylet = ray_compat.raylet()
+    assert raylet.name() == "raylet"
+    assert raylet.ppid() == os.getpid()
 
 
 @pytest.mark.search
 def test_the_gcs_of_this_machine_is_found(shared_ray):
-    found = ray_compat.gcs()
-    assert found.name() == "gcs_server"
-    assert found.ppid() == os.getpid()
+    gcs = ray_compat.gcs()
+    assert gcs.name() == "gcs_server"
+    assert gcs.ppid() == os.getpid()
 
 
 @pytest.mark.search

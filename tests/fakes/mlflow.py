@@ -64,7 +64,7 @@ class FakeCarrier:
 
     def _artifact(self, run: str, path: str, folder: str | None = None, modified: int = 0) -> None:
         inside = sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
-        self._run(run).artifacts |= {f"{folder}/{found.name}" if folder else found.name for found in inside}
+        self._run(run).artifacts |= {f"{folder}/{entry.name}" if folder else entry.name for entry in inside}
 
     def _table(self, run: str, path: str, modified: int = 0) -> None:
         self._artifact(run, path)

@@ -99,7 +99,7 @@ class Tuner:
 
     def __init__(self, trainable: Any, tune_config: Any, run_config: Any) -> None:
         (self.workload, self.checkpoints), self.tune, self.run = trainable, tune_config, run_config
-        self.callbacks = [found for found in run_config.callbacks if not isinstance(found, LoggerCallback)]
+        self.callbacks = [callback for callback in run_config.callbacks if not isinstance(callback, LoggerCallback)]
         self.rounds, self.live, self.every = Rounds(), deque[Trial](), list[Trial]()
         self.left = tune_config.num_samples
         running.append(self)
@@ -299,13 +299,13 @@ def look_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from tuning.preflight import preflight
     from tuning.state import continuation, run_folder
 
-    check, versions, known = preflight.check, run_folder.versions(), {}
+    check, versions, checked = preflight.check, run_folder.versions(), {}
 
     def remembered(plan: Any) -> Any:
         key = plan.model_copy(update={"runs_dir": "", "corpus_sha256": None}).model_dump_json()
-        if key not in known:
-            known[key] = check(plan)
-        return known[key]
+        if key not in checked:
+            checked[key] = check(plan)
+        return checked[key]
 
     monkeypatch.setattr(preflight, "check", remembered)
     for module in (continuation, run_folder):

@@ -45,14 +45,14 @@ class Tree:
 
     def start(self, *flags: object, **environment: str) -> psutil.Popen:
         """Start a search."""
-        own = {"HOME": str(self.folder / "home"), "TMPDIR": self.temporary, "RAY_TMPDIR": "/tmp",
-               STEP_SECONDS: str(self.step_seconds)}  # fmt: skip
+        defaults = {"HOME": str(self.folder / "home"), "TMPDIR": self.temporary, "RAY_TMPDIR": "/tmp",
+                    STEP_SECONDS: str(self.step_seconds)}  # fmt: skip
         number = len(self.begun)
         # files: Ray's agents keep what they inherit for a minute after a kill, and a pipe would end only then
         with (self.folder / f"{number}.out").open("w") as out, (self.folder / f"{number}.err").open("w") as errors:
             process = psutil.Popen(
                 [sys.executable, self.script, *map(str, flags), "--runs-dir", str(self.runs)], cwd=ROOT,
-                stdout=out, stderr=errors, start_new_session=True, env={**os.environ, **own, **environment},
+                stdout=out, stderr=errors, start_new_session=True, env={**os.environ, **defaults, **environment},
             )  # fmt: skip
         self.begun.append(process)
         return process

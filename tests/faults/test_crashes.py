@@ -155,16 +155,16 @@ def left_by(runs):
     return {"rows": sorted(rows, key=lambda row: row["trial_id"]), "optuna": told, "mlflow": runs_of}
 
 
-def differences(found, expected, where=""):
+def differences(actual, expected, where=""):
     """Yield where two results differ, and how."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in {**expected, **found}:
-            yield from differences(found.get(key), expected.get(key), f"{where}/{key}")
-    elif isinstance(found, list | tuple) and isinstance(expected, list | tuple) and len(found) == len(expected):
-        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+    if isinstance(actual, dict) and isinstance(expected, dict):
+        for key in {**expected, **actual}:
+            yield from differences(actual.get(key), expected.get(key), f"{where}/{key}")
+    elif isinstance(actual, list | tuple) and isinstance(expected, list | tuple) and len(actual) == len(expected):
+        for number, (one, other) in enumerate(zip(actual, expected, strict=True)):
             yield from differences(one, other, f"{where}/{number}")
-    elif found != expected:
-        yield f"{where}: {found!r}, not {expected!r}"
+    elif actual != expected:
+        yield f"{where}: {actual!r}, not {expected!r}"
 
 
 def gone_on(small, runs, capsys):
@@ -210,5 +210,5 @@ def test_a_write_that_is_cut_off_at_any_kind_of_byte_costs_nothing(filmed, small
     for number in range(part, len(cut), PARTS):
         what, tree, stores = cut[number]
         FakeCarrier.stores = copy.deepcopy(stores)
-        found = gone_on(small, laid(tree, tmp_path / str(number)), capsys)
-        assert [*differences(found, unbroken)] == [], what
+        resumed = gone_on(small, laid(tree, tmp_path / str(number)), capsys)
+        assert [*differences(resumed, unbroken)] == [], what

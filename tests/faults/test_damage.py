@@ -116,10 +116,10 @@ def test_a_search_goes_on_with_all_of_its_state_damaged(simulated, killed, told,
         assert f"torn/{name}" in errors
     assert "Traceback" not in errors
     assert rows.read_bytes().split(b"\n")[:2] == kept
-    found = [row for row in Record(folder).rows.values() if row.phase == "search"]
-    assert sorted(row.trial_id for row in found) == [f"t00{number}" for number in range(1, 7)]
+    searched = [row for row in Record(folder).rows.values() if row.phase == "search"]
+    assert sorted(row.trial_id for row in searched) == [f"t00{number}" for number in range(1, 7)]
     assert "**Total Experiments:** 6" in (folder / "report.md").read_text()
-    assert {row.trial_id for row in read_rows(folder / "rows.csv")} == {row.trial_id for row in found}
+    assert {row.trial_id for row in read_rows(folder / "rows.csv")} == {row.trial_id for row in searched}
     assert len(RunInfo.of_run(folder, "now").continued) == 1
     (stored,) = simulated.values()
     assert not [name for name, run in stored.items() if run.status == "RUNNING"]

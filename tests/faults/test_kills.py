@@ -39,7 +39,7 @@ def unbroken(small, tmp_path_factory):
             mlflow.install(patch)
             every = (*small, *flags, "--runs-dir", runs, "--name", "whole")
             assert main([str(flag) for flag in every]) == 0
-        return _known(read_rows(runs / "whole" / "rows.jsonl"))
+        return _untimed(read_rows(runs / "whole" / "rows.jsonl"))
 
     return run
 
@@ -103,12 +103,12 @@ def _last_step(tree):
 
 def _checkpoints(tree):
     """Return trial id -> the furthest step at which it is whole on disk."""
-    found = {}
+    furthest = {}
     for trial_id, config in Record(tree.runs / "cut").configs.items():
         for folder in (tree.runs / "cut" / "ray").glob(f"*/{config.name}/checkpoint_*/session"):
             if (progress := checkpoint.progress_of(folder)) is not None:
-                found[trial_id] = max(progress.step, found.get(trial_id, 0))
-    return found
+                furthest[trial_id] = max(progress.step, furthest.get(trial_id, 0))
+    return furthest
 
 
 def _assert_each_checkpoint_was_used(reported, kept):
@@ -123,7 +123,7 @@ def _assert_each_checkpoint_was_used(reported, kept):
 
 
 def _assert_as_unbroken(tree, whole, trials):
-    rows = _known(read_rows(tree.runs / "cut" / "rows.jsonl"))
+    rows = _untimed(read_rows(tree.runs / "cut" / "rows.jsonl"))
     assert rows == whole
     raw = [json.loads(line) for line in _lines(tree, "rows.jsonl")]
     assert max(Counter((row["trial_id"], row["phase"]) for row in raw).values()) == 1, "a trial ended twice"
@@ -133,11 +133,11 @@ def _assert_as_unbroken(tree, whole, trials):
     _assert_mlflow_is_true(tree, rows)
 
 
-def _known(rows):
-    known = [{name: value for name, value in dataclasses.asdict(row).items() if name not in TIMED} for row in rows]
-    for row in known:
+def _untimed(rows):
+    facts = [{name: value for name, value in dataclasses.asdict(row).items() if name not in TIMED} for row in rows]
+    for row in facts:
         row["history"] = [{**report, "seconds": None} for report in row["history"]]
-    return known
+    return facts
 
 
 def _assert_no_more_than_an_interval_was_lost(tree):

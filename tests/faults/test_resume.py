@@ -116,7 +116,9 @@ def test_a_search_is_extended_in_two_goes_and_then_complete(simulated, told, sma
     assert "**Total Experiments:** 8" in (folder / "report.md").read_text()
     heard = _in_optuna(folder)
     assert heard[: len(trials)] == trials
-    assert sorted(own["trial_id"] for *_, own in heard if "trial_id" in own) == sorted(r.trial_id for r in searched)
+    assert sorted(attrs["trial_id"] for *_, attrs in heard if "trial_id" in attrs) == sorted(
+        r.trial_id for r in searched
+    )
     logged = _parents(simulated, folder)
     assert logged | runs == logged
     assert [*logged.values()].count(None) == 1

@@ -61,13 +61,13 @@ def _battered(tmp_path):
                 mark.touch()
                 raise RuntimeError("once")
             report = super().step()
-            found = ray.get(
+            seen = ray.get(
                 self.host.__ray_call__.remote(
                     lambda host: [os.getpid(), (tmp_path / "t002").exists(), *(n for n, *_ in host.sessions.values())]
                 )
             )
             with (tmp_path / "seen").open("a") as file:
-                print(json.dumps(found), file=file)
+                print(json.dumps(seen), file=file)
             return report
 
     return Battered
@@ -238,11 +238,11 @@ def _after_a_report(tree, process, name):
 
 def _workers(process, name):
     """Ray's workers that are busy with ``name``; Ray puts that into their titles."""
-    found = []
+    workers = []
     for child in process.children(recursive=True):
         try:
             title = "".join(child.cmdline())
         except psutil.NoSuchProcess:
             continue
-        found += [child] if title.startswith("ray::") and name in title else []
-    return found
+        workers += [child] if title.startswith("ray::") and name in title else []
+    return workers

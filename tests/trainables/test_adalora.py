@@ -36,9 +36,9 @@ def workload_on(folder, source, rank=2):
     )  # fmt: skip
 
 
-def trial(strategy="adalora", seed=0, **own):
-    own = {**OWN, **own} if strategy == "adalora" else own
-    return TrialSpec.from_config(TrialConfig(strategy, params=own, learning_rate=0.02, seed=seed))
+def trial(strategy="adalora", seed=0, **params):
+    params = {**OWN, **params} if strategy == "adalora" else params
+    return TrialSpec.from_config(TrialConfig(strategy, params=params, learning_rate=0.02, seed=seed))
 
 
 def reference(folder, learner, target_rank=1):
@@ -54,12 +54,12 @@ def reference(folder, learner, target_rank=1):
     )  # fmt: skip
     network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model = peft.get_peft_model(network, config).eval()
-    own = dict(learner.parametrization.triplets.named_parameters())
+    triplets = dict(learner.parametrization.triplets.named_parameters())
     with torch.no_grad():
         for name, parameter in model.base_model.model.named_parameters():
-            if name in own:
-                parameter.copy_(own.pop(name))
-    assert not own
+            if name in triplets:
+                parameter.copy_(triplets.pop(name))
+    assert not triplets
     return model
 
 
@@ -119,10 +119,10 @@ def test_what_is_saved_is_a_plain_adapter_with_the_logits_of_pefts_adalora(model
         base = AutoModelForCausalLM.from_pretrained(model_folder)
         plain = base(input_ids=ids).logits
         saved = peft.PeftModel.from_pretrained(base, str(tmp_path / "saved" / "adapter")).eval()
-        found = saved(input_ids=ids).logits
+        logits = saved(input_ids=ids).logits
     assert torch.allclose(live, expected, rtol=0, atol=1e-5)
-    assert torch.allclose(found, expected, rtol=0, atol=1e-5)
-    assert not torch.allclose(found, plain, atol=1e-3)
+    assert torch.allclose(logits, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(logits, plain, atol=1e-3)
     assert {n: r for n, (r, _) in peft_adapter.read_back(saved).items()} == {
         name: rank for name, rank in learner.facts["ranks"].items() if rank
     }
@@ -158,9 +158,9 @@ def test_beside_others_it_trains_as_alone_and_they_do_not_notice(model_folder, s
         pack.step(slots)
     for slot, losses, (weights, alone) in zip(slots, pack.evaluate(slots, "validation"), expected, strict=True):
         assert mean_loss(pack.splits.validation, losses) == pytest.approx(alone, abs=1e-5)
-        found = slot.learner.outcome.weights
-        assert found.keys() == weights.keys()
-        assert all(torch.allclose(found[name], tensor, rtol=0, atol=1e-5) for name, tensor in weights.items())
+        trained = slot.learner.outcome.weights
+        assert trained.keys() == weights.keys()
+        assert all(torch.allclose(trained[name], tensor, rtol=0, atol=1e-5) for name, tensor in weights.items())
 
 
 def trained_alone(workload, spec):
@@ -187,9 +187,9 @@ def test_it_continues_from_before_while_and_after_pruning_as_if_unbroken(model_f
     assert slot.learner.step == steps
     while not slot.learner.done:
         pack.step([slot])
-    found = slot.learner.outcome.weights
-    assert found.keys() == weights.keys()
-    assert all(torch.allclose(found[name], tensor, rtol=0, atol=1e-5) for name, tensor in weights.items())
+    trained = slot.learner.outcome.weights
+    assert trained.keys() == weights.keys()
+    assert all(torch.allclose(trained[name], tensor, rtol=0, atol=1e-5) for name, tensor in weights.items())
 
 
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)

@@ -35,9 +35,9 @@ def test_many_threads_drive_one_pack_and_each_trial_trains_as_alone(workload, sp
         ]
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(life, trials))
-    for own, alone in zip(found, expected, strict=True):
-        assert own == pytest.approx(alone, abs=1e-5)
+        together = list(pool.map(life, trials))
+    for losses, alone in zip(together, expected, strict=True):
+        assert losses == pytest.approx(alone, abs=1e-5)
     assert executor.slot_rounds == 4 * 8 * 2
     assert executor.rounds < executor.slot_rounds
 
@@ -74,9 +74,9 @@ def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, stra
     taken_up = session()
     taken_up.load(tmp_path / "saved")
     assert 0 < taken_up.learner.step < 20
-    found = next_report(taken_up, again=True)
+    resumed = next_report(taken_up, again=True)
     for name in ("step", "tokens", "report", "train_loss", "eval_loss", "allocation"):
-        assert found[name] == expected[name], name
+        assert resumed[name] == expected[name], name
     assert next_report(taken_up)["eval_loss"] == next_report(unbroken)["eval_loss"]
 
 

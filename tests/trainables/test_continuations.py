@@ -119,15 +119,15 @@ def test_the_base_is_as_it_was_whatever_becomes_of_an_adapter_and_its_own_sampli
     workload, _ = prompts
     base = load(workload.model)
     plain, _ = continued(workload, {"base": None})
-    own = GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=1.9, eos_token_id=0, pad_token_id=0)
-    before, base.model.generation_config = base.model.generation_config, own
+    sampling = GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=1.9, eos_token_id=0, pad_token_id=0)
+    before, base.model.generation_config = base.model.generation_config, sampling
     modules = [type(module) for module in base.model.modules()]
     try:
         assert continued(workload, {"base": None})[0] == plain
         (tmp_path / "adapter_config.json").write_text("{}")
         with pytest.raises(Exception, match=r"."):  # whatever PEFT raises
             continued(workload, {"broken": tmp_path})
-        assert base.model.generation_config is own
+        assert base.model.generation_config is sampling
     finally:
         base.model.generation_config = before
     assert [type(module) for module in base.model.modules()] == modules

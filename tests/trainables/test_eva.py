@@ -46,22 +46,22 @@ def decomposed(model, *batches, rank=2):
 
 def test_the_vectors_are_those_of_pefts_eva(model):
     rows = batch(learned=slice(5, None))
-    found = decomposed(model, rows).result()
+    components = decomposed(model, rows).result()
     targets = "|".join(site.name.replace(".", r"\.") for site in sites_of(model))
     config = peft.LoraConfig(r=6, target_modules=targets, init_lora_weights="eva", eva_config=peft.EvaConfig(rho=1.0))
     inputs = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask, "labels": rows.labels}
     forward = {"forward_fn": lambda model, inputs: model.base_model(**{k: inputs[k] for k in inputs if k != "labels"})}
     expected = get_eva_state_dict(model, [inputs], config, show_progress_bar=False, **forward)
-    assert expected.keys() == found.tensors.keys()
+    assert expected.keys() == components.tensors.keys()
     for name, vectors in expected.items():
-        assert found.tensors[name].shape == vectors.shape
+        assert components.tensors[name].shape == vectors.shape
         # up to the sign; a random model's last components differ by little, and both decompositions are approximations
-        assert torch.cosine_similarity(found.tensors[name], vectors.float())[:3].abs().min() > 0.95
+        assert torch.cosine_similarity(components.tensors[name], vectors.float())[:3].abs().min() > 0.95
 
 
 def test_the_ratios_are_shares_of_the_variance_of_learned_tokens(model):
     rows = batch(learned=slice(5, None))
-    found, seen = decomposed(model, rows).result(), {}
+    components, seen = decomposed(model, rows).result(), {}
     for site in sites_of(model):
         model.get_submodule(site.name).register_forward_pre_hook(lambda _, x, name=site.name: seen.update({name: x[0]}))
     model(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
@@ -69,7 +69,7 @@ def test_the_ratios_are_shares_of_the_variance_of_learned_tokens(model):
         tokens = tensor[rows.labels != IGNORED].double()
         tokens = tokens - tokens.mean(0)
         values = torch.linalg.svdvals(tokens) ** 2
-        ratios = [found.evidence[f"explained_variance/{k}"][name] for k in range(1, 7)]
+        ratios = [components.evidence[f"explained_variance/{k}"][name] for k in range(1, 7)]
         assert ratios == pytest.approx((values / values.sum())[:6].tolist(), rel=0.03)
 
 
@@ -97,13 +97,15 @@ def workload(model_folder, tiny_text):
     plain = Workload(
         str(model_folder), source, RankBudget.like_uniform(2, base.sites), epochs=2, batch_size=4, reports=2, scale=2.0
     )
-    found = measure(plain, COMPONENTS)
-    return dataclasses.replace(plain, evidence=found.evidence, tensors={COMPONENTS: found.tensors})
+    components = measure(plain, COMPONENTS)
+    return dataclasses.replace(plain, evidence=components.evidence, tensors={COMPONENTS: components.tensors})
 
 
-def trial(strategy="eva", **own):
-    own = {"rho": 2.0, **own} if strategy == "eva" else own
-    return TrialSpec.from_config(TrialConfig.from_ray({"strategy": strategy, strategy: {**own, "learning_rate": 0.01}}))
+def trial(strategy="eva", **params):
+    params = {"rho": 2.0, **params} if strategy == "eva" else params
+    return TrialSpec.from_config(
+        TrialConfig.from_ray({"strategy": strategy, strategy: {**params, "learning_rate": 0.01}})
+    )
 
 
 FEW = pytest.mark.parametrize("model", ["gpt2", "llama-gqa"], indirect=True)
@@ -150,13 +152,13 @@ def test_too_few_tokens_say_what_to_raise(workload):
         measure(dataclasses.replace(workload, data=source, budget=RankBudget.like_uniform(32, sites)), COMPONENTS)
 
 
-def survives(found, path):
-    keep(found, path, ComponentsFile())
+def survives(components, path):
+    keep(components, path, ComponentsFile())
     again = ComponentsFile().read(path)
     assert [*path.parent.iterdir()] == [path]
-    assert again.evidence == found.evidence
-    assert again.tensors.keys() == found.tensors.keys()
-    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in found.tensors.items())
+    assert again.evidence == components.evidence
+    assert again.tensors.keys() == components.tensors.keys()
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in components.tensors.items())
 
 
 @FEW
@@ -183,7 +185,7 @@ def test_no_byte_of_a_file_of_components_can_be_changed_unnoticed(tmp_path):
 def test_components_are_dealt_by_explained_variance_until_the_parameters_are_spent():
     sites = (Site("a", 10, 10, 0, "attention"), Site("b", 10, 30, 0, "mlp"))
     spectrum = {"a": [0.5, 0.2, 0.1, 0.05, 0.01, 0.0], "b": [0.4, 0.3, 0.15, 0.12, 0.0, 0.0]}
-    evidence = {f"explained_variance/{k + 1}": {n: found[k] for n, found in spectrum.items()} for k in range(6)}
+    evidence = {f"explained_variance/{k + 1}": {n: ratios[k] for n, ratios in spectrum.items()} for k in range(6)}
     budget = RankBudget(params=120)  # rank 2 at both; six components are three times that
     # 0.5 a, 0.4 b, 0.3 b: 100 spent; 0.2 a: 120 spent
     assert allocate(Eva(rho=3.0).scores(sites, evidence), sites, budget).ranks == {"a": 2, "b": 2}

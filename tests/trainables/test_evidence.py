@@ -21,21 +21,21 @@ def gradients(model, sites, rows):
     """Return each site's weight gradient of the mean loss, by plain PyTorch."""
     weights = [model.get_submodule(site.name).weight.requires_grad_() for site in sites]
     loss = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, labels=rows.labels).loss
-    found = torch.autograd.grad(loss, weights)
+    slopes = torch.autograd.grad(loss, weights)
     for weight in weights:
         weight.requires_grad_(False)
-    return {site.name: (weight, slope) for site, weight, slope in zip(sites, weights, found, strict=True)}
+    return {site.name: (weight, slope) for site, weight, slope in zip(sites, weights, slopes, strict=True)}
 
 
 def test_every_kind_is_what_its_formula_says(model):
     sites, rows = sites_of(model), batch([5, 6, 7, 8], [9, 10, 11])
-    found = measure_batches(model, sites, [rows])
-    assert list(found) == list(EVIDENCE_KINDS)
+    measured = measure_batches(model, sites, [rows])
+    assert list(measured) == list(EVIDENCE_KINDS)
     for name, (weight, slope) in gradients(model, sites, rows).items():
         d_in = next(site.d_in for site in sites if site.name == name)
-        assert found["gradient"][name] == pytest.approx(slope.square().sum().item() / d_in, rel=1e-3)
-        assert found["fisher"][name] == pytest.approx(slope.square().mean().item(), rel=1e-3)
-        assert found["sensitivity"][name] == pytest.approx((weight * slope).abs().mean().item(), rel=1e-3)
+        assert measured["gradient"][name] == pytest.approx(slope.square().sum().item() / d_in, rel=1e-3)
+        assert measured["fisher"][name] == pytest.approx(slope.square().mean().item(), rel=1e-3)
+        assert measured["sensitivity"][name] == pytest.approx((weight * slope).abs().mean().item(), rel=1e-3)
 
 
 def test_batches_count_alike_and_padding_does_not_count(model):

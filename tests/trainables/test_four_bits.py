@@ -68,7 +68,7 @@ def packed(workload, specs):
             pack.step([slot for slot in slots if slot.learner.step < step])
         if step % (workload.steps // 2) == 0:
             examples = pack.splits.validation
-            losses.append([mean_loss(examples, found) for found in pack.evaluate(slots, "validation")])
+            losses.append([mean_loss(examples, of_slot) for of_slot in pack.evaluate(slots, "validation")])
     assert not any(slot.failure for slot in slots)
     return list(zip(*losses, strict=True))
 
@@ -97,13 +97,13 @@ def test_sites_shapes_and_evidence_are_those_of_the_weights_that_the_bits_stand_
     from trainables.data.collate import collate
 
     batch = collate(splits_of(workload).train[:4], base.pad_id)
-    found = measure_batches(base.model, base.sites, [batch])
+    measured = measure_batches(base.model, base.sites, [batch])
     dense = AutoModelForCausalLM.from_pretrained(
         workload.model, quantization_config=BitsAndBytesConfig(**NF4.four_bits), dtype=torch.float32
     ).dequantize()
     expected = measure_batches(dense.requires_grad_(False).eval(), base.sites, [batch])
     for kind, values in expected.items():
-        assert found[kind] == pytest.approx(values, rel=1e-3), kind
+        assert measured[kind] == pytest.approx(values, rel=1e-3), kind
     assert base.params == shape_of(workload.model).params
 
 

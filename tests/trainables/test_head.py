@@ -21,9 +21,9 @@ def test_losses_and_gradients_are_those_of_plain_cross_entropy(problem, rows, mo
     weights = torch.rand(23)
     (gradient,) = torch.autograd.grad((expected * weights).sum(), hidden)
     losses = frozen_head_losses(layer, hidden, targets)
-    (own,) = torch.autograd.grad((losses * weights).sum(), hidden)
+    (actual,) = torch.autograd.grad((losses * weights).sum(), hidden)
     assert torch.allclose(losses, expected, atol=1e-6)
-    assert torch.allclose(own, gradient, atol=1e-6)
+    assert torch.allclose(actual, gradient, atol=1e-6)
 
 
 def test_large_logits_do_not_overflow():

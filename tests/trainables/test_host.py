@@ -74,7 +74,7 @@ def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_o
     host.admit(TrialHandle("other", other.pid), reference, "trial", CONFIG, None)  # of the same name, as Ray may do it
     session = host.sessions["killed"][1]
     with ThreadPoolExecutor(2) as pool:
-        report, own = (pool.submit(host.step, key) for key in ("killed", "other"))
+        report, others_report = (pool.submit(host.step, key) for key in ("killed", "other"))
         wait_for(lambda: session.learner.step >= 3)
         kill(killed)
         host.admit(TrialHandle("later", later.pid), reference, "trial", CONFIG, None)
@@ -82,7 +82,7 @@ def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_o
         assert [*host.sessions] == ["other", "later"]
         with pytest.raises(RuntimeError, match="the trial has left the pack"):
             report.result(timeout=60)
-        assert own.result()["step"] == 100
+        assert others_report.result()["step"] == 100
     with pytest.raises(RuntimeError, match="the trial has left the pack"):
         session.train(1)
     assert session.learner.step == left_at < 100
@@ -220,7 +220,7 @@ def test_a_host_outlives_what_ray_cannot_tell_and_ends_when_the_search_is_gone(l
 
 def test_memory_that_lies_free_between_what_is_in_use_goes_back_when_a_trial_leaves(host):
     """Blocks of 64 kB, of which every eighth stays: the C library by itself gives back only what is free at the end."""
-    libc, own = ctypes.CDLL("libc.so.6"), psutil.Process()
+    libc, process = ctypes.CDLL("libc.so.6"), psutil.Process()
     libc.malloc.restype = ctypes.c_void_p
     blocks = [libc.malloc(1 << 16) for _ in range(4000)]
     for block in blocks:
@@ -228,8 +228,8 @@ def test_memory_that_lies_free_between_what_is_in_use_goes_back_when_a_trial_lea
     for number, block in enumerate(blocks):
         if number % 8:
             libc.free(ctypes.c_void_p(block))
-    before = own.memory_info().rss
+    before = process.memory_info().rss
     host.free("nobody")
-    assert before - own.memory_info().rss > 150e6
+    assert before - process.memory_info().rss > 150e6
     for block in blocks[::8]:
         libc.free(ctypes.c_void_p(block))

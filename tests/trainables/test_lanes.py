@@ -77,7 +77,7 @@ def test_what_is_known_of_each_row_is_spread_over_the_lanes():
 def test_rows_never_overlap_and_never_cost_more_places_than_padding(lengths, width):
     lanes = arrange(lengths, width, join=True)
     taken = torch.zeros(len(lengths) * lanes.per_trial, lanes.length, dtype=torch.long)
-    flat = [(trial, length) for trial, own in enumerate(lengths) for length in own]
+    flat = [(trial, length) for trial, trial_lengths in enumerate(lengths) for length in trial_lengths]
     for (trial, length), (lane, start) in zip(flat, lanes.starts, strict=True):
         assert lane // lanes.per_trial == trial
         assert start + length <= lanes.length

@@ -43,10 +43,10 @@ def trials(model, source, dropout=0.0):
     budget = RankBudget.like_uniform(2, load(str(model)).sites)
     plain = Workload(str(model), source, budget, epochs=12, batch_size=MICRO, reports=2, scale=2.0, dropout=dropout)
 
-    def trial(strategy, learning_rate, own=None, **changes):
+    def trial(strategy, learning_rate, params=None, **changes):
         spec = {
             "strategy": strategy,
-            strategy: own or {},
+            strategy: params or {},
             "learning_rate": learning_rate,
             "seed": changes.pop("seed", 0),
         }
@@ -121,10 +121,10 @@ def pack(model_folder, source):
 def check_agreement(recorded, reference):
     losses, tensors = reference
     assert recorded.losses == pytest.approx(losses, abs=1e-5)
-    own = recorded.slot.learner.adapter.weights
-    assert own.keys() == tensors.keys()
+    weights = recorded.slot.learner.adapter.weights
+    assert weights.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert torch.allclose(own[name], tensor, rtol=0, atol=1e-4), name
+        assert torch.allclose(weights[name], tensor, rtol=0, atol=1e-4), name
 
 
 @pytest.fixture
@@ -213,8 +213,8 @@ class TestNeighbours:
         slots = [recorded.slot for recorded in packed(pack, chosen, 8)]
         together = pack.evaluate(slots, "validation")
         alone = [pack.evaluate([slot], "validation")[0] for slot in slots]
-        for losses, own in zip(together, alone, strict=True):
-            assert losses == pytest.approx(own, rel=1e-6)
+        for losses, separate in zip(together, alone, strict=True):
+            assert losses == pytest.approx(separate, rel=1e-6)
         assert len({sum(losses) for losses in together}) == len(together)
 
     def test_a_pack_leaves_the_base_as_it_was(self, pack, chosen):
@@ -257,8 +257,8 @@ class TestNeighbours:
             ids = torch.tensor([example.input_ids])
             total += loaded(input_ids=ids, labels=ids).loss.item() * example.learned_tokens
             tokens += example.learned_tokens
-        found = mean_loss(pack.splits.validation, pack.evaluate([slot], "validation")[0])
-        assert found == pytest.approx(total / tokens, abs=1e-5)
+        loss = mean_loss(pack.splits.validation, pack.evaluate([slot], "validation")[0])
+        assert loss == pytest.approx(total / tokens, abs=1e-5)
 
     @staticmethod
     def same(slots, recorded):

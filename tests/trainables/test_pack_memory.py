@@ -91,10 +91,10 @@ def test_a_trial_that_does_not_fit_by_itself_fails_alone_and_not_as_diverged(pac
 
 def no_moments_for(slot, monkeypatch):
     """Let memory end when AdamW makes the moments of a trial, which it does within the first step."""
-    zeros_like, own = torch.zeros_like, {id(tensor) for tensor in slot.learner.parameters}
+    zeros_like, parameter_ids = torch.zeros_like, {id(tensor) for tensor in slot.learner.parameters}
 
     def making(tensor, *arguments, **named):
-        if id(tensor) in own and slot.learner.optimizer.state:
+        if id(tensor) in parameter_ids and slot.learner.optimizer.state:
             raise torch.OutOfMemoryError("there is no more")
         return zeros_like(tensor, *arguments, **named)
 

@@ -46,8 +46,8 @@ def test_every_csv_is_read_as_pythons_csv_reads_it_and_only_empty_cells_are_null
     csv.writer(file, quoting=quoting).writerows([names, *rows])
     path = folder / "table.csv"
     path.write_bytes(file.getvalue().encode())
-    known = list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))
-    assert table(path).rows == [{name: cell for name, cell in row.items() if cell} for row in known]
+    expected = list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))
+    assert table(path).rows == [{name: cell for name, cell in row.items() if cell} for row in expected]
 
 
 @given(rows=st.lists(st.dictionaries(CELLS, VALUES, min_size=1), min_size=1, max_size=5), ascii=st.booleans())
@@ -57,8 +57,8 @@ def test_every_json_is_read_as_pythons_json_reads_it(folder, rows, ascii):
         ("table.json", json.dumps(rows, ensure_ascii=ascii, indent=1)),
     ):
         (folder / name).write_bytes(content.encode())
-        known = [{name: value for name, value in row.items() if value is not None} for row in rows]
-        assert table(folder / name).rows == known
+        expected = [{name: value for name, value in row.items() if value is not None} for row in rows]
+        assert table(folder / name).rows == expected
         assert set(table(folder / name).columns) == {name for row in rows for name in row}
 
 

@@ -20,15 +20,15 @@ class TestStack:
     def test_the_factors_lie_on_top_of_zeros_at_the_largest_rank(self):
         one, two, three = adapter(0.5, x=1, y=2), adapter(2.0, x=3), adapter(1.0, y=1)
         a, b = (tensor.detach().clone() for tensor in one.factors["x"])
-        found = Stack([one, two, three]).factors
-        assert list(found) == ["x", "y"]
-        assert found["x"].down.shape == (3, 3, 3)
-        assert found["x"].up.shape == (3, 3, 4)
-        assert found["y"].down.shape == (3, 2, 3)
-        assert torch.equal(found["x"].down[0], torch.cat([a, torch.zeros(2, 3)]))
-        assert torch.equal(found["x"].up[0], torch.cat([b.t(), torch.zeros(2, 4)]))
-        assert not found["x"].down[2].any()
-        assert found["x"].scale.flatten().tolist() == [0.5, 2.0, 0.0]
+        factors = Stack([one, two, three]).factors
+        assert list(factors) == ["x", "y"]
+        assert factors["x"].down.shape == (3, 3, 3)
+        assert factors["x"].up.shape == (3, 3, 4)
+        assert factors["y"].down.shape == (3, 2, 3)
+        assert torch.equal(factors["x"].down[0], torch.cat([a, torch.zeros(2, 3)]))
+        assert torch.equal(factors["x"].up[0], torch.cat([b.t(), torch.zeros(2, 4)]))
+        assert not factors["x"].down[2].any()
+        assert factors["x"].scale.flatten().tolist() == [0.5, 2.0, 0.0]
 
     def test_the_adapters_tensors_and_gradients_are_views(self):
         one, two = adapter(1.0, x=2), adapter(1.0, x=1)
@@ -56,10 +56,10 @@ class TestAdaptedLinear:
     def inputs(self, bias=True):
         torch.manual_seed(0)
         shapes = {"x": (2, 5, 3), "down": (2, 2, 3), "up": (2, 2, 4)}
-        found = {name: torch.randn(shape, dtype=torch.float64).requires_grad_() for name, shape in shapes.items()}
+        tensors = {name: torch.randn(shape, dtype=torch.float64).requires_grad_() for name, shape in shapes.items()}
         layer = FrozenLinear(torch.nn.Linear(3, 4, bias, dtype=torch.float64).requires_grad_(False))
         scale = torch.tensor([[[0.5]], [[2.0]]], dtype=torch.float64)
-        return {"x": found.pop("x"), "layer": layer, **found, "scale": scale}
+        return {"x": tensors.pop("x"), "layer": layer, **tensors, "scale": scale}
 
     def test_it_is_the_layer_plus_each_trials_scaled_product(self):
         parts = self.inputs()

@@ -29,7 +29,7 @@ def shown(tmp_path):
     return show
 
 
-def known(name):
+def published(name):
     return (importlib.resources.files("trl") / "chat_templates" / f"{name}.jinja").read_text()
 
 
@@ -54,7 +54,7 @@ def test_what_is_learned_of_a_conversation(learn, text, shown):
 
 def test_an_empty_thought_before_the_last_turn_alone_is_no_doubt(shown):
     row = {"messages": [QUESTION, message("assistant", "jumps"), message("user", "so"), message("assistant", "dog")]}
-    assert shown(row, known("qwen3")) == (
+    assert shown(row, published("qwen3")) == (
         "<|im_start|>user\nfox?<|im_end|>\n<|im_start|>assistant\n⟦jumps<|im_end|>\n⟧"
         "<|im_start|>user\nso<|im_end|>\n<|im_start|>assistant\n⟦<think>\n\n</think>\n\ndog<|im_end|>\n⟧"
     )
@@ -63,9 +63,9 @@ def test_an_empty_thought_before_the_last_turn_alone_is_no_doubt(shown):
 def test_a_template_that_drops_earlier_thoughts_is_refused_unless_only_the_last_turn_is_learned(shown):
     row = {"messages": [QUESTION, THOUGHT, message("user", "so"), THOUGHT]}
     with pytest.raises(ValueError, match=r"cannot be told from the rest by the chat template.*--learn last"):
-        shown(row, known("qwen3"))
-    assert shown(row, known("qwen3"), learn="last").endswith("⟦<think>\nhm\n</think>\n\njumps<|im_end|>\n⟧")
-    assert shown({"messages": [QUESTION, THOUGHT]}, known("qwen3")).endswith(
+        shown(row, published("qwen3"))
+    assert shown(row, published("qwen3"), learn="last").endswith("⟦<think>\nhm\n</think>\n\njumps<|im_end|>\n⟧")
+    assert shown({"messages": [QUESTION, THOUGHT]}, published("qwen3")).endswith(
         "⟦<think>\nhm\n</think>\n\njumps<|im_end|>\n⟧"
     )
 
@@ -104,7 +104,7 @@ def test_a_content_in_parts_is_the_same_text_whether_a_template_knows_parts_or_n
         return [{"type": "text", "text": part} for part in (text, *more)]
 
     row = {"messages": [message("user", said("fo", "x?")), message("assistant", said("jumps"))]}
-    text = shown(row, known(name))
+    text = shown(row, published(name))
     assert "fox?" in text
     assert "⟦jumps" in text.replace("⟦ ", "⟦")
     assert "type" not in text

@@ -181,9 +181,9 @@ def test_nothing_of_a_search_listens_beyond_this_machine_and_others_reach_no_fil
     check_folder(folder)
 
 
-def check_listeners(found):
-    assert {name for name, _ in found} >= {"gcs_server", "raylet", "dashboard", "ray::DashboardAgent"}
-    assert {address.removeprefix("::ffff:") for _, address in found} <= {"127.0.0.1", "::1"}
+def check_listeners(listeners):
+    assert {name for name, _ in listeners} >= {"gcs_server", "raylet", "dashboard", "ray::DashboardAgent"}
+    assert {address.removeprefix("::ffff:") for _, address in listeners} <= {"127.0.0.1", "::1"}
 
 
 def check_folder(folder):

@@ -108,8 +108,8 @@ def test_the_page_on_clusters_goes_from_ray_up_to_the_report_in_five_commands():
     up, submit, fetch = (next(c for c in commands if word in c) for word in ("up", "submit", "rsync-down"))
     assert up[:2] == ["ray", "up"]
     flags = submit[submit.index("tune.py") + 1 :]
-    known = {flag: option.name for option in options() for flag in option.opts}
-    plan = resolve_plan(None, {known[flag]: value for flag, value in zip(flags[::2], flags[1::2], strict=True)})
+    names = {flag: option.name for option in options() for flag in option.opts}
+    plan = resolve_plan(None, {names[flag]: value for flag, value in zip(flags[::2], flags[1::2], strict=True)})
     assert plan.ray_address == "auto"
     assert f"{plan.run_dir}/report.html" in fetch
 

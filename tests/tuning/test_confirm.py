@@ -19,8 +19,8 @@ from tuning.tracking.mlflow_client import PARENT
 from tuning.trials.confirmation import confirmations, controls
 
 
-def trial(strategy, loss, number=0, **own):
-    config = {"strategy": strategy, strategy: {**own, "learning_rate": 0.01 + number / 1000}, "seed": 7,
+def trial(strategy, loss, number=0, **params):
+    config = {"strategy": strategy, strategy: {**params, "learning_rate": 0.01 + number / 1000}, "seed": 7,
               "scaling": "constant"}  # fmt: skip
     return ResultRow(
         f"{strategy}{number}", f"{strategy}{number}", strategy, "finished", config=config, final_eval_loss=loss
@@ -80,10 +80,10 @@ def test_every_allocation_that_wins_has_controls_of_its_own():
 
 
 def test_ranks_found_while_training_are_controlled_as_plain_lora_with_them_and_with_their_shuffle():
-    found = dataclasses.replace(trial("adalora", 3.0, 2, initial=1.5), ranks={"a": 3, "b": 0, "c": 1})
-    rows = [*ROWS, found, trial("adalora", 3.5, 1, initial=2.0)]
+    best = dataclasses.replace(trial("adalora", 3.0, 2, initial=1.5), ranks={"a": 3, "b": 0, "c": 1})
+    rows = [*ROWS, best, trial("adalora", 3.5, 1, initial=2.0)]
     confirmed = [
-        dataclasses.replace(found, trial_id=f"c{seed}", phase="confirm", seed=seed, test_loss=3.0) for seed in (8, 9)
+        dataclasses.replace(best, trial_id=f"c{seed}", phase="confirm", seed=seed, test_loss=3.0) for seed in (8, 9)
     ]
     configs = controls(PLAN, [*rows, *confirmed])
     assert [(c.strategy, c.seed, c.phase) for c in configs] == [
@@ -111,8 +111,8 @@ def test_of_budgets_that_were_searched_the_smallest_that_is_about_as_good_is_con
     ]  # fmt: skip
     plan = SearchPlan(objective="loss,params", seed=7, confirm_seeds=2)
     configs = confirmations(plan, rows)
-    found = [(c.trial_id, c.budget_share) for c in configs if c.seed == 8]
-    assert found == [
+    sizes = [(c.trial_id, c.budget_share) for c in configs if c.seed == 8]
+    assert sizes == [
         ("baseline_baseline0_seed8", 1.0), ("linear_decay_linear_decay0_seed8", 1.0),
         ("attention_heavy_attention_heavy0_seed8", 1.0), ("linear_decay_linear_decay2-small_seed8", 0.3),
     ]  # fmt: skip
@@ -196,9 +196,9 @@ def test_a_search_confirms_in_full_and_says_its_verdict(finished):
     checked = {row.config[row.strategy]["of"] for row in confirmed if row.strategy not in names}
     assert checked
     for of in checked - {"frozen"}:
-        own = [row for row in confirmed if row.strategy not in names and row.config[row.strategy]["of"] == of]
+        checks = [row for row in confirmed if row.strategy not in names and row.config[row.strategy]["of"] == of]
         controls = ("frozen",) if of == "adalora" else ("shuffled", "inverted")
-        assert Counter(row.strategy for row in own) == dict.fromkeys(controls, 2)
+        assert Counter(row.strategy for row in checks) == dict.fromkeys(controls, 2)
     assert {(row.seed, row.status) for row in confirmed} == {(1, "finished"), (2, "finished")}
     for row in confirmed:
         total, tokens = map(sum, zip(*row.test_documents, strict=True))

@@ -106,7 +106,7 @@ def test_a_damaged_line_of_the_record_undoes_no_extension(extended):
 
 
 @pytest.fixture
-def known(extended):
+def run_dir(extended):
     """The folder of a search of which base, texts and versions are known, twice: in the record, and in files."""
     record = Record(extended)
     plan = PLAN.model_copy(update={"num_samples": 12, "corpus_sha256": "c" * 64})
@@ -127,10 +127,10 @@ def kept_by_three(tmp_path, tiny_gpt2, tiny_text):
         model=str(tiny_gpt2), dataset=str(tiny_text), train_examples=16, validation_examples=8, test_examples=8,
         max_length=32, budget_rank=2, runs_dir=str(tmp_path), name="x", strategies=("baseline", "linear_decay"),
     )  # fmt: skip
-    known, more = preflight.check(plan), preflight.check(plan.model_copy(update={"budget_rank": 4}))
+    checked, more = preflight.check(plan), preflight.check(plan.model_copy(update={"budget_rank": 4}))
     plan.run_dir.mkdir()
     record = Record(plan.run_dir)
-    for number, workload in enumerate((known.workload, known.workload, more.workload)):
+    for number, workload in enumerate((checked.workload, checked.workload, more.workload)):
         config = replace(CONFIG, trial_id=f"t{number}")
         record.began(config)
         record.reported(config.trial_id, {"step": 0, "eval_loss": 1.0})
@@ -139,15 +139,15 @@ def kept_by_three(tmp_path, tiny_gpt2, tiny_text):
         session.save(folder / "session")
         session.close()
     record.ended(ResultRow("t1", "linear_decay_t1", "linear_decay", "finished"))
-    return plan, known, record
+    return plan, checked, record
 
 
 def test_a_trial_begins_anew_whose_checkpoint_is_of_another_base_or_other_ranks(tmp_path, tiny_gpt2, tiny_text):
-    plan, known, record = kept_by_three(tmp_path, tiny_gpt2, tiny_text)
+    plan, checked, record = kept_by_three(tmp_path, tiny_gpt2, tiny_text)
     assert checkpoints(plan, record).keys() == {"t0", "t2"}
-    discard_incompatible(plan, known, record)
+    discard_incompatible(plan, checked, record)
     assert checkpoints(plan, record).keys() == record.reports.keys() == Record(plan.run_dir).reports.keys() == {"t0"}
-    discard_incompatible(plan, replace(known, workload=replace(known.workload, base="another")), record)
+    discard_incompatible(plan, replace(checked, workload=replace(checked.workload, base="another")), record)
     assert checkpoints(plan, record) == record.reports == {}
     assert newest_checkpoint(plan, replace(CONFIG, trial_id="t1").name), "a trial that ended keeps its own"
 
@@ -155,14 +155,14 @@ def test_a_trial_begins_anew_whose_checkpoint_is_of_another_base_or_other_ranks(
 def test_a_trial_whose_incompatible_checkpoints_are_only_begun_to_be_removed_begins_anew_all_the_same(
     tmp_path, tiny_gpt2, tiny_text, monkeypatch
 ):
-    plan, known, record = kept_by_three(tmp_path, tiny_gpt2, tiny_text)
+    plan, checked, record = kept_by_three(tmp_path, tiny_gpt2, tiny_text)
 
     def killed(path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tuning.state.checkpoints.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        discard_incompatible(plan, known, record, observer := Lines())
+        discard_incompatible(plan, checked, record, observer := Lines())
     assert Record(plan.run_dir).reports.keys() == {"t0"}
     assert observer.noted_lines == [
         "linear_decay_lr0.01_t2 begins anew: what it has kept is of another base or other ranks"
@@ -175,26 +175,26 @@ def circumstances(folder, base, corpus):
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_damaged_plan_in_the_record_hides_no_other_base_texts_or_versions(known, lost):
+def test_a_damaged_plan_in_the_record_hides_no_other_base_texts_or_versions(run_dir, lost):
     if lost:
-        (known / EVENTS).write_bytes((known / EVENTS).read_bytes().replace(b"torch", b"torsh"))
+        (run_dir / EVENTS).write_bytes((run_dir / EVENTS).read_bytes().replace(b"torch", b"torsh"))
     torch = f"torch was 1.0, is {versions()['torch']}"
-    assert circumstances(known, "b" * 64, "c" * 64) == [torch]
-    assert circumstances(known, "0" * 64, "1" * 64) == [
+    assert circumstances(run_dir, "b" * 64, "c" * 64) == [torch]
+    assert circumstances(run_dir, "0" * 64, "1" * 64) == [
         torch,
         "the base model had SHA-256 bbbbbbbbbbbb, now 000000000000",
         "the texts had SHA-256 cccccccccccc, now 111111111111",
     ]
-    record = Record(known)
+    record = Record(run_dir)
     assert origin(record, saved_plan(record))["search_id"] == "abc"
 
 
 @pytest.mark.parametrize("facts", [b"", b"[]", b"{}", b'{"versions": "torch", "base_sha256": 3}'])
-def test_what_nobody_knows_any_more_may_differ(known, facts):
-    (known / EVENTS).write_bytes(b"{")
-    (known / FACTS).write_bytes(facts)
-    save_plan(PLAN, known)
-    assert circumstances(known, "b" * 64, "c" * 64) == [
+def test_what_nobody_knows_any_more_may_differ(run_dir, facts):
+    (run_dir / EVENTS).write_bytes(b"{")
+    (run_dir / FACTS).write_bytes(facts)
+    save_plan(PLAN, run_dir)
+    assert circumstances(run_dir, "b" * 64, "c" * 64) == [
         "no file says any more which versions of libraries it had",
         "no file says any more which base model it had",
         "no file says any more which texts it had",
@@ -212,17 +212,17 @@ def test_a_plan_that_was_changed_does_not_win_over_the_record(extended):
         assert record.exit_status is None
 
 
-def test_a_version_that_the_search_does_not_state_is_another_one(known):
-    path = known / EVENTS
+def test_a_version_that_the_search_does_not_state_is_another_one(run_dir):
+    path = run_dir / EVENTS
     path.write_bytes(b"")
     stated = {name: version for name, version in versions().items() if name not in ("torch", "lora-rank-search")}
-    plan = json.loads((known / "plan.json").read_text())
+    plan = json.loads((run_dir / "plan.json").read_text())
     facts = {"search_id": "abc", "base_sha256": "b" * 64, "versions": stated}
-    Record(known).planned(plan=plan, command="", changes=[], **facts)
+    Record(run_dir).planned(plan=plan, command="", changes=[], **facts)
     said = [
         f"{name} was of a version that no file says, is {versions()[name]}" for name in ("lora-rank-search", "torch")
     ]
-    assert circumstances(known, "b" * 64, "c" * 64) == said
+    assert circumstances(run_dir, "b" * 64, "c" * 64) == said
 
 
 def test_texts_are_the_same_wherever_their_file_lies(simulated, small, tmp_path, tiny_text, monkeypatch, capsys):

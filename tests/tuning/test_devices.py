@@ -74,6 +74,6 @@ def test_where_coverage_fails_on_an_apple_chip_the_cpu_trains(monkeypatch, lines
 
     monkeypatch.setattr(measuring, "_coverage", coverage)
     hosts = types.SimpleNamespace(sharing=lambda workload: workload)
-    plan, checked, found = measuring._where_it_trains(plan, checked, hosts, lines)
-    assert (plan.device, checked.workload.device, found) == ("cpu", "cpu", "of the CPU")
+    plan, checked, covered = measuring._where_it_trains(plan, checked, hosts, lines)
+    assert (plan.device, checked.workload.device, covered) == ("cpu", "cpu", "of the CPU")
     assert "training on CPU, for on this machine's GPU its loss is another" in lines.noted_lines[0]

@@ -107,7 +107,7 @@ def test_a_trial_that_failed_before_it_started_is_a_row_with_its_last_cause(harv
 
 def test_resource_events_are_kept_once_each_and_say_nothing_about_the_trial(harvest):
     events = [json.dumps(["8 did not fit"]), json.dumps(["8 did not fit", "4 did not fit"])]
-    row = run(harvest, *({**REPORT, "resource_events": found} for found in (*events, None)))
+    row = run(harvest, *({**REPORT, "resource_events": event} for event in (*events, None)))
     assert list(harvest.record.resource_events) == ["8 did not fit", "4 did not fit"]
     assert (row.status, row.error) == ("finished", None)
 

@@ -40,7 +40,7 @@ def plan(tiny_gpt2, tiny_text, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def known(plan, shared_ray):
+def checked(plan, shared_ray):
     """What a search is known to be before anything is measured."""
     with ray_for(plan):
         yield preflight.check(plan)
@@ -51,17 +51,17 @@ def names():
 
 
 def processes(name):
-    return [ray.get_actor(found) for found in ray.util.list_named_actors() if found.endswith(name)]
+    return [ray.get_actor(actor_name) for actor_name in ray.util.list_named_actors() if actor_name.endswith(name)]
 
 
-def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_the_end(plan, known, kind):
+def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_the_end(plan, checked, kind):
     shutil.rmtree(Path(plan.runs_dir) / ".evidence", ignore_errors=True)  # the other kind's
-    with hosting.hosts_for(plan, known.workload) as hosts:
+    with hosting.hosts_for(plan, checked.workload) as hosts:
         before = names()
         assert before[0] == "cpu0"
-        _, found = measured(plan, known, hosts)
-        assert found.workload.evidence["gradient"].keys() == {site.name for site in known.shape.sites}
-        assert all(math.isfinite(value) for value in found.workload.evidence["gradient"].values())
+        _, complete = measured(plan, checked, hosts)
+        assert complete.workload.evidence["gradient"].keys() == {site.name for site in checked.shape.sites}
+        assert all(math.isfinite(value) for value in complete.workload.evidence["gradient"].values())
         assert names() == before
         kept = sorted((Path(plan.runs_dir) / ".evidence").iterdir())
         assert len(kept) == 2  # what can be adapted, and the importance of that
@@ -71,17 +71,17 @@ def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_
             changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
             for damaged in (whole[: len(whole) // 2], changed):
                 cached.write_bytes(damaged)
-                again = measured(plan, known, hosts)[1].workload
-                assert (again.evidence, again.coverage) == (found.workload.evidence, found.workload.coverage)
+                again = measured(plan, checked, hosts)[1].workload
+                assert (again.evidence, again.coverage) == (complete.workload.evidence, complete.workload.coverage)
                 assert cached.read_bytes() == whole
         hosting.release(plan)
         assert names() == before
     assert names() == []
 
 
-def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered(plan, known, kind):
+def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered(plan, checked, kind):
     plan = plan.model_copy(update={"isolation": "process"})
-    with hosting.hosts_for(plan, known.workload) as hosts:
+    with hosting.hosts_for(plan, checked.workload) as hosts:
         assert names() == []
         assert hosting.ask(plan, hosts, "slots_that_fit") >= 1
         assert names() == ["cpu0"], "it stays for the next question"
@@ -89,7 +89,7 @@ def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered
         assert names() == []
 
 
-def test_one_that_dies_while_it_measures_is_replaced(plan, known, kind, tmp_path, wait_for):
+def test_one_that_dies_while_it_measures_is_replaced(plan, checked, kind, tmp_path, wait_for):
     mark = tmp_path / "asked"
 
     def hang(host):
@@ -99,17 +99,17 @@ def test_one_that_dies_while_it_measures_is_replaced(plan, known, kind, tmp_path
 
         host._unpack = unpack
 
-    with hosting.hosts_for(plan, known.workload) as hosts:
+    with hosting.hosts_for(plan, checked.workload) as hosts:
         (first,) = processes("cpu0")
         ray.get(first.__ray_call__.remote(hang))
         asked = ray.remote(num_cpus=0.5)(lambda: hosting.ask(plan, hosts, "measure", IMPORTANCE)).remote()
         wait_for(mark.exists)
         ray.kill(first)
-        assert ray.get(asked).evidence["gradient"].keys() == {site.name for site in known.shape.sites}
+        assert ray.get(asked).evidence["gradient"].keys() == {site.name for site in checked.shape.sites}
 
 
 @pytest.mark.parametrize("end", [hosting.end, lambda plan: connection.end_what_is_left()])
-def test_ending_them_does_not_mind_one_that_has_just_died(plan, known, monkeypatch, end):
+def test_ending_them_does_not_mind_one_that_has_just_died(plan, checked, monkeypatch, end):
     left = ray.remote(Lease).options(name="left", num_cpus=0).remote()
     ray.get(left.__ray_ready__.remote())
     monkeypatch.setattr(ray.util, "list_named_actors", lambda: ["gone", "left"])
@@ -118,7 +118,7 @@ def test_ending_them_does_not_mind_one_that_has_just_died(plan, known, monkeypat
         ray.get_actor("left")
 
 
-def test_a_joined_ray_that_stays_too_small_is_refused_after_a_while(plan, known, monkeypatch):
+def test_a_joined_ray_that_stays_too_small_is_refused_after_a_while(plan, checked, monkeypatch):
     monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.6)
     monkeypatch.setattr(connection, "LOOK_SECONDS", 0.1)
     large = plan.model_copy(update={"ray_address": "auto", "cpus_per_trial": 999})
@@ -148,21 +148,24 @@ def refusing():
     return Hosts
 
 
-def test_a_base_that_does_not_load_is_refused_with_its_reason_alone(plan, known, monkeypatch, said):
+def test_a_base_that_does_not_load_is_refused_with_its_reason_alone(plan, checked, monkeypatch, said):
     monkeypatch.setattr(hosting, "Hosts", refusing())
     shutil.rmtree(plan.runs_dir, ignore_errors=True)
-    with hosting.hosts_for(plan, known.workload) as hosts, pytest.raises(ValueError, match="this node has") as refusal:
-        measured(plan, known, hosts)
+    with (
+        hosting.hosts_for(plan, checked.workload) as hosts,
+        pytest.raises(ValueError, match="this node has") as refusal,
+    ):
+        measured(plan, checked, hosts)
     assert str(refusal.value) == "this node has another model there"
     assert said == []
 
 
 @pytest.mark.thorough
-def test_a_base_that_is_another_is_refused_with_its_reason_alone(plan, known, tiny_gpt2, tmp_path, said):
+def test_a_base_that_is_another_is_refused_with_its_reason_alone(plan, checked, tiny_gpt2, tmp_path, said):
     other = shutil.copytree(tiny_gpt2, tmp_path / "other")
     (other / "config.json").write_text((other / "config.json").read_text().replace("{", '{"note": 1,', 1))
     shutil.rmtree(plan.runs_dir, ignore_errors=True)
-    wrong = dataclasses.replace(known, workload=dataclasses.replace(known.workload, model=str(other)))
+    wrong = dataclasses.replace(checked, workload=dataclasses.replace(checked.workload, model=str(other)))
     with hosting.hosts_for(plan, wrong.workload) as hosts:
         for host in processes(""):
             with pytest.raises(ValueError, match="this node has"):  # as when they tried by themselves

@@ -40,22 +40,22 @@ def heard():
 @pytest.fixture
 def set_to(monkeypatch):
     """Metric name -> {status or "": value} of gauges that nobody exports."""
-    found = {}
+    gauges = {}
 
     class Gauge:
         def __init__(self, name, description, tag_keys):
-            self.values, self.tag_keys = found.setdefault(f"ray_{name}", {}), set(tag_keys)
+            self.values, self.tag_keys = gauges.setdefault(f"ray_{name}", {}), set(tag_keys)
 
         def set_default_tags(self, tags):
             assert tags == {"search": "nightly"}
-            self.known = set(tags)
+            self.defaults = set(tags)
 
         def set(self, value, tags=MappingProxyType({})):
-            assert {*tags} | self.known == self.tag_keys
+            assert {*tags} | self.defaults == self.tag_keys
             self.values[tags.get("status", "")] = value
 
     monkeypatch.setattr(metrics, "Gauge", Gauge)
-    return found
+    return gauges
 
 
 def test_gauges_say_how_the_search_stands(set_to):
@@ -84,18 +84,18 @@ def export(port):
 
 def scraped(url):
     """Return what is exported once it is what is expected, or after a minute."""
-    deadline, found = time.monotonic() + 60, {}
-    while time.monotonic() < deadline and found != EXPECTED:
-        found = {}
+    deadline, values = time.monotonic() + 60, {}
+    while time.monotonic() < deadline and values != EXPECTED:
+        values = {}
         try:
             lines = urllib.request.urlopen(url, timeout=5).read().decode().splitlines()
         except OSError:
             lines = []
         for line in lines:
             if match := re.match(r'(ray_rank_search_\w+)\{.*search="nightly"(?:,status="(\w+)")?.*\} (\S+)$', line):
-                found.setdefault(match[1], {})[match[2] or ""] = float(match[3])
+                values.setdefault(match[1], {})[match[2] or ""] = float(match[3])
         time.sleep(0.5)
-    return found
+    return values
 
 
 @pytest.mark.process

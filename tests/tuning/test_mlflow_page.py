@@ -29,8 +29,8 @@ def ids(front):
     client = MlflowClient(tracking_uri=f"sqlite:///{front[1].parent}/mlflow.db")
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     search = json.loads((front[1] / "facts.json").read_text())["search_id"]
-    found = client.search_runs([experiment], f"tags.`rank_search.trial_id` LIKE '{search}/%'")
-    return {"experiment": experiment} | {run.info.run_name: run.info.run_id for run in found}
+    runs = client.search_runs([experiment], f"tags.`rank_search.trial_id` LIKE '{search}/%'")
+    return {"experiment": experiment} | {run.info.run_name: run.info.run_id for run in runs}
 
 
 @pytest.fixture(scope="module")

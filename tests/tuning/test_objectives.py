@@ -91,15 +91,15 @@ def test_optuna_hears_both_objectives_of_a_finished_trial_and_of_others_only_how
 def test_the_sampler_learns_from_both_objectives_and_a_seed_repeats_it(begin):
     def configs(seed):
         search = begin(TWO.model_copy(update={"seed": seed}))
-        found = []
+        handed_out = []
         for number in range(40):
-            found.append(suggested(search, number))
-            share = found[-1].budget_share
+            handed_out.append(suggested(search, number))
+            share = handed_out[-1].budget_share
             if number % 5 == 4:
                 search.on_trial_complete(str(number), {"eval_loss": 3.0, "status": "running"})
             else:
                 finish(search, str(number), 2.0 - share + number % 3, round(4096 * share))
-        return found
+        return handed_out
 
     assert configs(1) == configs(1)
     assert configs(1) != configs(2)
@@ -187,8 +187,8 @@ def test_nothing_goes_over_the_budget_given(share):
 @pytest.mark.parametrize("share", [0.125, 0.3, 0.77, 1.0])
 def test_a_trials_allocation_is_that_of_its_own_budget(share):
     spec, whole = TrialSpec.from_config(configuration(share, slope=1.0)), RankBudget.like_uniform(8, SITES)
-    own = RankBudget(int(share * whole.params), high=whole.high)
-    assert spec.allocation(SITES, whole, {}) == allocate(spec.allocator.scores(SITES, {}), SITES, own)
+    budget = RankBudget(int(share * whole.params), high=whole.high)
+    assert spec.allocation(SITES, whole, {}) == allocate(spec.allocator.scores(SITES, {}), SITES, budget)
     assert share * whole.params - 128 < spec.allocation(SITES, whole, {}).params <= share * whole.params
 
 

@@ -21,12 +21,12 @@ from tuning.trials import tuner
 PEERS = [word for name in ("baseline", "eva", "adalora") for word in ("--strategies", name)]
 
 
-def key(strategy, learning_rate=0.01, **own):
+def key(strategy, learning_rate=0.01, **params):
     sites = tuple(Site(name, 8, 8, 0, "mlp") for name in "ab")
     evidence = {f"explained_variance/{k}": {"a": 1 / k, "b": 1 / k} for k in range(1, 7)}
     workload = Workload("any", DataSource(), RankBudget.like_uniform(2, sites), 1.0, 4, 1, 2.0, evidence=evidence)
-    known = preflight.Preflight(preflight.Shape(Coverage(sites), 0, Context(None), 0), workload, "", {})
-    return tuner._key(workload, known, TrialConfig(strategy, params=own, learning_rate=learning_rate))
+    checked = preflight.Preflight(preflight.Shape(Coverage(sites), 0, Context(None), 0), workload, "", {})
+    return tuner._key(workload, checked, TrialConfig(strategy, params=params, learning_rate=learning_rate))
 
 
 def test_a_configuration_is_new_if_it_begins_or_is_pruned_otherwise():
@@ -41,8 +41,8 @@ def test_each_is_searched_confirmed_and_judged_like_any_other(finished):
     names = PEERS[1::2]
     rows = read_rows(finished.folder / "rows.jsonl")
     for phase in ("search", "confirm"):
-        found = Counter(row.strategy for row in rows if row.phase == phase)
-        assert {name: found[name] for name in names} == dict.fromkeys(names, 2)
+        counts = Counter(row.strategy for row in rows if row.phase == phase)
+        assert {name: counts[name] for name in names} == dict.fromkeys(names, 2)
     for row in rows:
         assert row.status in {"finished", "stopped"}
         assert row.status == "stopped" or row.trainable_parameters <= 1024

@@ -70,12 +70,12 @@ def test_the_dashboard_names_the_trials_that_train_by_strategy_budget_and_learni
 
 
 def test_the_metrics_port_exports_how_the_search_stands(dashboard, wait_for):
-    found = set()
+    names = set()
 
     def whole():
-        found.clear()
-        found.update(exported(dashboard))
-        return found >= GAUGES
+        names.clear()
+        names.update(exported(dashboard))
+        return names >= GAUGES
 
     wait_for(whole, PATIENCE_SECONDS)
-    assert found == GAUGES
+    assert names == GAUGES

@@ -160,7 +160,7 @@ def test_it_does_so_in_a_process_that_imports_nothing_of_ours(winner):
 TIMED = {"trial_id", "experiment_name", "training_time_seconds", "history"}
 
 
-def known(folder):
+def untimed(folder):
     return [
         {name: getattr(row, name) for name in FIELDS if name not in TIMED} for row in read_rows(folder / "rows.jsonl")
     ]
@@ -175,10 +175,10 @@ def test_a_seed_repeats_a_search_row_by_row_and_evidence_is_measured_once(simula
     assert len(measured) == 2  # what can be adapted, and the importance of that
     assert main([*flags, "--name", "again"]) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / ".evidence").iterdir()} == measured
-    assert len(known(tmp_path / "first")) > 8
-    assert known(tmp_path / "first") == known(tmp_path / "again")
+    assert len(untimed(tmp_path / "first")) > 8
+    assert untimed(tmp_path / "first") == untimed(tmp_path / "again")
     assert main([*flags, "--name", "another", "--seed", "1"]) == 0
-    assert known(tmp_path / "first") != known(tmp_path / "another")
+    assert untimed(tmp_path / "first") != untimed(tmp_path / "another")
 
 
 @pytest.mark.search
@@ -200,7 +200,7 @@ def test_so_it_does_where_all_is_real(finished, tune, six, tmp_path):
     measured = {path: path.stat().st_mtime_ns for path in cached.iterdir()}
     done = tune(*six, "--runs-dir", tmp_path, "--name", "again")
     assert done.returncode == 0, done.stderr
-    assert known(tmp_path / "again") == known(finished.folder)
+    assert untimed(tmp_path / "again") == untimed(finished.folder)
     assert {path: path.stat().st_mtime_ns for path in cached.iterdir()} == measured
 
 

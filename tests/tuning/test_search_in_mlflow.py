@@ -28,10 +28,10 @@ def stored(finished, tmp_path_factory):
     # of a copy: whoever opens it may change the file
     database = shutil.copy(finished.folder.parent / "mlflow.db", tmp_path_factory.mktemp("mlflow"))
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
-    found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    assert all(run.data.tags[TRIAL_TAG].startswith(_prefix(finished)) for run in found)
-    runs = {run.data.tags[TRIAL_TAG].removeprefix(_prefix(finished)): run for run in found}
-    assert len(runs) == len(found)
+    listed = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert all(run.data.tags[TRIAL_TAG].startswith(_prefix(finished)) for run in listed)
+    runs = {run.data.tags[TRIAL_TAG].removeprefix(_prefix(finished)): run for run in listed}
+    assert len(runs) == len(listed)
     return client, runs
 
 

@@ -11,6 +11,6 @@ def test_no_secret_of_the_environment_is_in_anything_that_a_search_leaves(finish
     left = {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
     for name in ("mlflow.db", "plan.json", "raylet.out"):
         assert any(path.endswith(name) for path in left), name
-    found = [(name, key) for name, content in (said | left).items() for key, value in planted.items()
+    leaks = [(name, key) for name, content in (said | left).items() for key, value in planted.items()
              if value.encode() in content]  # fmt: skip
-    assert found == []
+    assert leaks == []

@@ -59,7 +59,7 @@ def meeting(trainable, folder):
 
 
 @pytest.mark.parametrize(
-    ("choices", "found", "slots"),
+    ("choices", "available", "slots"),
     [
         ({"gpus_per_trial": 0.25, "cpus_per_trial": 0.5}, {"CPU": 8.0, "GPU": 1.0}, 4),
         ({"gpus_per_trial": 0.25, "cpus_per_trial": 0.5, "isolation": "process"}, {"CPU": 1.0, "GPU": 1.0}, 2),
@@ -68,8 +68,8 @@ def meeting(trainable, folder):
         ({"cpus_per_trial": 4}, {"CPU": 2.0}, 1),
     ],
 )
-def test_a_search_has_as_many_trials_at_a_time_as_fit_onto_what_ray_has(choices, found, slots):
-    assert slots_of(SearchPlan(**choices), found) == slots
+def test_a_search_has_as_many_trials_at_a_time_as_fit_onto_what_ray_has(choices, available, slots):
+    assert slots_of(SearchPlan(**choices), available) == slots
 
 
 @pytest.mark.search
@@ -94,12 +94,12 @@ def trained(small, runs, **choices):
     counting = Counting()
     with ray_for(plan):
         plan.run_dir.mkdir()
-        known = preflight.check(plan)
-        known = dataclasses.replace(known, workload=dataclasses.replace(known.workload, device="cpu"))
+        checked = preflight.check(plan)
+        checked = dataclasses.replace(checked, workload=dataclasses.replace(checked.workload, device="cpu"))
         record = Record(plan.run_dir)
-        with hosting.hosts_for(plan, known.workload) as hosts:
+        with hosting.hosts_for(plan, checked.workload) as hosts:
             trainable = tuner.trainable(plan, hosts, record)
-            searcher = tuner.searcher(plan, known, record)
+            searcher = tuner.searcher(plan, checked, record)
             harvest = Harvest(record, Stop(plan.run_dir, 0), [counting])
             tuner.run(plan, trainable, searcher, plan.trials, harvest, "search")
     return [row.status for row in record.rows.values()], counting.most

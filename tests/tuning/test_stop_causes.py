@@ -55,9 +55,9 @@ def come_upon(first, then):
 def test_what_ends_rays_loop_is_a_full_disk_or_named(tmp_path, error, shortage, failure, wrapped):
     stop = Stop(tmp_path, 0)
     assert stop.because_of(wrapped(error))
-    for expected, found in ((shortage, stop.shortage), (failure, stop.failure)):
-        assert (expected is None) == (found is None)
-        assert expected is None or expected in found
+    for expected, actual in ((shortage, stop.shortage), (failure, stop.failure)):
+        assert (expected is None) == (actual is None)
+        assert expected is None or expected in actual
 
 
 def test_a_mistake_of_ours_is_not_blamed_on_ray(tmp_path):

@@ -125,11 +125,11 @@ def test_a_strategy_without_new_configurations_leaves_its_turns_to_the_others(be
 def test_a_seed_repeats_a_search(begin):
     def configs(seed):
         search = begin(SearchPlan(num_samples=12, seed=seed))
-        found = []
+        handed_out = []
         for number in range(12):
-            found.append(search.suggest(str(number)))
+            handed_out.append(search.suggest(str(number)))
             finish(search, str(number), (number * 7 % 5) / 5)
-        return found
+        return handed_out
 
     assert configs(1) == configs(1)
     assert configs(1) != configs(2)
@@ -138,15 +138,15 @@ def test_a_seed_repeats_a_search(begin):
 def test_how_a_strategy_is_searched_does_not_depend_on_how_good_the_others_are(begin):
     def rates(advantage):
         search = begin(SearchPlan(num_samples=60, strategies=("baseline", "linear_decay")))
-        found = []
+        tried = []
         for number in range(60):
             config = search.suggest(str(number))
             name = config["strategy"]
             loss = abs(math.log(config[name]["learning_rate"] / 0.004)) - advantage * (name != "baseline")
             finish(search, str(number), loss)
             if name == "baseline":
-                found.append(config[name]["learning_rate"])
-        return found
+                tried.append(config[name]["learning_rate"])
+        return tried
 
     equal = rates(0.0)
     assert equal == rates(10.0)
@@ -206,7 +206,7 @@ def rounded(config):
 
 def lead(search, trials, first=0):
     """Try trials one by one and return what was handed out; of every third, report and stop."""
-    found = []
+    handed_out = []
     for number in range(first, first + trials):
         config = search.suggest(str(number))
         if config == Searcher.FINISHED:
@@ -220,8 +220,8 @@ def lead(search, trials, first=0):
         search.on_trial_complete(str(number), last)
         history = [{"step": 1, "eval_loss": loss + 1}] + ([{"step": 2, "eval_loss": loss}] if value == loss else [])
         search._record.ended(row_from(TrialConfig.from_ray(config), {"eval_loss": value, "status": status}, history))
-        found.append(config)
-    return found
+        handed_out.append(config)
+    return handed_out
 
 
 @pytest.mark.parametrize("key", [whole, rounded])

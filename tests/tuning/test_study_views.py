@@ -18,8 +18,8 @@ def test_a_study_is_mirrored_to_a_journal_that_optuna_opens(tmp_path):
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
     )
-    found = optuna.load_study(study_name="mine", storage=storage)
-    assert [(trial.state, trial.value) for trial in found.trials] == [(TrialState.COMPLETE, 1.25)]
+    mirrored = optuna.load_study(study_name="mine", storage=storage)
+    assert [(trial.state, trial.value) for trial in mirrored.trials] == [(TrialState.COMPLETE, 1.25)]
 
 
 def test_what_a_search_left_that_was_killed_while_it_mirrored_holds_nobody_up(tmp_path):
@@ -55,9 +55,9 @@ def test_importance_is_that_of_the_parameter_that_decides_within_each_strategy()
     study = optuna.create_study()
     study.add_trials([trial("linear_decay") for _ in range(40)])
     study.add_trials([trial("baseline") for _ in range(LEAST_FOR_IMPORTANCE - 1)])
-    found = importances(study)
-    assert list(found) == ["linear_decay"]
-    assert found["linear_decay"]["slope"] > 0.8
+    importance = importances(study)
+    assert list(importance) == ["linear_decay"]
+    assert importance["linear_decay"]["slope"] > 0.8
     study.add_trial(trial("baseline"))
     assert list(importances(study)) == ["linear_decay", "baseline"]
 

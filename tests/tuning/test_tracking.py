@@ -64,16 +64,16 @@ def _events(sink):
 def _stored(local, run_dir):
     """MLflow's runs of a search, by what they are in it; no two may be the same."""
     client = MlflowClient(tracking_uri=local[0])
-    found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    mine = [run for run in found if run.data.tags[TRIAL_TAG].startswith(f"{run_dir.name}/")]
+    listed = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    mine = [run for run in listed if run.data.tags[TRIAL_TAG].startswith(f"{run_dir.name}/")]
     runs = {run.data.tags[TRIAL_TAG].removeprefix(f"{run_dir.name}/"): run for run in mine}
     assert len(runs) == len(mine)
     return runs
 
 
 def _losses(local, run):
-    found = MlflowClient(tracking_uri=local[0]).get_metric_history(run.info.run_id, "eval_loss")
-    return [(metric.step, metric.value) for metric in found]
+    history = MlflowClient(tracking_uri=local[0]).get_metric_history(run.info.run_id, "eval_loss")
+    return [(metric.step, metric.value) for metric in history]
 
 
 def test_a_trial_is_a_run_with_its_parameters_metrics_and_end(local, run_dir):

@@ -14,8 +14,8 @@ def read(row):
 
 
 def test_a_row_is_read():
-    found = read(f"| Ties stop | `tests/a.py::test_b`, `tests/c.py` | make test | {CHANGE} |")
-    assert found == mutants.Mutant("Ties stop", ["tests/a.py::test_b", "tests/c.py"], "a.py", "x < y", "x <= y")
+    mutant = read(f"| Ties stop | `tests/a.py::test_b`, `tests/c.py` | make test | {CHANGE} |")
+    assert mutant == mutants.Mutant("Ties stop", ["tests/a.py::test_b", "tests/c.py"], "a.py", "x < y", "x <= y")
 
 
 @pytest.mark.parametrize(

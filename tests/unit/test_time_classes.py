@@ -28,11 +28,11 @@ SWALLOWED = f"try: {STARTING}\n    except BaseException: pass"
 
 
 def test_a_test_without_a_class_is_a_unit_test_and_every_test_has_a_timeout(markers):
-    found = markers("def test_a(): pass\n@pytest.mark.search\n@pytest.mark.timeout(7)\ndef test_b(): pass")
-    assert "unit" in found["test_a"]
-    assert found["test_a"]["timeout"].args[0] >= time_classes.LIMITS["unit"].hang_seconds
-    assert "unit" not in found["test_b"]
-    assert found["test_b"]["timeout"].args == (7,)
+    marked = markers("def test_a(): pass\n@pytest.mark.search\n@pytest.mark.timeout(7)\ndef test_b(): pass")
+    assert "unit" in marked["test_a"]
+    assert marked["test_a"]["timeout"].args[0] >= time_classes.LIMITS["unit"].hang_seconds
+    assert "unit" not in marked["test_b"]
+    assert marked["test_b"]["timeout"].args == (7,)
 
 
 def test_two_classes_are_refused_by_the_tests_name(run):
@@ -64,7 +64,7 @@ def test_read(copied): pass
 def test_both(copied, cluster): pass
 def test_alone(): pass
 """
-    groups = {name: found.get("xdist_group") for name, found in markers(source).items()}
+    groups = {name: marks.get("xdist_group") for name, marks in markers(source).items()}
     assert groups["test_read"].args == ("finished",)
     assert groups["test_both"].args == ("cluster",)
     assert groups["test_alone"] is None
@@ -124,7 +124,7 @@ def test_a_unit_test_that_starts_a_process_fails(run, how):
 
 @pytest.mark.parametrize("how", [STARTING, SWALLOWED], ids=["raised", "swallowed"])
 def test_so_does_its_own_fixture(run, how):
-    source = f"import pytest, sys\n@pytest.fixture\ndef own():\n    {how}\ndef test_it(own): pass"
+    source = f"import pytest, sys\n@pytest.fixture\ndef starts():\n    {how}\ndef test_it(starts): pass"
     run(test_it=source).assert_outcomes(errors=1)
 
 
@@ -134,8 +134,8 @@ import pytest, sys
 @pytest.fixture(scope="module")
 def shared(): {STARTING}
 @pytest.fixture
-def own(shared): {STARTING}
-def test_has_a_fixture_that_starts(own): pass
+def starts(shared): {STARTING}
+def test_has_a_fixture_that_starts(starts): pass
 def test_starts(shared): {STARTING}
 def test_reads(shared): pass
 """
@@ -152,7 +152,9 @@ def test_pytest_xdist_keeps_a_group_on_one_worker(pytester, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(time_classes.__file__).parents[1]))
     source = "import pytest\n@pytest.fixture\ndef {0}(): pass\n@pytest.mark.parametrize('number', range(4))\n"
     source += "def test_it({0}, number): pass\n"
-    pytester.makepyfile(test_a=source.format("finished"), test_b=source.format("finished"), test_c=source.format("own"))
+    pytester.makepyfile(
+        test_a=source.format("finished"), test_b=source.format("finished"), test_c=source.format("alone")
+    )
     result = pytester.runpytest_subprocess(*FLAGS, "-n2", "--dist=loadgroup", "-v")
     result.assert_outcomes(passed=12)
     workers = {line.split()[0] for line in result.outlines if "PASSED" in line and "@finished" in line and "%" in line}

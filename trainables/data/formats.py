@@ -62,8 +62,8 @@ class Layout:
 
 def is_wanted(source: DataSource, column: str) -> bool:
     """Return True if a column of that name may have to be read."""
-    known = {name for columns in COLUMNS.values() for name in columns}
-    return column in {*known, *USED_BESIDE, *_named(source)}
+    names = {name for columns in COLUMNS.values() for name in columns}
+    return column in {*names, *USED_BESIDE, *_named(source)}
 
 
 def _named(source: DataSource) -> tuple[str, ...]:

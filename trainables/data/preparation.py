@@ -102,7 +102,7 @@ def all_examples(source: DataSource, model: str) -> tuple[Example, ...]:
 
     everything = replace(source, train_share=1.0, fits_length=False)
     preparation = _Preparation(everything, load_tokenizer(model), source.max_length)
-    groups = preparation._groups(None, {name: _wanted(source)[name] for name in preparation.own})
+    groups = preparation._groups(None, {name: _wanted(source)[name] for name in preparation.dealt})
     return tuple(example for group in groups for example in group.examples)
 
 
@@ -110,9 +110,9 @@ class _Preparation:
     def __init__(self, source: DataSource, tokenizer: Any, longest: int):
         self.source, self.corpus = source, read_corpus(source)
         self.encoder = Encoder(source, tokenizer)
-        self.own = tuple(split for split in SPLITS if split not in source.others)  # dealt out of the data set
+        self.dealt = tuple(split for split in SPLITS if split not in source.others)  # dealt out of the data set
         self.grouped: dict[str | None, list[list[Document]]] = {None: _shuffled(self.corpus.documents, source)}
-        self.grouped.update({name: _shuffled(found, source) for name, found in self.corpus.others.items()})
+        self.grouped.update({name: _shuffled(documents, source) for name, documents in self.corpus.others.items()})
         self.max_length = self._fitting(longest) if source.fits_length else source.max_length
         self.looked_at: list[Group] = []
 
@@ -122,13 +122,14 @@ class _Preparation:
         pools: dict[str, list[Group]] = {}
         for split in self.source.others:
             pools[split] = self._groups(split, {split: _wanted(source)[split]})
-        groups = self._groups(None, {name: _wanted(source)[name] for name in self.own})
+        groups = self._groups(None, {name: _wanted(source)[name] for name in self.dealt})
         wanted, dealt = self._dealt(groups)
         pools.update(dealt)
         for split in self.source.others:
             wanted[split] = min(_wanted(source)[split], _count(pools[split]))
         if not all(wanted.values()):
-            raise ValueError(f"--dataset {source.dataset}: {_too_little(groups, len(self.own), _unit(source, groups))}")
+            reason = _too_little(groups, len(self.dealt), _unit(source, groups))
+            raise ValueError(f"--dataset {source.dataset}: {reason}")
         rng = random.Random(source.split_seed)
         drawn = {
             name: _spread([e for group in pools[name] for e in group.examples], wanted[name], rng) for name in SPLITS
@@ -185,7 +186,7 @@ class _Preparation:
 
         Whole documents do not always come out even: what a split falls short of, all give up.
         """
-        wanted = _resolved(self.source, self.own, _count(groups))
+        wanted = _resolved(self.source, self.dealt, _count(groups))
         while all(wanted.values()):
             enough = _Enough(wanted, self.max_length)
             needed = groups[: next((n for n, group in enumerate(groups, 1) if enough.after(group)), len(groups))]
@@ -228,17 +229,17 @@ def _wanted(source: DataSource) -> dict[str, int]:
     return dict(zip(SPLITS, (source.train_examples, source.validation_examples, source.test_examples), strict=True))
 
 
-def _resolved(source: DataSource, own: Sequence[str], examples: int) -> dict[str, int]:
+def _resolved(source: DataSource, splits: Sequence[str], examples: int) -> dict[str, int]:
     """Return how many of the examples each split gets."""
-    wanted = {name: _wanted(source)[name] for name in own}
+    wanted = {name: _wanted(source)[name] for name in splits}
     if source.train_share is None and sum(wanted.values()) <= examples:
         return wanted
     if source.train_share is None and not source.keeps_quarters:
         total = sum(wanted.values())
         return {name: count * examples // total for name, count in wanted.items()}
     share = 1.0 if source.train_share is None else source.train_share
-    left = examples - round(share * examples) if share < 1 else examples * (len(own) - 1) // 4
-    rest = {name: min(wanted[name], left // (len(own) - 1)) for name in own if name != "train"}
+    left = examples - round(share * examples) if share < 1 else examples * (len(splits) - 1) // 4
+    rest = {name: min(wanted[name], left // (len(splits) - 1)) for name in splits if name != "train"}
     train = examples - sum(rest.values())
     most = source.train_examples if source.train_share is None else round(share * examples)
     return {"train": min(train, most), **rest}

@@ -118,8 +118,8 @@ class DataSource:
     @property
     def others(self) -> dict[str, str]:
         """Split -> the data set that it has for itself."""
-        own = {"validation": self.validation_dataset, "test": self.test_dataset}
-        return {split: dataset for split, dataset in own.items() if dataset is not None}
+        datasets = {"validation": self.validation_dataset, "test": self.test_dataset}
+        return {split: dataset for split, dataset in datasets.items() if dataset is not None}
 
 
 FOR_FILES = (

@@ -248,8 +248,8 @@ def _template(source: DataSource, tokenizer: Any) -> str | None:
     if source.template == "none":
         return None
     if source.chat_template is None:
-        own = tokenizer.chat_template
-        return own if own is None or isinstance(own, str) else own.get("default") or next(iter(own.values()))
+        given = tokenizer.chat_template
+        return given if given is None or isinstance(given, str) else given.get("default") or next(iter(given.values()))
     try:
         return read_text(Path(source.chat_template))
     except (OSError, ValueError) as error:

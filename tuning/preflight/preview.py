@@ -80,8 +80,8 @@ def _cost(plan: SearchPlan, checked: Preflight) -> Iterator[str]:
     trials = f"{plan.trials} trials and {again} confirmation runs"
     yield f"cost: at most {trials} x {checked.workload.steps} steps, {tokens:,} tokens in all"
     yield f"time: about {_seconds(plan, checked) / 60:,.0f} minutes at this machine's speed"
-    known = _memory(plan, checked)
-    yield known.sentence or f"memory: about {_memory_bytes(plan, checked) / 1e6:,.0f} MB at least, which is not there"
+    needs = _memory(plan, checked)
+    yield needs.sentence or f"memory: about {_memory_bytes(plan, checked) / 1e6:,.0f} MB at least, which is not there"
     yield from memory.cards(plan, checked)
     yield f"disk: about {disk_space.needed_bytes(plan, checked) / 1e6:,.0f} MB in {plan.runs_dir}"
 
@@ -106,7 +106,9 @@ def _content(plan: SearchPlan, checked: Preflight) -> dict[str, Any]:
             "labels": list(example.labels),
             "text": load_tokenizer(checked.workload.model).decode(example.input_ids),
         },
-        "allocations": {name: found and dict(found.ranks) for name, found in checked.allocations.items()},
+        "allocations": {
+            name: allocation and dict(allocation.ranks) for name, allocation in checked.allocations.items()
+        },
         "seconds": _seconds(plan, checked),
         "memory_bytes": _memory_bytes(plan, checked),
         "memory": _memory(plan, checked).content,
@@ -131,11 +133,11 @@ def _operations_a_second(size: int = 512, times: int = 8) -> float:
 
 def _memory_bytes(plan: SearchPlan, checked: Preflight) -> int:
     """Return about what a process takes that trains."""
-    known = _memory(plan, checked)
-    if known.fit is not None:
-        return known.fit.bytes
-    if known.footprint is not None:
-        return known.footprint.total(checked.workload.pack_size, 1, True)
+    needs = _memory(plan, checked)
+    if needs.fit is not None:
+        return needs.fit.bytes
+    if needs.footprint is not None:
+        return needs.footprint.total(checked.workload.pack_size, 1, True)
     batch = token_bytes(checked.shape) * plan.batch_size * checked.workload.data.max_length
     adapters = 4 * FLOAT_BYTES * checked.workload.budget.params * plan.trials_per_pack
     return FLOAT_BYTES * checked.shape.params + batch + adapters

@@ -37,13 +37,13 @@ def report_again(
     status, assessment = record.exit_status, assess(list(record.rows.values()), plan.margin)
     if status is None or not _is_all_there(plan, record, assessment):
         return None
-    known = RunInfo.of_run(plan.run_dir, "")
+    earlier = RunInfo.of_run(plan.run_dir, "")
     record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
     facts = replace(
-        known,
+        earlier,
         margin=plan.margin,
-        changes=(*known.changes, *changes),
-        continued=(*known.continued, run_folder.command_of(plan)),
+        changes=(*earlier.changes, *changes),
+        continued=(*earlier.continued, run_folder.command_of(plan)),
         looks=len(record.looks),
     )
     run_folder.note_plan(record, plan, facts, changes)

@@ -55,16 +55,16 @@ class Proxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 status = proxy.fault(self.path) if proxy.fault else None
                 if status:
-                    found, content = status, b"the proxy says no"
+                    code, content = status, b"the proxy says no"
                 else:
                     onward = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
                     onward.request(self.command, self.path, body, dict(self.headers))
                     answer = onward.getresponse()
-                    found, content = answer.status, answer.read()
+                    code, content = answer.status, answer.read()
                     onward.close()
                 if proxy.after:
                     proxy.after(self.path)
-                self.send_response(found)
+                self.send_response(code)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)

@@ -85,10 +85,10 @@ def test_an_event_that_is_refused_for_good_holds_up_none(search, proxy, server, 
     (search.run_dir / "gone").write_text("found")
     assert search.replay() == (2, 1)
     assert search.replay() == (0, 1)
-    found = stored(server.uri, search.id)
-    assert [step for step, _, _ in found[f"{search.id}/t0"]["metrics"]["eval_loss"]] == [0, 1, 2, 3, 9]
-    assert found[f"{search.id}/parent"]["artifacts"] == {("gone", 5)}
-    assert found[f"{search.id}/parent"]["status"] == found[f"{search.id}/t1"]["status"] == "FINISHED"
+    runs = stored(server.uri, search.id)
+    assert [step for step, _, _ in runs[f"{search.id}/t0"]["metrics"]["eval_loss"]] == [0, 1, 2, 3, 9]
+    assert runs[f"{search.id}/parent"]["artifacts"] == {("gone", 5)}
+    assert runs[f"{search.id}/parent"]["status"] == runs[f"{search.id}/t1"]["status"] == "FINISHED"
 
 
 def test_a_run_whose_start_was_refused_gets_it_by_a_replay(search, proxy, server, healthy, stored):
@@ -108,10 +108,10 @@ def test_a_run_whose_start_was_refused_gets_it_by_a_replay(search, proxy, server
     nameless = stored(server.uri, search.id)[f"{search.id}/t0"]
     assert (nameless["name"], nameless["params"], nameless["status"]) == ("t0", {}, "FINISHED")
     assert search.replay() == (1, 0)
-    found, expected = stored(server.uri, search.id), healthy(search.run_dir, search.id)
-    for runs in (found, expected):
+    replayed, expected = stored(server.uri, search.id), healthy(search.run_dir, search.id)
+    for runs in (replayed, expected):
         runs[f"{search.id}/t0"].pop("times")  # MLflow lets nobody change when a run began
-    assert found == expected
+    assert replayed == expected
 
 
 def test_everything_once_more_changes_nothing(search, proxy, server, stored):

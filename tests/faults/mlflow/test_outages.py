@@ -136,7 +136,7 @@ def test_a_whole_search_with_a_frozen_server_ends_as_it_would_have(tune, server,
     assert ended - (run_dir / "report.html").stat().st_mtime < 15  # not the half minute that a request may take
     assert command(run_dir).returncode == 0
     search = json.loads((run_dir / "facts.json").read_text())["search_id"]
-    found = stored(server.uri, search)
-    assert found == healthy(run_dir, search)
-    assert {run["status"] for run in found.values()} == {"FINISHED"}
-    assert len(found) == 3
+    runs = stored(server.uri, search)
+    assert runs == healthy(run_dir, search)
+    assert {run["status"] for run in runs.values()} == {"FINISHED"}
+    assert len(runs) == 3
