@@ -59,7 +59,7 @@ def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_
     with hosting.hosts_for(plan, checked.workload) as hosts:
         before = names()
         assert before[0] == "cpu0"
-        _, complete = measured(plan, checked, hosts)
+        _, complete = measured(plan, checked, hosts, Lines())
         assert complete.workload.evidence["gradient"].keys() == {site.name for site in checked.shape.sites}
         assert all(math.isfinite(value) for value in complete.workload.evidence["gradient"].values())
         assert names() == before
@@ -71,7 +71,7 @@ def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_
             changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
             for damaged in (whole[: len(whole) // 2], changed):
                 cached.write_bytes(damaged)
-                again = measured(plan, checked, hosts)[1].workload
+                again = measured(plan, checked, hosts, Lines())[1].workload
                 assert (again.evidence, again.coverage) == (complete.workload.evidence, complete.workload.coverage)
                 assert cached.read_bytes() == whole
         hosting.release(plan)
@@ -155,7 +155,7 @@ def test_a_base_that_does_not_load_is_refused_with_its_reason_alone(plan, checke
         hosting.hosts_for(plan, checked.workload) as hosts,
         pytest.raises(ValueError, match="this node has") as refusal,
     ):
-        measured(plan, checked, hosts)
+        measured(plan, checked, hosts, Lines())
     assert str(refusal.value) == "this node has another model there"
     assert said == []
 
@@ -171,5 +171,5 @@ def test_a_base_that_is_another_is_refused_with_its_reason_alone(plan, checked, 
             with pytest.raises(ValueError, match="this node has"):  # as when they tried by themselves
                 ray.get(host.load.remote(hosts.workload))
         with pytest.raises(ValueError, match=r"this node has \w{12} there, the search was planned with \w{12}"):
-            measured(plan, wrong, hosts)
+            measured(plan, wrong, hosts, Lines())
     assert said == []

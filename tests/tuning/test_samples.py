@@ -68,10 +68,14 @@ def test_what_was_written_stays_where_there_is_no_time_to_write(search, simulate
     monkeypatch.setattr(samples, "ask", lambda *_, **__: pytest.fail("it was asked again"))
     record = (folder / "record.jsonl").read_text()
     assert record.count('"wrote"') == 1
-    from tuning.pipeline import _leave_so_far
+    from tuning.results.ending import _leave_so_far
+    from tuning.search_result import SearchResult
 
     with monkeypatch.context() as patch:
-        patch.setattr("tuning.pipeline._to_its_end", lambda run, dashboard: _leave_so_far(run, None) or 0)
+        patch.setattr(
+            "tuning.results.ending._to_its_end",
+            lambda run, dashboard: _leave_so_far(run, None) or SearchResult(run.plan.run_dir, 0),
+        )
         search("--extend", "1")
     assert told(folder) == before
 

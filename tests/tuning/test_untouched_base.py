@@ -68,7 +68,7 @@ def test_the_searchs_own_run_in_mlflow_has_both_losses(search, simulated):
     assert stored[PARENT].metrics == {"base_eval_loss": {0: 5.5}, "base_test_loss": {0: 5.75}}
     search("--extend", "1")
     lines = (folder / "mlflow-outbox.jsonl").read_text().splitlines()
-    assert len([line for line in lines if '"base_' in line]) == 2
+    assert len([line for line in lines if '"base_eval_loss"' in line]) == 2
 
 
 def test_a_longer_search_does_not_measure_it_again(search, asked):
