@@ -24,6 +24,7 @@ from trainables.data.splits import Example
 from trainables.engine.evaluation import exact_loss
 from trainables.engine.soundness import sound_coverage
 from trainables.models.base_model import BaseModel, load
+from trainables.models.precision import IN_FLOAT32
 from trainables.postprocess import forms
 from trainables.postprocess.verification import SCRIPT, agree
 
@@ -61,7 +62,7 @@ def differing(model: str, base: BaseModel, adapter: Adapter, folder: Path) -> tu
     forms.write(model, adapter, folder / "saved")
     forms.write(model, forms.named_shortly(base, adapter), folder / "short")
     forms.write(model, forms.uniform(base, adapter), folder / "uniform")
-    export.merged(model, folder / "short", folder / "merged")
+    export.merged(model, IN_FLOAT32, folder / "short", folder / "merged")
     rows = [(row.input_ids, row.labels) for row in ROWS]
     plain, merged = _loaded(model), _loaded(folder / "merged")
     losses = {form: reload["with_adapter"](plain, str(folder / form), rows) for form in FORMS[:-1]}

@@ -27,7 +27,7 @@ def plan(tiny_gpt2, tiny_text, tmp_path):
     """A function that makes a plan whose trials take next to nothing."""
 
     def make(**choices):
-        few = {"train_examples": 16, "validation_examples": 8, "test_examples": 8, "max_length": 32}
+        few = {"train_examples": 16, "validation_examples": 8, "test_examples": 20, "max_length": 32}
         what = {"model": str(tiny_gpt2), "dataset": str(tiny_text), "strategies": ("baseline", "linear_decay")}
         return SearchPlan(
             **{**few, **what, "num_samples": 4, "confirm_seeds": 0, "runs_dir": str(tmp_path / "runs"), **choices}

@@ -112,7 +112,7 @@ def in_class(one):
     """Return the private names that a class shares with its bases of the libraries: used, or overridden unawares."""
     bases = _bases(one)
     theirs = set().union(*map(_names, bases))
-    ours = set().union(*(_names(base) for base in one.__mro__ if base not in bases and base is not object))
+    ours = set().union(*(_names(base) for base in one.__mro__ if base not in bases and base.__module__ != "builtins"))
     return sorted(theirs & ours)
 
 

@@ -10,7 +10,8 @@ from ray.tune.search import Searcher
 from tests.contract import private_names
 
 COMPAT = {
-    "trainables/actors/ray_compat.py", "trainables/adapters/peft_compat.py", "tuning/cluster/ray_compat.py",
+    "trainables/actors/ray_compat.py", "trainables/adapters/peft_compat.py", "trainables/engine/torch_compat.py",
+    "tuning/cluster/ray_compat.py",
     "tuning/tracking/mlflow_compat.py",
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE, folder_of, pickle_in
+from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE, UNHANDLED_STAY_QUIET, folder_of, pickle_in
 from trainables.training.session import Diverged
 from tuning.cluster import ray_compat
 from tuning.lifecycle.stop import cause_of
@@ -111,12 +111,12 @@ def test_ray_takes_over_the_signal_by_the_function_that_is_put_out_of_action():
 
 def test_an_error_that_nobody_waits_for_is_not_logged(monkeypatch, propagated, caplog):
     worker = SimpleNamespace(deserialize_objects=lambda *objects: [ValueError("unheard")])
-    for name in ray_compat.SETTINGS:
+    for name in UNHANDLED_STAY_QUIET:
         monkeypatch.delenv(name, raising=False)
     Worker.raise_errors(worker, [], [])
     assert "unheard" in caplog.text
     caplog.clear()
-    for name, value in ray_compat.SETTINGS.items():
+    for name, value in UNHANDLED_STAY_QUIET.items():
         monkeypatch.setenv(name, value)
     Worker.raise_errors(worker, [], [])
     assert caplog.text == ""

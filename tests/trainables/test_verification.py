@@ -15,6 +15,7 @@ from trainables import export
 from trainables.adapters import WEIGHTS, peft_adapter
 from trainables.data.splits import IGNORED, Example, mean_loss
 from trainables.models.base_model import load
+from trainables.models.precision import IN_FLOAT32
 from trainables.postprocess import forms
 from trainables.postprocess.verification import SCRIPT, NotReloaded, agree, reloaded
 from trainables.training.losses import evaluate
@@ -45,8 +46,8 @@ def handed_out(tiny_gpt2, tmp_path):
 @pytest.mark.thorough
 def test_every_form_has_the_loss_that_was_measured(handed_out, tmp_path):
     model, adapter, measured = handed_out
-    export.uniform(model, adapter, tmp_path / "uniform")
-    export.merged(model, adapter, tmp_path / "merged")
+    export.uniform(model, IN_FLOAT32, adapter, tmp_path / "uniform")
+    export.merged(model, IN_FLOAT32, adapter, tmp_path / "merged")
     losses = reloaded(model, [adapter, tmp_path / "uniform", None], ROWS, "cpu")
     losses += reloaded(str(tmp_path / "merged"), [None], ROWS, "cpu")
     assert [agree(measured, loss) for loss in losses] == [True, True, False, True]
@@ -125,8 +126,8 @@ def test_what_a_stopped_search_left_is_verified_and_gets_its_name(run, monkeypat
 def test_a_form_that_is_another_adapter_does_not_get_the_name(form, run, monkeypatch, capsys, tmp_path):
     write = export.FORMS[form]
 
-    def other(model, adapter, output):
-        write(model, adapter, output)
+    def other(model, precision, adapter, output):
+        write(model, precision, adapter, output)
         name = WEIGHTS if form == "uniform" else "model.safetensors"
         tensors = load_file(output / name)
         save_file({key: 1.1 * value for key, value in tensors.items()}, output / name, metadata={"format": "pt"})

@@ -15,6 +15,7 @@ from trainables import export
 from trainables.adapters import peft_adapter
 from trainables.data.splits import DataSource
 from trainables.models.base_model import load
+from trainables.models.precision import IN_FLOAT32
 from trainables.postprocess import forms, truncation
 from trainables.spec import Workload
 
@@ -70,7 +71,7 @@ def logits(model, adapter=None):
 
 def test_one_rank_and_one_scale_give_the_same_logits(trained, tmp_path):
     model, _, _, adapter = trained
-    export.uniform(model, adapter, tmp_path / "uniform")
+    export.uniform(model, IN_FLOAT32, adapter, tmp_path / "uniform")
     config = json.loads((tmp_path / "uniform" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["rank_pattern"], config["alpha_pattern"]) == (3, 3, {}, {})
     plain = {"bias": "none", "modules_to_save": None, "use_rslora": False, "use_dora": False}
@@ -91,7 +92,7 @@ def test_short_names_give_the_same_logits(trained, tmp_path):
 @pytest.mark.parametrize("form", [export.uniform, export.merged])
 def test_the_tokenizer_goes_with_every_form_as_it_came(form, trained, tmp_path, tiny_tokenizer):
     model, _, _, adapter = trained
-    form(model, adapter, tmp_path / "form")
+    form(model, IN_FLOAT32, adapter, tmp_path / "form")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "form")
     assert tokenizer("one two").input_ids == tiny_tokenizer("one two").input_ids
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(model).chat_template
@@ -100,7 +101,7 @@ def test_the_tokenizer_goes_with_every_form_as_it_came(form, trained, tmp_path, 
 
 def test_a_merged_model_needs_no_adapter(trained, tmp_path):
     model, _, _, adapter = trained
-    export.merged(model, adapter, tmp_path / "merged")
+    export.merged(model, IN_FLOAT32, adapter, tmp_path / "merged")
     assert torch.allclose(logits(tmp_path / "merged"), logits(model, adapter), atol=1e-5, rtol=0)
 
 

@@ -13,6 +13,7 @@ from trainables import export
 from trainables.data.splits import DataSource
 from trainables.models.context import Context
 from trainables.models.coverage import Coverage
+from trainables.models.precision import IN_FLOAT32
 from trainables.spec import Workload
 from tuning.cli import main
 from tuning.preflight import preflight
@@ -79,6 +80,6 @@ def test_the_best_of_adalora_is_an_ordinary_adapter(shared_ray, small, tmp_path)
     assert facts["shrink"][0]["test_loss"] == pytest.approx(row.test_loss, abs=1e-5)
     model = json.loads((tmp_path / "alone" / "plan.json").read_text())["model"]
     for form, write in export.FORMS.items():
-        write(model, tmp_path / "alone" / "best_adapter", tmp_path / form)
+        write(model, IN_FLOAT32, tmp_path / "alone" / "best_adapter", tmp_path / form)
         assert any((tmp_path / form).iterdir())
     assert "which plain LoRA of this configuration does not do" in (tmp_path / "alone" / "report.md").read_text()

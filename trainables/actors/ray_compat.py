@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+UNHANDLED_STAY_QUIET = {"RAY_IGNORE_UNHANDLED_ERRORS": "1"}
+"""Setting by which an error in a call whose answer nobody waits for prints no traceback."""
 DEVICES_STAY_VISIBLE = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Setting by which a process that asks for no GPU sees those that it would see without Ray."""
 

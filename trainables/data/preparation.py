@@ -102,7 +102,7 @@ def all_examples(source: DataSource, model: str) -> tuple[Example, ...]:
 
     everything = replace(source, train_share=1.0, fits_length=False)
     preparation = _Preparation(everything, load_tokenizer(model), source.max_length)
-    groups = preparation._groups(None, {name: _wanted(source)[name] for name in preparation.dealt})
+    groups = preparation.groups(None, {name: _wanted(source)[name] for name in preparation.dealt})
     return tuple(example for group in groups for example in group.examples)
 
 
@@ -121,8 +121,8 @@ class _Preparation:
         source = replace(self.source, max_length=self.max_length, fits_length=False)
         pools: dict[str, list[Group]] = {}
         for split in self.source.others:
-            pools[split] = self._groups(split, {split: _wanted(source)[split]})
-        groups = self._groups(None, {name: _wanted(source)[name] for name in self.dealt})
+            pools[split] = self.groups(split, {split: _wanted(source)[split]})
+        groups = self.groups(None, {name: _wanted(source)[name] for name in self.dealt})
         wanted, dealt = self._dealt(groups)
         pools.update(dealt)
         for split in self.source.others:
@@ -141,7 +141,7 @@ class _Preparation:
         return Prepared(resolved, self.corpus, Splits(**drawn), _used(pools, drawn), lengths, unused,
                         self.encoder.template is not None)  # fmt: skip
 
-    def _groups(self, split: str | None, wanted: Mapping[str, int]) -> list[Group]:
+    def groups(self, split: str | None, wanted: Mapping[str, int]) -> list[Group]:
         """Tokenise documents in random order until there are enough examples, and return those that have some."""
         groups = []
         stop = _Enough(wanted, self.max_length, self.source.train_share is not None and split is None)

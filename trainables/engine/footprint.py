@@ -18,6 +18,7 @@ from analysis.results.messages import first_line
 from strategies.base import Site
 from trainables.engine.recomputation import recomputed
 from trainables.engine.stacked_adapters import Factors, Stack, adapted
+from trainables.engine.torch_compat import storage_id
 from trainables.models.base_model import Shape, skeleton_of
 from trainables.models.device import device_of
 from trainables.models.precision import NF4_BITS, Dtype, Precision
@@ -208,7 +209,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def leave_out(self, tensors: Sequence[torch.Tensor]) -> None:
         """Count some tensors' memory as none."""
-        self._sizes |= {tensor.untyped_storage()._cdata: 0 for tensor in tensors}
+        self._sizes |= {storage_id(tensor.untyped_storage()): 0 for tensor in tensors}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -221,7 +222,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return results
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+        key = storage_id(storage)
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
             self.now += storage.nbytes()

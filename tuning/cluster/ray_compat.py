@@ -20,9 +20,6 @@ from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
 from ray._private import utils as ray_utils
 
-from tuning.lifecycle.process import RAY_SETTINGS
-
-SETTINGS = {name: RAY_SETTINGS[name] for name in ("RAY_IGNORE_UNHANDLED_ERRORS",)}  # which Ray's docs do not have
 TEMPORARY = "RAY_TMPDIR"
 """Variable that names the folder for temporary files; it counts before ``TMPDIR``."""
 DIED = "ActorDiedError: "

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE
+from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE, UNHANDLED_STAY_QUIET
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What tells a search to stop; the last comes when its terminal is closed, unless ``nohup`` keeps it away."""
@@ -23,11 +23,11 @@ OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, NO_ROOM, CUT_OFF, NOT_VERIFIED, I
 """Exit statuses; ``tuning.flags.STATUSES`` says what they mean."""
 RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls whose answer nobody waits for: a traceback each
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours is in tuning.lifecycle.stop
     "TUNE_GLOBAL_CHECKPOINT_S": "600",  # nobody reads Ray's snapshot, and writing it takes longer with every trial
     "TOKENIZERS_PARALLELISM": "false",
+    **UNHANDLED_STAY_QUIET,
     **DEVICES_STAY_VISIBLE,
 }
 """Variables by which Ray and the tokenizers do what a search needs; what somebody has set stays as it is."""

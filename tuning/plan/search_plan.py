@@ -100,9 +100,12 @@ class SearchPlan(
         Raises:
             ValueError: It cannot be written.
         """
-        plan = self.model_copy(update=given.save(self._given, folder))
-        plan._given = dict.fromkeys(self._given)
-        return plan
+        return self.model_copy(update=given.save(self._given, folder)).without_contents()
+
+    def without_contents(self) -> Self:
+        """Forget what was handed over itself, but for the names; return the same plan."""
+        self._given = dict.fromkeys(self._given)
+        return self
 
     @property
     def flags(self) -> str:
