@@ -135,7 +135,7 @@ def test_a_second_signal_is_a_keyboard_interrupt_of_the_program(simulated, plan,
 def test_the_report_of_a_programs_search_has_the_command_that_does_the_same(simulated, plan):
     result = search(plan(name="first"))
     assert "python tune.py --model " in (result.run_dir / "facts.json").read_text()
-    assert f"--num-samples 4 --confirm-seeds 0 --runs-dir {plan().runs_dir} --name first" in (
+    assert f"--num-samples 4 --confirm-seeds 0 --gpus-per-trial 0.0 --runs-dir {plan().runs_dir} --name first" in (
         (result.run_dir / "report.md").read_text()
     )
 
