@@ -7,7 +7,7 @@ import pytest
 
 from tuning.tracking import events
 from tuning.tracking.__main__ import command
-from tuning.tracking.outbox import LOCK, REFUSED, STATE, Outbox, Target
+from tuning.tracking.outbox import LOCK, REFUSED, STATE, Outbox, Target, lock
 from tuning.tracking.uploader import Sink
 
 EVENT = {"kind": "start", "run": "t1", "name": "t1", "params": {}, "tags": {}, "time_ms": 1}
@@ -102,3 +102,14 @@ def test_a_search_that_has_said_its_last_hears_no_more_of_mlflow(tmp_path, capsy
     over.set()
     sink.thread.join(60)
     assert capsys.readouterr().err == ""
+
+
+def test_an_outbox_with_another_server_leaves_its_state_to_who_carries_it(tmp_path, monkeypatch):
+    """Such as the thread of a search that failed in this process, which may be about to note how far it is."""
+    _outbox(tmp_path)
+    there = (tmp_path / STATE).read_bytes()
+    with lock(tmp_path):
+        other = Outbox(tmp_path, Target("http://other", None, "abc"))
+        assert (tmp_path / STATE).read_bytes() == there
+    assert (other.done_bytes, Outbox(tmp_path).target.uri) == (0, "http://other")
+    assert (tmp_path / STATE).read_bytes() != there

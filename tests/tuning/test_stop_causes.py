@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import traceback
 
 import pytest
@@ -70,7 +72,10 @@ def test_a_mistake_of_ours_is_not_blamed_on_ray(tmp_path):
 
 
 def test_a_ray_that_does_not_start_is_told_with_the_limit_that_it_met(monkeypatch, tmp_path):
+    started = []
+
     def init(**_):
+        started.append(None)
         raise Exception("The current node\ntimed out.")  # as Ray does
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -81,3 +86,24 @@ def test_a_ray_that_does_not_start_is_told_with_the_limit_that_it_met(monkeypatc
     told = cause_of(raised.value, "/a").text
     assert told.startswith("Ray cannot go on (RayDidNotStart: The current node timed out. It may use 6.0 GiB of addr")
     assert "ulimit -v unlimited" in told
+    assert len(started) == 2, "it is tried once more"
+
+
+@pytest.mark.process
+def test_a_ray_that_starts_at_the_second_try_is_used_and_the_first_leaves_no_process(monkeypatch, tmp_path):
+    started = []
+
+    def init(**_):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"]))
+        if len(started) == 1:
+            raise Exception("The current node timed out during startup.")
+        return "the context"
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(connection.ray, "init", init)
+    assert connection._connect(SearchPlan(), "ours") == "the context"
+    first, second = started
+    assert first.wait(10) < 0
+    assert second.poll() is None
+    second.kill()
+    second.wait()

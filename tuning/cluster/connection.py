@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -100,17 +101,16 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         access.provide_token()
         access.tighten_token()
         folder = access.private_folder() / "ray"
-        local = {"dashboard_host": plan.dashboard_host, **ray_compat.in_folder(folder)}
+        options = {"dashboard_host": plan.dashboard_host, **ray_compat.in_folder(folder), **common}
         try:
-            with ray_compat.on_loopback(), sparing_children(), ray_compat.keeping_handlers():
-                return ray.init(address="local", **local, **common)
+            return _start(options)
         except OSError as error:
             if not ray_compat.is_too_long_for_sockets(error):
                 raise
             raise ValueError(
                 f"{folder}: too long for Ray's sockets; set {ray_compat.TEMPORARY} to a shorter folder"
             ) from error
-        except Exception as error:  # Ray raises just that if its processes do not answer in time
+        except Exception as error:
             raise RayDidNotStart(f"{one_line(str(error))}{_limit_of_addresses()} Its logs: {folder}") from error
     if plan.dashboard_host != SearchPlan.model_fields["dashboard_host"].default:
         raise ValueError(
@@ -128,6 +128,29 @@ def _connect(plan: SearchPlan, namespace: str) -> Any:
         raise ValueError(
             f"--ray-address {plan.ray_address}: no Ray answers there ({error}); if it wants a token: {access.HOW}"
         ) from error
+
+
+def _start(options: dict[str, Any]) -> Any:
+    """Start a Ray of our own; once more if its processes do not answer in the 30 s that it gives them.
+
+    That happens on a machine with much other work, and a limit of addresses, which is no matter of time, ends both.
+    """
+    for is_last in (False, True):
+        here = psutil.Process()
+        before = here.children(recursive=True)
+        try:
+            with ray_compat.on_loopback(), sparing_children(), ray_compat.keeping_handlers():
+                return ray.init(address="local", **options)
+        except OSError:
+            raise
+        except Exception as error:  # Ray raises just that
+            for process in set(here.children(recursive=True)) - set(before):  # Ray leaves them
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if is_last:
+                raise
+            log.warning("Ray does not start, trying once more: %s", one_line(str(error)))
+    raise AssertionError
 
 
 def _limit_of_addresses() -> str:

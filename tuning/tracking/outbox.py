@@ -6,11 +6,12 @@ An event is carried at least once. Whoever applies it must therefore end up with
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from analysis.results import journal
 from analysis.results.atomic_write import replace_text
@@ -76,13 +77,12 @@ class Outbox:
         if chosen is None:
             raise UnknownTarget(f"{run_dir}: neither {OUTBOX} nor {STATE} says where MLflow is")
         chosen = to(chosen)
-        self.target, self.done_bytes = chosen, 0
         if chosen != said:
             self.append({"kind": TARGET, "run": "", **asdict(chosen)})
-        if chosen == stored:
-            self.done_bytes = state["done_bytes"]
-        else:  # another server has nothing yet
-            self.done(0)
+        self.target, self.done_bytes = chosen, state["done_bytes"] if chosen == stored else 0
+        if chosen != stored:  # another server has nothing yet
+            with suppress(Timeout), lock(run_dir):  # whoever carries events notes it with the next
+                self.done(0)
 
     def append(self, event: Event) -> None:
         """Add an event.
