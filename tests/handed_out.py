@@ -19,7 +19,7 @@ from strategies import RankAllocation
 from tests.zoo import KINDS, MORE, built
 from trainables import export
 from trainables.adapters import peft_adapter
-from trainables.adapters.peft_adapter import Adapter
+from trainables.adapters.adapter import Adapter
 from trainables.data.splits import Example
 from trainables.engine.evaluation import exact_loss
 from trainables.engine.soundness import sound_coverage

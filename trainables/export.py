@@ -22,7 +22,8 @@ from analysis.results.messages import first_line, run_command
 from analysis.results.rows import read_rows
 from analysis.results.run_info import PLAN, RunInfo
 from analysis.stats.assessment import assess
-from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
+from trainables.adapters import CONFIG, WEIGHTS
+from trainables.adapters.adapter import read_folder
 from trainables.data.splits import DataSource, load_splits
 from trainables.engine.evaluation import exact_loss
 from trainables.models import hub
@@ -45,12 +46,12 @@ def as_trained(model: str, precision: Precision, adapter: Path, output: Path) ->
         adapter: Folder that ``Adapter.save`` wrote.
         output: Folder for the other form.
     """
-    forms.write(model, forms.named_shortly(load(model, CPU, precision), peft_adapter.read_folder(adapter)), output)
+    forms.write(model, forms.named_shortly(load(model, CPU, precision), read_folder(adapter)), output)
 
 
 def uniform(model: str, precision: Precision, adapter: Path, output: Path) -> None:
     """Write the adapter with one rank and one scale, for servers that know no others; logits are the original's."""
-    forms.write(model, forms.uniform(load(model, CPU, precision), peft_adapter.read_folder(adapter)), output)
+    forms.write(model, forms.uniform(load(model, CPU, precision), read_folder(adapter)), output)
 
 
 def merged(model: str, precision: Precision, adapter: Path, output: Path) -> None:
@@ -58,7 +59,7 @@ def merged(model: str, precision: Precision, adapter: Path, output: Path) -> Non
 
     Of weights in four bits it has what these stand for, over which the adapter was trained.
     """
-    peft_adapter.read_folder(adapter)  # PEFT does more of what a configuration says than a stranger should ask for
+    read_folder(adapter)  # PEFT does more of what a configuration says than a stranger should ask for
     base = dense(read_network(model, CPU, precision))  # not the cached one, since merging changes it
     wrapped: Any = PeftModel.from_pretrained(base, str(adapter))
     wrapped.merge_and_unload().save_pretrained(str(output))
@@ -130,7 +131,7 @@ def _seen(
         rows = load_splits(DataSource(**chosen), model).validation
     except (ValueError, OSError, KeyError) as error:
         return False, f"not verified, for its validation rows are not to be had ({first_line(error)})"
-    measured = exact_loss(load(model, CPU, precision), peft_adapter.read_folder(adapter), rows, ROWS_PER_PASS)
+    measured = exact_loss(load(model, CPU, precision), read_folder(adapter), rows, ROWS_PER_PASS)
     base, adapters = (str(folder), [None]) if form == "merged" else (model, [folder])
     (loss,) = reloaded(base, adapters, rows, CPU, replace(precision, quantize=None) if form == "merged" else precision)
     return agree(measured, loss, precision), in_words(measured, loss, precision)

@@ -11,14 +11,14 @@ from tuning.command import SUBCOMMANDS
 from tuning.plan.choices import (
     BudgetChoices,
     Choices,
-    DataChoices,
-    EngineChoices,
     ModelChoice,
     SearchChoices,
     StorageChoices,
     TrainingChoices,
     VerdictChoices,
 )
+from tuning.plan.data_choices import DataChoices
+from tuning.plan.engine_choices import EngineChoices
 from tuning.plan.search_plan import SearchPlan
 
 GROUPS: dict[str, type[Choices]] = {

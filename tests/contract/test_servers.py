@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from strategies import RankAllocation
 from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
+from trainables.adapters.adapter import Adapter
 from trainables.models.base_model import load
 from trainables.postprocess import forms
 
@@ -51,7 +52,7 @@ def written(request, tiny_gpt2, tmp_path):
     scales = {name: alphas[name] / len(a) for name, (a, _) in factors.items()}
     allocation = RankAllocation(ranks, sum(site.cost * ranks[site.name] for site in base.sites))
     config = peft_adapter.lora_config(base.model, allocation, alphas, 0.0)
-    adapter = peft_adapter.Adapter(config, factors, scales)
+    adapter = Adapter(config, factors, scales)
     for name, form in (("best", forms.named_shortly(base, adapter)), ("uniform", forms.uniform(base, adapter))):
         forms.write(str(tiny_gpt2), form, tmp_path / name)
     return {name: scales[name] * b @ a for name, (a, b) in factors.items()}, tmp_path, mixed

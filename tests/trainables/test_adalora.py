@@ -11,7 +11,7 @@ from analysis.results.trial_config import TrialConfig
 from strategies import RankBudget
 from tests.reference import SoloSession
 from trainables.adapters import peft_adapter
-from trainables.adapters.peft_adapter import AllocationMismatch
+from trainables.adapters.adapter import AllocationMismatch
 from trainables.data.collate import collate
 from trainables.data.splits import DataSource, load_splits, mean_loss
 from trainables.engine.pack import Pack

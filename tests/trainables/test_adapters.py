@@ -9,6 +9,7 @@ import torch
 from strategies import RankBudget, allocate
 from strategies.linear_decay import LinearDecay
 from trainables.adapters import peft_adapter
+from trainables.adapters.adapter import AllocationMismatch
 from trainables.data.splits import DataSource
 from trainables.models.base_model import BaseModel
 from trainables.models.matrices import coverage_of, sites_of
@@ -70,7 +71,7 @@ def test_the_bug_of_the_seed_study_is_caught_when_only_the_first_rank_is_applied
         return config
 
     monkeypatch.setattr(peft_adapter, "lora_config", first_only)
-    with pytest.raises(peft_adapter.AllocationMismatch, match="planned rank"):
+    with pytest.raises(AllocationMismatch, match="planned rank"):
         peft_adapter.attach(model, *planned(model, slope=0.5))
 
 
@@ -83,13 +84,13 @@ def test_a_wrong_scale_is_caught(model, monkeypatch):
         return config
 
     monkeypatch.setattr(peft_adapter, "lora_config", unscaled)
-    with pytest.raises(peft_adapter.AllocationMismatch, match="planned scale"):
+    with pytest.raises(AllocationMismatch, match="planned scale"):
         peft_adapter.attach(model, *planned(model))
 
 
 def test_trainable_parameters_that_nobody_planned_are_caught(model):
     allocation, alphas = planned(model)
-    with pytest.raises(peft_adapter.AllocationMismatch, match="trainable parameters"):
+    with pytest.raises(AllocationMismatch, match="trainable parameters"):
         peft_adapter.attach(model, dataclasses.replace(allocation, params=allocation.params + 1), alphas)
 
 
@@ -98,7 +99,7 @@ def test_a_site_adapted_without_a_plan_is_caught(model):
     wrapped = peft_adapter.attach(model, allocation, alphas)
     name = next(iter(allocation.adapted))
     fewer = dataclasses.replace(allocation, ranks={**allocation.ranks, name: 0})
-    with pytest.raises(peft_adapter.AllocationMismatch, match="planned rank 0"):
+    with pytest.raises(AllocationMismatch, match="planned rank 0"):
         peft_adapter.audit(peft_adapter.read_back(wrapped), allocation.params, fewer, alphas)
 
 
@@ -129,5 +130,5 @@ def test_an_adapter_made_apart_from_the_model_is_the_one_that_peft_makes(base, w
 def test_an_adapter_made_apart_from_the_model_is_audited(base, workload, monkeypatch):
     honest = peft_adapter._fresh_factors
     monkeypatch.setattr(peft_adapter, "_fresh_factors", lambda site, rank, device: honest(site, rank + 1, device))
-    with pytest.raises(peft_adapter.AllocationMismatch, match="planned rank"):
+    with pytest.raises(AllocationMismatch, match="planned rank"):
         peft_adapter.fresh_planned(base, workload, TRIAL)

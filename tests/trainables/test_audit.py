@@ -23,6 +23,7 @@ from analysis.audit.spectrum import effective_rank, singular_values
 from strategies import RankAllocation
 from tests.zoo import built
 from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
+from trainables.adapters.adapter import Adapter
 from trainables.models.base_model import load
 from trainables.postprocess import forms
 
@@ -74,7 +75,7 @@ def write_ours(folder, tiny_gpt2):
         for name, rank in allocation.adapted.items()
     }
     config = peft_adapter.lora_config(base.model, allocation, alphas, 0.0)
-    adapter = peft_adapter.Adapter(config, factors, dict.fromkeys(factors, 2.0))
+    adapter = Adapter(config, factors, dict.fromkeys(factors, 2.0))
     forms.write(str(tiny_gpt2), adapter, folder / "as saved")
     forms.write(str(tiny_gpt2), forms.named_shortly(base, adapter), folder / "as handed out")
     forms.write(str(tiny_gpt2), forms.uniform(base, adapter), folder / "of one rank")

@@ -15,6 +15,7 @@ from strategies.eva import COMPONENTS, Eva
 from strategies.measurement import Measured
 from tests.reference import SoloSession
 from trainables.adapters import peft_adapter
+from trainables.adapters.adapter import AllocationMismatch
 from trainables.data.collate import Batch
 from trainables.data.splits import IGNORED, DataSource
 from trainables.engine.pack import Pack
@@ -140,7 +141,7 @@ def test_controls_of_eva_begin_as_the_components_of_the_site_that_they_are_at(wo
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
 def test_more_rank_than_components_is_refused(workload):
     fewer = {COMPONENTS: {name: vectors[:1] for name, vectors in workload.tensors[COMPONENTS].items()}}
-    with pytest.raises(peft_adapter.AllocationMismatch, match="1 components"):
+    with pytest.raises(AllocationMismatch, match="1 components"):
         peft_adapter.fresh_planned(load(workload.model), dataclasses.replace(workload, tensors=fewer), trial())
 
 

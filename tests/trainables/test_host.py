@@ -13,7 +13,7 @@ import ray
 import torch
 
 from analysis.results.trial_config import TrialConfig
-from trainables.actors import host as hosting
+from trainables.actors import liveness
 from trainables.actors.host import Host, TrialHandle
 from trainables.postprocess.reload import mean_loss
 from trainables.training.inputs import base_of, splits_of
@@ -210,10 +210,10 @@ def test_a_host_outlives_what_ray_cannot_tell_and_ends_when_the_search_is_gone(l
         if isinstance(answer := next(answers), Exception):
             raise answer
 
-    monkeypatch.setattr(hosting, "LEASE_SECONDS", 0)
+    monkeypatch.setattr(liveness, "LEASE_SECONDS", 0)
     monkeypatch.setattr(ray, "get_actor", get_actor)
     with pytest.raises(SystemExit) as end:
-        hosting._end_with("lease")
+        liveness.end_with("lease")
     assert end.value.code == status
     assert next(answers, None) is None
 

@@ -11,7 +11,8 @@ import pytest
 from trainables.data.locations import HUB_FILES
 from trainables.data.splits import DataSource, read_documents
 from trainables.models import files, hub
-from trainables.models.base_model import identity, load, shape_of
+from trainables.models.base_model import load, shape_of
+from trainables.models.identity import identity
 
 OLD, NEW = "a" * 40, "b" * 40
 

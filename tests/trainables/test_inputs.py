@@ -9,7 +9,7 @@ from strategies import RankBudget
 from tests.reference import SoloSession
 from trainables.data.splits import DataSource, load_splits
 from trainables.engine.pack import Pack
-from trainables.models.base_model import identity
+from trainables.models.identity import identity
 from trainables.spec import TrialSpec, Workload
 from trainables.training.inputs import base_of, splits_of
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.zoo import built
 from trainables.data.splits import IGNORED, Example
 from trainables.engine.sequence_packing import arrange
-from trainables.models.base_model import joining
+from trainables.models.probes import joining
 
 WIDE = 1000
 FIRST, SECOND, THIRD = (

@@ -3,7 +3,7 @@ import os
 import psutil
 import pytest
 
-from trainables.actors.host import lives
+from trainables.actors.liveness import lives
 
 
 def test_a_process_lives_until_it_ends_or_another_has_its_number(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.data import readers
+from trainables.data import text_files
 from trainables.data.corpus import read_corpus, read_documents
 from trainables.data.readers import read_table, text_of
 from trainables.data.source import DataSource
@@ -220,9 +220,9 @@ def test_a_file_that_would_fill_the_memory_is_refused_however_small_it_is_packed
     content, path = b"a line\n" * 1000, tmp_path / name
     packed = {"gz": gzip.compress, "zst": lambda raw: pyarrow.compress(raw, "zstd", asbytes=True)}
     path.write_bytes(packed.get(name.rpartition(".")[2], bytes)(content))
-    memory = readers.psutil.virtual_memory()
-    monkeypatch.setattr(readers.psutil, "virtual_memory", lambda: memory._replace(available=4 * len(content)))
+    memory = text_files.psutil.virtual_memory()
+    monkeypatch.setattr(text_files.psutil, "virtual_memory", lambda: memory._replace(available=4 * len(content)))
     assert len(table(path).rows) == 1000
-    monkeypatch.setattr(readers.psutil, "virtual_memory", lambda: memory._replace(available=4 * len(content) - 4))
+    monkeypatch.setattr(text_files.psutil, "virtual_memory", lambda: memory._replace(available=4 * len(content) - 4))
     with pytest.raises(ValueError, match=r"more than 0\.0 GB, and rows and tokens need memory, too; give a part"):
         table(path)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trainables.adapters import CONFIG, WEIGHTS, peft_adapter, saved_config
+from trainables.adapters import CONFIG, WEIGHTS, saved_config
+from trainables.adapters.adapter import read_folder
 
 A, B = (f"base_model.model.h.0.attn.lora_{letter}.weight" for letter in "AB")
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["h.0.attn"]}
@@ -25,7 +26,7 @@ def saved(tmp_path):
 
 
 def test_ranks_scales_and_targets_are_read(saved):
-    adapter = peft_adapter.read_folder(saved(PLAIN | {"rank_pattern": {"^h\\.0\\.attn": 2}, "r": 8}))
+    adapter = read_folder(saved(PLAIN | {"rank_pattern": {"^h\\.0\\.attn": 2}, "r": 8}))
     assert adapter.ranks == {"h.0.attn": 2}
     assert adapter.scales == {"h.0.attn": 2.0}
 
@@ -72,4 +73,4 @@ def test_what_is_no_configuration_of_lora_is_named(saved, config):
 )
 def test_tensors_of_other_ranks_than_the_configuration_has_are_refused(saved, config, a, b):
     with pytest.raises(ValueError, match=r"is to have rank|no matrix has as many"):
-        peft_adapter.read_folder(saved(config, a, b))
+        read_folder(saved(config, a, b))

@@ -8,8 +8,9 @@ import torch
 from tests.zoo import built
 from trainables.data.splits import Example
 from trainables.engine.soundness import sound_coverage
-from trainables.models.base_model import BaseModel, joining, separable_head
+from trainables.models.base_model import BaseModel
 from trainables.models.matrices import coverage_of
+from trainables.models.probes import joining, separable_head
 
 ROWS = [Example(ids, ids) for ids in (tuple(range(1, 200, 13)), tuple(range(7, 290, 25)))]
 WHOLE = (

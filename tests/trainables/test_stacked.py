@@ -3,7 +3,7 @@
 import torch
 from peft import LoraConfig
 
-from trainables.adapters.peft_adapter import Adapter
+from trainables.adapters.adapter import Adapter
 from trainables.engine.stacked_adapters import AdaptedLinear, Stack
 from trainables.models.frozen_linear import FrozenLinear
 

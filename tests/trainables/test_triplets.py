@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from strategies.base import Site
-from trainables.adapters.peft_adapter import Adapter
+from trainables.adapters.adapter import Adapter
 from trainables.training import triplets
 from trainables.training.triplets import CostAllocator, Triplets, penalty_gradient
 

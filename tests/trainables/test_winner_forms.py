@@ -13,6 +13,7 @@ from strategies import RankAllocation, RankBudget
 from strategies.base import Site
 from trainables import export
 from trainables.adapters import peft_adapter
+from trainables.adapters.adapter import read_folder
 from trainables.data.splits import DataSource
 from trainables.models.base_model import load
 from trainables.models.precision import IN_FLOAT32
@@ -82,9 +83,9 @@ def test_one_rank_and_one_scale_give_the_same_logits(trained, tmp_path):
 
 def test_short_names_give_the_same_logits(trained, tmp_path):
     model, ranks, alphas, adapter = trained
-    forms.write(model, forms.named_shortly(load(model), peft_adapter.read_folder(adapter)), tmp_path / "short")
+    forms.write(model, forms.named_shortly(load(model), read_folder(adapter)), tmp_path / "short")
     torch.testing.assert_close(logits(model, tmp_path / "short"), logits(model, adapter), atol=1e-6, rtol=0)
-    again = peft_adapter.read_folder(tmp_path / "short")
+    again = read_folder(tmp_path / "short")
     assert again.ranks == {name: rank for name, rank in ranks.items() if rank}
     assert again.scales == pytest.approx({name: alpha / ranks[name] for name, alpha in alphas.items()})
 

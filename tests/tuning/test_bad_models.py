@@ -131,7 +131,8 @@ def test_an_encoder_that_calls_itself_causal_is_found_out(tmp_path, tiny_tokeniz
     import torch
     from transformers import BertConfig, BertLMHeadModel
 
-    from trainables.models.base_model import load, looks_back_only
+    from trainables.models.base_model import load
+    from trainables.models.probes import looks_back_only
 
     config = BertConfig(
         vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32

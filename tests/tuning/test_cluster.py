@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from trainables.models.base_model import identity
+from trainables.models.identity import identity
 from tuning import pipeline
 from tuning.cli import main, resolve_plan
 from tuning.flags import options

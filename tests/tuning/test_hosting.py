@@ -13,7 +13,7 @@ import ray
 from strategies.empirical import IMPORTANCE
 from tests.fakes.hosts import FakeHost, FakeHosts
 from tests.fakes.observers import Lines
-from trainables.actors.host import Lease
+from trainables.actors.liveness import Lease
 from tuning.cli import resolve_plan
 from tuning.cluster import connection, hosting
 from tuning.cluster.connection import ray_for

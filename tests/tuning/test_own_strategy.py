@@ -19,7 +19,7 @@ from strategies.measurement import Measured
 from tests import readme
 from tests.reference import SoloSession
 from trainables.adapters import peft_adapter
-from trainables.adapters.peft_adapter import AllocationMismatch
+from trainables.adapters.adapter import AllocationMismatch
 from trainables.data.splits import DataSource
 from trainables.engine.pack import Pack
 from trainables.evidence.measurements import MeasuredFile, format_of, keep, measure

@@ -9,8 +9,6 @@ import json
 import os
 import sys
 import threading
-import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import psutil
 import ray
 
 from analysis.results.messages import first_line
+from trainables.actors.liveness import end_with, end_with_process, lives
 from trainables.models.device import device_of
 from trainables.training.checkpoint import LAST, SESSION
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:  # processes that only name the class, such as proxies, must n
     from trainables.models.coverage import Coverage
     from trainables.spec import Workload
 
-LEASE_SECONDS, OWNER_SECONDS = 10.0, 1.0
+
 LARGEST_OF_HEAP = -3  # M_MMAP_THRESHOLD of malloc.h
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -104,9 +103,9 @@ class Host:
         self.assignments: dict[str, tuple[int, psutil.Process]] = {}
         self.lock = threading.Lock()
         if lease:
-            threading.Thread(target=_end_with, args=(lease,), daemon=True).start()
+            threading.Thread(target=end_with, args=(lease,), daemon=True).start()
         if owner is not None:
-            threading.Thread(target=_end_with_process, args=(owner,), daemon=True).start()
+            threading.Thread(target=end_with_process, args=(owner,), daemon=True).start()
 
     def load(self, reference: list[Any]) -> None:
         """Load the base, so that later calls need not wait for it.
@@ -282,10 +281,6 @@ class Host:
             return self.executor
 
 
-class Lease:
-    """An actor's class; it does nothing but live as long as the search that made it."""
-
-
 def _trim_memory() -> None:
     """Have the C library return free memory: on CPU it would keep a GB, fragmented between blocks in use."""
     with contextlib.suppress(OSError, AttributeError):  # not on Linux
@@ -299,36 +294,3 @@ def _give_large_pieces_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # not on Linux
         ctypes.CDLL("libc.so.6").mallopt(LARGEST_OF_HEAP, 2**18)
-
-
-def _end_with(lease: str) -> None:
-    """End this process once an actor is gone; it goes on while Ray cannot be asked."""
-    try:
-        while True:
-            time.sleep(LEASE_SECONDS)
-            with contextlib.suppress(ray.exceptions.RayError, RuntimeError, OSError):
-                ray.get_actor(lease)
-    except ValueError:
-        os._exit(0)
-    except Exception:  # without this thread, the process would outlive its search
-        traceback.print_exc()
-        os._exit(1)
-
-
-def _end_with_process(owner: int) -> None:
-    """End this process once another of this node is gone."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(owner)
-        while lives(process):
-            time.sleep(OWNER_SECONDS)
-    os._exit(0)
-
-
-def lives(process: psutil.Process) -> bool:
-    """Return True if a process is running: neither a zombie, nor another process that has reused its id."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    except (psutil.AccessDenied, OSError):  # it cannot be inspected, so it may be running
-        return True

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainables.data.preparation import MIN_TOKENS, Prepared, percentile
+from trainables.data.dealing import MIN_TOKENS
+from trainables.data.preparation import Prepared, percentile
 from trainables.data.splits import IGNORED, SPLITS, Example
 
 PERCENTILES = (50, 90, 99, 100)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results.messages import first_line
-from trainables.data.readers import KINDS, PACKED, Table, kind_of, read_table
+from trainables.data.readers import KINDS, Table, read_table
+from trainables.data.text_files import PACKED, kind_of
 from trainables.models import hub
 
 HUB_FILES = ("README.md", *(f"*{kind}{packed}" for kind in KINDS for packed in ("", *PACKED)))

@@ -1,34 +1,22 @@
 """Reads files of texts and tables as they are: no cell is guessed at. Errors say where. Nothing here reads a pickle."""
 
 import csv
-import gzip
 import io
 import json
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from analysis.results.messages import first_line
+from trainables.data.text_files import kind_of, read_some_text, read_text
 
-PACKED = (".gz", ".zst")
-SIGNATURES = {
-    b"\x1f\x8b": "give it the ending .gz",
-    b"\x28\xb5\x2f\xfd": "give it the ending .zst",
-    b"PK\x03\x04": "unpack the zip first",
-}
-"""What a packed file begins with -> what to do with it."""
 EXCEL = re.compile(r"sep=([,;\t])\r?\n")
 """A first line by which Excel knows the delimiter."""
 CONVERSATIONS = {"messages", "conversations", "prompt"}
 DELIMITERS = (",", ";", "\t")
-SHARE_OF_MEMORY = 4
-"""Of the memory that is free a file may fill one part in so many: its rows and tokens are held, too."""
 csv.field_size_limit(sys.maxsize)  # a cell may be a whole book
 
 
@@ -61,17 +49,6 @@ class Written(float):
         return number
 
 
-def kind_of(path: str) -> str:
-    """Return a file's ending in lower case, without that of its compression; it decides how a file is read."""
-    name = Path(path).name.lower()
-    return Path(name.removesuffix(packed) if (packed := packing_of(path)) else name).suffix
-
-
-def packing_of(path: str) -> str:
-    """Return the ending of a file's compression; empty if it has none."""
-    return next((packed for packed in PACKED if path.lower().endswith(packed)), "")
-
-
 def read_table(path: Path, wanted: Callable[[str], bool]) -> Table:
     """Read a file.
 
@@ -88,56 +65,6 @@ def read_table(path: Path, wanted: Callable[[str], bool]) -> Table:
         raise ValueError(f"{error.strerror or first_line(error)}; give a file that can be read") from error
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        ValueError: It is no text; names the first such byte and line.
-    """
-    raw = _unpacked(path)
-    if ending := next((ending for sign, ending in SIGNATURES.items() if raw.startswith(sign)), None):
-        raise ValueError(f"packed, and its name does not say so; {ending}")
-    if (hole := raw.find(b"\0")) >= 0 and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"binary, not text, at {_place(raw, hole)}; give UTF-8 text")
-    try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at {_place(raw, error.start)}; convert it first") from error
-
-
-def _unpacked(path: Path) -> bytes:
-    """Return what a file has once it is unpacked, as far as memory goes: a small file may have a lot."""
-    most = psutil.virtual_memory().available // SHARE_OF_MEMORY
-    try:
-        with _opened(path) as file:
-            raw = bytes(file.read(most + 1))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"cannot be unpacked ({first_line(error)}); correct the file") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise ValueError(f"cannot be unpacked ({first_line(error)}); correct the file") from error  # pyarrow's
-    if len(raw) > most:
-        raise ValueError(f"has more than {most / 1e9:.1f} GB, and rows and tokens need memory, too; give a part of it")
-    return raw
-
-
-def _opened(path: Path) -> Any:
-    packing = packing_of(str(path))
-    if packing == ".gz":
-        return gzip.open(path)
-    if packing == ".zst":
-        import pyarrow
-
-        return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
-    return path.open("rb")
-
-
-def _place(raw: bytes, byte: int) -> str:
-    line = raw.count(b"\n", 0, byte) + 1
-    return f"byte {byte:,}, line {line:,}"
-
-
 def _lines(path: Path, wanted: Callable[[str], bool]) -> Table:
     """A line is what a line feed ends, or a carriage return and a line feed; no other sign ends one."""
     lines = read_text(path).split("\n")
@@ -147,7 +74,7 @@ def _lines(path: Path, wanted: Callable[[str], bool]) -> Table:
 
 
 def _cells(path: Path, wanted: Callable[[str], bool]) -> Table:
-    text = _some_text(path)
+    text = read_some_text(path)
     delimiters = ("\t",) if kind_of(str(path)) == ".tsv" else DELIMITERS
     if said := EXCEL.match(text):
         text, delimiters = text[said.end() :], (said[1],)
@@ -187,7 +114,7 @@ def _parsed(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _json_lines(path: Path, wanted: Callable[[str], bool]) -> Table:
-    return _json_table(_line_by_line(_some_text(path)), wanted)
+    return _json_table(_line_by_line(read_some_text(path)), wanted)
 
 
 def _line_by_line(text: str) -> Iterator[dict[str, Any]]:
@@ -201,7 +128,7 @@ def _line_by_line(text: str) -> Iterator[dict[str, Any]]:
 
 def _json(path: Path, wanted: Callable[[str], bool]) -> Table:
     """A list of objects, alone or as the only list of objects in an object; or JSON lines under another name."""
-    text = _some_text(path)
+    text = read_some_text(path)
     try:
         content = _loaded(text)
     except ValueError as error:
@@ -303,13 +230,6 @@ def _arrow_table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
 def _without_nulls(cells: Any) -> dict[str, Any]:
     """A number that is none is how tables write the null of a column of numbers."""
     return {name: value for name, value in cells if value is not None and value == value}
-
-
-def _some_text(path: Path) -> str:
-    text = read_text(path)
-    if not text.strip():
-        raise ValueError("no text in it, it is empty")
-    return text
 
 
 KINDS: dict[str, Callable[[Path, Callable[[str], bool]], Table]] = {

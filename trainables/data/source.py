@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from trainables.data import readers
+from trainables.data.text_files import kind_of
 
 Format = Literal["text", "pairs", "messages", "alpaca", "sharegpt"]
 Learned = Literal["assistant", "last", "all"]
@@ -72,7 +72,7 @@ class DataSource:
         if self.template == "none" and self.chat_template is not None:
             raise ValueError(f"--chat-template {self.chat_template}: --template none uses none; give one of them")
         self._check_one_format()
-        if self.is_bundled or readers.kind_of(self.dataset) == ".txt":
+        if self.is_bundled or kind_of(self.dataset) == ".txt":
             self._check_no_columns()
         if self.is_bundled:
             self._check_bundled()

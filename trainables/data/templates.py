@@ -8,8 +8,8 @@ from typing import Any
 
 from analysis.results.messages import first_line
 from trainables.data.formats import ASSISTANT, Document
-from trainables.data.readers import read_text
 from trainables.data.source import DataSource
+from trainables.data.text_files import read_text
 
 IGNORED = -100
 GENERATION = "{% generation"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from trainables.adapters.peft_adapter import Adapter
+from trainables.adapters.adapter import Adapter
 from trainables.data.splits import Example, mean_loss
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted

@@ -11,7 +11,7 @@ from trainables.data.collate import Batch, collate
 from trainables.data.splits import Example
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.sequence_packing import Lanes, arrange
-from trainables.models.base_model import rounding
+from trainables.models.probes import rounding
 
 LIMIT_BYTES = 2**30
 TOLERANCE, ROUGH_TOLERANCE = 1e-4, 1e-2  # of the largest hidden state, in float32 and in bfloat16

@@ -14,18 +14,19 @@ import torch
 from analysis.results.messages import first_line
 from strategies.base import Site
 from trainables.adapters import peft_adapter
-from trainables.adapters.peft_adapter import Adapter
+from trainables.adapters.adapter import Adapter
 from trainables.data.splits import Example
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.evaluation import lane_losses
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import Stack, adapted
-from trainables.models.base_model import BaseModel, rounding
+from trainables.models.base_model import BaseModel
 from trainables.models.coverage import Coverage
 from trainables.models.device import device_of
 from trainables.models.frozen_linear import FrozenLinear
 from trainables.models.precision import FLOAT32, NF4_BITS
+from trainables.models.probes import rounding
 from trainables.spec import Workload
 from trainables.training.inputs import base_of, splits_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trainables.adapters.peft_adapter import Adapter
+from trainables.adapters.adapter import Adapter
 from trainables.models.frozen_linear import FrozenLinear
 
 Mask = Callable[[str, torch.Tensor], torch.Tensor]

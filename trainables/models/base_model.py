@@ -1,12 +1,10 @@
 """The frozen base: the bundled model, a local directory or a hub id, loaded once per process."""
 
 import functools
-import hashlib
-import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, logging
@@ -20,19 +18,15 @@ from trainables.models.coverage import Coverage
 from trainables.models.device import CPU, device_of
 from trainables.models.files import resolve
 from trainables.models.frozen_linear import FrozenLinear
-from trainables.models.matrices import EXPERTS, coverage_of
+from trainables.models.matrices import coverage_of
 from trainables.models.precision import IN_FLOAT32, Precision, check_saved
+from trainables.models.probes import Joining, joining, looks_back_only, separable_head
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # errors are raised by this module, in one line
 
-PARTS = {".safetensors", ".json", ".txt", ".model"}  # the last two are tokenizer files
 CAUSAL = re.compile(r"(CausalLM|LMHeadModel)$")
 UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}  # a model's code never runs
-
-
-ROUGHLY = 0.1
-Joining = Literal["positions", "mask"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,87 +263,6 @@ def _fuse_activations(network: Any) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, torch.nn.GELU(approximate="tanh"))
-
-
-@torch.inference_mode()
-def separable_head(network: Any) -> bool:
-    """Return True if the logits are the output embedding of the last hidden state: some models cap or scale them."""
-    head = network.get_output_embeddings()
-    if head is None or network.base_model is network:
-        return False
-    ids = _four_tokens(network)
-    return torch.allclose(head(network.base_model(ids).last_hidden_state), network(ids).logits)
-
-
-@torch.inference_mode()
-def looks_back_only(network: Any) -> bool:
-    """Return True if a token's logits do not depend on later tokens: an encoder would learn to copy.
-
-    Earlier tokens of 200 random encoders moved by 6e-4 to 5e-3 of what the last one did, those of causal models by
-    3e-7 at most (an expert's product rounds otherwise for fewer tokens).
-    """
-    ids = _four_tokens(network)
-    other = ids.clone()
-    other[0, -1] = ids[0, 0]
-    change = (network(ids).logits - network(other).logits).abs()
-    has_experts = any(item.what == EXPERTS for item in coverage_of(network).left_out)
-    most = rounding(network, 1e-5) if has_experts else 1e-5
-    return bool(change[:, :-1].max() <= most * change[:, -1].max())
-
-
-@torch.inference_mode()
-def joining(network: Any) -> Joining | None:
-    """Return what gives rows end to end the outputs that they have apart; None if nothing does.
-
-    Transformers keeps rows apart whose positions begin anew, in most models; in some, only a mask does.
-    """
-    if "position_ids" not in inspect.signature(network.forward).parameters:
-        return None
-    ids = _four_tokens(network)
-    both, positions = torch.cat([ids, ids.flip(1)], 1), torch.arange(4, device=network.device).repeat(1, 2)
-    rows = torch.arange(8, device=network.device) // 4
-    mask = (rows[:, None] == rows).tril()[None, None]
-    alone, mixed = network(ids.flip(1)).logits, network(both).logits[:, 4:]
-    ways: dict[Joining, dict[str, Any]] = {"positions": {}, "mask": {"attention_mask": mask}}
-    for way, inputs in ways.items():
-        try:
-            apart = network(both, position_ids=positions, **inputs).logits[:, 4:]
-        except (RuntimeError, ValueError, TypeError, IndexError):  # it takes no such mask
-            continue
-        if (apart - alone).abs().max() <= rounding(network, 1e-3) * (mixed - alone).abs().max():
-            return way
-    return None
-
-
-def rounding(network: Any, in_float32: float, in_bfloat16: float = ROUGHLY) -> float:
-    """Return what of a difference may be rounding, in the dtype that a model computes in."""
-    return in_float32 if network.dtype == torch.float32 else in_bfloat16
-
-
-def _four_tokens(network: Any) -> Any:
-    return torch.arange(4, device=network.device).view(1, 4) % network.get_input_embeddings().num_embeddings
-
-
-@functools.lru_cache
-def identity(model: str) -> str:
-    """Return a SHA-256 over a local model's files, or the id with its commit for a hub model."""
-    if hub.is_hub_id(model):
-        return model
-    digest = hashlib.sha256()
-    for path in sorted(Path(resolve(model)).iterdir()):
-        if path.suffix in PARTS:
-            digest.update(path.name.encode() + _sha256(path))
-    return digest.hexdigest()
-
-
-def has_changed(model: str, base: str) -> bool:
-    """Return True if a model's files are no longer those of which ``identity`` was ``base``."""
-    return identity.__wrapped__(model) != base
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:  # a shard may be larger than the free memory
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _reason(error: Exception) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from trainables.adapters import naming, peft_adapter
-from trainables.adapters.peft_adapter import Adapter
+from trainables.adapters import naming
+from trainables.adapters.adapter import Adapter, read_folder
 from trainables.engine.evaluation import exact_loss
 from trainables.models.base_model import BaseModel, save_tokenizer
 from trainables.spec import Workload
@@ -30,7 +30,7 @@ def write_all(workload: Workload, adapter: Path, output: Path) -> float:
     Returns:
         The mean loss per learned token of the validation split, in nats.
     """
-    base, trained = base_of(workload), peft_adapter.read_folder(adapter)
+    base, trained = base_of(workload), read_folder(adapter)
     for form, name in ((named_shortly(base, trained), BEST), (uniform(base, trained), UNIFORM)):
         write(workload.model, form, output / name)
         put_template(workload.data.chat_template, output / name)

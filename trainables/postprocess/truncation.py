@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from strategies.base import Site
-from trainables.adapters import peft_adapter
-from trainables.adapters.peft_adapter import Adapter
+from trainables.adapters.adapter import Adapter, read_folder
 from trainables.data.splits import mean_loss
 from trainables.engine.evaluation import losses_of
 from trainables.spec import Workload
@@ -29,7 +28,7 @@ def shrink_curve(workload: Workload, folder: Path) -> list[dict[str, Any]]:
     Returns:
         A mapping for each of ``FRACTIONS``: ``fraction``, ``params`` (the remaining ones) and ``test_loss``.
     """
-    base, examples, trained = base_of(workload), splits_of(workload).test, peft_adapter.read_folder(folder)
+    base, examples, trained = base_of(workload), splits_of(workload).test, read_folder(folder)
     whole = {name: (a, b * trained.scales[name]) for name, (a, b) in trained.factors.items()}
     costs = {site.name: site.cost for site in base.sites}
     params = _params(whole, costs)

@@ -6,7 +6,7 @@ import torch
 from peft import AdaLoraConfig
 
 from strategies import AdaLora
-from trainables.adapters.peft_adapter import Adapter, AllocationMismatch
+from trainables.adapters.adapter import Adapter, AllocationMismatch
 from trainables.models.base_model import BaseModel
 from trainables.spec import TrialSpec, Workload
 from trainables.training.parametrization import Parametrization

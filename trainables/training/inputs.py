@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from trainables.data.splits import Splits, load_splits
-from trainables.models.base_model import BaseModel, identity, load
+from trainables.models.base_model import BaseModel, load
+from trainables.models.identity import identity
 from trainables.spec import Workload
 
 

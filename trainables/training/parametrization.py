@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from trainables.adapters.peft_adapter import Adapter
+from trainables.adapters.adapter import Adapter
 from trainables.models.base_model import BaseModel
 from trainables.spec import TrialSpec, Workload
 

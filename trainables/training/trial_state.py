@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from strategies.base import Site
 from strategies.geometry import parameter_efficiency
-from trainables.adapters.peft_adapter import Adapter, load_weights
-from trainables.models.base_model import BaseModel, identity
+from trainables.adapters.adapter import Adapter, load_weights
+from trainables.models.base_model import BaseModel
 from trainables.models.device import device_of
+from trainables.models.identity import identity
 from trainables.spec import TrialSpec, Workload
 from trainables.training import checkpoint
 from trainables.training.losses import batch_order, learning_rate_factor

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from peft import AdaLoraConfig
 
-from trainables.adapters.peft_adapter import ADAPTER, Adapter
+from trainables.adapters.adapter import Adapter
+from trainables.adapters.peft_adapter import ADAPTER
 from trainables.adapters.peft_compat import PARTS, Importance
 
 SPREAD = 0.02

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from analysis.results.messages import one_line
-from trainables.actors.host import lives
+from trainables.actors.liveness import lives
 from trainables.models.device import MPS
 from tuning.cluster import access, ray_compat
 from tuning.lifecycle.process import leave_because, quieten_ray, sparing_children

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from trainables.actors.host import Lease
 from trainables.actors.host_registry import Hosts
+from trainables.actors.liveness import Lease
 from trainables.models.device import MPS
 from trainables.spec import Workload
 from tuning.lifecycle.stop import Stop, Stopped

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from trainables.models.base_model import identity
+from trainables.models.identity import identity
 from trainables.spec import Workload
 from tuning.cluster import access
 from tuning.plan.search_plan import SearchPlan

@@ -3,16 +3,13 @@
 import re
 import sys
 import unicodedata
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from analysis.results.messages import has_secret
 from strategies import SEARCHED, STRATEGIES, RankBudget, Site
-from trainables.data.source import BUNDLED, DataSource, Format, Learned
-from trainables.models.device import MPS, given_by
 from trainables.models.precision import FLOAT32, Precision
 from trainables.models.targets import ALL, Targets
 
@@ -24,7 +21,6 @@ LARGEST_COUNT = 2**31  # confirmation seeds follow the search's, and NumPy takes
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-BUNDLED_EXAMPLES, MOST_EXAMPLES, BUNDLED_LENGTH = 200, 2000, 128
 
 
 def _check_text(text: str) -> None:
@@ -42,7 +38,7 @@ def _check_text(text: str) -> None:
         raise ValueError(f"has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken")
 
 
-def _number(value: Any) -> Any:
+def number_or_word(value: Any) -> Any:
     """Return what text stands for, of a choice that is a number or a word."""
     for kind in (int, float) if isinstance(value, str) else ():
         try:
@@ -104,63 +100,6 @@ class ModelChoice(Choices):
     def targets(self) -> Targets:
         """The choice among the model's matrices."""
         return Targets(self.target_modules, self.exclude_modules, self.layers)
-
-
-class DataChoices(Choices):
-    """What is trained on, and how many examples of it."""
-
-    dataset: str = Field(
-        BUNDLED,
-        description="`pydoc`; a .txt, .json, .jsonl, .csv, .tsv or .parquet file; a folder or pattern; a hub id",
-    )
-    dataset_revision: str | None = Field(None, description="The same of a hub data set")
-    dataset_config: str | None = Field(None, description="Configuration of a hub data set")
-    dataset_split: str | None = Field(None, description="Split of a hub data set (default: train)")
-    validation_dataset: str | None = Field(None, description="Data to validate on (default: dealt out of --dataset)")
-    test_dataset: str | None = Field(None, description="Data to test on (default: dealt out of --dataset)")
-    corpus_sha256: str | None = Field(None, description="Digest of all texts; a search on other texts is refused")
-    data_format: Format | None = Field(
-        None, description="What the columns mean: text, pairs, messages, alpaca or sharegpt (default: by their names)"
-    )
-    text_column: str | None = Field(None, description="Column with the text to learn (default: `text`)")
-    prompt_column: str | None = Field(None, description="Column that is read but not learned")
-    completion_column: str | None = Field(None, description="Column that is learned after the prompt")
-    messages_column: str | None = Field(None, description="Column with conversations (default: `messages`)")
-    template: Literal["auto", "none"] = Field(
-        "auto", description="`auto` puts prompts into the model's chat template, `none` takes them as they are"
-    )
-    chat_template: str | None = Field(None, description="File with a chat template in place of the model's own")
-    learn: Learned = Field("assistant", description="What is learned: `assistant`'s turns, its `last` one, or `all`")
-    train_examples: Annotated[Count | Share | Literal["all"] | None, BeforeValidator(_number)] = Field(
-        None, description="Training examples: a number, a share or `all` (default: 200 of pydoc, else at most 2,000)"
-    )
-    validation_examples: Count = Field(100, description="Examples that the search compares on")
-    test_examples: Count = Field(100, description="Examples that the search never decides by")
-    max_length: Annotated[Annotated[int, Field(ge=2)] | Literal["auto"] | None, BeforeValidator(_number)] = Field(
-        None, description="Tokens per example, or `auto`: what 99 % of the rows have (default: 128 of pydoc, else auto)"
-    )
-
-    @model_validator(mode="after")
-    def _check_columns(self) -> Self:
-        self.data_source()
-        return self
-
-    def data_source(self) -> DataSource:
-        """Return what the trials read."""
-        wanted = self.train_examples
-        if wanted is None and self.dataset == BUNDLED:
-            wanted = BUNDLED_EXAMPLES
-        length = BUNDLED_LENGTH if self.max_length is None and self.dataset == BUNDLED else self.max_length
-        names = {item.name for item in fields(DataSource)} & DataChoices.model_fields.keys()
-        same = names - {"train_examples", "max_length"}
-        return DataSource(
-            **{name: getattr(self, name) for name in same},
-            train_examples=wanted if isinstance(wanted, int) else MOST_EXAMPLES,
-            train_share=1.0 if wanted == "all" else wanted if isinstance(wanted, float) else None,
-            keeps_quarters=not isinstance(wanted, int),
-            max_length=length if isinstance(length, int) else LARGEST_COUNT,
-            fits_length=not isinstance(length, int),
-        )
 
 
 class BudgetChoices(Choices):
@@ -252,90 +191,6 @@ class VerdictChoices(Choices):
         3, description="Fresh seeds from which the best of each strategy is trained again for the verdict; 0 gives none"
     )
     margin: Positive = Field(0.01, description="Difference in test loss that does not matter, in nats per token")
-
-
-class EngineChoices(Choices):
-    """Who trains, and with what."""
-
-    isolation: Literal["process", "packed"] = Field(
-        "packed", description="`packed`: trials of a device share one base; `process`: a model for each trial"
-    )
-    pack_size: Count | None = Field(
-        None, description="Trials that share a base (default: 1 on CPU; on a GPU what fits, measured, at most 16)"
-    )
-    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
-        "auto", description="Blocks computed twice to save memory; `auto` where it would not suffice otherwise"
-    )
-    cpus_per_trial: Annotated[float, Field(gt=0, le=10_000)] = Field(
-        1.0, description="CPUs per trial, or of a pack; PyTorch gets as many threads"
-    )
-    gpus_per_trial: Annotated[
-        Annotated[float, Field(ge=0, le=10_000)] | Literal["auto", "mps"], BeforeValidator(_number)
-    ] = Field(
-        "auto",
-        description="GPUs per trial, or a share of one; packed, 1 is a GPU for each pack; `auto` takes all there are",
-    )
-    max_concurrent_trials: Count | None = Field(None, description="Trials at once (default: what the resources allow)")
-    max_failures: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] = Field(
-        2, description="Restarts of a trial whose process dies"
-    )
-    ray_address: str | None = Field(None, description="Ray to join (default: start one for this search)")
-    dashboard_host: str = Field(
-        "127.0.0.1", description="Where a Ray that this search starts has its dashboard; beyond this machine: by token"
-    )
-
-    @model_validator(mode="after")
-    def _check_packs(self) -> Self:
-        if self.gpus > 1:
-            whose = "pack" if self.isolation == "packed" else "trial"
-            raise ValueError(f"--gpus-per-trial {self.gpus:g}: a {whose} trains on one GPU; give at most 1")
-        share = self.gpus if 0 < self.gpus < 1 else None
-        if self.pack_size and share and abs(self.pack_size * share - 1) > 0.01:
-            raise ValueError(
-                f"--pack-size {self.pack_size} with --gpus-per-trial {share:g}: a pack fills one GPU, so their product "
-                f"must be 1; give one of them"
-            )
-        return self
-
-    @property
-    def gpus(self) -> float:
-        """Ray's GPUs that a trial takes; none as long as ``auto`` is not decided, and none of an Apple chip's."""
-        return 0.0 if isinstance(self.gpus_per_trial, str) else self.gpus_per_trial
-
-    @property
-    def device(self) -> str:
-        """Name of the device that trials train on; CPU as long as ``auto`` is not decided."""
-        return given_by(self.gpus_per_trial if self.gpus_per_trial == MPS else self.gpus)
-
-    @property
-    def pack_size_is_open(self) -> bool:
-        """Whether the number of trials that share a GPU is to be measured."""
-        return self.isolation == "packed" and self.pack_size is None and self.gpus == 1
-
-    @property
-    def trials_per_pack(self) -> int:
-        """How many trials share a process and its base."""
-        if self.isolation == "process":
-            return 1
-        return self.pack_size or (max(1, round(1 / self.gpus)) if self.gpus else 1)
-
-    @property
-    def engine(self) -> str:
-        """How trials are trained, in words."""
-        if self.isolation == "process":
-            return "process, a model for each trial"
-        if self.trials_per_pack == 1:
-            return "packed, one trial after another over the frozen base of each process"
-        return f"packed, up to {self.trials_per_pack} trials at once over one frozen base"
-
-    @property
-    def trial_resources(self) -> dict[str, float]:
-        """What one trial takes of Ray's CPUs and GPUs; a pack's process takes nothing besides."""
-        together = self.trials_per_pack
-        return {
-            "cpu": self.cpus_per_trial / together,
-            "gpu": self.gpus / (together if self.gpus == 1 else 1),
-        }
 
 
 class StorageChoices(Choices):

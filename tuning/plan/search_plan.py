@@ -15,14 +15,14 @@ from trainables.spec import Workload
 from tuning.plan import given
 from tuning.plan.choices import (
     BudgetChoices,
-    DataChoices,
-    EngineChoices,
     ModelChoice,
     SearchChoices,
     StorageChoices,
     TrainingChoices,
     VerdictChoices,
 )
+from tuning.plan.data_choices import DataChoices
+from tuning.plan.engine_choices import EngineChoices
 
 BUNDLED_LEARNING_RATE = 1e-2
 USUAL_LEARNING_RATE = 2e-4

@@ -22,6 +22,7 @@ from trainables.data.splits import corpus_sha256
 from trainables.models import base_model, files, hub
 from trainables.models.base_model import Shape
 from trainables.models.coverage import Coverage
+from trainables.models.identity import identity
 from trainables.spec import Workload
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
@@ -125,7 +126,7 @@ def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
         )
     # a process elsewhere may have another working directory, other files, or none
     here = model if model == "bundled" or hub.is_hub_id(model) else files.resolve(model)
-    workload = replace(workload, model=here, base=base_model.identity(here), splits=splits)
+    workload = replace(workload, model=here, base=identity(here), splits=splits)
     log.info("base %s of %d parameters, %d sites; texts %s", workload.base, shape.params, len(shape.sites), digest)
     log.info("%s, %d steps a trial", workload.budget, workload.steps)
     data = lengths.data_facts(prepared)

@@ -15,7 +15,8 @@ from analysis.results.messages import first_line
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
-from trainables.models.base_model import has_changed, save_tokenizer
+from trainables.models.base_model import save_tokenizer
+from trainables.models.identity import has_changed
 from trainables.models.precision import IN_FLOAT32, Precision
 from trainables.postprocess.verification import NotReloaded, agree, in_words, loaded_from
 from trainables.training.checkpoint import BEST, UNIFORM, UNVERIFIED

@@ -14,14 +14,14 @@ pytestmark = pytest.mark.server
 
 
 def test_a_run_whose_creation_was_not_answered_is_not_made_again(search, proxy, server, healthy, monkeypatch, stored):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
     created = []
 
     def answers_late(path):
         if "runs/create" in path:
             created.append(path)
             if len(created) < 3:
-                time.sleep(2)
+                time.sleep(4)
 
     proxy.after = answers_late
     search.begin()
@@ -34,7 +34,7 @@ def test_a_run_whose_creation_was_not_answered_is_not_made_again(search, proxy, 
 
 
 def test_of_two_runs_that_a_late_creation_left_one_stays(search, proxy, server, healthy, monkeypatch, stored):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
     created, asked_again = [], threading.Event()
 
     def late(path):

@@ -1,0 +1,32 @@
+"""What identifies a base model: the digest of its files, or its hub id."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+from trainables.models import hub
+from trainables.models.files import resolve
+
+PARTS = {".safetensors", ".json", ".txt", ".model"}  # the last two are tokenizer files
+
+
+@functools.lru_cache
+def identity(model: str) -> str:
+    """Return a SHA-256 over a local model's files, or the id with its commit for a hub model."""
+    if hub.is_hub_id(model):
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(Path(resolve(model)).iterdir()):
+        if path.suffix in PARTS:
+            digest.update(path.name.encode() + _sha256(path))
+    return digest.hexdigest()
+
+
+def has_changed(model: str, base: str) -> bool:
+    """Return True if a model's files are no longer those of which ``identity`` was ``base``."""
+    return identity.__wrapped__(model) != base
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:  # a shard may be larger than the free memory
+        return hashlib.file_digest(file, "sha256").digest()
