@@ -84,16 +84,19 @@ class Cluster:
             **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_JOB_STOP_WAIT_TIME_S": "60",
         }  # fmt: skip
         self.address = f"{self.HEAD}:{self.port}"
-        self.start(
-            self.HEAD, "--head", "--port", self.port, "--dashboard-port", dashboard,
-            "--ray-client-server-port", self.free_port(),
+        self._begin(
+            self.HEAD, (), "--head", "--port", self.port, "--dashboard-port", dashboard,
+            "--ray-client-server-port", free_port(),
         )  # fmt: skip
-        self.wait_for(lambda: answers(f"{self.dashboard}/api/version") == 401, 240, "no dashboard")
 
     def join(self, address, *flags, before=()):
         """Add a node; ``before`` comes in front of its command."""
-        for _ in range(3):  # a port that was free may be taken by the time Ray asks for it
-            node = self.start(address, "--address", self.address, *flags, before=before)
+        return self._begin(address, before, "--address", self.address, *flags)
+
+    def _begin(self, address, before, *flags):
+        """Start a node, again if it ends: a port may be taken meanwhile, and Ray gives its processes 30 s to answer."""
+        for _ in range(3):
+            node = self.start(address, *flags, before=before)
             self.wait_for(
                 lambda node=node: address in self.alive() or node.poll() is not None, 240, f"{address} did not join"
             )
