@@ -23,7 +23,7 @@ from analysis.results.rows import read_rows
 from analysis.results.run_info import PLAN, RunInfo
 from analysis.stats.assessment import assess
 from trainables.adapters import CONFIG, WEIGHTS
-from trainables.adapters.adapter import read_folder
+from trainables.adapters.saved_config import read_folder
 from trainables.data.splits import DataSource, load_splits
 from trainables.engine.evaluation import exact_loss
 from trainables.models import hub

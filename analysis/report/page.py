@@ -11,11 +11,12 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from analysis.report import drawing
-from analysis.report.pictures import FOLDER, NAMES
+from analysis.report.pictures import NAMES
 from analysis.results.markup import fenced, plain
+from analysis.results.run_info import FIGURES
 
 NEVER_USED = ["link", "autolink", "reference", "entity"]
-PLACE = re.compile(rf"{FOLDER}/({'|'.join(NAMES)})\.svg")
+PLACE = re.compile(rf"{FIGURES}/({'|'.join(NAMES)})\.svg")
 TEMPLATE = Path(__file__).with_name("page.html")
 SECTION = re.compile(r"(?=<h2 )")
 BARE_TABLE = re.compile(r"(### Performance Metrics by Strategy\n\n)(.+?)(\n\n)", re.DOTALL)

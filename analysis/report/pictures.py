@@ -10,12 +10,11 @@ from analysis.report import drawing, plots
 from analysis.results.atomic_write import replace_text
 from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
-from analysis.results.run_info import RunInfo
+from analysis.results.run_info import FIGURES, RunInfo
 from analysis.results.trial_config import Status
 from analysis.stats import pareto
 from analysis.stats.assessment import SearchAssessment
 
-FOLDER = "figures"
 NAMES = ("differences", "pareto", "ranks", "learning_curves", "learning_rates", "shrinking")
 """All pictures that there are; a page shows no others."""
 
@@ -49,7 +48,7 @@ class Picture:
     @property
     def image(self) -> list[str]:
         """It and its caption in Markdown."""
-        return [f"![{inline(self.words)}]({FOLDER}/{self.name}.svg)", "", inline(self.caption), ""]
+        return [f"![{inline(self.words)}]({FIGURES}/{self.name}.svg)", "", inline(self.caption), ""]
 
 
 def drawn(assessment: SearchAssessment, info: RunInfo) -> list[Picture]:
@@ -64,10 +63,10 @@ def drawn(assessment: SearchAssessment, info: RunInfo) -> list[Picture]:
 
 def write(pictures: Sequence[Picture], folder: Path) -> dict[str, str]:
     """Write pictures where the report's Markdown looks for them, beside it, and return name -> SVG."""
-    (folder / FOLDER).mkdir(exist_ok=True)
+    (folder / FIGURES).mkdir(exist_ok=True)
     drawings = {picture.name: drawing.svg(picture.figure, picture.name) for picture in pictures}
     for name, text in drawings.items():
-        replace_text(folder / FOLDER / f"{name}.svg", text)
+        replace_text(folder / FIGURES / f"{name}.svg", text)
     return drawings
 
 

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from analysis.results.strict_json import parsed
 
-PLAN, FACTS, EVIDENCE = "plan.json", "facts.json", "evidence.json"
+PLAN, FACTS, EVIDENCE, FIGURES = "plan.json", "facts.json", "evidence.json", "figures"
 
 
 def _planned(default: object = None) -> Any:

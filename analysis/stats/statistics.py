@@ -69,7 +69,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 Answer = Literal["win", "non-inferior with fewer parameters", "tie", "loss", "cannot tell"]
 
@@ -136,6 +136,8 @@ class Paired:
         """Return the percentile bootstrap's interval over seeds alone; None with fewer than two pairs."""
         if self.seeds < 2:
             return None
+        from scipy import stats  # here, since it takes a second and only a verdict needs it
+
         interval = stats.bootstrap(
             (self.differences,), np.mean, n_resamples=RESAMPLES, confidence_level=self.level, method="percentile",
             rng=np.random.default_rng(seed),
@@ -179,11 +181,11 @@ class Paired:
     def _half_width(self, quantile: float, seeds: Any) -> Any:
         """Return the half-width at a quantile for a number of seeds, or for each of an array of numbers."""
         seeds = np.asarray(seeds, dtype=float)
-        squared = stats.t.ppf(quantile, seeds - 1) ** 2 * np.var(self.differences, ddof=1) / seeds
+        squared = stdtrit(seeds - 1, quantile) ** 2 * np.var(self.differences, ddof=1) / seeds
         if self.documents:
             tokens = np.array(self.documents, dtype=float)
             n_eff = tokens.sum() ** 2 / (tokens**2).sum()
-            squared = squared + stats.t.ppf(quantile, max(1.0, n_eff - 1)) ** 2 * self._text_variance(tokens, seeds)
+            squared = squared + stdtrit(max(1.0, n_eff - 1), quantile) ** 2 * self._text_variance(tokens, seeds)
         return np.sqrt(squared)
 
     def _text_variance(self, tokens: np.ndarray, seeds: Any) -> Any:

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from scipy import stats
-
 from analysis.results.rank_patterns import from_block
 from analysis.results.rows import ResultRow
 from analysis.stats.assessment import SearchAssessment
@@ -36,6 +34,8 @@ def tau(values: Sequence[float], others: Sequence[float]) -> float | None:
     """Return Kendall's tau-b; None where there is none, because one of them is the same throughout or too short."""
     if len(values) < 2:
         return None
+    from scipy import stats  # here, since it takes a second
+
     result = float(stats.kendalltau(values, others).statistic)
     return None if math.isnan(result) else result
 

@@ -8,7 +8,7 @@ import pytest
 from analysis.report import pictures
 from analysis.report.publish import publish
 from analysis.results.rows import ResultRow
-from analysis.results.run_info import RunInfo
+from analysis.results.run_info import FIGURES, RunInfo
 from tests.fakes.rows import assess
 
 SITES = [f"transformer.h.{layer}.{matrix}" for layer in range(4) for matrix in ("attn.c_attn", "mlp.c_fc")]
@@ -223,8 +223,8 @@ def test_the_same_rows_give_the_same_pictures(folder, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         pictures.write(pictures.drawn(assess(rows), RunInfo("now")), tmp_path / name)
-    for picture in (tmp_path / "a" / pictures.FOLDER).iterdir():
-        assert picture.read_bytes() == (tmp_path / "b" / pictures.FOLDER / picture.name).read_bytes()
+    for picture in (tmp_path / "a" / FIGURES).iterdir():
+        assert picture.read_bytes() == (tmp_path / "b" / FIGURES / picture.name).read_bytes()
 
 
 @BROWSER

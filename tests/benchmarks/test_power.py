@@ -18,7 +18,7 @@ TEXTS = {"alike": ALIKE, "few long": FEW_LONG, "unlike": UNLIKE}
 def nothing_twice():
     """Cache quantiles and skip the needed seeds: both take most of the time, and neither is tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics.stats.t, "ppf", functools.cache(statistics.stats.t.ppf))
+        patch.setattr(statistics, "stdtrit", functools.cache(statistics.stdtrit))
         patch.setattr(statistics.Paired, "seeds_needed", lambda self, margin, fewer: None)
         yield
 

@@ -264,8 +264,7 @@ def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from tuning.results import trial_files
 
     monkeypatch.setattr(publish.pictures, "drawn", lambda assessment, info: [])
-    monkeypatch.setattr(trial_files.drawing, "save", lambda figure, path, kind: path.write_bytes(b"a picture"))
-    monkeypatch.setattr(trial_files, "plots", SimpleNamespace(heatmaps=lambda allocations: None))
+    monkeypatch.setattr(trial_files, "draw", lambda strategy, ranks, path: path.write_bytes(b"a picture"))
 
 
 class Killed(BaseException):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainables.adapters import CONFIG, WEIGHTS, saved_config
-from trainables.adapters.adapter import read_folder
+from trainables.adapters.saved_config import read_folder
 
 A, B = (f"base_model.model.h.0.attn.lora_{letter}.weight" for letter in "AB")
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["h.0.attn"]}

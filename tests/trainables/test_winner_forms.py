@@ -13,7 +13,7 @@ from strategies import RankAllocation, RankBudget
 from strategies.base import Site
 from trainables import export
 from trainables.adapters import peft_adapter
-from trainables.adapters.adapter import read_folder
+from trainables.adapters.saved_config import read_folder
 from trainables.data.splits import DataSource
 from trainables.models.base_model import load
 from trainables.models.precision import IN_FLOAT32

@@ -233,6 +233,15 @@ def test_packed_and_solo_trials_of_one_configuration_have_the_same_losses(shared
 
 
 @pytest.mark.process
+def test_nobody_waits_for_peft_or_for_what_only_a_report_needs_before_the_first_trial():
+    code = (
+        "import sys, tuning.pipeline;"
+        "assert not {'peft', 'bitsandbytes', 'matplotlib', 'scipy.stats', 'mlflow', 'datasets'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.process
 def test_a_packed_trials_process_does_not_load_torch():
     code = (
         "import sys, trainables.actors.packed_trainable, trainables.actors.host as _;"

@@ -1,16 +1,17 @@
 """An adapter's tensors, apart from any model: to save, to read, to cut."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import peft
 import torch
 from safetensors.torch import load_file, save_file
 
-from analysis.results.rank_patterns import looked_up
-from trainables.adapters import WEIGHTS, naming, saved_config
+from trainables.adapters import WEIGHTS, naming
+
+if TYPE_CHECKING:  # the driver plans memory for adapters, and must not wait for PEFT
+    import peft
 
 
 class AllocationMismatch(RuntimeError):
@@ -27,7 +28,7 @@ class Adapter:
         scales: Adapted site -> the scale in use.
     """
 
-    config: peft.LoraConfig
+    config: "peft.LoraConfig"
     factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     scales: Mapping[str, float]
 
@@ -104,28 +105,3 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return the tensors that ``Adapter.save`` wrote, under PEFT's names."""
     tensors: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
     return tensors
-
-
-def read_folder(folder: Path) -> Adapter:
-    """Return the adapter that ``Adapter.save`` wrote, with the scales that PEFT would use, apart from any model.
-
-    Raises:
-        ValueError: Its configuration is not of LoRA alone, or is of other tensors.
-        OSError: A file is missing.
-        SafetensorError: Its tensors cannot be read.
-    """
-    config, tensors = saved_config.read(folder), load_weights(folder)
-    factors = {
-        name: (tensors[key], tensors.get(key.replace(".lora_A.", ".lora_B."), torch.empty(0, 0)))
-        for key in tensors
-        if (name := _site_of(key)) is not None
-    }
-    saved_config.check_shapes(folder, config, factors)
-    alphas = {name: looked_up(config.alpha_pattern, name, config.lora_alpha) for name in factors}
-    return Adapter(config, factors, {name: alphas[name] / len(a) for name, (a, _) in factors.items()})
-
-
-def _site_of(key: str) -> str | None:
-    """Return the site that a tensor of PEFT's name is A of; None if it is no A."""
-    match = re.fullmatch(r"base_model\.model\.(.+)\.lora_A\.weight", key)
-    return match[1] if match else None

@@ -1,4 +1,4 @@
-"""The configuration of a saved adapter, of which nobody knows who wrote it."""
+"""A saved adapter, of which nobody knows who wrote it: its configuration, and its tensors."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import torch
 
 from analysis.results.rank_patterns import looked_up
 from trainables.adapters import CONFIG
+from trainables.adapters.adapter import Adapter, load_weights
 
 ANYTHING = frozenset({
     "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "lora_dropout", "peft_version", "revision",
@@ -96,3 +97,28 @@ def _is_number(value: Any, whole: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         return False
     return 0 < value < 2**31  # not so for NaN
+
+
+def read_folder(folder: Path) -> Adapter:
+    """Return the adapter that ``Adapter.save`` wrote, with the scales that PEFT would use, apart from any model.
+
+    Raises:
+        ValueError: Its configuration is not of LoRA alone, or is of other tensors.
+        OSError: A file is missing.
+        SafetensorError: Its tensors cannot be read.
+    """
+    config, tensors = read(folder), load_weights(folder)
+    factors = {
+        name: (tensors[key], tensors.get(key.replace(".lora_A.", ".lora_B."), torch.empty(0, 0)))
+        for key in tensors
+        if (name := _site_of(key)) is not None
+    }
+    check_shapes(folder, config, factors)
+    alphas = {name: looked_up(config.alpha_pattern, name, config.lora_alpha) for name in factors}
+    return Adapter(config, factors, {name: alphas[name] / len(a) for name, (a, _) in factors.items()})
+
+
+def _site_of(key: str) -> str | None:
+    """Return the site that a tensor of PEFT's name is A of; None if it is no A."""
+    match = re.fullmatch(r"base_model\.model\.(.+)\.lora_A\.weight", key)
+    return match[1] if match else None

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from trainables.adapters import naming
-from trainables.adapters.adapter import Adapter, read_folder
+from trainables.adapters.adapter import Adapter
+from trainables.adapters.saved_config import read_folder
 from trainables.engine.evaluation import exact_loss
 from trainables.models.base_model import BaseModel, save_tokenizer
 from trainables.spec import Workload

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from strategies.base import Site
-from trainables.adapters.adapter import Adapter, read_folder
+from trainables.adapters.adapter import Adapter
+from trainables.adapters.saved_config import read_folder
 from trainables.data.splits import mean_loss
 from trainables.engine.evaluation import losses_of
 from trainables.spec import Workload

@@ -10,11 +10,9 @@ import optuna
 from ray.exceptions import RayError
 
 from analysis.report import verdict_file
-from analysis.report.pictures import FOLDER
-from analysis.report.publish import publish
 from analysis.results.atomic_write import replace_text
 from analysis.results.rows import ResultRow, write_rows
-from analysis.results.run_info import EVIDENCE, FACTS, PLAN, RunInfo
+from analysis.results.run_info import EVIDENCE, FACTS, FIGURES, PLAN, RunInfo
 from analysis.results.trial_config import Status
 from analysis.stats import ranking
 from analysis.stats.assessment import SearchAssessment, assess
@@ -93,6 +91,8 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
     if best and forms:
         handout.put(run, forms, best, assessment, info)
         record.handed_out(best.trial_id, forms.losses)
+    from analysis.report.publish import publish  # here: it loads Matplotlib, and trials do not wait for that
+
     publish(assessment, info, plan.run_dir / "report.md")
     if best and adapter and not forms:
         handout.put_unverified(run, adapter, best, assessment, info)
@@ -126,7 +126,7 @@ def finish_tracking(sink: events.Sink, plan: SearchPlan, assessment: SearchAsses
             sink.put("artifact", row.trial_id, path=str(adapter), folder="adapter")
     for name in (PLAN, FACTS, "report.md", "report.html", verdict_file.NAME, "rows.jsonl", "rows.csv"):
         sink.put("artifact", PARENT, path=str(plan.run_dir / name))
-    sink.put("artifact", PARENT, path=str(plan.run_dir / FOLDER), folder=FOLDER)
+    sink.put("artifact", PARENT, path=str(plan.run_dir / FIGURES), folder=FIGURES)
     samples.log_table(sink, plan.run_dir)
     to_mlflow = events.Tracking(sink)
     for row in assessment.rows:  # a crash may have taken from the outbox what the record has

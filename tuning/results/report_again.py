@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analysis.report.card import Use, card
-from analysis.report.publish import publish
 from analysis.results.atomic_write import replace_text
 from analysis.results.run_info import RunInfo, in_words
 from analysis.results.trial_config import Phase
@@ -48,6 +47,8 @@ def report_again(
     )
     run_folder.note_plan(record, plan, facts, changes)
     info = replace(facts, generated=f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
+    from analysis.report.publish import publish  # here: it loads Matplotlib
+
     publish(assessment, info, plan.run_dir / "report.md")
     _write_cards(plan, assessment, info)
     _tell_mlflow(plan, assessment, info, observer)

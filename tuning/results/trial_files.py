@@ -2,10 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from analysis.report import drawing, plots
 from analysis.results.atomic_write import replace_text, replacing_file
 from analysis.results.rows import ResultRow
 
@@ -35,10 +34,17 @@ def write(run_dir: Path, rows: Sequence[ResultRow], check: Callable[[], None]) -
                 if key in drawn:
                     shutil.copyfile(drawn[key], aside)
                 else:
-                    drawing.save(plots.heatmaps({row.strategy: row.ranks}), aside, "png")
+                    draw(row.strategy, row.ranks, aside)
             drawn[key] = folder / PICTURE
 
 
 def trial_folder(run_dir: Path, row: ResultRow) -> Path:
     """Return where a trial's own files lie."""
     return run_dir / "trials" / row.trial_id
+
+
+def draw(strategy: str, ranks: Mapping[str, int], path: Path) -> None:
+    """Write the picture of an allocation."""
+    from analysis.report import drawing, plots  # here: they load Matplotlib, and no trial waits for that
+
+    drawing.save(plots.heatmaps({strategy: ranks}), path, "png")
