@@ -246,7 +246,7 @@ def finished(small, six, planted, tmp_path_factory):
         printed, listeners, began = pool.submit(search.communicate), set(), search.create_time()
         while not printed.done():
             listeners |= _listeners(search)
-            concurrent.futures.wait([printed], 5)  # looking takes long
+            concurrent.futures.wait([printed], 15)  # looking takes long
         done = subprocess.CompletedProcess(command, search.returncode, *printed.result())
         assert done.returncode == 0, done.stderr
         yield Finished(done, runs / "first", Path(rays), listeners, began)

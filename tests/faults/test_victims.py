@@ -74,6 +74,7 @@ def _battered(tmp_path):
 
 
 @pytest.mark.search
+@pytest.mark.thorough
 def test_trials_that_raise_or_are_killed_go_on_from_their_checkpoints_in_the_same_host_and_fail_if_it_is_too_often(
     together, tmp_path, around_restarts
 ):

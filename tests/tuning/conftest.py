@@ -24,6 +24,7 @@ DATA_FILES = {
     "binary.parquet": bytes(range(256)) * 9,
     "pickle.jsonl": b"\x80\x04\x95\x0c\x00\x00\x00\x00\x00\x00\x00",
     "table.pkl": b"\x80\x04.",
+    "macs.txt": "\r".join(LINES).encode(),
     "mixed.txt": "\n".join(LINES).encode() + "\nmüde".encode("latin-1"),
     "utf16.jsonl": JSONL.encode("utf-16"),
     "latin.csv": "text\nmüde".encode("latin-1"),

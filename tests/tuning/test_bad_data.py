@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from trainables.data import preparation
+from trainables.data import dealing
 from trainables.data.splits import DataSource, corpus_sha256, read_documents
 from trainables.data.templates import Encoder
 from tuning.cli import main
@@ -27,12 +27,13 @@ DATA = [
     ("empty.parquet", (), "empty", "no text in it"),
     ("blank.txt", (), "no text", "give one"),
     ("header.csv", (), "no rows", "correct the file"),
-    ("ten.txt", (), "1 texts", "give 3 or more"),
+    ("ten.txt", (), "1 text, ", "give 3 or more"),
     ("two.txt", (), "2 texts", "give 3 or more"),
     ("binary.txt", (), "binary, not text, at byte 0", "UTF-8"),
     ("binary.csv", (), "binary, not text, at byte 7, line 3", "UTF-8"),
     ("binary.parquet", (), "not a parquet file", "correct the file"),
     ("pickle.jsonl", (), "binary", "UTF-8"),
+    ("macs.txt", (), "a carriage return alone", "convert them"),
     ("mixed.txt", (), f"byte {len(chr(10).join(LINES)) + 2:,}, line 61", "convert it"),
     ("utf16.jsonl", (), "not UTF-8 at byte 0, line 1", "convert it"),
     ("latin.csv", (), "not UTF-8 at byte 6, line 2", "convert it"),
@@ -53,12 +54,12 @@ DATA = [
     (
         "one_prompt.jsonl",
         ("--prompt-column", "ask", "--completion-column", "answer"),
-        "1 different prompts",
+        "60 rows with 1 different prompt, ",
         "3 or more",
     ),
     ("table.csv", (), "it has a, b", "--text-column"),
     ("table.csv", ("--text-column", "c"), "no column 'c' (--text-column)", "it has a, b"),
-    ("table.csv", ("--text-column", "a"), "1 texts", "3 or more"),
+    ("table.csv", ("--text-column", "a"), "1 text, ", "3 or more"),
     ("ragged.csv", (), "line 62", "correct the file"),
     ("quote.csv", (), "the row of line 62: unexpected end of data", "correct the file"),
 ]
@@ -106,7 +107,7 @@ def test_a_line_of_50_mb_takes_seconds_alone_or_among_others(kind, tmp_path, wro
 @KINDS
 def test_of_a_long_line_the_beginning_is_tokenised(kind, tmp_path, wrong, capsys, monkeypatch):
     tokenised, tokens = [], Encoder.tokens
-    monkeypatch.setattr(preparation, "TEXT_CHARACTERS", 20_000)
+    monkeypatch.setattr(dealing, "TEXT_CHARACTERS", 20_000)
     monkeypatch.setattr(
         Encoder, "tokens", lambda encoder, document: tokenised.append(document) or tokens(encoder, document)
     )

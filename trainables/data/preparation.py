@@ -190,12 +190,22 @@ def _unit(source: DataSource, groups: Sequence[Group]) -> str:
 
 
 def _too_little(groups: Sequence[Group], splits: int, unit: str) -> str:
+    if len(groups) < splits and unit == "texts":
+        return f"too little text, {_number_of(len(groups), 'text')}, and none is in two splits; give {splits} or more"
     if len(groups) < splits:
-        return f"too little text, {len(groups)} {unit}, and none is in two splits; give {splits} or more"
+        rows = sum(len(group.tokens) for group in groups)
+        return (
+            f"{_number_of(rows, 'row')} with {_number_of(len(groups), 'different prompt')}, and no prompt is in two "
+            f"splits; give {splits} or more, or --validation-dataset and --test-dataset"
+        )
     return (
         f"too little text, {count_of(groups)} examples from {len(groups)} {unit} for {splits} splits; give more, or "
         f"change --max-length"
     )
+
+
+def _number_of(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _shortened(document: Document, most: int | None) -> Document:

@@ -67,7 +67,10 @@ def read_table(path: Path, wanted: Callable[[str], bool]) -> Table:
 
 def _lines(path: Path, wanted: Callable[[str], bool]) -> Table:
     """A line is what a line feed ends, or a carriage return and a line feed; no other sign ends one."""
-    lines = read_text(path).split("\n")
+    text = read_text(path)
+    if "\n" not in text and text.rstrip("\r").count("\r"):
+        raise ValueError("lines end with a carriage return alone, as on old Macs; convert them to line feeds")
+    lines = text.split("\n")
     if not lines[-1]:
         lines.pop()  # what follows the last line feed is no line
     return Table((), [{"": text} if (text := line.removesuffix("\r")) else {} for line in lines])
