@@ -121,7 +121,7 @@ def seconds_of_a_long_line(times, kind, folder, wrong, capsys):
     row = json.dumps({"text": line}) if kind == "jsonl" else line
     path.write_text({"txt": "", "jsonl": "", "csv": "text\n"}[kind] + row)
     began = time.monotonic()
-    assert "1 texts, and none is in two splits" in wrong("--dataset", path, *SMALL)
+    assert "1 text, and none is in two splits" in wrong("--dataset", path, *SMALL)
     path.write_text({"txt": "\n".join(LINES) + "\n", "jsonl": JSONL, "csv": CSV}[kind] + row)
     assert main(["--dry-run", "--dataset", str(path), *SMALL]) == 0
     capsys.readouterr()
