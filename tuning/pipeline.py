@@ -12,7 +12,7 @@ from typing import Any
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import assess
 from trainables.actors.host_registry import Hosts
-from tuning.cluster import connection, devices, hosting, node_check
+from tuning.cluster import connection, devices, hosting, node_check, ray_compat
 from tuning.lifecycle import output, process, search_log
 from tuning.lifecycle.search_log import FileLog
 from tuning.lifecycle.stop import Stop
@@ -239,7 +239,7 @@ def _measured(
 @contextmanager
 def _ray(plan: SearchPlan, checked: Preflight, search_id: str, observer: SearchObserver) -> Iterator[str]:
     with connection.ray_for(plan, search_id, observer) as dashboard:
-        if plan.ray_address is not None:
+        if plan.ray_address is not None or not ray_compat.began_here():
             node_check.check(plan, checked.workload)
         observer.noted(f"Ray dashboard, while this search runs: http://{dashboard} (its token: ray get-auth-token)")
         if gpus := connection.unused_gpus(plan):

@@ -1,5 +1,6 @@
 """How a search ends: with a result, or with one of two errors."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,6 +99,9 @@ class SearchResult:
 
         Raises:
             ValueError: The folder is none of a search.
+
+        Warns:
+            UserWarning: A line of its rows is damaged.
         """
         from analysis.stats.assessment import assess  # as above
 
@@ -106,7 +110,11 @@ class SearchResult:
 
 
 def _rows(path: Path) -> Sequence[ResultRow]:
-    return surviving_rows(path)[0] if path.is_file() else []
+    rows, damage = surviving_rows(path) if path.is_file() else ([], [])
+    if damage:
+        lines = "; ".join(f"line {number}: {reason}" for number, reason in damage)
+        warnings.warn(f"{path}: {lines}; the result is without them", stacklevel=2)
+    return rows
 
 
 def _parameters(row: ResultRow) -> dict[str, Any]:

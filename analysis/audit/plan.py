@@ -9,7 +9,7 @@ from typing import Any
 from analysis.audit.adapter import PREFIX, PeftAdapter
 from analysis.audit.findings import Finding, at
 from analysis.results.confinement import check_folder
-from analysis.results.rows import surviving_rows
+from analysis.results.rows import read_rows
 from analysis.results.run_info import RunInfo
 from analysis.results.strict_json import is_count, is_number, parsed
 from analysis.stats.assessment import assess
@@ -48,7 +48,7 @@ def read(path: Path) -> Plan:
 def _of_run(folder: Path) -> Plan:
     check_folder(folder, but=("ray",))
     info = RunInfo.of_run(folder, "")
-    run = assess(surviving_rows(folder / "rows.jsonl")[0], info.margin).recommended
+    run = assess(read_rows(folder / "rows.jsonl"), info.margin).recommended
     if run is None or not run.ranks:
         raise ValueError(f"--plan {folder}: no run in it can be recommended")
     return Plan(run.ranks, run.alphas or {}, run.trainable_parameters)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from analysis.results.markup import Markdown, fenced, inline, table
-from analysis.results.rows import ResultRow
+from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.run_info import RunInfo, in_words
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
@@ -88,7 +88,11 @@ def _mean_line(name: str, runs: Sequence[ResultRow]) -> list[str]:
 
 
 def _losses(loss: float | None) -> list[str]:
-    return ["", ""] if loss is None or not math.isfinite(loss) else [f"{loss:.4f}", f"{math.exp(min(loss, 700)):.2f}"]
+    return (
+        ["", ""]
+        if loss is None or not math.isfinite(loss)
+        else [f"{loss:.4f}", f"{math.exp(min(loss, MOST_NATS)):.2f}"]
+    )
 
 
 def _size(params: int | None) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from analysis.report import verdict_section, winner
 from analysis.results.markup import fenced, inline
-from analysis.results.rows import ResultRow
+from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
 
@@ -56,7 +56,8 @@ def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo, use: Use)
     lines += ["## Metrics", ""]
     for name, loss in (("validation", best.final_eval_loss), ("test", best.test_loss)):
         if loss is not None:
-            lines += [f"- **Loss on the {name} split:** {loss:.4f} nats per token (perplexity {math.exp(loss):.2f})"]
+            perplexity = math.exp(min(loss, MOST_NATS))
+            lines += [f"- **Loss on the {name} split:** {loss:.4f} nats per token (perplexity {perplexity:.2f})"]
     if (difference := verdict_section.difference_in_words(best, assessment)) is not None:
         lines += [f"- **Test loss of this run alone:** {difference}"]
     if best.trainable_parameters is not None:

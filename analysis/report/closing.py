@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.results.markup import code, fenced, inline, table
-from analysis.results.rows import STATUSES, ResultRow
+from analysis.results.rows import MOST_NATS, STATUSES, ResultRow
 from analysis.results.run_info import RunInfo, in_words
 from analysis.results.trial_config import Status
 from analysis.stats import ranking
@@ -38,7 +38,7 @@ def shrinking(info: RunInfo) -> list[str]:
     full_loss = info.shrink[0]["test_loss"]
     body = [
         [f"{point['fraction']:.0%}", f"{point['params']:,}", f"{point['test_loss']:.4f}",
-         f"{math.expm1(point['test_loss'] - full_loss):+.2%}"] for point in info.shrink
+         f"{math.expm1(min(point['test_loss'] - full_loss, MOST_NATS)):+.2%}"] for point in info.shrink
     ]  # fmt: skip
     loss_limit = ranking.within(point["test_loss"] for point in info.shrink)
     smallest = min(
@@ -109,11 +109,17 @@ def went_wrong(rows: Sequence[ResultRow]) -> list[str]:
     return ["## Diverged and Failed", "", *causes, ""]
 
 
+def _typed(command: str) -> str:
+    """Return a command as it is typed: one of a script is noted without ``python``."""
+    program = command.split(" ", 1)[0]
+    return f"python {command}" if program.endswith(".py") else command
+
+
 def reproduce(info: RunInfo) -> list[str]:
     """Return the exact command, versions and hashes; empty if the command is unknown."""
     if info.command is None:
         return []
-    commands = [f"python {command}" for command in (info.command, *info.continued)]
+    commands = [_typed(command) for command in (info.command, *info.continued)]
     lines = ["## How to Reproduce", "", *fenced(commands), ""]
     lines += [f"- **Changed on the way, as allowed:** {inline(change)}" for change in info.changes]
     facts = {

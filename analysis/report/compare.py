@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from analysis.results.markup import inline, table
+from analysis.results.rows import MOST_NATS
 from analysis.results.run_info import RunInfo
 from analysis.stats import travel
 from analysis.stats.assessment import SearchAssessment
@@ -87,7 +88,7 @@ def _worth(verdict: Verdict) -> str:
 
 
 def _change(difference: float) -> str:
-    return f"{math.expm1(min(difference, 700)):+.2%}"
+    return f"{math.expm1(min(difference, MOST_NATS)):+.2%}"
 
 
 def _travels(searches: Sequence[Search]) -> list[str]:

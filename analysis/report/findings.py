@@ -61,6 +61,8 @@ def _adaptive(rows: Sequence[ResultRow]) -> str:
     if not plain or not adaptive:
         missing_kind = "adaptive" if plain else "baseline"
         return f"no {missing_kind} run finished with a loss, so there is nothing to compare"
+    if _mean(plain) == 0:
+        return "baseline's mean evaluation loss is 0, so there is nothing to compare"
     difference = _mean(adaptive) / _mean(plain) - 1
     counts = f"{_runs(len(adaptive))} against {_runs(len(plain))}"
     return f"mean evaluation loss of adaptive runs is {_signed(difference)} baseline's ({counts}); {_caveat(usable)}"

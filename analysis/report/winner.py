@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from analysis.report import verdict_section
 from analysis.report.lora_config import lora_config_code
 from analysis.results.markup import code, fenced, inline, table
-from analysis.results.rows import ResultRow
+from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.verdicts import is_plain
@@ -34,7 +34,7 @@ def section(assessment: SearchAssessment) -> list[str]:
     lines = ["## Winner", "", f"{code(best.experiment_name)} {reason}.", ""]
     lines += [f"- **Strategy:** {inline(best.strategy)}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:
-        lines += [f"- **Test loss:** {best.test_loss:.4f} (perplexity {math.exp(best.test_loss):.2f})"]
+        lines += [f"- **Test loss:** {best.test_loss:.4f} (perplexity {math.exp(min(best.test_loss, MOST_NATS)):.2f})"]
     if (difference := verdict_section.difference_in_words(best, assessment)) is not None:
         lines += [f"- **This run alone:** {difference}"]
     if best.trainable_parameters is not None:

@@ -52,12 +52,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Give a new, empty folder beside ``path``, whose place it takes at the end.
 
     If the block raises, ``path`` stays as it was. If the process is killed at the very end, the old folder may be
-    found beside it, as ``NAME.old``; no system replaces a folder that holds something in one step.
+    found beside it, as ``.NAME.old``; no system replaces a folder that holds something in one step.
 
     Args:
         path: The folder; it need not be there, nor what it is in.
     """
-    aside, old = path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.old")
+    aside, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")  # no names of a user's
     for place in (aside, old):
         _remove_link(place)
     shutil.rmtree(aside, ignore_errors=True)

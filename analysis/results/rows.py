@@ -110,6 +110,8 @@ class ResultRow:
 
 FIELDS = tuple(item.name for item in fields(ResultRow))
 DOCUMENT = [float, int], [int, int]
+MOST_NATS = 700.0
+"""Of a loss whose perplexity is a number; a run may end with more, and its report says so much."""
 ROW_ERRORS = (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError)
 KINDS: dict[str, Any] = {
     **dict.fromkeys(FIELDS, str),
@@ -207,6 +209,8 @@ def _rows_of_csv(path: Path) -> list[ResultRow]:
                 row = _row(_from_csv(cells))
             except ROW_ERRORS as error:
                 raise ValueError(f"{path}, line {number}: not a row ({error})") from error
+            if "trial_id" not in cells and row.trial_id in rows:
+                raise ValueError(f"{path}, line {number}: a second {row.trial_id!r}; give rows a trial_id of their own")
             rows[row.trial_id] = row
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
@@ -233,8 +237,10 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
     for pair in values.get("test_documents") or ():
         if not (isinstance(pair, list) and list(map(type, pair)) in DOCUMENT and math.isfinite(pair[0])):
             raise ValueError("test_documents must be a list of [loss, tokens]")
-    if not all(isinstance(report, dict) for report in values.get("history") or ()):
-        raise ValueError("history must be a list of mappings")
+    if not all(
+        isinstance(report, dict) and {"step", "eval_loss"} <= report.keys() for report in values.get("history") or ()
+    ):
+        raise ValueError("history must be a list of mappings with step and eval_loss")
 
 
 def _check_ranks(ranks: Mapping[str, Any], alphas: Mapping[str, Any]) -> None:
@@ -246,10 +252,18 @@ def _check_ranks(ranks: Mapping[str, Any], alphas: Mapping[str, Any]) -> None:
         raise ValueError(f"alphas must have every matrix with a rank, {lacking[0][:40]!r} too")
 
 
+def _whole(name: str, cell: str) -> int:
+    """Return a whole number, which pandas writes as 3.0 where others of its column are empty."""
+    value = float(cell)
+    if not value.is_integer():
+        raise ValueError(f"{name} must be a whole number, got {cell!r}")
+    return int(value)
+
+
 def _from_csv(cells: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {name: value for name, value in cells.items() if value not in {"", None}}
     values |= {name: parsed(values[name]) for name in NESTED if name in values}
-    values |= {name: int(float(values[name])) for name in INTEGERS if name in values}
+    values |= {name: _whole(name, values[name]) for name in INTEGERS if name in values}
     values |= {name: float(values[name]) for name in NUMBERS if name in values}
     values = {name: value for name, value in values.items() if value == value}
     if "fan_in_fan_out" in values:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from analysis.results.markup import inline
-from analysis.results.rows import ResultRow
+from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats import ranking
 from analysis.stats.controls import Control, controls
@@ -99,7 +99,7 @@ def _reason(verdict: Verdict) -> str:
     if verdict.pairs.interval is None or verdict.pairs.mean is None:
         return f"{verdict.pairs.seeds} seed(s) with a result on both sides; it takes at least two."
     low, high = verdict.pairs.interval
-    change = math.expm1(verdict.pairs.mean)
+    change = math.expm1(min(verdict.pairs.mean, MOST_NATS))
     text = (
         f"Test loss {verdict.pairs.mean:+.4f} against plain LoRA (interval {low:+.4f} to {high:+.4f}, "
         f"{verdict.pairs.seeds} seeds), which is {change:+.2%} in perplexity."

@@ -85,8 +85,10 @@ def label(row: ResultRow, name: str) -> str:
 
 def paired(runs: Sequence[ResultRow], others: Sequence[ResultRow], comparisons: int) -> Paired:
     """Return the test losses of ``runs`` minus those of ``others``, seed by seed; ``comparisons`` share the level."""
-    other_by_seed = {row.seed: row for row in others}
-    pairs = [(row, other_by_seed[row.seed]) for row in runs if row.seed in other_by_seed]
+    other_by_seed = {row.seed: row for row in others if row.seed is not None}
+    pairs = [
+        (row, other_by_seed[row.seed]) for row in {row.seed: row for row in runs}.values() if row.seed in other_by_seed
+    ]
     differences, complete_pairs = [], []
     for run, other in pairs:
         if run.test_loss is not None and other.test_loss is not None:

@@ -63,10 +63,20 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp
 
 
 def test_what_a_killed_process_left_is_not_in_the_new_folder(tmp_path):
-    for left in ("best.partial", "best.old"):
+    for left in (".best.partial", ".best.old"):
         (tmp_path / left).mkdir()
         (tmp_path / left / "left").touch()
     with replacing_folder(tmp_path / "best") as aside:
         (aside / "new").touch()
     assert _names(tmp_path) == ["best"]
     assert _names(tmp_path / "best") == ["new"]
+
+
+def test_a_folder_that_somebody_has_called_old_stays(tmp_path):
+    for mine in ("best", "best.old", "best.partial"):
+        (tmp_path / mine).mkdir()
+        (tmp_path / mine / "mine").touch()
+    with replacing_folder(tmp_path / "best") as aside:
+        (aside / "new").touch()
+    assert _names(tmp_path / "best") == ["new"]
+    assert _names(tmp_path / "best.old") == _names(tmp_path / "best.partial") == ["mine"]

@@ -86,7 +86,7 @@ def test_a_text_is_written_through_no_link(run, place):
     assert ((run / "report.md").read_text(), (run / "report.md").is_symlink()) == ("# Report", False)
 
 
-@pytest.mark.parametrize("place", ["best", "best.partial", "best.old"])
+@pytest.mark.parametrize("place", ["best", ".best.partial", ".best.old"])
 def test_a_folder_is_made_through_no_link(run, place):
     (run.parent / "others").mkdir()
     (run.parent / "others" / "file").touch()

@@ -18,6 +18,7 @@ from pyarrow.fs import LocalFileSystem
 from ray import tune as ray_tune
 from ray._private import ray_constants, services
 from ray._private import utils as ray_utils
+from ray._private import worker as ray_worker
 from ray._private.worker import Worker
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train._internal.session import _TrainingResult
@@ -291,3 +292,9 @@ def test_ray_loads_the_file_of_a_checkpoint_that_is_refused_as_a_pickle(given, t
     assert restore(checkpoint) == str(tmp_path)
     pickle_in(tmp_path).write_bytes(pickle.dumps({"a": 1}))
     assert restore(checkpoint) == {"a": 1}, "Ray loads it no more: the check in PackedTrainable.restore can go"
+
+
+def test_the_node_of_a_ray_that_began_here_is_its_head(shared_ray, monkeypatch):
+    assert ray_compat.began_here()
+    monkeypatch.setattr(ray_worker._global_node, "head", False)  # as of one that was joined
+    assert not ray_compat.began_here()

@@ -110,12 +110,22 @@ def test_one_that_dies_while_it_measures_is_replaced(plan, checked, kind, tmp_pa
 
 @pytest.mark.parametrize("end", [hosting.end, lambda plan: connection.end_what_is_left()])
 def test_ending_them_does_not_mind_one_that_has_just_died(plan, checked, monkeypatch, end):
-    left = ray.remote(Lease).options(name="left", num_cpus=0).remote()
+    gone, here = (f"lora-rank-search-{plan.name}-{name}" for name in ("gone", "left"))
+    left = ray.remote(Lease).options(name=here, num_cpus=0).remote()
     ray.get(left.__ray_ready__.remote())
-    monkeypatch.setattr(ray.util, "list_named_actors", lambda: ["gone", "left"])
+    monkeypatch.setattr(ray.util, "list_named_actors", lambda: [gone, here])
     end(plan)
     with pytest.raises(ValueError, match="left"):
-        ray.get_actor("left")
+        ray.get_actor(here)
+
+
+def test_an_actor_of_the_program_itself_is_none_of_them(plan, checked):
+    mine = ray.remote(Lease).options(name="mine", num_cpus=0).remote()
+    ray.get(mine.__ray_ready__.remote())
+    hosting.save_all(plan, Path("nowhere"), 1)
+    hosting.end(plan)
+    ray.get(mine.__ray_ready__.remote())
+    ray.kill(mine)
 
 
 def test_a_joined_ray_that_stays_too_small_is_refused_after_a_while(plan, checked, monkeypatch):

@@ -16,6 +16,7 @@ from trainables.actors.host_registry import Hosts
 from trainables.actors.liveness import Lease
 from trainables.models.device import MPS
 from trainables.spec import Workload
+from tuning.cluster import ray_compat
 from tuning.lifecycle.stop import Stop, Stopped
 from tuning.plan.search_plan import SearchPlan
 
@@ -34,9 +35,9 @@ def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
         plan: The search.
         workload: As far as it is known; ``Hosts.sharing`` says more later.
     """
-    # a Ray of our own ends with this process, and hosts with it; elsewhere they must see that it is gone
-    lease = _signed(plan) if plan.ray_address else None
-    hosts = Hosts(str(plan.name), [ray.put(workload)], _per_node(plan), _lease(plan), plan.isolation == "process")
+    # a Ray that began here ends with this process, and hosts with it; elsewhere they must see that it is gone
+    lease = _signed(plan) if _lease(plan) else None
+    hosts = Hosts(_prefix(plan), [ray.put(workload)], _per_node(plan), _lease(plan), plan.isolation == "process")
     try:
         if plan.isolation == "packed" and plan.ray_address is None:  # every device is ours: they can load the base now
             devices = _gpus() if plan.gpus else [f"cpu{number}" for number in range(hosts.per_node)]
@@ -115,8 +116,12 @@ def save_all(plan: SearchPlan, folder: Path, most_seconds: float) -> None:
 
 
 def _names(plan: SearchPlan) -> list[str]:
-    """Return the names of the hosts that there are; beside them only the lease has one in the search's namespace."""
-    return [name for name in ray.util.list_named_actors() if name != _lease(plan)]
+    """Return the names of the hosts that there are; a program's own actors may be beside them."""
+    return [name for name in ray.util.list_named_actors() if name.startswith(f"{_prefix(plan)}-")]
+
+
+def _prefix(plan: SearchPlan) -> str:
+    return f"lora-rank-search-{plan.name}"
 
 
 def _signed(plan: SearchPlan) -> Any:
@@ -126,7 +131,7 @@ def _signed(plan: SearchPlan) -> Any:
 
 
 def _lease(plan: SearchPlan) -> str:
-    return LEASE if plan.ray_address else ""
+    return "" if plan.ray_address is None and ray_compat.began_here() else LEASE
 
 
 def _per_node(plan: SearchPlan) -> int:

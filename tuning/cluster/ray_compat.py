@@ -19,6 +19,7 @@ import ray
 from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
 from ray._private import utils as ray_utils
+from ray._private import worker as ray_worker
 
 TEMPORARY = "RAY_TMPDIR"
 """Variable that names the folder for temporary files; it counts before ``TMPDIR``."""
@@ -70,6 +71,12 @@ def keeping_handlers() -> Iterator[None]:
         ray_utils.set_sigterm_handler = theirs
         if threading.current_thread() is threading.main_thread():  # no other may
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's core puts its own before Python's
+
+
+def began_here() -> bool:
+    """Return True if this process has started the Ray that it uses, which then ends with it; no public name says so."""
+    node = ray_worker._global_node
+    return node is not None and bool(node.is_head())
 
 
 def raylet() -> psutil.Process | None:

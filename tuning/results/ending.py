@@ -52,6 +52,9 @@ def run_to_its_end(run: Run, dashboard: str) -> SearchResult:
             stopped = _cut_off(run, None)
             _log_end(run, stopped.status)
             raise stopped from error
+        except BaseException:
+            run.sink.close(most_seconds=0)  # in a program, what takes the search up shall carry what MLflow lacks
+            raise
         _log_end(run, result.status or OK)
         return result
 

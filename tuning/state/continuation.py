@@ -56,11 +56,12 @@ def folder_of(name: str, runs_dir: str) -> Path:
         ValueError: There is none, or something in it leads out of it.
     """
     run_dir = Path(runs_dir).resolve() / name
-    records = sorted(run_dir.parent.glob(f"*/{EVENTS}"), key=lambda path: path.stat().st_mtime)
+    records = [path for path in run_dir.parent.glob(f"*/{EVENTS}") if not path.parent.name.startswith(".")]
+    records.sort(key=lambda path: path.stat().st_mtime)
     if name == LATEST and records and not run_dir.exists():
         run_dir = records[-1].parent
     if not any((run_dir / file).is_file() for file in (EVENTS, PLAN, ROWS)):
-        names = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{EVENTS}"))
+        names = sorted(path.parent.name for path in records)
         there = f"there are {', '.join(names[-5:])}" if names else "there is none at all"
         raise ValueError(f"--resume {name}: no search of that name in {run_dir.parent}; {there}")
     check_folder(run_dir)
@@ -115,6 +116,8 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
     wanted = SearchPlan(**choices)
     if extend and wanted.official:
         raise ValueError(f"--extend {extend}: --official trains its five experiments and no more; leave it out")
+    if plan.official != wanted.official:
+        raise ValueError(f"--{'' if wanted.official else 'no-'}official: this search is another; start a new one")
     if plan.objective != wanted.objective:
         raise ValueError(f"--objective {wanted.objective}: this search is for {plan.objective}; start another")
     if lost := [name for name in plan.strategies if name not in wanted.strategies]:
