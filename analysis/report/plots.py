@@ -178,7 +178,9 @@ def learning_curves(rows: Sequence[ResultRow]) -> Figure:
         finished = [row for row in strategy_rows if row.status == Status.FINISHED and row.final_eval_loss is not None]
         best = min(finished, key=lambda row: row.final_eval_loss or 0.0, default=None)
         for row in strategy_rows:
-            points = [(point["step"], point["eval_loss"]) for point in row.history if point["eval_loss"] is not None]
+            points = [
+                (point["step"], point["eval_loss"]) for point in row.history if point.get("eval_loss") is not None
+            ]
             width, alpha = (2.0, 1.0) if row is best else (0.8, 0.5)
             (line,) = axes.plot(
                 *zip(*points, strict=True), marker=marker, markersize=3, linewidth=width, alpha=alpha, color=colour
@@ -211,7 +213,7 @@ def upper_edge(rows: Sequence[ResultRow]) -> float | None:
             for row in rows
             if (row.status == Status.FINISHED) is full
             for point in row.history
-            if point["eval_loss"] is not None
+            if point.get("eval_loss") is not None
         ]
         for full in (True, False)
     }

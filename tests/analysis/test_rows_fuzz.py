@@ -86,6 +86,7 @@ def test_a_file_of_another_program_may_have_a_mark_carriage_returns_and_a_long_c
         ({"tokens": True}, "tokens must be"),
         ({"trial_id": 5}, "trial_id must be"),
         ({"history": [1]}, "history must be"),
+        ({"history": [{"eval_loss": 2.0}]}, "each with its step"),
         ({"test_loss": 10**400}, "line 1"),
         ({"config": {"x": math.nan}}, "NaN"),
         ({"losss": 1}, "losss"),
@@ -97,3 +98,18 @@ def test_a_value_that_would_break_a_report_is_refused_by_its_name(values, culpri
     with pytest.raises(ValueError, match=culprit) as caught:
         read_rows(path)
     assert f"{path}, line 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "culprit"),
+    [
+        ("experiment_name,strategy,seed\na,baseline,1\na,baseline,2\n", 3, "a second 'a'"),
+        ("experiment_name,strategy,seed\na,baseline,1.5\n", 2, "seed must be a whole number, got '1.5'"),
+    ],
+)
+def test_a_csv_loses_no_row_and_rounds_no_seed(text, line, culprit, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=culprit) as caught:
+        read_rows(path)
+    assert f"{path}, line {line}" in str(caught.value)

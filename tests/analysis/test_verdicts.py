@@ -140,3 +140,14 @@ def test_a_best_learning_rate_at_the_edge_of_those_tried_is_told(best, said):
     ]
     text = words([*PLAIN, *runs("empirical", 3.9, 4.0, 4.1), *trials])
     assert ("Of empirical the best rate is at the edge of those tried" in text) is said
+
+
+def test_runs_whose_seed_nobody_knows_are_no_pairs():
+    unknown = [replace(row, seed=None) for row in (*PLAIN, *runs("empirical", 3.5, 3.6, 3.7))]
+    verdict = only(unknown)
+    assert (verdict.answer, verdict.pairs.seeds) == ("cannot tell", 0)
+
+
+def test_a_loss_beyond_all_perplexities_is_told_like_any_other():
+    text = report([*PLAIN, *runs("empirical", 3000.0, 3001.0, 3002.0)])
+    assert "empirical: loss." in text
