@@ -9,7 +9,7 @@ import click
 from pydantic import ValidationError
 
 from analysis.results.messages import one_line, run_command
-from tuning.flags import SearchCommand, dashed, extra_options, options
+from tuning.flags import SearchCommand, extra_options, options
 from tuning.lifecycle import process
 from tuning.lifecycle.output import unbreakable
 from tuning.lifecycle.process import CUT_OFF, NO_ROOM, as_command, collect_garbage_again, last_words
@@ -17,12 +17,12 @@ from tuning.lifecycle.timeline import Stage
 from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
 from tuning.plan.places import check_files, without_places_of_others
-from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_plan import SearchPlan, first_problem
 
 if TYPE_CHECKING:
     from tuning.callbacks.terminal import Terminal
 
-BRIEF, HELP_WIDTH = 120, 120
+HELP_WIDTH = 120
 
 
 def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
@@ -34,7 +34,7 @@ def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
     try:
         return SearchPlan(**choices(config, given))
     except ValidationError as error:
-        raise click.UsageError(_named(error, config)) from error
+        raise click.UsageError(first_problem(error, config)) from error
 
 
 def _plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
@@ -62,23 +62,6 @@ def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
     if "strategies" in chosen:
         chosen["strategies"] = tuple(name for names in chosen["strategies"] for name in names.split(","))
     return values | chosen
-
-
-def _named(error: ValidationError, config: str | None) -> str:
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    message = message.replace("a valid tuple", "a list")
-    if not first["loc"]:
-        return message
-    name = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        return f"--config {config}: unknown key {_brief(name)}; known: {', '.join(SearchPlan.model_fields)}"
-    return f"--{dashed(name)} {_brief(first['input'])}: {message}"
-
-
-def _brief(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= BRIEF else f"{shown[:BRIEF]}… ({len(shown):,} characters)"
 
 
 def command(
@@ -126,7 +109,7 @@ def command(
         return error.status  # the terminal has said why
     except ValueError as error:
         if isinstance(error.__cause__, ValidationError):
-            raise click.UsageError(_named(error.__cause__, config)) from error
+            raise click.UsageError(first_problem(error.__cause__, config)) from error
         if isinstance(error, Unusable):
             raise click.UsageError(str(error)) from error
         raise

@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import assess
 from trainables.actors.host_registry import Hosts
@@ -20,7 +22,7 @@ from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.observer import Guarded, SearchObserver
 from tuning.plan import given
 from tuning.plan.places import absolute
-from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_plan import SearchPlan, first_problem
 from tuning.preflight import base_dtype, disk_space, measuring, memory, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
@@ -136,6 +138,7 @@ def resume(
                 ahead = f"end it first with {again(before)}"
                 raise ValueError(f"--extend {extend}: only a finished search is extended, and {name} is not; {ahead}")
             plan, changes = continuation.changed_plan(before, choices, extend)
+            continuation.check_pairs(record, changes)
             _refuse(name, changes, allow_changes)
             if record.exit_status is not None and not extend and not changes:
                 return _complete(plan, record, watch.observer)
@@ -147,6 +150,7 @@ def resume(
             checked = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
             origin = continuation.origin(record, before)
             others = continuation.other_circumstances(origin, str(checked.workload.base), checked.corpus_sha256)
+            continuation.check_pairs(record, others)
             _refuse(name, others, allow_changes)
             disk_space.check(plan, checked, len(record.rows))
             if before.confirm_seeds:  # it began with the promise of a verdict
@@ -188,6 +192,8 @@ def _refusing() -> Iterator[None]:
     """Say that a ValueError within is about what was asked for."""
     try:
         yield
+    except ValidationError as error:
+        raise Unusable(first_problem(error)) from error
     except ValueError as error:
         raise Unusable(str(error)) from error
 

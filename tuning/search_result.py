@@ -84,8 +84,12 @@ class SearchResult:
     @property
     def best_adapter(self) -> Path | None:
         """The folder of that run's adapter, which plain PEFT loads; None if none could be verified."""
-        folder = self.run_dir / BEST_ADAPTER
-        return folder if folder.is_dir() else None
+        from tuning.state.record import Record  # as above
+
+        folder, handout, best = self.run_dir / BEST_ADAPTER, Record(self.run_dir).handout, self.recommended
+        if not folder.is_dir() or best is None:
+            return None
+        return folder if handout is None or handout[0] == best.trial_id else None  # old records do not say whose it is
 
     @property
     def report(self) -> Path | None:

@@ -4,14 +4,18 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import ray
 
+from analysis.results.rows import ResultRow, append_row
 from tests.fakes import ray_tune, trial
 from tests.fakes.trial import VALIDATION_LOSS
 from trainables.postprocess.verification import NotReloaded
 from tuning.results import finalize, handout
+from tuning.search_result import SearchResult
+from tuning.state.record import Record
 
 FLAGS = ("--strategies", "baseline", "--strategies", "linear_decay", "--num-samples", 3, "--confirm-seeds", 0)
 FORMS = ["best_adapter", "best_adapter_uniform"]
@@ -137,9 +141,36 @@ def test_what_was_handed_out_stays_when_the_winners_checkpoint_is_gone(search, m
     monkeypatch.setattr(finalize, "newest_checkpoint", lambda plan, name: None)
     monkeypatch.setattr(trial, "loss_of", lambda *_: 1.0 if changed else 9.0)
     status, _, errors, _ = search("--extend", 1)
-    assert {path: path.read_bytes() for path in folder.glob("best_adapter*/*")} == before
-    assert "best_adapter stays as it was" in errors
+    name, handed_out = ("{}_of_t002", None) if changed else ("{}", folder / "best_adapter")
+    stayed = {folder / name.format(path.parent.name) / path.name: content for path, content in before.items()}
+    now = {path: path.read_bytes() for path in folder.glob("best_adapter*/*")}
+    assert {path: now.get(path) for path in stayed} == stayed
+    assert ("best_adapter was that of t002" in errors) is changed
+    assert ("best_adapter stays as it was" in errors) is not changed
+    assert SearchResult(folder).best_adapter == handed_out
     assert (status, facts(folder)["handed_out"]) == (
         (6, {"best_adapter_unverified": "its checkpoint is gone"}) if changed
         else (0, dict.fromkeys(FORMS, VALIDATION_LOSS))
     )  # fmt: skip
+
+
+def test_what_was_set_apart_has_its_name_again_once_its_trial_wins_again(search):
+    _, _, _, folder = search()
+    record = Record(folder)
+    winner, _ = record.handout
+    other, same = (ResultRow(trial_id, trial_id, "baseline", "finished") for trial_id in ("t009", winner))
+    (line, _) = handout.set_apart(folder, record, other, {})
+    assert "best_adapter_of_t00" in line
+    assert adapters(folder) == [f"{form}_of_{winner}" for form in FORMS]
+    assert handout.set_apart(folder, record, same, {}) == []
+    assert adapters(folder) == FORMS
+    assert handout.set_apart(folder, record, other, dict.fromkeys(FORMS)) == [], "they are about to be replaced"
+    assert adapters(folder) == FORMS
+
+
+def test_a_killed_search_does_not_call_an_earlier_winners_adapter_that_of_its_best(search):
+    _, _, _, folder = search()
+    assert SearchResult(folder).best_adapter == folder / "best_adapter"
+    row = SearchResult(folder).recommended
+    append_row(replace(row, trial_id="t009", experiment_name="t009", final_eval_loss=0.1), folder / "rows.jsonl")
+    assert SearchResult(folder).best_adapter is None

@@ -3,22 +3,32 @@
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import FACTS
-from analysis.results.trial_config import TrialConfig
+from analysis.results.trial_config import Phase, TrialConfig
 from tests.fakes.observers import Lines
 from tests.reference import SoloSession
 from trainables.spec import TrialSpec
 from tuning.cli import main, resolve_plan
+from tuning.pipeline import resume
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import preflight
 from tuning.state.checkpoints import checkpoints, discard_incompatible, newest_checkpoint
-from tuning.state.continuation import changed_plan, origin, other_circumstances, save_plan, saved_plan
+from tuning.state.continuation import (
+    changed_plan,
+    check_pairs,
+    folder_of,
+    origin,
+    other_circumstances,
+    save_plan,
+    saved_plan,
+)
 from tuning.state.facts import versions
 from tuning.state.record import EVENTS, Record
 
@@ -30,6 +40,7 @@ PLAN = SearchPlan(name="x", strategies=("baseline", "linear_decay"))
     [
         (SearchPlan(name="x", official=True), {}, 5, "--extend 5"),
         (PLAN, {"objective": "loss,params"}, 0, "--objective loss,params"),
+        (SearchPlan(name="x", official=True), {"official": False}, 0, "--no-official"),
         (PLAN, {"strategies": ("baseline", "eva")}, 0, "trials of linear_decay"),
     ],
 )
@@ -55,6 +66,30 @@ def test_choices_are_held_against_the_search_and_not_against_defaults(flags, sai
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "plan.json").write_text(json.dumps({"train_examples": 1000}))
     assert said in refused("--resume", "x", "--runs-dir", tmp_path, *flags)
+
+
+@pytest.mark.parametrize("phase", [Phase.SEARCH, Phase.CONFIRM])
+def test_confirmation_runs_are_paired_with_none_that_are_trained_otherwise(tmp_path, phase):
+    record = Record(tmp_path)
+    record.ended(ResultRow("a", "a", "baseline", "finished", phase=phase))
+    harmless = ["--margin is 0.01, not 0.02", "--num-samples is 8, not 9", "torch was 1.0, is 2.0"]
+    check_pairs(record, harmless)
+    for change in ("--epochs is 3.0, not 6.0", "--dataset is a, not b", "the texts had SHA-256 1, now 2"):
+        with pytest.raises(ValueError, match="start another search") if phase == Phase.CONFIRM else nullcontext():
+            check_pairs(record, [*harmless, change])
+
+
+def test_latest_is_no_folder_that_a_killed_search_was_about_to_make(tmp_path):
+    for name in ("first", ".first.abc"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / EVENTS).touch()
+        os.utime(tmp_path / name / EVENTS, (len(name), len(name)))
+    assert folder_of("latest", str(tmp_path)) == tmp_path / "first"
+
+
+def test_a_choice_that_there_is_not_is_one_line(extended):
+    with pytest.raises(ValueError, match=r"^unknown key 'num_sample'; known: [\w, ]+$"):
+        resume("x", runs_dir=str(extended.parent), num_sample=3)
 
 
 def test_only_a_finished_search_is_extended(refused, tmp_path):

@@ -89,6 +89,7 @@ def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered
         assert names() == []
 
 
+@pytest.mark.thorough
 def test_one_that_dies_while_it_measures_is_replaced(plan, checked, kind, tmp_path, wait_for):
     mark = tmp_path / "asked"
 
@@ -158,6 +159,7 @@ def refusing():
     return Hosts
 
 
+@pytest.mark.thorough
 def test_a_base_that_does_not_load_is_refused_with_its_reason_alone(plan, checked, monkeypatch, said):
     monkeypatch.setattr(hosting, "Hosts", refusing())
     shutil.rmtree(plan.runs_dir, ignore_errors=True)

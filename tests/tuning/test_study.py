@@ -116,6 +116,25 @@ def test_the_same_effective_configuration_is_not_handed_out_twice(begin):
     assert not [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
 
 
+def test_a_strategy_that_is_added_begins_at_its_known_good_point_and_catches_up(begin):
+    plan = SearchPlan(num_samples=4, strategies=("baseline", "linear_decay"))
+    search = begin(plan)
+    for number in range(4):
+        search.suggest(str(number))
+        finish(search, str(number))
+    wider = plan.model_copy(update={"strategies": ("baseline", "linear_decay", "composite"), "num_samples": 9})
+    again = begin(wider, record=Record(search._record.run_dir))
+    configs = [again.suggest(str(number)) for number in range(4, 9)]
+    assert [config["strategy"] for config in configs] == [
+        "composite",
+        "composite",
+        "baseline",
+        "linear_decay",
+        "composite",
+    ]
+    assert configs[0]["composite"] == {**STRATEGIES["composite"].known_good, "learning_rate": pytest.approx(0.01)}
+
+
 def test_a_strategy_without_new_configurations_leaves_its_turns_to_the_others(begin):
     plan = SearchPlan(num_samples=5, strategies=("baseline", "linear_decay"), learning_rate_factor=1)
     search = begin(plan, rounded)
@@ -168,10 +187,10 @@ def test_start_up_trials_leave_most_of_a_search_to_the_model():
 
 def test_a_searched_scaling_is_part_of_the_space_and_a_fixed_one_is_not():
     fixed, searched = SearchPlan(scaling="alpha/r"), SearchPlan(scaling="search")
-    trial = optuna.trial.FixedTrial({**fixed_part(searched, 0), "scaling": "alpha/sqrt(r)"})
+    trial = optuna.trial.FixedTrial({**fixed_part(searched, "baseline", True), "scaling": "alpha/sqrt(r)"})
     assert Space(searched, "baseline")(trial).scaling == "alpha/sqrt(r)"
     assert trial.params["scaling"] == "alpha/sqrt(r)"
-    assert Space(fixed, "baseline")(optuna.trial.FixedTrial(fixed_part(fixed, 0))).scaling == "alpha/r"
+    assert Space(fixed, "baseline")(optuna.trial.FixedTrial(fixed_part(fixed, "baseline", True))).scaling == "alpha/r"
 
 
 def test_effective_keys_see_ranks_scales_and_three_digits_of_the_learning_rate():

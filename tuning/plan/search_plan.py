@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import PrivateAttr, model_validator
+from pydantic import PrivateAttr, ValidationError, model_validator
 
 from strategies import CONTROLS, RankBudget
 from strategies.baseline import Baseline
@@ -27,6 +27,7 @@ from tuning.plan.engine_choices import EngineChoices
 BUNDLED_LEARNING_RATE = 1e-2
 USUAL_LEARNING_RATE = 2e-4
 LOWEST_LEARNING_RATE, HIGHEST_LEARNING_RATE = 1e-12, 100.0
+BRIEF = 120
 SEARCH_ONLY = ("budget", "budget_rank", "objective", "strategies", "num_samples", "confirm_seeds")
 
 
@@ -174,3 +175,27 @@ class SearchPlan(
             pack_size=self.trials_per_pack,
             precision=self.precision,
         )
+
+
+def first_problem(error: ValidationError, config: str | None = None) -> str:
+    """Return in one line what is wrong with the choices of a plan.
+
+    Args:
+        error: As Pydantic raises it.
+        config: The file that the choices come from, if they do.
+    """
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.replace("a valid tuple", "a list")
+    if not first["loc"]:
+        return message
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        where = "" if config is None else f"--config {config}: "
+        return f"{where}unknown key {_brief(name)}; known: {', '.join(SearchPlan.model_fields)}"
+    return f"--{name.replace('_', '-')} {_brief(first['input'])}: {message}"
+
+
+def _brief(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= BRIEF else f"{shown[:BRIEF]}… ({len(shown):,} characters)"

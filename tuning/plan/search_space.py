@@ -66,15 +66,14 @@ class Space:
         )
 
 
-def fixed_part(plan: SearchPlan, number: int) -> dict[str, Any]:
-    """Return what is decided about the ``number``-th trial before Optuna fills in the rest.
+def fixed_part(plan: SearchPlan, name: str, is_first: bool) -> dict[str, Any]:
+    """Return what is decided about a trial of a strategy before Optuna fills in the rest.
 
-    Strategies take turns, so that each gets the same number of trials. Everyone's first trial is its known good point
-    at the default learning rate and the whole budget; for the baseline that is plain LoRA.
+    Everyone's first trial is its known good point at the default learning rate and the whole budget; for the baseline
+    that is plain LoRA.
     """
-    name = plan.strategies[number % len(plan.strategies)]
     fixed: dict[str, Any] = {"strategy": name}
-    if number < len(plan.strategies):
+    if is_first:
         fixed |= {f"{name}/{key}": value for key, value in STRATEGIES[name].known_good.items()}
         fixed[f"{name}/{LEARNING_RATE}"] = plan.centre_learning_rate
         if plan.searches_budget:

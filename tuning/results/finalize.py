@@ -84,6 +84,8 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
             forms = handout.prepared(run, adapter)
     if best:
         facts = replace(facts, handed_out=handout.folders(record, best, adapter, forms))
+        for line in handout.set_apart(plan.run_dir, record, best, facts.handed_out):
+            run.observer.warned(line)
         facts = samples.told(run, facts, best, failure)
     facts = replace(facts, shrink=known_curve(assessment, record), seconds=run.timeline.seconds)
     save_facts(facts, plan.run_dir)
@@ -165,7 +167,8 @@ def close_tracking(run: Run, in_time: bool = True) -> None:
 def _whole_adapter(run: Run, best: ResultRow) -> Path | None:
     """Return the folder of the winner's adapter; None, and say so, if there is none that is whole."""
     if (adapter := adapter_of(run.plan, best)) is None:
-        kept = f"; {BEST} stays as it was" if (run.plan.run_dir / BEST).exists() else ""
+        its_own = run.record.handout is not None and run.record.handout[0] == best.trial_id
+        kept = f"; {BEST} stays as it was" if its_own and (run.plan.run_dir / BEST).exists() else ""
         run.observer.warned(f"no {BEST}: the last checkpoint of {best.experiment_name} is not whole{kept}")
     return adapter
 

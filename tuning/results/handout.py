@@ -115,6 +115,33 @@ def folders(record: Record, best: ResultRow, adapter: Path | None, forms: Forms 
     return {BEST + UNVERIFIED: "not verified" if adapter else "its checkpoint is gone"}
 
 
+def set_apart(run_dir: Path, record: Record, best: ResultRow, folders: Mapping[str, object]) -> list[str]:
+    """Give an earlier winner's folders a name that says whose they are, and take those of this one back.
+
+    Args:
+        run_dir: The folder of the run.
+        record: Knows whose adapter was handed out last.
+        best: The winner now.
+        folders: Those that are handed out now, which replace what has their names.
+
+    Returns:
+        What there is to say of it.
+    """
+    if record.handout is None:
+        return []
+    earlier, said = record.handout[0], []
+    for name in (BEST, UNIFORM):
+        here, apart = run_dir / name, run_dir / f"{name}_of_{earlier}"
+        if earlier == best.trial_id and apart.is_dir() and not here.exists():
+            apart.rename(here)
+        elif earlier != best.trial_id and here.is_dir() and name not in folders:
+            if apart.is_dir():
+                shutil.rmtree(apart)
+            here.rename(apart)
+            said.append(f"{summary.typed(here)} was that of {earlier}, an earlier winner: it is {apart.name} now")
+    return said
+
+
 def put(run: Run, forms: Forms, best: ResultRow, assessment: SearchAssessment, info: RunInfo) -> None:
     """Put each form with its card into its place, and say which could not be verified.
 

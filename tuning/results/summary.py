@@ -1,5 +1,6 @@
 """The last lines of a search: what is best, and where everything is."""
 
+import shlex
 from pathlib import Path
 
 from analysis.results.messages import one_line
@@ -26,7 +27,8 @@ def lines(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search
     if not plan.official:
         said.append(f"Optuna           optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
     ended = "ended with this search's own Ray; one that stays: ray start --head, then --ray-address auto"
-    said.append(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
+    if dashboard or plan.ray_address is None:  # a search that is complete has no Ray to ask where it is
+        said.append(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
     return [*said, "", *map(one_line, recommend(assessment).sentences)]
 
 
@@ -75,6 +77,6 @@ def artifact_uri(plan: SearchPlan) -> str | None:
 
 
 def typed(path: Path) -> str:
-    """Return a path as short as it can be typed from here."""
+    """Return a path as short as it can be typed into a shell from here."""
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return shlex.quote(str(path.relative_to(here)) if path.is_relative_to(here) else str(path))

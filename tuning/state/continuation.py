@@ -13,10 +13,13 @@ from analysis.results.atomic_write import replace_text
 from analysis.results.confinement import check_folder
 from analysis.results.run_info import FACTS, PLAN
 from analysis.results.strict_json import is_number, parsed
+from analysis.results.trial_config import Phase
 from trainables.data.splits import corpus_sha256, read_documents
 from trainables.models.precision import FLOAT32
 from trainables.spec import TrialSpec
 from tuning.plan import given
+from tuning.plan.choices import BudgetChoices, ModelChoice, TrainingChoices
+from tuning.plan.data_choices import DataChoices
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
 from tuning.state.facts import versions
@@ -29,6 +32,12 @@ FREE = (
     "gradient_checkpointing",
 )  # fmt: skip
 """Choices that change nothing about what is found."""
+TRAINED = sorted(
+    {*ModelChoice.model_fields, *DataChoices.model_fields, *BudgetChoices.model_fields, *TrainingChoices.model_fields}
+    - {"corpus_sha256"}
+)
+"""Choices by which a trial of the same configuration trains otherwise, or on something else."""
+ORIGIN = ("base model", "texts")
 
 
 @contextmanager
@@ -132,6 +141,25 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
     return wanted.model_copy(update={"num_samples": wanted.num_samples + extend}), changes
 
 
+def check_pairs(record: Record, changes: Sequence[str]) -> None:
+    """Refuse to compare runs that were trained otherwise: confirmation runs are paired, seed by seed.
+
+    Args:
+        record: The search's.
+        changes: What ``changed_plan`` and ``other_circumstances`` say.
+
+    Raises:
+        ValueError: There are confirmation runs, and others would be trained in another way or on other texts.
+    """
+    flags = tuple(f"--{name.replace('_', '-')} is " for name in TRAINED)
+    otherwise = [change for change in changes if change.startswith((*flags, *(f"the {what} had" for what in ORIGIN)))]
+    if otherwise and record.of_phase(Phase.CONFIRM):
+        raise ValueError(
+            f"--resume {record.run_dir.name}: {'; '.join(otherwise)}; its confirmation runs were trained as it began, "
+            f"and no others can be paired with them: start another search, --config {record.run_dir / PLAN}"
+        )
+
+
 def are_of_the_report(changes: Sequence[str]) -> bool:
     """Return True if what ``changed_plan`` says has changed concerns no trial."""
     return bool(changes) and all(change.startswith(REPORTED) for change in changes)
@@ -181,10 +209,8 @@ def other_circumstances(origin: Mapping[str, Any], base_sha256: str, corpus_sha2
         changes = [
             f"{name} was {before.get(name, 'of a version that no file says')}, is {now[name]}" for name in differ
         ]
-    for what, old, new in (
-        ("base model", origin["base_sha256"], base_sha256),
-        ("texts", origin["corpus_sha256"], corpus_sha256),
-    ):
+    digests = (origin["base_sha256"], base_sha256), (origin["corpus_sha256"], corpus_sha256)
+    for what, (old, new) in zip(ORIGIN, digests, strict=True):
         if old is None:
             changes.append(f"no file says any more which {what} it had")
         elif old != new:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -49,7 +50,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._plan, self._effective_key, self._record = plan, effective_key, record
         self._studies: dict[str, optuna.Study] = {}
         self._drawn: list[str] = []
-        self._turn, self._handed_out = 0, 0
+        self._turn, self._handed_out, self._turns = 0, 0, Counter[str]()
         self._seen: dict[str, str] = {}
         self._live: dict[str, optuna.Trial] = {}
         self._told: set[tuple[str, int]] = set()
@@ -74,18 +75,20 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """Return the next configuration, one that has not been handed out before; the end if there is none left.
 
-        Those that were begun before an interruption come first.
+        Those that were begun before an interruption come first. Then it is the turn of the strategy that has had the
+        fewest, so that each gets the same number of trials, one that was added later, too.
         """
         if self._unfinished:
             return self._again(trial_id, self._unfinished.pop(0)).to_ray()
-        while len(self._record.exhausted) < len(self._plan.strategies):
-            fixed = fixed_part(self._plan, self._turn)
+        while left := [name for name in self._plan.strategies if name not in self._record.exhausted]:
+            name = min(left, key=self._turns.__getitem__)
+            fixed = fixed_part(self._plan, name, is_first=not self._turns[name])
+            self._turns[name] += 1
             self._turn += 1
-            if fixed[STRATEGY] not in self._record.exhausted:
-                config = self._new_config(trial_id, fixed)
-                if config is not None:
-                    return config.to_ray()
-                self._record.ran_out(fixed[STRATEGY])
+            config = self._new_config(trial_id, fixed)
+            if config is not None:
+                return config.to_ray()
+            self._record.ran_out(name)
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -178,6 +181,10 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """Make the study, the turns and the known configurations from the record."""
         recorded = {suggestion.config.trial_id for suggestion in self._record.suggestions}
         lost = [row for row in self._record.of_phase(Phase.SEARCH) if row.trial_id not in recorded]
+        drawn = [item for item in self._record.suggestions if item.same_as or item.config.phase == Phase.SEARCH]
+        # one turn may have had several draws; records of before 2026-11-28 may not say which turn it was
+        turns = {(item.config.strategy, item.turn, item.turn is None and number) for number, item in enumerate(drawn)}
+        self._turns = Counter(name for name, *_ in turns) + Counter(row.strategy for row in lost)
         for suggestion in self._record.suggestions:
             row = self._record.rows.get(suggestion.config.trial_id)
             if suggestion.same_as is not None:
