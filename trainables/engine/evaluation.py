@@ -8,8 +8,9 @@ import torch
 
 from trainables.adapters.peft_adapter import Adapter
 from trainables.data.splits import Example, mean_loss
+from trainables.engine.adapter_store import AdapterStore
 from trainables.engine.sequence_packing import Lanes, arrange
-from trainables.engine.stacked_adapters import Stack, adapted
+from trainables.engine.stacked_adapters import adapted
 from trainables.models.base_model import BaseModel
 from trainables.training.losses import by_length, token_losses
 
@@ -42,9 +43,10 @@ def losses_of(
     """
     order, width = by_length(examples), min(site.d_in for site in base.sites)
     models = len(adapters) or 1
-    stack = Stack([_copied(adapter, base.device) for adapter in adapters])
+    store = AdapterStore.of([_copied(adapter, base.device) for adapter in adapters], planes=1)
+    factors = store.factors(slice(0, len(adapters)))
     parts = []
-    with contextlib.nullcontext() if exact else base.autocast(), adapted(base.model, stack):
+    with contextlib.nullcontext() if exact else base.autocast(), adapted(base.model, factors):
         for start in range(0, len(order), rows):
             part = [examples[index] for index in order[start : start + rows]]
             lengths = [[len(example.input_ids) for example in part]] * models

@@ -78,6 +78,14 @@ class BaseModel:
         """Return a context in which a training pass computes."""
         return device_of(self.device).autocast()
 
+    @property
+    def computes_in(self) -> torch.dtype:
+        """The dtype of a training pass."""
+        with self.autocast():
+            autocast = torch.is_autocast_enabled(self.device)
+            dtype: torch.dtype = torch.get_autocast_dtype(self.device) if autocast else self.model.dtype
+        return dtype
+
     def weight(self, site: Site) -> torch.Tensor:
         """Return a site's matrix in float32, (d_out, d_in), not copied where it is stored so."""
         return FrozenLinear(self.model.get_submodule(site.name)).dequantize(torch.float32).t()

@@ -34,6 +34,11 @@ class Device:
         return 2**19
 
     @property
+    def rank_multiple(self) -> int:
+        """What a pack pads ranks to a multiple of: its products are fast or slow by their shapes."""
+        return 1
+
+    @property
     def arithmetic(self) -> str:
         """The dtype of a training pass over a float32 base, in words."""
         return "float32"
@@ -111,6 +116,11 @@ class Cuda(Device):
     def head_elements(self) -> int:
         """As ``Device.head_elements``."""
         return 2**27
+
+    @property
+    def rank_multiple(self) -> int:
+        """As ``Device.rank_multiple``; tensor cores take eight numbers of bfloat16 at a time."""
+        return 8
 
     @property
     def arithmetic(self) -> str:
