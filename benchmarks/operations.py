@@ -1,4 +1,7 @@
-"""Operators of a packed training step, of an evaluation and of the bare base: ``python -m benchmarks.operations``."""
+"""Operators of a packed training step, of an evaluation and of the bare base: ``python -m benchmarks.operations``.
+
+They are counted on a CPU, the logits in chunks of a GPU's size: a CPU's are as small as its caches.
+"""
 
 import json
 import tempfile
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 import torch
@@ -21,8 +25,10 @@ from trainables.data.splits import Example
 from trainables.engine.pack import Pack, Slot
 from trainables.engine.sequence_packing import arrange
 from trainables.models.base_model import load_tokenizer, shape_of
+from trainables.models.device import CUDA, Cuda, Device
+from trainables.models.transformers_compat import rows_known
 from trainables.spec import TrialSpec, Workload
-from trainables.training.losses import token_losses
+from trainables.training.losses import losses_at
 
 COUNTS = 1, 4, 16
 WITHOUT_EVIDENCE = "baseline", "linear_decay", "attention_heavy"
@@ -88,17 +94,25 @@ class Count:
     calls: dict[str, int]
     reads: dict[str, int]
 
+    @property
+    def operators(self) -> int:
+        return sum(self.calls.values())
+
+    @property
+    def numbers_read(self) -> int:
+        return sum(self.reads.values())
+
     def row(self) -> dict[str, Any]:
         """Return it for a file, with the sums."""
-        return {"model": self.model, "work": self.work, "trials": self.trials, "operators": sum(self.calls.values()),
-                "numbers_read": sum(self.reads.values()), "calls": self.calls, "reads": self.reads}  # fmt: skip
+        return {"model": self.model, "work": self.work, "trials": self.trials, "operators": self.operators,
+                "numbers_read": self.numbers_read, "calls": self.calls, "reads": self.reads}  # fmt: skip
 
 
-def llama() -> Workload:
-    """Return trials on a Llama of four blocks with random weights and the bundled tokenizer."""
+def llama() -> str:
+    """Return the folder of a Llama of four blocks with random weights and the bundled tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
-    folder = Path(tempfile.mkdtemp(prefix="llama-"))
+    folder = tempfile.mkdtemp(prefix="llama-")
     tokenizer = load_tokenizer("bundled")
     set_seed(0)
     shape = LlamaConfig(
@@ -107,39 +121,35 @@ def llama() -> Workload:
     )  # fmt: skip
     LlamaForCausalLM(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return _workload(str(folder))
+    return folder
 
 
-def bundled() -> Workload:
-    """Return trials on the bundled model."""
-    return _workload("bundled")
+Works = dict[str, Callable[[], object]]
+MODELS: dict[str, Callable[[], str]] = {"bundled": lambda: "bundled", "llama": llama}
 
 
-def _workload(model: str) -> Workload:
-    source = DataSource(train_examples=ROWS * 4, validation_examples=ROWS, test_examples=ROWS)
+def counts_of(name: str, trials: Sequence[int] = COUNTS, length: int = 128) -> list[Count]:
+    """Return what a step and an evaluation of the bare base and of so many trials take.
+
+    Args:
+        name: Of ``MODELS``.
+        trials: In a pack.
+        length: Tokens of a row.
+    """
+    model = MODELS[name]()
+    source = DataSource(train_examples=ROWS * 4, validation_examples=ROWS, test_examples=ROWS, max_length=length)
     budget = RankBudget.like_uniform(2, shape_of(model).sites)
-    return Workload(model, source, budget, epochs=4, batch_size=ROWS, reports=1, scale=2.0)
-
-
-MODELS: dict[str, Callable[[], Workload]] = {"bundled": bundled, "llama": llama}
-
-
-def counts_of(model: str, trials: Sequence[int] = COUNTS) -> list[Count]:
-    """Return what a step and an evaluation of the bare base and of so many trials take."""
-    workload = MODELS[model]()
-    pack = Pack.of(workload, ROWS)
-    counted = [
-        Count(model, "step", 0, *counted_in(partial(base_step, pack))),
-        Count(model, "evaluation", 0, *counted_in(partial(base_evaluation, pack))),
-    ]
-    for number in trials:
-        slots = admitted(pack, workload, number)
-        counted += [
-            Count(model, "step", number, *counted_in(partial(pack.step, slots))),
-            Count(model, "evaluation", number, *counted_in(partial(pack.evaluate, slots, "validation"))),
-        ]
-        for slot in slots:
-            pack.forget(slot)
+    workload = Workload(model, source, budget, epochs=4, batch_size=ROWS, reports=1, scale=2.0)
+    pack, counted = Pack.of(workload, ROWS), []
+    with mock.patch.object(Device, "head_elements", Cuda(CUDA).head_elements):
+        works: Works = {"step": partial(base_step, pack), "evaluation": partial(base_evaluation, pack)}
+        counted += [Count(name, work, 0, *counted_in(do)) for work, do in works.items()]
+        for number in trials:
+            slots = admitted(pack, workload, number)
+            works = {"step": partial(pack.step, slots), "evaluation": partial(pack.evaluate, slots, "validation")}
+            counted += [Count(name, work, number, *counted_in(do)) for work, do in works.items()]
+            for slot in slots:
+                pack.forget(slot)
     return counted
 
 
@@ -176,9 +186,9 @@ def base_evaluation(pack: Pack) -> None:
 def base_losses(pack: Pack, rows: Sequence[Example]) -> torch.Tensor:
     """Return the losses of rows padded to the longest, which is the least that the base can be given."""
     lanes = arrange([[len(row.input_ids) for row in rows]], 1, False, pack.device)
-    inputs, labels = lanes.inputs(rows, pack.base.pad_id)
-    with pack.base.autocast():
-        return token_losses(pack.base.model, inputs, labels, pack.base.separable_head)[0]
+    inputs = lanes.inputs(rows, pack.base.pad_id)
+    with pack.base.autocast(), rows_known(joined=False):
+        return losses_at(pack.base.model, inputs.model, inputs.places, inputs.targets, pack.base.separable_head)
 
 
 @click.command(help=__doc__)

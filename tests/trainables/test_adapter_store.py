@@ -42,9 +42,9 @@ def test_factors_lie_on_top_of_zeros_at_the_largest_rank():
     assert factors["x"].up.shape == (3, 3, 4)
     assert factors["y"].down.shape == (3, 2, 3)
     assert torch.equal(factors["x"].down[0], torch.cat([a, torch.zeros(2, 3)]))
-    assert torch.equal(factors["x"].up[0], torch.cat([b.t(), torch.zeros(2, 4)]))
+    assert torch.equal(factors["x"].up[0], torch.cat([b.t() / 2, torch.zeros(2, 4)]))
+    assert torch.equal(factors["x"].up[1], 2 * two.factors["x"][1].t())
     assert not factors["x"].down[2].any()
-    assert factors["x"].scale.flatten().tolist() == [0.5, 2.0, 0.0]
 
 
 def test_some_rows_have_only_the_sites_and_ranks_that_they_need(store):
@@ -62,12 +62,14 @@ def test_ranks_are_padded_to_a_multiple():
 
 def test_an_adapters_tensors_and_gradients_are_views(store, three):
     a, b = three[0].adapter.factors["x"]
-    factors = store.factors(slice(0, 3))["x"]
-    factors.gradients[0][0, 0] = 5.0
-    assert a.grad.tolist() == [[5.0] * 3]
+    for gradient in store.factors(slice(0, 3))["x"].gradients:
+        gradient[0, 0] = 5.0
+    assert (a.grad.tolist(), b.grad.tolist()) == ([[5.0] * 3], [[5.0]] * 4)
+    store.scale_gradients(slice(0, 2))
+    assert (a.grad.tolist(), b.grad.tolist()) == ([[5.0] * 3], [[2.5]] * 4)
     with torch.no_grad():
         b.fill_(7.0)
-    assert factors.up[0].tolist() == [[7.0] * 4, [0.0] * 4, [0.0] * 4]
+    assert store.factors(slice(0, 3))["x"].up[0].tolist() == [[3.5] * 4, [0.0] * 4, [0.0] * 4]
 
 
 def test_factors_in_another_dtype_are_those_of_now(store, three):
@@ -75,7 +77,7 @@ def test_factors_in_another_dtype_are_those_of_now(store, three):
     with torch.no_grad():
         three[1].adapter.factors["x"][0].fill_(0.5)
     factors = store.factors(slice(0, 3), torch.bfloat16)["x"]
-    assert factors.down.dtype == factors.scale.dtype == torch.bfloat16
+    assert factors.down.dtype == factors.up.dtype == torch.bfloat16
     assert factors.down[1].eq(0.5).all()
     assert factors.gradients[0].dtype == torch.float32
 
@@ -93,6 +95,7 @@ def test_who_moves_takes_values_gradients_and_moments_along(store, three):
     planes = [store.layout["y"].of(plane[row : row + 1], 2)[1] for plane in store.flat]
     assert [plane.unique().tolist() for plane in planes[1:]] == [[3.0], [1.0], [2.0]]
     assert torch.equal(planes[0][0].t(), before[3])
+    assert store.layout["y"].of(store.scales[row : row + 1], 2)[1].eq(0.5).all()
 
 
 def test_memory_stays_where_it_is_while_there_is_room(store, three):

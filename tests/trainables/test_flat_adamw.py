@@ -8,6 +8,7 @@ import torch
 from trainables.training.flat_adamw import MOMENTS, Step, rows_of, update
 
 WIDTH = 40
+SCALES = torch.tensor([1.0, 2.0]).repeat(3, WIDTH // 2)
 TRIALS = [(1e-2, 0.0, 1.0), (3e-3, 0.1, 0.05), (1e-1, 0.01, 10.0)]
 
 
@@ -39,12 +40,12 @@ def planes():
 
 
 def together(flat, step, done, losses=(0.0, 0.0, 0.0), waiting=()):
-    flat[1] += gradients(step)
+    flat[1] += gradients(step) / SCALES
     steps = [
         None if k in waiting else Step(done[k] + 1, rate(learning_rate, done[k]), decay, clip)
         for k, (learning_rate, decay, clip) in enumerate(TRIALS)
     ]
-    return update(flat, rows_of(steps, [0.0] * len(TRIALS), "cpu"), torch.tensor(losses))
+    return update(flat, SCALES, rows_of(steps, [0.0] * len(TRIALS), "cpu"), torch.tensor(losses))
 
 
 def test_two_hundred_steps_are_those_of_each_alone():
@@ -68,7 +69,9 @@ def test_one_whose_loss_or_gradient_is_not_finite_keeps_all_that_it_has(wrong):
     if wrong == "gradient":
         flat[1, 1, 5] = math.inf
     losses = torch.tensor([0.0, math.nan if wrong == "loss" else 0.0, 0.0])
-    norms = update(flat, rows_of(steps, [0.0, math.inf if wrong == "earlier loss" else 0.0, 0.0], "cpu"), losses)
+    norms = update(
+        flat, SCALES, rows_of(steps, [0.0, math.inf if wrong == "earlier loss" else 0.0, 0.0], "cpu"), losses
+    )
     assert torch.equal(flat[[0, 2, 3], 1], before[[0, 2, 3], 1])
     assert math.isinf(norms[1]) == (wrong == "gradient")
     assert all((flat[[0, 2, 3], k] != before[[0, 2, 3], k]).any() for k in (0, 2))
@@ -83,7 +86,7 @@ def test_one_that_waits_keeps_its_gradients_and_has_steps_of_its_own_number():
         done = [count + (k not in waiting) for k, count in enumerate(done)]
         if waiting:
             assert torch.equal(flat[[0, 2, 3], 2], before[[0, 2, 3]])
-            assert torch.equal(flat[1, 2], before[1] + gradients(step)[2])
+            assert torch.equal(flat[1, 2], before[1] + gradients(step)[2] / SCALES[2])
             flat[1, 2] = 0
     for here, there in zip((flat[0, 2], flat[2, 2], flat[3, 2]), alone(2, (0, 2, 4)), strict=True):
         assert torch.allclose(here, there, rtol=1e-6, atol=1e-6)

@@ -115,5 +115,6 @@ def peak_of_a_step(ranks):
     return live.peak
 
 
+@pytest.mark.search
 def test_rank_64_beside_fifteen_of_rank_2_takes_at_most_twice_what_sixteen_of_rank_2_do():
     assert peak_of_a_step([64] + [2] * 15) < 2 * peak_of_a_step([2] * 16)

@@ -19,14 +19,12 @@ class Factors:
 
     Args:
         down: (K, R, d_in), every trial's A on top of zeros.
-        up: (K, R, d_out), every trial's B, transposed, on top of zeros.
-        scale: (K, 1, 1).
-        gradients: Of ``down`` and ``up``, which a backward pass adds to; None if there is to be none.
+        up: (K, R, d_out), every trial's B, transposed and scaled, on top of zeros.
+        gradients: Of A and of the scaled B, which a backward pass adds to; None if there is to be none.
     """
 
     down: torch.Tensor
     up: torch.Tensor
-    scale: torch.Tensor
     gradients: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
@@ -68,9 +66,9 @@ class AdapterStore:
     """Holds the tensors of adapters in one, a row each: nothing is copied between passes.
 
     Adapters' own tensors become views, so that an optimizer of one trial changes the store, and one operation over a
-    plane those of all. What is beyond an adapter's rank is zero and stays so. The memory moves only when an adapter
-    comes that has a larger rank at a site than any before it, or when there is no row left: then there are twice as
-    many.
+    plane those of all. Passes are given them scaled. What is beyond an adapter's rank is zero and stays so. The memory
+    moves only when an adapter comes that has a larger rank at a site than any before it, or when there is no row left:
+    then there are twice as many.
 
     Args:
         planes: 1 for values alone, 2 with gradients, 4 with moments.
@@ -82,8 +80,8 @@ class AdapterStore:
         self.planes, self.multiple = planes, multiple
         self.tenants: list[Tenant] = []
         self.layout: dict[str, Place] = {}
-        self.flat, self.scales = torch.zeros(planes, rows, 0), torch.zeros(0, rows, 1, 1)
-        self._cast: dict[torch.dtype, torch.Tensor] = {}
+        self.flat, self.scales = torch.zeros(planes, rows, 0), torch.ones(rows, 0)
+        self._scaled: dict[torch.dtype, torch.Tensor] = {}
         self._factors: dict[tuple[int, int, torch.dtype], dict[str, Factors]] = {}
 
     @classmethod
@@ -121,7 +119,7 @@ class AdapterStore:
                 state = tenant.states.get(tensor, {})
                 state |= {name: state[name].clone() for name in MOMENTS if name in state}
             row = len(self.tenants) - 1
-            self.flat[:, row], self.scales[:, row] = 0, 0
+            self.flat[:, row], self.scales[row] = 0, 1
         self.tenants.pop()
 
     def rows(self, tenants: Sequence[Tenant]) -> slice:
@@ -139,30 +137,26 @@ class AdapterStore:
         key = (rows.start, rows.stop, dtype)
         # evaluation asks, too, and inference tensors could not be trained later
         with torch.inference_mode(False), torch.no_grad():
-            values = self.flat[0]
-            if dtype != values.dtype:
-                values = self._cast_to(dtype)
-                values[rows].copy_(self.flat[0, rows])
+            if dtype not in self._scaled:
+                self._scaled[dtype] = torch.zeros_like(self.flat[0], dtype=dtype)
+            torch.mul(self.flat[0, rows], self.scales[rows], out=self._scaled[dtype][rows])
             if key not in self._factors:
-                self._factors[key] = self._views(rows, values)
+                self._factors[key] = self._views(rows, self._scaled[dtype])
         return self._factors[key]
 
-    def _cast_to(self, dtype: torch.dtype) -> torch.Tensor:
-        """Return the memory for the values in a dtype."""
-        if dtype not in self._cast:
-            self._cast[dtype] = torch.zeros_like(self.flat[0], dtype=dtype)
-        return self._cast[dtype]
+    def scale_gradients(self, rows: slice) -> None:
+        """Make the gradients that passes have added to those of the adapters; once, after a step's last pass."""
+        self.flat[1, rows].mul_(self.scales[rows])
 
     def _views(self, rows: slice, values: torch.Tensor) -> dict[str, Factors]:
         factors = {}
-        for (name, place), scale in zip(self.layout.items(), self.scales, strict=True):
+        for name, place in self.layout.items():
             rank = max(tenant.adapter.ranks.get(name, 0) for tenant in self.tenants[rows])
             if rank:
                 rank = _padded(rank, self.multiple)
-                # of `data`, since autograd would take what is added to gradients for a change of values
-                down, up = (view.requires_grad_(self.planes > 1) for view in place.of(values[rows].data, rank))
+                down, up = (view.requires_grad_(self.planes > 1) for view in place.of(values[rows].detach(), rank))
                 gradients = place.of(self.flat[1, rows], rank) if self.planes > 1 else None
-                factors[name] = Factors(down, up, scale[rows].to(values.dtype), gradients)
+                factors[name] = Factors(down, up, gradients)
         return factors
 
     def _admit(self, tenants: Sequence[Tenant]) -> None:
@@ -191,16 +185,16 @@ class AdapterStore:
     def _grow(self, layout: dict[str, Place], rows: int, coming: Sequence[Tenant]) -> None:
         width = sum(place.rank * (place.d_in + place.d_out) for place in layout.values())
         device = next((t.device for tenant in coming for t in tenant.adapter.parameters), self.flat.device)
-        flat, scales = torch.zeros(self.planes, rows, width, device=device), torch.zeros(len(layout), rows, 1, 1)
-        self.flat, self.scales, self.layout = flat, scales.to(device), layout
-        self._cast.clear()
+        flat, scales = torch.zeros(self.planes, rows, width, device=device), torch.ones(rows, width, device=device)
+        self.flat, self.scales, self.layout = flat, scales, layout
+        self._scaled.clear()
         for row, tenant in enumerate(self.tenants):
             self._move_in(row, tenant)
 
     def _move_in(self, row: int, tenant: Tenant) -> None:
         """Copy a tenant's tensors into a row, and make them views of it."""
-        scales = [[[tenant.adapter.scales.get(name, 0.0)]] for name in self.layout]
-        self.scales[:, row] = self.scales.new_tensor(scales).view(-1, 1, 1)
+        for name, scale in tenant.adapter.scales.items():
+            self.layout[name].of(self.scales[row : row + 1], self.layout[name].rank)[1].fill_(scale)
         for tensor, (value, *others) in self._places(row, tenant):
             value.copy_(tensor)
             for place, source in zip(others, _others(tensor, tenant), strict=False):
@@ -230,7 +224,7 @@ class AdapterStore:
             return
         with torch.inference_mode(False), torch.no_grad():
             order, count = [self.tenants.index(tenant) for tenant in tenants], len(tenants)
-            self.flat[:, :count], self.scales[:, :count] = self.flat[:, order], self.scales[:, order]
+            self.flat[:, :count], self.scales[:count] = self.flat[:, order], self.scales[order]
             for row, (before, tenant) in enumerate(zip(order, tenants, strict=True)):
                 if row != before:
                     self._point(row, tenant)

@@ -12,14 +12,16 @@ from trainables.engine.adapter_store import AdapterStore
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import adapted
 from trainables.models.base_model import BaseModel
-from trainables.training.losses import by_length, token_losses
+from trainables.models.transformers_compat import rows_known
+from trainables.training.losses import by_length, losses_at
 
 
 def lane_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loss of each learned token, in nats, row after row as they lie in the lanes, and the row of each."""
-    inputs, labels = lanes.inputs(rows, base.pad_id, base.joining == "mask")
-    losses, positions = token_losses(base.model, inputs, labels, base.separable_head)
-    return losses, lanes.owners[positions[:, 0], positions[:, 1]]
+    inputs = lanes.inputs(rows, base.pad_id, base.joining == "mask")
+    with rows_known(lanes.joined):
+        losses = losses_at(base.model, inputs.model, inputs.places, inputs.targets, base.separable_head)
+    return losses, inputs.owners
 
 
 def row_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> torch.Tensor:

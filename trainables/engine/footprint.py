@@ -191,7 +191,7 @@ class _Pass:
 def _factors(site: Site, rank: int) -> Factors:
     down, up = torch.zeros(1, rank, site.d_in), torch.zeros(1, rank, site.d_out)
     gradients = torch.zeros_like(down), torch.zeros_like(up)
-    return Factors(down.requires_grad_(), up.requires_grad_(), torch.zeros(1, 1, 1), gradients)
+    return Factors(down.requires_grad_(), up.requires_grad_(), gradients)
 
 
 def _autocast(device: str) -> Any:

@@ -218,9 +218,9 @@ class Pack:
         ]
         norms = torch.zeros_like(losses)
         if any(steps):
-            store = slots[0].store
-            planes = store.flat[:, store.rows([slot.tenant for slot in slots])]
-            norms = update(planes, rows_of(steps, [slot.loss for slot in slots], self.device), losses)
+            store, own = slots[0].store, rows_of(steps, [slot.loss for slot in slots], self.device)
+            rows = store.rows([slot.tenant for slot in slots])
+            norms = update(store.flat[:, rows], store.scales[rows], own, losses)
         read: list[list[float]] = torch.stack([losses.detach(), norms]).tolist()
         return read
 
@@ -231,6 +231,7 @@ class Pack:
                 slot.learner.check(slot.loss, norm)
                 slot.learner.count(slot.loss, tokens)
             else:
+                slot.store.scale_gradients(slot.store.rows([slot.tenant]))
                 slot.learner.advance(slot.loss, tokens)
         except Exception as error:
             # fails alone: the pass has already released its memory, so smaller passes would not help

@@ -40,8 +40,8 @@ def _forward(
     """Compute a layer together with the trials' adapters at it; x is the model's, trial after trial."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    packed = x.reshape(len(factors.scale), -1, x.shape[-1]).to(dtype)
-    parts = [part.to(dtype) for part in (factors.down, factors.up, factors.scale)]
+    packed = x.reshape(len(factors.down), -1, x.shape[-1]).to(dtype)
+    parts = [part.to(dtype) for part in (factors.down, factors.up)]
     dropped = None if mask is None else mask(packed)
     y: torch.Tensor = AdaptedLinear.apply(  # type: ignore[no-untyped-call]
         packed, layer, *parts, factors.gradients, dropped, x.shape[:-1]
@@ -58,7 +58,7 @@ def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 class AdaptedLinear(torch.autograd.Function):
-    """``x @ weight + bias`` with K trials' ``scale * dropped(x) @ down.T @ up`` added in place.
+    """``x @ weight + bias`` with K trials' ``dropped(x) @ down.T @ up`` added in place.
 
     The result is no view, since some models (Falcon) add to it in place, as they may to a linear layer's.
 
@@ -74,7 +74,6 @@ class AdaptedLinear(torch.autograd.Function):
         layer: FrozenLinear,
         down: torch.Tensor,
         up: torch.Tensor,
-        scale: torch.Tensor,
         gradients: tuple[torch.Tensor, torch.Tensor] | None,
         mask: torch.Tensor | None,
         shape: Sequence[int],
@@ -87,31 +86,30 @@ class AdaptedLinear(torch.autograd.Function):
             layer: The layer that is adapted.
             down: (K, R, d_in).
             up: (K, R, d_out).
-            scale: (K, 1, 1).
             gradients: As ``Factors.gradients``.
             mask: Dropout's factor for each element of ``x``, or None.
             shape: Of the model's own rows: K * lanes, length.
         """
         flat, y = x.view(-1, x.shape[-1]), x.new_empty(*shape, layer.out_features)
         layer.matmul(flat, out=y.view(len(flat), -1))
-        z = torch.bmm(x if mask is None else x * mask, down.transpose(1, 2)).mul_(scale)
+        z = torch.bmm(x if mask is None else x * mask, down.transpose(1, 2))
         ctx.layer, ctx.gradients = layer, gradients
-        ctx.save_for_backward(x, z, down, up, scale, mask)
+        ctx.save_for_backward(x, z, down, up, mask)
         y.view(*x.shape[:2], -1).baddbmm_(z, up)
         return y
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradient of ``x``, if anything below is trained."""
-        x, z, down, up, scale, mask = ctx.saved_tensors
+        x, z, down, up, mask = ctx.saved_tensors
         g = g.reshape(*x.shape[:2], -1)
-        dz = torch.bmm(g, up.transpose(1, 2)).mul_(scale)
+        dz = torch.bmm(g, up.transpose(1, 2))
         dropped = x if mask is None else x * mask
         if ctx.gradients is not None:
             _add_product(ctx.gradients[0], dz.transpose(1, 2), dropped)
             _add_product(ctx.gradients[1], z.transpose(1, 2), g)
         if not ctx.needs_input_grad[0]:
-            return (None,) * 8
+            return (None,) * 7
         dx = ctx.layer.matmul_t(g.view(-1, g.shape[-1])).view_as(x)
         dx = dx.baddbmm_(dz, down) if mask is None else dx.addcmul_(torch.bmm(dz, down), mask)
-        return dx, *(None,) * 7
+        return dx, *(None,) * 6

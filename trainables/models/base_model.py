@@ -22,6 +22,7 @@ from trainables.models.files import resolve
 from trainables.models.frozen_linear import FrozenLinear
 from trainables.models.matrices import EXPERTS, coverage_of
 from trainables.models.precision import IN_FLOAT32, Precision, check_saved
+from trainables.models.transformers_compat import without_warning_of_padding
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # errors are raised by this module, in one line
@@ -228,6 +229,7 @@ def load(model: str, device: str = CPU, precision: Precision = IN_FLOAT32) -> Ba
         network.name_or_path, network.hub_commit = hub.split(model)  # an adapter names these, not a cache folder
     network.requires_grad_(False)
     _fuse_activations(network)
+    without_warning_of_padding(network)
     network.config.use_cache = False
     device_of(device).place(network.eval())
     if not looks_back_only(network):

@@ -53,13 +53,14 @@ def rows_of(steps: Sequence[Step | None], losses: Sequence[float], device: str) 
 
 
 @torch.no_grad()
-def update(planes: torch.Tensor, rows: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+def update(planes: torch.Tensor, scales: torch.Tensor, rows: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
     """Do each trial's step, and zero its gradients; one whose loss or gradient is not finite keeps all that it has.
 
     Memory is taken before anything is changed, so that a step for which it does not suffice may be done again.
 
     Args:
         planes: (4, trials, width): values, gradients, and both moments.
+        scales: (trials, width), what the gradients are yet to be multiplied by.
         rows: From ``rows_of``.
         losses: Of this pass, (trials,).
 
@@ -72,11 +73,12 @@ def update(planes: torch.Tensor, rows: torch.Tensor, losses: torch.Tensor) -> to
     """
     values, gradients, first, second = planes
     is_due, rate, correction, shrinking, clip, earlier = rows.unsqueeze(2).unbind(1)
-    norms: torch.Tensor = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+    scaled = gradients * scales
+    norms: torch.Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     steps = (is_due > 0) & torch.isfinite(norms + losses[:, None] + earlier)
     rate, shrinking = torch.where(steps, rate, 0.0), torch.where(steps, shrinking, 1.0)
     fading, fresh = torch.where(steps, BETAS[1], 1.0), steps * (1 - BETAS[0])
-    scaled = torch.where(steps, gradients * (clip / (norms + 1e-6)).clamp(max=1.0), 0.0)
+    scaled = torch.where(steps, scaled.mul_((clip / (norms + 1e-6)).clamp(max=1.0)), 0.0)
     denominator = torch.empty_like(scaled)
     first.lerp_(scaled, fresh)
     second.mul_(fading).addcmul_(scaled, scaled, value=1 - BETAS[1])
