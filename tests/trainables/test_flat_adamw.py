@@ -45,7 +45,7 @@ def together(flat, step, done, losses=(0.0, 0.0, 0.0), waiting=()):
         None if k in waiting else Step(done[k] + 1, rate(learning_rate, done[k]), decay, clip)
         for k, (learning_rate, decay, clip) in enumerate(TRIALS)
     ]
-    return update(flat, SCALES, rows_of(steps, [0.0] * len(TRIALS), "cpu"), torch.tensor(losses))
+    return update(flat, SCALES, rows_of(steps, [0.0] * len(TRIALS)), torch.tensor(losses))
 
 
 def test_two_hundred_steps_are_those_of_each_alone():
@@ -69,9 +69,7 @@ def test_one_whose_loss_or_gradient_is_not_finite_keeps_all_that_it_has(wrong):
     if wrong == "gradient":
         flat[1, 1, 5] = math.inf
     losses = torch.tensor([0.0, math.nan if wrong == "loss" else 0.0, 0.0])
-    norms = update(
-        flat, SCALES, rows_of(steps, [0.0, math.inf if wrong == "earlier loss" else 0.0, 0.0], "cpu"), losses
-    )
+    norms = update(flat, SCALES, rows_of(steps, [0.0, math.inf if wrong == "earlier loss" else 0.0, 0.0]), losses)
     assert torch.equal(flat[[0, 2, 3], 1], before[[0, 2, 3], 1])
     assert math.isinf(norms[1]) == (wrong == "gradient")
     assert all((flat[[0, 2, 3], k] != before[[0, 2, 3], k]).any() for k in (0, 2))

@@ -9,25 +9,30 @@ import torch
 from trainables.adapters.peft_adapter import Adapter
 from trainables.data.splits import Example, mean_loss
 from trainables.engine.adapter_store import AdapterStore
-from trainables.engine.sequence_packing import Lanes, arrange
+from trainables.engine.sequence_packing import Entries, Lanes, arrange
 from trainables.engine.stacked_adapters import adapted
 from trainables.models.base_model import BaseModel
 from trainables.models.transformers_compat import rows_known
 from trainables.training.losses import by_length, losses_at
 
 
-def lane_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss of each learned token, in nats, row after row as they lie in the lanes, and the row of each."""
-    inputs = lanes.inputs(rows, base.pad_id, base.joining == "mask")
+def lane_losses(
+    base: BaseModel, rows: Sequence[Example], lanes: Lanes, entries: Entries | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of each learned token, in nats, row after row as they lie in the lanes, and the row of each.
+
+    After those of the last row may come some that belong to none.
+    """
+    inputs = lanes.inputs(rows, base.pad_id, base.joining == "mask", entries)
     with rows_known(lanes.joined):
         losses = losses_at(base.model, inputs.model, inputs.places, inputs.targets, base.separable_head)
     return losses, inputs.owners
 
 
-def row_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> torch.Tensor:
+def row_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes, entries: Entries | None = None) -> torch.Tensor:
     """Return the summed loss of each row, in nats, shape (rows,)."""
-    losses, owners = lane_losses(base, rows, lanes)
-    return losses.new_zeros(len(rows)).index_add(0, owners, losses)
+    losses, owners = lane_losses(base, rows, lanes, entries)
+    return losses.new_zeros(len(rows) + 1).index_add(0, owners, losses)[:-1]
 
 
 @torch.inference_mode()

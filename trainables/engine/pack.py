@@ -15,7 +15,7 @@ from trainables.engine.device_errors import out_of_memory
 from trainables.engine.evaluation import row_losses
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.recomputation import recomputed
-from trainables.engine.sequence_packing import Lanes, arrange
+from trainables.engine.sequence_packing import Entries, Lanes, arrange
 from trainables.engine.stacked_adapters import adapted
 from trainables.models.base_model import BaseModel
 from trainables.models.device import device_of
@@ -87,6 +87,8 @@ class Pack:
         self.max_trials_per_pass = sys.maxsize
         self.resource_events: list[str] = []
         self._stores: list[AdapterStore] = []
+        self._entries = Entries(base.device)
+        self._longest = max(len(e.input_ids) for part in (splits.train, splits.validation, splits.test) for e in part)
         self._width = min(site.d_in for site in self.base.sites)
 
     @classmethod
@@ -218,7 +220,7 @@ class Pack:
         ]
         norms = torch.zeros_like(losses)
         if any(steps):
-            store, own = slots[0].store, rows_of(steps, [slot.loss for slot in slots], self.device)
+            store, own = slots[0].store, self._entries.enter(rows_of(steps, [slot.loss for slot in slots]))
             rows = store.rows([slot.tenant for slot in slots])
             norms = update(store.flat[:, rows], store.scales[rows], own, losses)
         read: list[list[float]] = torch.stack([losses.detach(), norms]).tolist()
@@ -250,7 +252,7 @@ class Pack:
         """
         examples = [example for group in rows for example in group]
         lengths = [[len(example.input_ids) for example in group] for group in rows]
-        lanes = arrange(lengths, self._width, self.base.joining is not None, self.device)
+        lanes = arrange(lengths, self._width, self.base.joining is not None, self.device, self._longest)
         depth = slots[0].prefix if self._may_skip(slots[0].prefix) else 0
         prefix = self.prefix.skipped(depth, examples, lanes)
         training = tokens is not None
@@ -260,10 +262,10 @@ class Pack:
         drawing = [slot.generator for slot in slots] if dropping else []
         with recomputed(twice, drawing), adapted(self.base.model, self._factors(slots), mask):
             with self.base.autocast(), prefix:
-                losses = row_losses(self.base, examples, lanes).view(len(slots), -1)
+                losses = row_losses(self.base, examples, lanes, self._entries).view(len(slots), -1)
             if tokens is not None:
                 # a sum of per-trial means: each trial's gradient is what it would be alone
-                means = losses.sum(1) / torch.tensor(tokens, device=self.device)
+                means = losses.sum(1) / self._entries.enter(torch.tensor(tokens))
                 means.sum().backward()  # type: ignore[no-untyped-call]
             return losses
 

@@ -11,11 +11,32 @@ import numpy.typing as npt
 import torch
 
 from trainables.data.splits import IGNORED, Example
+from trainables.models.device import device_of
 
 WORTH_IT = 0.95
 IntArray = npt.NDArray[np.int64]
 LONG = 512
 """Tokens of a row from which on it has a lane of its own: joined, it would need a mask, the square of that."""
+
+
+class Entries:
+    """Where numbers come onto a device: those of one shape always to the same memory, as a captured graph needs it.
+
+    Args:
+        device: Its name.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.memory: dict[tuple[torch.dtype, tuple[int, ...]], torch.Tensor] = {}
+
+    def enter(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return numbers on the device, until others of their dtype and shape come."""
+        key = numbers.dtype, tuple(numbers.shape)
+        if key not in self.memory:
+            with torch.inference_mode(False):  # evaluation enters, too, and training goes on with it
+                self.memory[key] = torch.empty_like(numbers, device=self.device)
+        return self.memory[key].copy_(numbers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +47,7 @@ class LaneInputs:
         model: The model's inputs, each (lanes, length).
         places: (learned tokens,), the token from which each is predicted, counted over all lanes.
         targets: (learned tokens,), their ids.
-        owners: (learned tokens,), their rows, counted trial after trial.
+        owners: (learned tokens,), their rows, counted trial after trial; after the last row come tokens that fill up.
     """
 
     model: dict[str, torch.Tensor]
@@ -45,6 +66,7 @@ class Lanes:
         starts: Each row's lane, counted over all trials, and first position in it; trial after trial.
         lengths: Each trial's rows' lengths, in tokens.
         device: Name of the tensors' device.
+        fills: Whether what is learned is filled up, too, so that few shapes occur.
     """
 
     per_trial: int
@@ -52,13 +74,16 @@ class Lanes:
     starts: tuple[tuple[int, int], ...]
     lengths: tuple[tuple[int, ...], ...]
     device: str = "cpu"
+    fills: bool = False
 
     @property
     def joined(self) -> bool:
         """Whether any lane has two rows."""
         return self.per_trial < len(self.lengths[0])
 
-    def inputs(self, examples: Sequence[Example], pad_id: int, masked: bool = False) -> "LaneInputs":
+    def inputs(
+        self, examples: Sequence[Example], pad_id: int, masked: bool = False, entries: "Entries | None" = None
+    ) -> "LaneInputs":
         """Return what the model is given, and what is learned of it.
 
         Padding comes after a row, so it needs no attention mask. The first token of a row has no prediction, so it is
@@ -68,14 +93,19 @@ class Lanes:
             examples: The rows.
             pad_id: Token between them.
             masked: Whether a mask keeps the rows of a lane apart, since positions that begin anew do not.
+            entries: Where numbers come onto the device, if they are to come to the same memory again.
         """
         ids, positions = self._filled(pad_id, [e.input_ids for e in examples]), self._filled(0, self._counted)
         labels = self._filled(IGNORED, [(IGNORED, *example.labels[1:]) for example in examples])
         learned = np.flatnonzero(labels != IGNORED)
-        parts = [ids, positions, learned - 1, labels[learned], self._owners[learned]]
-        # one transfer for all
-        sizes = [len(part) for part in parts]
-        together = torch.split(torch.from_numpy(np.concatenate(parts)).to(self.device), sizes)
+        filled = device_of(self.device).bucket(len(learned)) if self.fills else len(learned)
+        filler = np.zeros(filled - len(learned), dtype=np.int64)
+        parts = [
+            ids, positions, np.concatenate([learned - 1, filler]), np.concatenate([labels[learned], filler]),
+            np.concatenate([self._owners[learned], filler + len(self.starts)]),
+        ]  # fmt: skip
+        sizes, numbers = [len(part) for part in parts], torch.from_numpy(np.concatenate(parts))  # one transfer for all
+        together = torch.split((entries or Entries(self.device)).enter(numbers), sizes)
         model = {"input_ids": together[0].view(-1, self.length)}
         if self.joined:
             model["position_ids"] = together[1].view(-1, self.length)
@@ -135,7 +165,9 @@ class Lanes:
         return indices.to(self.device)
 
 
-def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: str = "cpu") -> Lanes:
+def arrange(
+    lengths: Sequence[Sequence[int]], width: int, join: bool, device: str = "cpu", longest_row: int | None = None
+) -> Lanes:
     """Lay rows into lanes so that a pass computes as little as possible.
 
     Lanes are of one length, and a trial has as many as any other; so the trial with the most tokens decides. A row per
@@ -147,6 +179,8 @@ def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: st
             of a block's products a token costs another two ``length * width``.
         join: Whether the model keeps rows of one lane apart.
         device: Device of the tensors.
+        longest_row: Tokens of the longest row that there may be; lanes are filled up so that few shapes occur, but no
+            row beyond that, for which the model may have no positions. None leaves lanes as short as they can be.
 
     Source:
         Graham, Bounds on multiprocessing timing anomalies (1969): longest first is at most a third above the optimum.
@@ -171,8 +205,11 @@ def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: st
         if cost(lanes, length) < least:
             best, least = (lanes, length, filled), cost(lanes, length)
     per_trial, length, filled = best
+    if longest_row is not None:
+        fuller = device_of(device).bucket(length)
+        length = fuller if per_trial < rows else max(length, min(fuller, longest_row))
     starts = ((trial * per_trial + lane, start) for trial, places in enumerate(filled) for lane, start in places)
-    return Lanes(per_trial, length, tuple(starts), tuple(map(tuple, lengths)), device)
+    return Lanes(per_trial, length, tuple(starts), tuple(map(tuple, lengths)), device, longest_row is not None)
 
 
 def _fill(lengths: Sequence[int], lanes: int) -> list[tuple[int, int]]:

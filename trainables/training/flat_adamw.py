@@ -40,16 +40,15 @@ WAITING = 0.0, 0.0, 1.0, 1.0, 1.0
 """As ``Step.row``, of a trial whose batch is not full: it keeps everything, its gradients included."""
 
 
-def rows_of(steps: Sequence[Step | None], losses: Sequence[float], device: str) -> torch.Tensor:
-    """Return what ``update`` needs of each trial, (trials, 6).
+def rows_of(steps: Sequence[Step | None], losses: Sequence[float]) -> torch.Tensor:
+    """Return what ``update`` needs of each trial, (trials, 6), on the CPU.
 
     Args:
         steps: None does none.
         losses: Of what the trials' batches had before this pass.
-        device: Name of the tensors' device.
     """
     rows = [WAITING if step is None else step.row for step in steps]
-    return torch.tensor([[*row, loss] for row, loss in zip(rows, losses, strict=True)]).to(device)
+    return torch.tensor([[*row, loss] for row, loss in zip(rows, losses, strict=True)])
 
 
 @torch.no_grad()
