@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.results.rows import ResultRow, surviving_rows
-from analysis.results.run_info import RunInfo
+from analysis.results.run_info import RunInfo, handed_out_trial
 
 if TYPE_CHECKING:
     import pandas
@@ -84,12 +84,10 @@ class SearchResult:
     @property
     def best_adapter(self) -> Path | None:
         """The folder of that run's adapter, which plain PEFT loads; None if none could be verified."""
-        from tuning.state.record import Record  # as above
-
-        folder, handout, best = self.run_dir / BEST_ADAPTER, Record(self.run_dir).handout, self.recommended
+        folder, best = self.run_dir / BEST_ADAPTER, self.recommended
         if not folder.is_dir() or best is None:
             return None
-        return folder if handout is None or handout[0] == best.trial_id else None  # old records do not say whose it is
+        return folder if handed_out_trial(self.run_dir) in {None, best.trial_id} else None
 
     @property
     def report(self) -> Path | None:

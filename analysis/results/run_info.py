@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
+from analysis.results import journal
 from analysis.results.strict_json import parsed
 
 PLAN, FACTS, EVIDENCE, FIGURES = "plan.json", "facts.json", "evidence.json", "figures"
@@ -146,3 +147,11 @@ def _content(path: Path, complaint: str = "cannot be read") -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {complaint} ({error})") from error
     return content
+
+
+def handed_out_trial(run_dir: Path) -> str | None:
+    """Return the id of the trial whose adapter was handed out last; None if a run's record does not say."""
+    path = run_dir / "record.jsonl"
+    lines = journal.numbered(path, unsealed=False)[0].values() if path.is_file() else ()
+    trials = [line.get("trial_id") for line in lines if line.get("event") == "handed_out"]
+    return trials[-1] if trials and isinstance(trials[-1], str) else None

@@ -94,7 +94,7 @@ def test_a_pack_keeps_nothing_of_a_trial_that_has_left(workload, spec):
 def test_a_trial_that_raises_leaves_its_neighbours_alone(workload, monkeypatch, spec):
     executor = BatchedExecutor(Pack.of(workload, 2))
     good, bad = (executor.admit(workload, spec(learning_rate=0.01)) for _ in range(2))
-    monkeypatch.setattr(bad.learner.parametrization, "gather", lambda: {}["nothing"])
+    monkeypatch.setattr(bad.learner, "count", lambda loss, tokens: {}["nothing"])
     with ThreadPoolExecutor(2) as pool:
         reports = [pool.submit(session.train, 2) for session in (good, bad)]
         assert reports[0].result().step == 2

@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional
 
 from trainables.models.device import Device
+from trainables.training import frozen_head
 from trainables.training.frozen_head import FrozenHeadLoss, frozen_head_losses
 
 
@@ -16,6 +17,7 @@ def problem(request):
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_losses_and_gradients_are_those_of_plain_cross_entropy(problem, rows, monkeypatch):
     monkeypatch.setattr(Device, "head_elements", rows * 11)
+    monkeypatch.setattr(frozen_head, "LEAST_ROWS", 1)
     layer, hidden, targets = problem
     expected = functional.cross_entropy(layer(hidden), targets, reduction="none")
     weights = torch.rand(23)
@@ -39,3 +41,13 @@ def test_nan_stays_nan_and_in_its_own_row(problem):
     broken[3] = float("nan")
     losses = frozen_head_losses(layer, broken, targets)
     assert losses.isnan().nonzero().tolist() == [[3]]
+
+
+def test_chunks_have_64_rows_however_large_the_vocabulary(problem, monkeypatch):
+    products = []
+    linear = functional.linear
+    monkeypatch.setattr(functional, "linear", lambda x, *others: products.append(len(x)) or linear(x, *others))
+    monkeypatch.setattr(Device, "head_elements", 11)
+    layer, _, _ = problem
+    frozen_head_losses(layer, torch.randn(130, 5), torch.zeros(130, dtype=torch.long))
+    assert products == [64, 64, 2]

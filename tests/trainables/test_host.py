@@ -181,7 +181,7 @@ def test_it_stays_where_memory_does_not_suffice_or_a_trial_is_wrong(host, refere
         raise error
 
     host.admit(TrialHandle("a", os.getpid()), reference, "a", CONFIG, None)
-    monkeypatch.setattr(host.sessions["a"][1].learner, "advance", failing)
+    monkeypatch.setattr(host.sessions["a"][1].learner, "count", failing)
     with pytest.raises(type(error)):
         host.step("a")
 
@@ -190,8 +190,7 @@ def test_what_a_failed_trial_has_is_not_kept(host, reference, monkeypatch, tmp_p
     for key in ("well", "failed"):
         host.admit(TrialHandle(key, os.getpid()), reference, key, CONFIG, None)
         host.sessions[key][1].train(1)
-    learner = host.sessions["failed"][1].learner
-    monkeypatch.setattr(learner.optimizer, "step", lambda: torch.empty(2**60))
+    monkeypatch.setattr(host.sessions["failed"][1].learner, "count", lambda loss, tokens: torch.empty(2**60))
     with pytest.raises(RuntimeError, match="memory"):
         host.step("failed")
     host.save_all(str(tmp_path))

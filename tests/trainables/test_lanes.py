@@ -40,21 +40,24 @@ def test_rows_are_padded_where_joining_them_gains_nothing(lengths, width, join):
     assert lanes.starts == tuple((row, 0) for row in range(rows * len(lengths)))
 
 
-def test_a_lane_is_tokens_labels_and_positions_that_begin_anew():
+def test_a_lane_is_tokens_what_is_learned_and_positions_that_begin_anew():
     lanes = arrange([[4, 2, 2]], WIDE, join=True)
-    inputs, labels = lanes.inputs([FIRST, SECOND, THIRD], pad_id=9)
-    assert inputs["input_ids"].tolist() == [[11, 12, 13, 14], [21, 22, 31, 32]]
-    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 0, 1]]
+    inputs = lanes.inputs([FIRST, SECOND, THIRD], pad_id=9)
+    assert inputs.model["input_ids"].tolist() == [[11, 12, 13, 14], [21, 22, 31, 32]]
+    assert inputs.model["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 0, 1]]
     # nothing is learned at the first token of a row: what stands before it in the lane is not its text
-    assert labels.tolist() == [[IGNORED, 12, 13, 14], [IGNORED, 22, IGNORED, 32]]
+    assert inputs.targets.tolist() == [12, 13, 14, 22, 32]
+    assert inputs.places.tolist() == [0, 1, 2, 4, 6]
+    assert inputs.owners.tolist() == [0, 0, 0, 1, 2]
 
 
 def test_padded_rows_need_no_positions():
     lanes = arrange([[4, 2, 2]], WIDE, join=False)
-    inputs, labels = lanes.inputs([FIRST, SECOND, THIRD], pad_id=9)
-    assert inputs.keys() == {"input_ids"}
-    assert inputs["input_ids"].tolist() == [[11, 12, 13, 14], [21, 22, 9, 9], [31, 32, 9, 9]]
-    assert labels[1].tolist() == [IGNORED, 22, IGNORED, IGNORED]
+    inputs = lanes.inputs([FIRST, SECOND, THIRD], pad_id=9)
+    assert inputs.model.keys() == {"input_ids"}
+    assert inputs.model["input_ids"].tolist() == [[11, 12, 13, 14], [21, 22, 9, 9], [31, 32, 9, 9]]
+    assert inputs.targets.tolist() == [12, 13, 14, 22, 32]
+    assert inputs.places.tolist() == [0, 1, 2, 4, 8]
 
 
 def test_a_place_knows_where_its_token_would_be_in_a_trials_own_padding():

@@ -1,5 +1,6 @@
 """What a trial takes is known before a weight is loaded, to a tenth of what a process then takes."""
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -9,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from strategies import RankBudget
+from strategies.baseline import Baseline
 from tests.smollm2 import fetched
+from trainables.data.splits import DataSource
 from trainables.engine import footprint
-from trainables.engine.footprint import Fit, Footprint, base_bytes, fit, footprint_of
+from trainables.engine.footprint import Fit, Footprint, LiveBytes, base_bytes, fit, footprint_of
+from trainables.engine.pack import Pack
 from trainables.models.base_model import load, shape_of
 from trainables.models.precision import IN_FLOAT32, Precision
+from trainables.spec import TrialSpec, Workload
 
 ROOT = Path(__file__).parents[2]
 TRAIN = """
@@ -96,3 +101,20 @@ def test_what_a_pass_without_weights_raises_is_not_logged_as_well(caplog):
     assert caplog.messages == []
     log.error("a traceback")
     assert caplog.messages == ["a traceback"]
+
+
+def peak_of_a_step(ranks):
+    """Return the memory of the tensors that are made while trials are let in and do a step, each of a row."""
+    data = DataSource(train_examples=1, validation_examples=1, test_examples=1, max_length=64)
+    workload = Workload("bundled", data, RankBudget(1), epochs=1, batch_size=1, reports=1, scale=2.0)
+    pack = Pack.of(workload, 1)
+    with LiveBytes() as live:
+        budgets = [RankBudget.like_uniform(rank, pack.base.sites) for rank in ranks]
+        trials = [dataclasses.replace(workload, budget=budget) for budget in budgets]
+        pack.step([pack.admit(trial, TrialSpec("baseline", Baseline(), 1e-4)) for trial in trials])
+    return live.peak
+
+
+@pytest.mark.search
+def test_rank_64_beside_fifteen_of_rank_2_takes_at_most_twice_what_sixteen_of_rank_2_do():
+    assert peak_of_a_step([64] + [2] * 15) < 2 * peak_of_a_step([2] * 16)

@@ -82,4 +82,4 @@ def test_a_long_row_has_a_lane_of_its_own_and_no_mask():
         lanes = arrange([[longest, 40, 40, 40]], 64, True)
         assert lanes.joined == joined
         rows = [Example((1,) * length, (1,) * length) for length in lanes.lengths[0]]
-        assert ("attention_mask" in lanes.inputs(rows, 0, masked=True)[0]) == joined
+        assert ("attention_mask" in lanes.inputs(rows, 0, masked=True).model) == joined

@@ -8,23 +8,31 @@ import torch
 
 from trainables.adapters.adapter import Adapter
 from trainables.data.splits import Example, mean_loss
-from trainables.engine.sequence_packing import Lanes, arrange
-from trainables.engine.stacked_adapters import Stack, adapted
+from trainables.engine.adapter_store import AdapterStore
+from trainables.engine.sequence_packing import Entries, Lanes, arrange
+from trainables.engine.stacked_adapters import adapted
 from trainables.models.base_model import BaseModel
-from trainables.training.losses import by_length, token_losses
+from trainables.models.transformers_compat import rows_known
+from trainables.training.losses import by_length, losses_at
 
 
-def lane_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss of each learned token, in nats, row after row as they lie in the lanes, and the row of each."""
-    inputs, labels = lanes.inputs(rows, base.pad_id, base.joining == "mask")
-    losses, positions = token_losses(base.model, inputs, labels, base.separable_head)
-    return losses, lanes.owners[positions[:, 0], positions[:, 1]]
+def lane_losses(
+    base: BaseModel, rows: Sequence[Example], lanes: Lanes, entries: Entries | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of each learned token, in nats, row after row as they lie in the lanes, and the row of each.
+
+    After those of the last row may come some that belong to none.
+    """
+    inputs = lanes.inputs(rows, base.pad_id, base.joining == "mask", entries)
+    with rows_known(lanes.joined):
+        losses = losses_at(base.model, inputs.model, inputs.places, inputs.targets, base.separable_head)
+    return losses, inputs.owners
 
 
-def row_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> torch.Tensor:
+def row_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes, entries: Entries | None = None) -> torch.Tensor:
     """Return the summed loss of each row, in nats, shape (rows,)."""
-    losses, owners = lane_losses(base, rows, lanes)
-    return losses.new_zeros(len(rows)).index_add(0, owners, losses)
+    losses, owners = lane_losses(base, rows, lanes, entries)
+    return losses.new_zeros(len(rows) + 1).index_add(0, owners, losses)[:-1]
 
 
 @torch.inference_mode()
@@ -42,9 +50,10 @@ def losses_of(
     """
     order, width = by_length(examples), min(site.d_in for site in base.sites)
     models = len(adapters) or 1
-    stack = Stack([_copied(adapter, base.device) for adapter in adapters])
+    store = AdapterStore.of([_copied(adapter, base.device) for adapter in adapters], planes=1)
+    factors = store.factors(slice(0, len(adapters)))
     parts = []
-    with contextlib.nullcontext() if exact else base.autocast(), adapted(base.model, stack):
+    with contextlib.nullcontext() if exact else base.autocast(), adapted(base.model, factors):
         for start in range(0, len(order), rows):
             part = [examples[index] for index in order[start : start + rows]]
             lengths = [[len(example.input_ids) for example in part]] * models

@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from analysis.results.messages import first_line
 from strategies.base import Site
+from trainables.engine.adapter_store import Factors
 from trainables.engine.recomputation import recomputed
-from trainables.engine.stacked_adapters import Factors, Stack, adapted
+from trainables.engine.stacked_adapters import adapted
 from trainables.engine.torch_compat import storage_id
 from trainables.models.base_model import Shape, skeleton_of
 from trainables.models.device import device_of
@@ -167,8 +168,7 @@ class _Pass:
 
     def __init__(self, skeleton: Any, rank: int) -> None:
         self.model, (self.sites, self.blocks) = skeleton
-        self.stack = Stack([])
-        self.stack.factors = {site.name: _factors(site, rank) for site in self.sites}
+        self.factors = {site.name: _factors(site, rank) for site in self.sites}
 
     def peak(self, length: int, recomputes: bool, device: str) -> int:
         head = self.model.get_output_embeddings().weight
@@ -177,9 +177,9 @@ class _Pass:
         live = LiveBytes()
         live.leave_out([*self.model.parameters(), *self.model.buffers(), few])
         blocks = [self.model.get_submodule(name) for name in self.blocks] if recomputes else []
-        with ExitStack() as stack:
-            for context in (live, recomputed(blocks, ()), adapted(self.model, self.stack)):
-                stack.enter_context(context)
+        with ExitStack() as contexts:
+            for context in (live, recomputed(blocks, ()), adapted(self.model, self.factors)):
+                contexts.enter_context(context)
             with _autocast(device):
                 hidden = self.model.base_model(input_ids=ids)[0][:, :-1]
                 hidden = hidden.reshape(-1, hidden.shape[-1])
@@ -190,8 +190,8 @@ class _Pass:
 
 def _factors(site: Site, rank: int) -> Factors:
     down, up = torch.zeros(1, rank, site.d_in), torch.zeros(1, rank, site.d_out)
-    down.grad, up.grad = torch.zeros_like(down), torch.zeros_like(up)
-    return Factors(down.requires_grad_(), up.requires_grad_(), torch.zeros(1, 1, 1))
+    gradients = torch.zeros_like(down), torch.zeros_like(up)
+    return Factors(down.requires_grad_(), up.requires_grad_(), gradients)
 
 
 def _autocast(device: str) -> Any:

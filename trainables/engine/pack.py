@@ -10,15 +10,17 @@ import torch
 
 from trainables.adapters import peft_adapter
 from trainables.data.splits import Example, Splits
+from trainables.engine.adapter_store import AdapterStore, Factors, Tenant
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.evaluation import row_losses
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.recomputation import recomputed
-from trainables.engine.sequence_packing import Lanes, arrange
-from trainables.engine.stacked_adapters import Stack, adapted
+from trainables.engine.sequence_packing import Entries, Lanes, arrange
+from trainables.engine.stacked_adapters import adapted
 from trainables.models.base_model import BaseModel
 from trainables.models.device import device_of
 from trainables.spec import TrialSpec, Workload
+from trainables.training.flat_adamw import rows_of, update
 from trainables.training.inputs import base_of, splits_of
 from trainables.training.losses import by_length
 from trainables.training.trial_state import Learner
@@ -31,6 +33,8 @@ class Slot:
     Args:
         learner: The trial's own state.
         generator: Source of its dropout masks.
+        tenant: Its tensors in the store.
+        store: Where they are.
         micro: Micro-batches done of the current optimizer step.
         loss: Their summed loss.
         failure: Why it may not go on.
@@ -38,6 +42,8 @@ class Slot:
 
     learner: Learner
     generator: torch.Generator
+    tenant: Tenant
+    store: AdapterStore
     micro: int = 0
     loss: float = 0.0
     failure: Exception | None = None
@@ -63,7 +69,7 @@ class Pack:
     """The frozen base with the adapters of several trials.
 
     During a pass the base's layers compute their own part and the adapters' in one; the base itself is never changed.
-    A trial's rows lie together, and the trials' factors are stacked.
+    A trial's rows lie together, and so do the trials' tensors: one operation over them is a step of all trials.
 
     Args:
         base: The frozen base.
@@ -80,7 +86,9 @@ class Pack:
         self.prefix = FrozenPrefix(base.model, base.coverage.blocks, base.pad_id, base.device)
         self.max_trials_per_pass = sys.maxsize
         self.resource_events: list[str] = []
-        self._stacks: dict[tuple[Slot, ...], Stack] = {}
+        self._stores: list[AdapterStore] = []
+        self._entries = Entries(base.device)
+        self._longest = max(len(e.input_ids) for part in (splits.train, splits.validation, splits.test) for e in part)
         self._width = min(site.d_in for site in self.base.sites)
 
     @classmethod
@@ -103,11 +111,18 @@ class Pack:
             raise ValueError(f"batch size {workload.batch_size} is no multiple of the micro-batch {self.micro_batch}")
         adapter = peft_adapter.fresh_planned(self.base, workload, spec)
         learner = Learner(workload, spec, self.base, adapter, len(self.splits.train))
-        return Slot(learner, device_of(self.device).generator())
+        tenant = Tenant(adapter, learner.begun_moments())
+        store = next((store for store in self._stores if store.suits(tenant)), None)
+        if store is None:
+            store = AdapterStore(4, multiple=device_of(self.device).rank_multiple)
+            self._stores.append(store)
+        store.add(tenant)
+        return Slot(learner, device_of(self.device).generator(), tenant, store)
 
     def forget(self, slot: Slot) -> None:
         """Release a slot's tensors."""
-        self._stacks = {slots: stack for slots, stack in self._stacks.items() if slot not in slots}
+        slot.store.remove(slot.tenant)
+        self._stores = [store for store in self._stores if store.tenants]
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Do one micro-batch of each slot; those whose batch is full take their optimizer step.
@@ -115,7 +130,7 @@ class Pack:
         A slot whose loss or gradient is not finite, or for which memory does not suffice, gets a ``failure`` and
         stays unchanged otherwise; only if memory runs out within its optimizer step, a part of that may be done.
         """
-        for group in self._by_prefix(slots):
+        for group in self._groups(slots):
             self._together(group, self._step)
 
     def _together(self, slots: Sequence[Slot], work: Callable[[Sequence[Slot]], None]) -> None:
@@ -152,10 +167,10 @@ class Pack:
         rows = [self._micro_batch(slot) for slot in slots]
         tokens = [sum(self.splits.train[index].learned_tokens for index in slot.examples) for slot in slots]
         losses = self._losses(slots, rows, tokens).sum(1)
-        for slot, loss, count in zip(slots, losses.tolist(), tokens, strict=True):
+        for slot, loss, norm, count in zip(slots, *self._update(slots, losses), tokens, strict=True):
             slot.micro, slot.loss = slot.micro + 1, slot.loss + loss
             if slot.micro * self.micro_batch == len(slot.examples):
-                self._advance(slot, count)
+                self._advance(slot, norm, count)
         share = (time.perf_counter() - started) / len(slots)
         for slot in slots:
             slot.learner.spent(share)
@@ -164,7 +179,7 @@ class Pack:
     def evaluate(self, slots: Sequence[Slot], split: str) -> list[list[float] | None]:
         """Return each slot's summed loss of each example of a split; None if memory does not suffice for it."""
         losses: dict[Slot, list[float]] = {}
-        for group in self._by_prefix(slots):
+        for group in self._groups(slots):
             self._together(group, lambda part: losses.update(zip(part, self._evaluate(part, split), strict=True)))
         return [losses.get(slot) for slot in slots]
 
@@ -181,21 +196,45 @@ class Pack:
         return in_order
 
     @staticmethod
-    def _by_prefix(slots: Sequence[Slot]) -> list[list[Slot]]:
-        """Group slots by the number of blocks below their first adapter; a group skips these together."""
-        groups: dict[int, list[Slot]] = {}
+    def _groups(slots: Sequence[Slot]) -> list[list[Slot]]:
+        """Group slots by store and by the number of blocks below their first adapter, which a group skips together."""
+        groups: dict[tuple[int, int], list[Slot]] = {}
         for slot in slots:
-            groups.setdefault(slot.prefix, []).append(slot)
+            groups.setdefault((id(slot.store), slot.prefix), []).append(slot)
         return list(groups.values())
 
     def _micro_batch(self, slot: Slot) -> list[Example]:
         start = slot.micro * self.micro_batch
         return [self.splits.train[index] for index in slot.examples[start : start + self.micro_batch]]
 
-    def _advance(self, slot: Slot, tokens: int) -> None:
+    def _update(self, slots: Sequence[Slot], losses: torch.Tensor) -> list[list[float]]:
+        """Do the steps of slots whose batch is full; return each slot's loss and gradient norm, read together.
+
+        A slot that trains something else than its adapter does its step itself.
+        """
+        steps = [
+            slot.learner.next_step
+            if slot.learner.trains_adapter and (slot.micro + 1) * self.micro_batch == len(slot.examples)
+            else None
+            for slot in slots
+        ]
+        norms = torch.zeros_like(losses)
+        if any(steps):
+            store, own = slots[0].store, self._entries.enter(rows_of(steps, [slot.loss for slot in slots]))
+            rows = store.rows([slot.tenant for slot in slots])
+            norms = update(store.flat[:, rows], store.scales[rows], own, losses)
+        read: list[list[float]] = torch.stack([losses.detach(), norms]).tolist()
+        return read
+
+    def _advance(self, slot: Slot, norm: float, tokens: int) -> None:
         slot.learner.rng = slot.generator.get_state()
         try:
-            slot.learner.advance(slot.loss, tokens)
+            if slot.learner.trains_adapter:
+                slot.learner.check(slot.loss, norm)
+                slot.learner.count(slot.loss, tokens)
+            else:
+                slot.store.scale_gradients(slot.store.rows([slot.tenant]))
+                slot.learner.advance(slot.loss, tokens)
         except Exception as error:
             # fails alone: the pass has already released its memory, so smaller passes would not help
             slot.failure = error.with_traceback(None) if out_of_memory(error) else error
@@ -213,7 +252,7 @@ class Pack:
         """
         examples = [example for group in rows for example in group]
         lengths = [[len(example.input_ids) for example in group] for group in rows]
-        lanes = arrange(lengths, self._width, self.base.joining is not None, self.device)
+        lanes = arrange(lengths, self._width, self.base.joining is not None, self.device, self._longest)
         depth = slots[0].prefix if self._may_skip(slots[0].prefix) else 0
         prefix = self.prefix.skipped(depth, examples, lanes)
         training = tokens is not None
@@ -221,24 +260,21 @@ class Pack:
         mask = functools.partial(_dropout, slots, lanes) if dropping else None
         twice = self.prefix.blocks[depth:] if self.recomputes and training else []
         drawing = [slot.generator for slot in slots] if dropping else []
-        with recomputed(twice, drawing), adapted(self.base.model, self._stack(tuple(slots)), mask):
+        with recomputed(twice, drawing), adapted(self.base.model, self._factors(slots), mask):
             with self.base.autocast(), prefix:
-                losses = row_losses(self.base, examples, lanes).view(len(slots), -1)
+                losses = row_losses(self.base, examples, lanes, self._entries).view(len(slots), -1)
             if tokens is not None:
                 # a sum of per-trial means: each trial's gradient is what it would be alone
-                means = losses.sum(1) / torch.tensor(tokens, device=self.device)
+                means = losses.sum(1) / self._entries.enter(torch.tensor(tokens))
                 means.sum().backward()  # type: ignore[no-untyped-call]
             return losses
 
     def _may_skip(self, depth: int) -> bool:
         return self.base.coverage.skips and self.prefix.is_sound(depth, self.splits.train[:2])
 
-    def _stack(self, slots: tuple[Slot, ...]) -> Stack:
-        """Return the slots' adapters, stacked; other stacks that hold one of them are dropped."""
-        if slots not in self._stacks:
-            self._stacks = {others: stack for others, stack in self._stacks.items() if not {*others} & {*slots}}
-            self._stacks[slots] = Stack([slot.learner.adapter for slot in slots])
-        return self._stacks[slots]
+    def _factors(self, slots: Sequence[Slot]) -> dict[str, Factors]:
+        store = slots[0].store
+        return store.factors(store.rows([slot.tenant for slot in slots]), self.base.computes_in)
 
 
 def _dropout(slots: Sequence[Slot], lanes: Lanes, name: str, x: torch.Tensor) -> torch.Tensor:

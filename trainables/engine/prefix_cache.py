@@ -76,7 +76,7 @@ class FrozenPrefix:
 
     def _agrees(self, depth: int, examples: Sequence[Example]) -> bool:
         lanes = arrange([[len(example.input_ids) for example in examples]], 1, False, self.device)
-        inputs, _ = lanes.inputs(examples, self.pad_id)
+        inputs = lanes.inputs(examples, self.pad_id).model
         real = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
         for example, (lane, start) in zip(examples, lanes.starts, strict=True):
             real[lane, start : start + len(example.input_ids)] = True

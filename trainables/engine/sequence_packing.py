@@ -5,15 +5,55 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from trainables.data.splits import IGNORED, Example
+from trainables.models.device import device_of
 
 WORTH_IT = 0.95
+IntArray = npt.NDArray[np.int64]
 LONG = 512
 """Tokens of a row from which on it has a lane of its own: joined, it would need a mask, the square of that."""
+
+
+class Entries:
+    """Where numbers come onto a device: those of one shape always to the same memory, as a captured graph needs it.
+
+    Args:
+        device: Its name.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.memory: dict[tuple[torch.dtype, tuple[int, ...]], torch.Tensor] = {}
+
+    def enter(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return numbers on the device, until others of their dtype and shape come."""
+        key = numbers.dtype, tuple(numbers.shape)
+        if key not in self.memory:
+            with torch.inference_mode(False):  # evaluation enters, too, and training goes on with it
+                self.memory[key] = torch.empty_like(numbers, device=self.device)
+        return self.memory[key].copy_(numbers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaneInputs:
+    """What a pass computes.
+
+    Args:
+        model: The model's inputs, each (lanes, length).
+        places: (learned tokens,), the token from which each is predicted, counted over all lanes.
+        targets: (learned tokens,), their ids.
+        owners: (learned tokens,), their rows, counted trial after trial; after the last row come tokens that fill up.
+    """
+
+    model: dict[str, torch.Tensor]
+    places: torch.Tensor
+    targets: torch.Tensor
+    owners: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -26,6 +66,7 @@ class Lanes:
         starts: Each row's lane, counted over all trials, and first position in it; trial after trial.
         lengths: Each trial's rows' lengths, in tokens.
         device: Name of the tensors' device.
+        fills: Whether what is learned is filled up, too, so that few shapes occur.
     """
 
     per_trial: int
@@ -33,6 +74,7 @@ class Lanes:
     starts: tuple[tuple[int, int], ...]
     lengths: tuple[tuple[int, ...], ...]
     device: str = "cpu"
+    fills: bool = False
 
     @property
     def joined(self) -> bool:
@@ -40,56 +82,72 @@ class Lanes:
         return self.per_trial < len(self.lengths[0])
 
     def inputs(
-        self, examples: Sequence[Example], pad_id: int, masked: bool = False
-    ) -> tuple[dict[str, Any], torch.Tensor]:
-        """Return the model's inputs and labels, all (lanes, length).
+        self, examples: Sequence[Example], pad_id: int, masked: bool = False, entries: "Entries | None" = None
+    ) -> "LaneInputs":
+        """Return what the model is given, and what is learned of it.
 
-        Padding comes after a row, so it needs no attention mask. The first token of a row has no prediction, so its
-        label is ``IGNORED``.
+        Padding comes after a row, so it needs no attention mask. The first token of a row has no prediction, so it is
+        not learned.
 
         Args:
             examples: The rows.
             pad_id: Token between them.
             masked: Whether a mask keeps the rows of a lane apart, since positions that begin anew do not.
+            entries: Where numbers come onto the device, if they are to come to the same memory again.
         """
-        shape = (len(self.lengths) * self.per_trial, self.length)
-        ids, labels, positions = torch.full(shape, pad_id), torch.full(shape, IGNORED), torch.zeros(shape).long()
-        for example, (lane, start) in zip(examples, self.starts, strict=True):
-            stop = start + len(example.input_ids)
-            ids[lane, start:stop] = torch.tensor(example.input_ids)
-            labels[lane, start + 1 : stop] = torch.tensor(example.labels[1:])
-            positions[lane, start:stop] = torch.arange(stop - start)
-        inputs = {"input_ids": ids.to(self.device)}
+        ids, positions = self._filled(pad_id, [e.input_ids for e in examples]), self._filled(0, self._counted)
+        labels = self._filled(IGNORED, [(IGNORED, *example.labels[1:]) for example in examples])
+        learned = np.flatnonzero(labels != IGNORED)
+        filled = device_of(self.device).bucket(len(learned)) if self.fills else len(learned)
+        filler = np.zeros(filled - len(learned), dtype=np.int64)
+        parts = [
+            ids, positions, np.concatenate([learned - 1, filler]), np.concatenate([labels[learned], filler]),
+            np.concatenate([self._owners[learned], filler + len(self.starts)]),
+        ]  # fmt: skip
+        sizes, numbers = [len(part) for part in parts], torch.from_numpy(np.concatenate(parts))  # one transfer for all
+        together = torch.split((entries or Entries(self.device)).enter(numbers), sizes)
+        model = {"input_ids": together[0].view(-1, self.length)}
         if self.joined:
-            inputs["position_ids"] = positions.to(self.device)
+            model["position_ids"] = together[1].view(-1, self.length)
         if self.joined and masked:
-            inputs["attention_mask"] = self.mask
-        return inputs, labels.to(self.device)
+            model["attention_mask"] = self.mask
+        return LaneInputs(model, *together[2:])
 
     @functools.cached_property
     def mask(self) -> torch.Tensor:
         """Return which positions each sees, (lanes, 1, length, length): itself and earlier ones of the same row."""
-        rows = torch.full((len(self.lengths) * self.per_trial, self.length), -1)
-        all_lengths = [length for row_lengths in self.lengths for length in row_lengths]
-        for number, (length, (lane, start)) in enumerate(zip(all_lengths, self.starts, strict=True)):
-            rows[lane, start : start + length] = number
+        rows = torch.from_numpy(self._owners).view(-1, self.length)
         return (rows[:, None, :, None] == rows[:, None, None, :]).tril().to(self.device)
 
     def spread(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return rows (row length, width) at their positions in (lanes, length, width), and zeros between them."""
-        lanes = rows[0].new_zeros(len(self.lengths) * self.per_trial, self.length, rows[0].shape[-1])
-        for row, (lane, start) in zip(rows, self.starts, strict=True):
-            lanes[lane, start : start + len(row)] = row
-        return lanes
+        lanes = rows[0].new_zeros(len(self._owners), rows[0].shape[-1])
+        lanes[torch.from_numpy(np.concatenate(self._positions)).to(self.device)] = torch.cat([*rows])
+        return lanes.view(-1, self.length, rows[0].shape[-1])
 
     @functools.cached_property
-    def owners(self) -> torch.Tensor:
-        """Return the row number at each position, (lanes, length), counted trial after trial; 0 at padding."""
-        row_numbers = torch.zeros(len(self.lengths) * self.per_trial, self.length, dtype=torch.long)
-        all_lengths = [length for row_lengths in self.lengths for length in row_lengths]
-        for number, (length, (lane, start)) in enumerate(zip(all_lengths, self.starts, strict=True)):
-            row_numbers[lane, start : start + length] = number
-        return row_numbers.to(self.device)
+    def _positions(self) -> list[IntArray]:
+        """Return where each row's tokens lie, counted over all lanes."""
+        lengths = [length for row_lengths in self.lengths for length in row_lengths]
+        firsts = [lane * self.length + start for lane, start in self.starts]
+        return [np.arange(first, first + length) for first, length in zip(firsts, lengths, strict=True)]
+
+    @property
+    def _counted(self) -> list[IntArray]:
+        """Return the positions of each row's tokens in it."""
+        return [places - places[0] for places in self._positions]
+
+    @functools.cached_property
+    def _owners(self) -> IntArray:
+        """Return the row number at each position, counted trial after trial; -1 at padding."""
+        return self._filled(-1, [np.full(len(places), number) for number, places in enumerate(self._positions)])
+
+    def _filled(self, empty: int, rows: Sequence[Sequence[int] | IntArray]) -> IntArray:
+        """Return rows of numbers where they lie in the lanes, and ``empty`` between them."""
+        lanes = np.full(len(self.lengths) * self.per_trial * self.length, empty)
+        for places, row in zip(self._positions, rows, strict=True):
+            lanes[places[0] : places[0] + len(places)] = row
+        return lanes
 
     @functools.cached_property
     def sources(self) -> torch.Tensor:
@@ -107,7 +165,9 @@ class Lanes:
         return indices.to(self.device)
 
 
-def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: str = "cpu") -> Lanes:
+def arrange(
+    lengths: Sequence[Sequence[int]], width: int, join: bool, device: str = "cpu", longest_row: int | None = None
+) -> Lanes:
     """Lay rows into lanes so that a pass computes as little as possible.
 
     Lanes are of one length, and a trial has as many as any other; so the trial with the most tokens decides. A row per
@@ -119,6 +179,8 @@ def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: st
             of a block's products a token costs another two ``length * width``.
         join: Whether the model keeps rows of one lane apart.
         device: Device of the tensors.
+        longest_row: Tokens of the longest row that there may be; lanes are filled up so that few shapes occur, but no
+            row beyond that, for which the model may have no positions. None leaves lanes as short as they can be.
 
     Source:
         Graham, Bounds on multiprocessing timing anomalies (1969): longest first is at most a third above the optimum.
@@ -143,8 +205,11 @@ def arrange(lengths: Sequence[Sequence[int]], width: int, join: bool, device: st
         if cost(lanes, length) < least:
             best, least = (lanes, length, filled), cost(lanes, length)
     per_trial, length, filled = best
+    if longest_row is not None:
+        fuller = device_of(device).bucket(length)
+        length = fuller if per_trial < rows else max(length, min(fuller, longest_row))
     starts = ((trial * per_trial + lane, start) for trial, places in enumerate(filled) for lane, start in places)
-    return Lanes(per_trial, length, tuple(starts), tuple(map(tuple, lengths)), device)
+    return Lanes(per_trial, length, tuple(starts), tuple(map(tuple, lengths)), device, longest_row is not None)
 
 
 def _fill(lengths: Sequence[int], lanes: int) -> list[tuple[int, int]]:

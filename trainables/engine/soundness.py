@@ -16,11 +16,12 @@ from strategies.base import Site
 from trainables.adapters import peft_adapter
 from trainables.adapters.adapter import Adapter
 from trainables.data.splits import Example
+from trainables.engine.adapter_store import AdapterStore
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.evaluation import lane_losses
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.sequence_packing import Lanes, arrange
-from trainables.engine.stacked_adapters import Stack, adapted
+from trainables.engine.stacked_adapters import adapted
 from trainables.models.base_model import BaseModel
 from trainables.models.coverage import Coverage
 from trainables.models.device import device_of
@@ -223,9 +224,11 @@ class Check:
 
     def _packed(self, adapters: Sequence[Adapter], sites: Sequence[Site]) -> Pass:
         """Return what the first of two trials gave in a pack."""
-        with adapted(self.base.model, Stack(adapters)), self._listening(sites) as outputs:
+        store, rows = AdapterStore.of(adapters, planes=2), slice(0, len(adapters))
+        with adapted(self.base.model, store.factors(rows)), self._listening(sites) as outputs:
             losses = self._losses(len(adapters))
             losses.sum().backward()  # type: ignore[no-untyped-call]
+        store.scale_gradients(rows)
         share = [(name, output.view(len(adapters), -1)[0]) for name, output in outputs]
         return Pass(losses.detach().view(len(adapters), -1)[0], _gradients(adapters[0].factors), share)
 

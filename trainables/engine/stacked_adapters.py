@@ -1,79 +1,33 @@
-"""The adapters of several trials as one: factors side by side, zero-padded, and one product per layer for all."""
+"""The adapters of several trials as one: factors side by side, and one product per layer for all."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from trainables.adapters.adapter import Adapter
+from trainables.engine.adapter_store import Factors
 from trainables.models.frozen_linear import FrozenLinear
 
 Mask = Callable[[str, torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """A layer's factors for K trials; R is the largest rank among them.
-
-    Args:
-        down: (K, R, d_in), every trial's A on top of zeros.
-        up: (K, R, d_out), every trial's B, transposed, on top of zeros.
-        scale: (K, 1, 1).
-    """
-
-    down: torch.Tensor
-    up: torch.Tensor
-    scale: torch.Tensor
-
-
-class Stack:
-    """Holds the factors of several adapters.
-
-    The adapters' own tensors become views of the stack, and so do their gradients: nothing is copied between passes, an
-    optimizer of one trial changes the stack, and a pad, which is in no adapter, is never changed.
-
-    Args:
-        adapters: One per trial, in the order of their rows. Gradients that they have accumulated are kept.
-    """
-
-    def __init__(self, adapters: Sequence[Adapter]) -> None:
-        names = dict.fromkeys(name for adapter in adapters for name in adapter.factors)
-        # evaluation stacks too, and inference tensors could not be trained later
-        with torch.inference_mode(False), torch.no_grad():
-            self.factors = {name: self._stacked(name, adapters) for name in names}
-
-    def _stacked(self, name: str, adapters: Sequence[Adapter]) -> Factors:
-        pairs = [adapter.factors.get(name) for adapter in adapters]
-        a, b = next(pair for pair in pairs if pair is not None)
-        rank = max(pair[0].shape[0] for pair in pairs if pair is not None)
-        down, up = a.new_zeros(len(pairs), rank, a.shape[1]), b.new_zeros(len(pairs), rank, b.shape[0])
-        down.grad, up.grad = torch.zeros_like(down), torch.zeros_like(up)
-        for k, pair in enumerate(pairs):
-            if pair is not None:
-                _move(pair[0], down[k, : len(pair[0])], down.grad[k, : len(pair[0])])
-                _move(pair[1], up[k, : len(pair[0])].t(), up.grad[k, : len(pair[0])].t())
-        scales = [[[adapter.scales.get(name, 0.0)]] for adapter in adapters]
-        return Factors(down.requires_grad_(), up.requires_grad_(), down.new_tensor(scales))
-
-
 @contextmanager
-def adapted(model: Any, stack: Stack, mask: Mask | None = None) -> Iterator[None]:
+def adapted(model: Any, factors: Mapping[str, Factors], mask: Mask | None = None) -> Iterator[None]:
     """Have a model's layers compute the adapters of several trials, too; the model's tensors are never changed.
 
     Args:
         model: The frozen base. A trial's rows lie together, and all trials have as many.
-        stack: The trials' adapters, in the order of their rows.
+        factors: Of each adapted site, the trials in the order of their rows.
         mask: Returns dropout's factors for a site's input (trials, tokens, d_in); None if nothing is dropped.
     """
     layers = []
     try:
-        for name, factors in stack.factors.items():
+        for name, trials in factors.items():
             layers.append(model.get_submodule(name))
             part = None if mask is None else functools.partial(mask, name)
-            layers[-1].forward = functools.partial(_forward, FrozenLinear(layers[-1]), factors, part)
+            layers[-1].forward = functools.partial(_forward, FrozenLinear(layers[-1]), trials, part)
         yield
     finally:
         for layer in layers:
@@ -86,31 +40,31 @@ def _forward(
     """Compute a layer together with the trials' adapters at it; x is the model's, trial after trial."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    packed = x.reshape(len(factors.scale), -1, x.shape[-1]).to(dtype)
-    parts = [part.to(dtype) for part in (factors.down, factors.up, factors.scale)]
+    packed = x.reshape(len(factors.down), -1, x.shape[-1]).to(dtype)
+    parts = [part.to(dtype) for part in (factors.down, factors.up)]
     dropped = None if mask is None else mask(packed)
     y: torch.Tensor = AdaptedLinear.apply(  # type: ignore[no-untyped-call]
-        packed, layer, *parts, dropped, x.shape[:-1]
+        packed, layer, *parts, factors.gradients, dropped, x.shape[:-1]
     )
     return y
 
 
-def _move(tensor: torch.Tensor, place: torch.Tensor, gradient: torch.Tensor) -> None:
-    """Make a trial's tensor and its gradient views of the stack."""
-    place.copy_(tensor)
-    if tensor.grad is not None:
-        gradient.copy_(tensor.grad)
-    tensor.data = place
-    tensor.grad = gradient
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Add the products of two batches of matrices to what may be of a wider dtype."""
+    if total.dtype == a.dtype:
+        total.baddbmm_(a, b)
+    else:
+        total.add_(torch.bmm(a, b))
 
 
 class AdaptedLinear(torch.autograd.Function):
-    """``x @ weight + bias`` with K trials' ``scale * dropped(x) @ down.T @ up`` added in place.
+    """``x @ weight + bias`` with K trials' ``dropped(x) @ down.T @ up`` added in place.
 
     The result is no view, since some models (Falcon) add to it in place, as they may to a linear layer's.
 
-    The weight is frozen: it has no gradient, and what is made of it for the dtype of ``x``, which all else has, is made
-    again in the backward pass rather than kept until then.
+    The gradients of ``down`` and ``up`` are added to where they are wanted, and not returned. The weight is frozen: it
+    has no gradient, and what is made of it for the dtype of ``x``, which all else has, is made again in the backward
+    pass rather than kept until then.
     """
 
     @staticmethod
@@ -120,7 +74,7 @@ class AdaptedLinear(torch.autograd.Function):
         layer: FrozenLinear,
         down: torch.Tensor,
         up: torch.Tensor,
-        scale: torch.Tensor,
+        gradients: tuple[torch.Tensor, torch.Tensor] | None,
         mask: torch.Tensor | None,
         shape: Sequence[int],
     ) -> torch.Tensor:
@@ -132,28 +86,30 @@ class AdaptedLinear(torch.autograd.Function):
             layer: The layer that is adapted.
             down: (K, R, d_in).
             up: (K, R, d_out).
-            scale: (K, 1, 1).
+            gradients: As ``Factors.gradients``.
             mask: Dropout's factor for each element of ``x``, or None.
             shape: Of the model's own rows: K * lanes, length.
         """
         flat, y = x.view(-1, x.shape[-1]), x.new_empty(*shape, layer.out_features)
         layer.matmul(flat, out=y.view(len(flat), -1))
-        z = torch.bmm(x if mask is None else x * mask, down.transpose(1, 2)).mul_(scale)
-        ctx.layer = layer
-        ctx.save_for_backward(x, z, down, up, scale, mask)
+        z = torch.bmm(x if mask is None else x * mask, down.transpose(1, 2))
+        ctx.layer, ctx.gradients = layer, gradients
+        ctx.save_for_backward(x, z, down, up, mask)
         y.view(*x.shape[:2], -1).baddbmm_(z, up)
         return y
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients of ``x`` (if anything below is trained), ``down`` and ``up``."""
-        x, z, down, up, scale, mask = ctx.saved_tensors
+        """Return the gradient of ``x``, if anything below is trained."""
+        x, z, down, up, mask = ctx.saved_tensors
         g = g.reshape(*x.shape[:2], -1)
-        dz = torch.bmm(g, up.transpose(1, 2)).mul_(scale)
+        dz = torch.bmm(g, up.transpose(1, 2))
         dropped = x if mask is None else x * mask
-        d_down, d_up = torch.bmm(dz.transpose(1, 2), dropped), torch.bmm(z.transpose(1, 2), g)
+        if ctx.gradients is not None:
+            _add_product(ctx.gradients[0], dz.transpose(1, 2), dropped)
+            _add_product(ctx.gradients[1], z.transpose(1, 2), g)
         if not ctx.needs_input_grad[0]:
-            return None, None, d_down, d_up, None, None, None
+            return (None,) * 7
         dx = ctx.layer.matmul_t(g.view(-1, g.shape[-1])).view_as(x)
         dx = dx.baddbmm_(dz, down) if mask is None else dx.addcmul_(torch.bmm(dz, down), mask)
-        return dx, None, d_down, d_up, None, None, None
+        return dx, *(None,) * 6

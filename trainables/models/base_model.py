@@ -21,6 +21,7 @@ from trainables.models.frozen_linear import FrozenLinear
 from trainables.models.matrices import coverage_of
 from trainables.models.precision import IN_FLOAT32, Precision, check_saved
 from trainables.models.probes import Joining, joining, looks_back_only, separable_head
+from trainables.models.transformers_compat import without_warning_of_padding
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # errors are raised by this module, in one line
@@ -71,6 +72,14 @@ class BaseModel:
     def autocast(self) -> Any:
         """Return a context in which a training pass computes."""
         return device_of(self.device).autocast()
+
+    @property
+    def computes_in(self) -> torch.dtype:
+        """The dtype of a training pass."""
+        with self.autocast():
+            autocast = torch.is_autocast_enabled(self.device)
+            dtype: torch.dtype = torch.get_autocast_dtype(self.device) if autocast else self.model.dtype
+        return dtype
 
     def weight(self, site: Site) -> torch.Tensor:
         """Return a site's matrix in float32, (d_out, d_in), not copied where it is stored so."""
@@ -214,6 +223,7 @@ def load(model: str, device: str = CPU, precision: Precision = IN_FLOAT32) -> Ba
         network.name_or_path, network.hub_commit = hub.split(model)  # an adapter names these, not a cache folder
     network.requires_grad_(False)
     _fuse_activations(network)
+    without_warning_of_padding(network)
     network.config.use_cache = False
     device_of(device).place(network.eval())
     if not looks_back_only(network):

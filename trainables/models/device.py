@@ -33,6 +33,15 @@ class Device:
         """Logits that are held at a time; on a CPU they stay in its cache."""
         return 2**19
 
+    def bucket(self, tokens: int) -> int:
+        """Return the tokens that a pass is filled up to, so that few shapes occur; a CPU computes any as well."""
+        return tokens
+
+    @property
+    def rank_multiple(self) -> int:
+        """What a pack pads ranks to a multiple of: its products are fast or slow by their shapes."""
+        return 1
+
     @property
     def arithmetic(self) -> str:
         """The dtype of a training pass over a float32 base, in words."""
@@ -111,6 +120,16 @@ class Cuda(Device):
     def head_elements(self) -> int:
         """As ``Device.head_elements``."""
         return 2**27
+
+    def bucket(self, tokens: int) -> int:
+        """As ``Device.bucket``: four sizes between a power of two and the next, of which the least is 16."""
+        step = max(16, 1 << max(0, (tokens - 1).bit_length() - 3))
+        return -(-tokens // step) * step
+
+    @property
+    def rank_multiple(self) -> int:
+        """As ``Device.rank_multiple``; tensor cores take eight numbers of bfloat16 at a time."""
+        return 8
 
     @property
     def arithmetic(self) -> str:

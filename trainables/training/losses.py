@@ -28,15 +28,29 @@ def token_losses(
     Returns:
         (learned tokens,), and (learned tokens, 2): row, and position of the token before it.
     """
-    targets = labels[:, 1:]
-    learned = targets != IGNORED
+    learned = labels[:, 1:] != IGNORED
+    positions = learned.nonzero()
+    places = positions[:, 0] * labels.shape[1] + positions[:, 1]
+    return losses_at(model, inputs, places, labels[:, 1:][learned], separable_head), positions
+
+
+def losses_at(
+    model: Any, inputs: Mapping[str, torch.Tensor], places: torch.Tensor, targets: torch.Tensor, separable_head: bool
+) -> torch.Tensor:
+    """Return the cross-entropy of some predictions, in nats, (predictions,); nothing is read back from the device.
+
+    Args:
+        model: The Hugging Face model.
+        inputs: The model's inputs, each (rows, length).
+        places: (predictions,), the token from which each is made, counted over all rows.
+        targets: (predictions,), the ids.
+        separable_head: As of ``token_losses``.
+    """
     if separable_head:
-        hidden = model.base_model(**inputs).last_hidden_state[:, :-1][learned]
-        losses = frozen_head_losses(model.get_output_embeddings(), hidden, targets[learned])
-    else:
-        logits = model(**inputs).logits[:, :-1][learned]
-        losses = functional.cross_entropy(logits.float(), targets[learned], reduction="none")
-    return losses, learned.nonzero()
+        hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, places)
+        return frozen_head_losses(model.get_output_embeddings(), hidden, targets)
+    logits = model(**inputs).logits.flatten(0, 1).index_select(0, places)
+    return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 @torch.inference_mode()

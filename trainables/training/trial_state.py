@@ -1,7 +1,7 @@
 """A trial's own state, however its losses are computed: adapter, optimizer, schedule, order of the data, counters."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from trainables.models.device import device_of
 from trainables.models.identity import identity
 from trainables.spec import TrialSpec, Workload
 from trainables.training import checkpoint
+from trainables.training.flat_adamw import Step
 from trainables.training.losses import batch_order, learning_rate_factor
-from trainables.training.parametrization import parametrization_of
+from trainables.training.parametrization import Plain, parametrization_of
 from trainables.training.session import Diverged, StepReport
 
 RNG, EXTRA = "rng", "own/"
@@ -43,6 +44,9 @@ class Recent:
 class Learner:
     """The state of one trial; what it trains is up to its ``parametrization``.
 
+    ``trains_adapter`` tells whether that is the adapter itself. Then a pack may do the steps in place of ``advance``,
+    as ``next_step`` says, and ``check`` and ``count`` them.
+
     Args:
         workload: What all trials share.
         spec: The trial.
@@ -58,6 +62,7 @@ class Learner:
         self.device, self.arithmetic = base.device, base.arithmetic
         self.parametrization = parametrization_of(adapter, workload, spec, base)
         self.parameters = self.parametrization.parameters
+        self.trains_adapter = type(self.parametrization) is Plain
         self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=workload.weight_decay)
         self.order = batch_order(examples, workload.batch_size, workload.steps, spec.seed)
         self.rng = device_of(self.device).rng_state()
@@ -100,18 +105,50 @@ class Learner:
         """
         self.parametrization.gather()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.workload.clip_norm).item()
+        self.check(loss, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.optimizer.step()
+        self.count(loss, tokens)
+        self.parametrization.settle(self.step)
+        self.zero_grad()
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        factor = learning_rate_factor(self.step, self.workload.steps, self.workload.warmup)
+        return self.spec.learning_rate * factor
+
+    @property
+    def next_step(self) -> Step:
+        """The next step, for whoever does it in place of ``advance``."""
+        return Step(self.step + 1, self.learning_rate, self.workload.weight_decay, self.workload.clip_norm)
+
+    def begun_moments(self) -> MutableMapping[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return what the optimizer knows of each of the adapter's tensors, for whoever does its steps to add moments.
+
+        Nothing if these are not what is trained.
+        """
+        if not self.trains_adapter:
+            return {}
+        self.optimizer.state.update({parameter: {"step": torch.zeros(())} for parameter in self.parameters})
+        return self.optimizer.state
+
+    def check(self, loss: float, norm: float) -> None:
+        """Check the loss of a step and its gradients' norm.
+
+        Raises:
+            Diverged: One of them is not finite.
+        """
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self.diverged("training loss and gradient norm", loss, norm)
-        factor = learning_rate_factor(self.step, self.workload.steps, self.workload.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.spec.learning_rate * factor
-        self.optimizer.step()
+
+    def count(self, loss: float, tokens: int) -> None:
+        """Count a step that is done; arguments as of ``advance``."""
         self.step += 1
         self.tokens += tokens
         self.recent.loss += loss
         self.recent.tokens += tokens
-        self.parametrization.settle(self.step)
-        self.zero_grad()
 
     def zero_grad(self) -> None:
         """Zero the adapter's gradients, in place; other parameters' are computed from them."""
@@ -166,7 +203,10 @@ class Learner:
         self.outcome.save(folder / checkpoint.ADAPTER)
         state = self.parametrization.state()
         extra = {EXTRA + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(_flat(self.optimizer) | extra | {RNG: self.rng.contiguous()}, folder / checkpoint.STATE)
+        for values in self.optimizer.state.values():
+            values["step"].fill_(self.step)  # whoever did the steps
+        moments = _flat(self.optimizer) if self.step else {}
+        save_file(moments | extra | {RNG: self.rng.contiguous()}, folder / checkpoint.STATE)
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint.
@@ -179,9 +219,21 @@ class Learner:
         self.rng = tensors.pop(RNG)
         extra = {key.removeprefix(EXTRA): tensors.pop(key) for key in [*tensors] if key.startswith(EXTRA)}
         self.parametrization.restore(load_weights(folder / checkpoint.ADAPTER), extra)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": _unflat(tensors)})
+        self._set_moments(_unflat(tensors))
         self.step, self.tokens, self.seconds = progress.step, progress.tokens, progress.seconds
         self.recent = Recent(**progress.recent)
+
+    def _set_moments(self, saved: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
+        """Restore what the optimizer knows, in place where it has tensors for it."""
+        if not any(self.optimizer.state.values()):
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": saved})
+            return
+        for number, parameter in enumerate(self.parameters):
+            for name, tensor in self.optimizer.state[parameter].items():
+                if number in saved:
+                    tensor.copy_(saved[number][name])
+                else:
+                    tensor.zero_()
 
     def _provenance(self) -> Mapping[str, str]:
         """Return the base and allocation that a checkpoint must match; the allocation is as planned and audited."""
