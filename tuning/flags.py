@@ -154,7 +154,8 @@ def table() -> Iterator[str]:
         yield from (f"### {heading}", "", "| flag | value | default | meaning |", "| --- | --- | --- | --- |")
         for name in fields_of(group):
             field = SearchPlan.model_fields[name]
-            default = "off" if field.default is False else default_of(field)
+            is_switch = isinstance(field.default, bool)
+            default = {False: "off", True: "on"}.get(field.default, "") if is_switch else default_of(field)
             shown = [_code(values_of(field).replace("|", "\\|")), _code(default), field.description or ""]
             yield f"| `--{dashed(name)}` | {' | '.join(shown)} |"
         yield ""

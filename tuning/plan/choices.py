@@ -19,6 +19,7 @@ from trainables.models.targets import ALL, Targets
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MLFLOW_URI = r"^(https?://[^/\s]+|(sqlite|postgresql|mysql|mssql)(\+\w+)?:///?[^\s]+|databricks(-uc)?(://\S+)?$)"
 LONGEST_TEXT = 4096
+YES_OR_NO = ("official", "sizes")
 LARGEST_COUNT = 2**31  # confirmation seeds follow the search's, and NumPy takes none above 2**32
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
@@ -61,7 +62,7 @@ class Choices(BaseModel):
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse what would pass for something else: yes for 1, a password in a URI, characters that do not show."""
-        if isinstance(value, bool) and info.field_name != "official":
+        if isinstance(value, bool) and info.field_name not in YES_OR_NO:
             raise ValueError("must be a number or text, not yes or no")
         for text in value if isinstance(value, list | tuple) else [value]:
             if isinstance(text, str):
@@ -250,6 +251,10 @@ class VerdictChoices(Choices):
 
     confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = Field(
         3, description="Fresh seeds from which the best of each strategy is trained again for the verdict; 0 gives none"
+    )
+    sizes: bool = Field(
+        True,
+        description="Train plain LoRA of half and double the budget, too, to say what differences are worth",
     )
     margin: Positive = Field(0.01, description="Difference in test loss that does not matter, in nats per token")
 

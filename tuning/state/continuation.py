@@ -29,6 +29,8 @@ FREE = (
     "gradient_checkpointing",
 )  # fmt: skip
 """Choices that change nothing about what is found."""
+OF_OLD = {"base_dtype": FLOAT32, "sizes": False}
+"""Choices as searches had them that do not say."""
 
 
 @contextmanager
@@ -82,7 +84,7 @@ def saved_plan(record: Record) -> SearchPlan:
     if saved is None:
         raise ValueError(f"{record.run_dir}: neither {EVENTS} nor {PLAN} has a plan that can be read; start anew")
     place = {"name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)}
-    saved = {"base_dtype": FLOAT32, **saved}  # as searches had it that do not say
+    saved = {**OF_OLD, **saved}
     return SearchPlan(**{**saved, **given.found_in(record.run_dir / given.GIVEN, saved), **place})
 
 
