@@ -130,7 +130,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     if typing.get_origin(field.annotation) is tuple:
         return click.Option([f"--{dashed(name)}"], multiple=True, metavar="TEXT", **{**common, "default": ()})
     words = [kind for kind in kinds if isinstance(kind, str)]
-    kind = str if words else next((kind for kind in (int, float) if kind in kinds), str)
+    kind = str if words or str in kinds else next((kind for kind in (int, float) if kind in kinds), str)
     return click.Option([f"--{dashed(name)}"], type=kind, metavar=values_of(field), **common)
 
 

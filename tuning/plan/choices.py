@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from analysis.results.messages import has_secret
+from analysis.results.run_info import DOUBLINGS, MARGIN_PATTERN
 from strategies import SEARCHED, STRATEGIES, RankBudget, Site
 from trainables.data.source import BUNDLED, DataSource, Format, Learned
 from trainables.models.device import MPS, given_by
@@ -256,7 +257,10 @@ class VerdictChoices(Choices):
         True,
         description="Train plain LoRA of half and double the budget, too, to say what differences are worth",
     )
-    margin: Positive = Field(0.01, description="Difference in test loss that does not matter, in nats per token")
+    margin: Annotated[Positive | Annotated[str, Field(pattern=MARGIN_PATTERN)], BeforeValidator(_number)] = Field(
+        f"0.25{DOUBLINGS}",
+        description="Difference that does not matter: nats per token, or a share of what doubling plain LoRA gains",
+    )
 
 
 class EngineChoices(Choices):

@@ -167,6 +167,11 @@ class SearchPlan(
         }
 
     @property
+    def margin_in_words(self) -> str:
+        """The margin as a text."""
+        return self.margin if isinstance(self.margin, str) else f"{self.margin:g}"
+
+    @property
     def trials(self) -> int:
         """How many trials are trained."""
         return len(OFFICIAL) if self.official else self.num_samples

@@ -38,7 +38,7 @@ def report_again(
     if status is None or not _is_all_there(plan, record, assessment):
         return None
     earlier = RunInfo.of_run(plan.run_dir, "")
-    record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
+    record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin_in_words}")
     facts = replace(
         earlier,
         margin=plan.margin,

@@ -7,6 +7,7 @@ from analysis.results.rows import ResultRow
 from analysis.results.trial_config import AFTER_SEARCH, Phase, TrialConfig
 from analysis.stats import pareto, ranking
 from analysis.stats.assessment import assess
+from analysis.stats.sizes import margin_in_nats
 from analysis.stats.statistics import has_fewer
 from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
@@ -31,7 +32,7 @@ def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConf
     if plan.official or Baseline.name not in best or len(best) < 2:
         return []
     whole = [replace(row.trial_config.with_whole_budget(), source=row.trial_id) for row in best.values()]
-    close = _smaller(searched, plan.margin) if plan.searches_budget else ()
+    close = _smaller(searched, margin_in_nats(plan.margin, None)) if plan.searches_budget else ()
     small = [replace(row.trial_config, source=f"{row.trial_id}-small") for row in close]
     return _from_fresh_seeds(plan, [*whole, *small])
 
