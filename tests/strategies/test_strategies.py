@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from analysis.stats.verdicts import CONTAINING_PLAIN
 from strategies import STRATEGIES, RankBudget, Site, allocate
 from strategies.allocation import units
 from strategies.attention_heavy import AttentionHeavy
@@ -70,13 +71,22 @@ class TestContract:
         trial = EdgeTrial(end)
         cls.suggest(trial)
         assert set(trial.asked) == set(cls.known_good)
+        assert cls.neutral is None or set(trial.asked) == set(cls.neutral)
         assert cls(**cls.known_good).scores(SITES, EVIDENCE)
 
 
-@pytest.mark.parametrize("strategy", [Baseline(), LinearDecay(slope=0), AttentionHeavy(log_ratio=0)])
+NEUTRAL = [cls(**cls.neutral) for cls in STRATEGIES.values() if cls.neutral is not None]
+
+
+@pytest.mark.parametrize("strategy", [Baseline(), *NEUTRAL], ids=lambda strategy: strategy.name)
 def test_a_neutral_strategy_is_plain_lora(strategy):
     allocation = allocate(strategy.scores(SITES, {}), SITES, RankBudget.like_uniform(8, SITES))
     assert set(allocation.ranks.values()) == {8}
+    assert not strategy.training
+
+
+def test_a_verdict_knows_which_strategies_have_plain_lora_as_a_point():
+    assert {strategy.name for strategy in NEUTRAL} == set(CONTAINING_PLAIN)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,46 @@ def test_every_strategy_begins_at_its_known_good_point(search):
         assert config[name] == {**STRATEGIES[name].known_good, "learning_rate": pytest.approx(0.01)}
 
 
+def trains(config):
+    """Stands for what a configuration trains: plain LoRA and the neutral point of a slope train the same."""
+    slope = config.params.get("slope", 0.0)
+    return f"{slope} {config.learning_rate} {config.scaling}"
+
+
+def test_a_strategy_hears_how_plain_loras_two_best_trials_ended_without_training_them_again(begin):
+    plan = SearchPlan(num_samples=20, strategies=("baseline", "linear_decay"))
+    search = begin(plan, trains)
+    for number in range(6):
+        search.suggest(str(number))
+    for ray_id, loss in (("0", 3.0), ("2", 2.0), ("4", 2.5)):
+        finish(search, ray_id, loss)
+    plain, other = search.suggest("6"), search.suggest("7")
+    assert (plain["strategy"], other["strategy"]) == ("baseline", "linear_decay")
+    assert other["linear_decay"]["slope"] != 0
+    told = [trial for trial in search.study.trials if "same_as" in trial.user_attrs]
+    assert [(trial.user_attrs["same_as"], trial.value, trial.params["linear_decay/slope"]) for trial in told] == [
+        ("t003", 2.0, 0.0), ("t005", 2.5, 0.0),
+    ]  # fmt: skip
+    best = search._record.configs["t003"]
+    assert told[0].params["linear_decay/learning_rate"] == best.learning_rate
+    for number in range(8, 12):
+        search.suggest(str(number))
+    assert len([trial for trial in search.study.trials if "same_as" in trial.user_attrs]) == 2
+    taken_up = begin(plan, trains, search._record)
+    assert [t.params for t in taken_up.study.trials if "same_as" in t.user_attrs] == [t.params for t in told]
+
+
+def test_without_the_choice_and_for_strategies_without_such_a_point_nothing_is_told(begin):
+    for choices in ({"strategies": ("baseline", "empirical")}, {"plain_points": False}):
+        search = begin(SearchPlan(num_samples=20, **choices))
+        for number in range(5):
+            search.suggest(str(number))
+        finish(search, "0", 2.0)
+        for number in range(5, 10):
+            search.suggest(str(number))
+        assert not [trial for trial in search.study.trials if "same_as" in trial.user_attrs]
+
+
 def test_a_search_with_fewer_trials_than_strategies_is_fair_to_one(begin):
     search = begin(SearchPlan(num_samples=6))
     counts = Counter(search.suggest(str(number))["strategy"] for number in range(6))

@@ -20,7 +20,7 @@ from trainables.models.targets import ALL, Targets
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MLFLOW_URI = r"^(https?://[^/\s]+|(sqlite|postgresql|mysql|mssql)(\+\w+)?:///?[^\s]+|databricks(-uc)?(://\S+)?$)"
 LONGEST_TEXT = 4096
-YES_OR_NO = ("official", "sizes")
+YES_OR_NO = ("official", "plain_points", "sizes")
 LARGEST_COUNT = 2**31  # confirmation seeds follow the search's, and NumPy takes none above 2**32
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
@@ -217,6 +217,9 @@ class SearchChoices(Choices):
     )
     learning_rate_factor: Annotated[float, Field(ge=1)] = Field(
         5.0, description="The range is learning rate / factor to learning rate * factor"
+    )
+    plain_points: bool = Field(
+        True, description="Tell each strategy that has plain LoRA as a point how plain LoRA's two best trials ended"
     )
     seed: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] = Field(
         0, description="Seed of the search, the adapters and the data order"

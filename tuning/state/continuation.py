@@ -29,7 +29,7 @@ FREE = (
     "gradient_checkpointing",
 )  # fmt: skip
 """Choices that change nothing about what is found."""
-OF_OLD = {"base_dtype": FLOAT32, "sizes": False}
+OF_OLD = {"base_dtype": FLOAT32, "plain_points": False, "sizes": False}
 """Choices as searches had them that do not say."""
 
 
