@@ -38,7 +38,7 @@ class SearchAssessment:
         confirmed: Label -> its confirmation runs, controls' among them.
         verdicts: On every strategy that was confirmed, lowest mean difference first.
         sizes: Plain LoRA at other sizes; None if there are none.
-        worth: Strategy -> what it is worth in parameters, of those of which that is known.
+        worth: Strategy -> what it is worth in parameters, where that is known; of none where sizes are alike.
         answer: The verdicts in words, a line of Markdown each.
         controls: Every control beside what it is a control of.
         recommended: The run to use; None without a usable one. Of the strategies that win it is of that of lowest mean
@@ -85,7 +85,7 @@ def assess(rows: Sequence[ResultRow], margin: float | str) -> SearchAssessment:
     sizes = sizes_of(rows, confirmed.get(PLAIN, ()))
     nats = margin_in_nats(margin, sizes)
     judged = verdicts(confirmed, nats, searched)
-    worth = _worth(sizes, judged, confirmed)
+    worth = _worth(None if sizes is None or sizes.are_alike(nats) else sizes, judged, confirmed)
     return SearchAssessment(
         rows=rows,
         margin=nats,

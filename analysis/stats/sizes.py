@@ -54,6 +54,10 @@ class Sizes:
         """What the smallest size loses against the whole budget on the test split; None if there is none smaller."""
         return losses_of(self.runs).contrast({0: 1.0, self.doublings.index(0): -1.0}) if self.doublings[0] else None
 
+    def are_alike(self, margin: float) -> bool:
+        """Return True if the smallest size is shown to lose no more than does not matter."""
+        return self.below is not None and self.below.interval is not None and self.below.interval[1] < margin
+
     def sentences(self, margin: float) -> list[str]:
         """Return what rank is worth here, in words.
 
@@ -63,9 +67,10 @@ class Sizes:
         if (interval := self.gain.interval) is None:
             return []
         said = [f"Doubling plain LoRA's parameters lowers its test loss by {_span(self.gain, interval)}."]
-        if self.below and self.below.interval and self.below.interval[1] < margin:
+        if self.are_alike(margin):
             times = f"{2 ** self.doublings[0]:.2g}"
-            said += [f"More rank is worth nothing here: use {'half' if times == '0.5' else f'{times} times'} of it."]
+            use = "half" if times == "0.5" else f"{times} times"
+            said += [f"More rank is worth nothing here: use {use} of it. So no difference can be said in parameters."]
         elif self.beyond and self.beyond.interval and self.beyond.interval[1] < margin:
             said += [
                 f"The ceiling is reached: {2 ** self.doublings[-1]:.2g} times the parameters gain nothing that matters."

@@ -113,6 +113,14 @@ def test_where_more_rank_is_worth_nothing_or_nobody_can_tell_that_is_said(rows, 
     assert said in " ".join(sizes.sentences(0.0005))
 
 
+def test_where_sizes_are_alike_nothing_is_said_in_parameters():
+    flat = [*PLAIN, *sized(0.5, 4.0, 4.1, 4.2), *sized(2.0, 4.0, 4.1, 4.2)]
+    assessment = assess([*flat, *BETTER], A_QUARTER)
+    assert assessment.worth == {}
+    assert "orth" not in assessment.answer[0]
+    assert "no difference can be said in parameters" in "\n".join(answer.section(assessment, RunInfo("now")))
+
+
 def test_without_sizes_the_margin_says_why_it_is_no_share_and_nothing_is_worth_anything():
     assessment = assess([*PLAIN, *BETTER], A_QUARTER)
     assert (assessment.worth, assessment.margin) == ({}, 0.01)
