@@ -3,8 +3,9 @@
     python examples/first_screen.py runs/NAME
 
 It imports nothing of this project, so that the answer need not be believed: what it prints is what `## Answer` in
-`runs/NAME/report.md` shows. Two things are in no row: the margin, which is in plan.json, and the loss of the untouched
-base, which is in facts.json. All formulas are in the docstring of analysis/stats/statistics.py.
+`runs/NAME/report.md` shows. Two things are in no row: the margin, which is in plan.json (or, if that is a share of a
+doubling, in verdict.json), and the loss of the untouched base, which is in facts.json. All formulas are in the
+docstring of analysis/stats/statistics.py.
 """
 
 import json
@@ -97,6 +98,12 @@ def read(folder):
     return rows.assign(label=rows.strategy + of_budget)
 
 
+def margin_of(plan, folder):
+    """The difference that does not matter; what a share of a doubling came to, verdict.json has."""
+    given = plan["margin"]
+    return json.loads((folder / "verdict.json").read_text())["margin"] if isinstance(given, str) else given
+
+
 def show(name, runs):
     """Print a line of the table, and the ranks of the run of lowest validation loss."""
     loss, seconds, params = runs.test_loss.mean(), runs.training_time_seconds.mean(), runs.trainable_parameters.max()
@@ -119,13 +126,14 @@ def main(folder):
         low, high = item.interval
         print(f"{name}: {item.mean:+.4f}, {low:+.4f} to {high:+.4f}, {item.seeds} seeds")
         print(f"{name}: perplexity lower by {percent(item.mean)}, {percent(high)} to {percent(low)}")
-    winners = [name for name, item in compared.items() if item.interval[1] < 0]
+    margin = margin_of(plan, folder)
+    winners = [name for name, item in compared.items() if item.interval[1] < 0 and item.interval[0] <= -margin]
     used = min(winners, key=lambda name: groups[name].final_eval_loss.mean()) if winners else None
     nearest = used or min(compared, key=lambda name: compared[name].mean)
     show("plain LoRA", plain)
     show(nearest, groups[nearest])
     print(f"use: {used or 'plain LoRA'}; {len(compared)} intervals hold together 95 times in 100")
-    margin, visible = plan["margin"], max(item.visible(item.seeds) for item in compared.values())
+    visible = max(item.visible(item.seeds) for item in compared.values())
     needed = [item.seeds_to_see(margin) for item in compared.values()]
     print(
         f"seen: {percent(-visible)}, {POWER * 10:.0f} times in 10; to see {percent(-margin)}: "

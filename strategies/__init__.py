@@ -2,6 +2,7 @@
 
 from strategies.adalora import AdaLora
 from strategies.allocation import RankAllocation, RankBudget, allocate
+from strategies.at_random import AtRandom
 from strategies.attention_heavy import AttentionHeavy
 from strategies.base import Evidence, Scorer, Site, Strategy, Suggester
 from strategies.baseline import Baseline
@@ -10,11 +11,13 @@ from strategies.controls import CONTROLS, Frozen
 from strategies.empirical import Empirical
 from strategies.eva import Eva
 from strategies.linear_decay import LinearDecay
+from strategies.plain import Plain
 
 STRATEGIES: dict[str, type[Strategy]] = {
-    cls.name: cls for cls in (Baseline, LinearDecay, AttentionHeavy, Empirical, Composite, Eva, AdaLora)
+    cls.name: cls
+    for cls in (Baseline, LinearDecay, AttentionHeavy, Empirical, Composite, Eva, AdaLora, Plain, AtRandom)
 }
-SEARCHED = tuple(name for name in STRATEGIES if name not in {Eva.name, AdaLora.name})
+SEARCHED = tuple(name for name in STRATEGIES if name not in {Eva.name, AdaLora.name, Plain.name, AtRandom.name})
 """The default strategies of a search; each further one takes trials from the rest."""
 
 __all__ = [

@@ -11,6 +11,8 @@ from typing import Self
 from strategies.base import Score, Site
 
 UNSPENT_TOLERANCE = 0.01
+LARGEST_SIZE = 4.0
+"""Of plain LoRA that others are measured by, over the budget's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,9 @@ class RankBudget:
         return cls(sum(site.cost * min(rank, site.max_rank) for site in sites))
 
     def share(self, fraction: float) -> Self:
-        """Return a budget of ``fraction`` of the parameters, at most 1, rounded down."""
-        if not 0 < fraction <= 1:
-            raise ValueError(f"a share of a budget must be in (0, 1], got {fraction}")
+        """Return a budget of ``fraction`` of the parameters, at most ``LARGEST_SIZE``, rounded down."""
+        if not 0 < fraction <= LARGEST_SIZE:
+            raise ValueError(f"a share of a budget must be in (0, {LARGEST_SIZE:g}], got {fraction}")
         return replace(self, params=max(1, math.floor(fraction * self.params)))
 
 

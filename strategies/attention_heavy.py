@@ -24,6 +24,7 @@ class AttentionHeavy(Strategy):
     log_ratio: float = 0.0
     name: ClassVar[str] = "attention_heavy"
     known_good: ClassVar[Mapping[str, float | str]] = {"log_ratio": -1.0}
+    neutral: ClassVar[Mapping[str, float | str] | None] = {"log_ratio": 0.0}
 
     @classmethod
     def suggest(cls, trial: Suggester) -> Self:

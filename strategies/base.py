@@ -85,6 +85,8 @@ class Strategy(ABC):
     """Whether its ranks change while a trial trains; the scores then are those that it begins with."""
     known_good: ClassVar[Mapping[str, float | str]] = {}
     """The point of its search space that a search tries first."""
+    neutral: ClassVar[Mapping[str, float | str] | None] = None
+    """The point of its search space that is plain LoRA; None if none is."""
 
     @classmethod
     @abstractmethod

@@ -41,6 +41,9 @@ class Composite(Strategy):
     known_good: ClassVar[Mapping[str, float | str]] = {
         "slope": -0.25, "curvature": 0.0, "log_ratio": -0.5, "evidence": "gradient", "power": 0.25,
     }  # fmt: skip
+    neutral: ClassVar[Mapping[str, float | str] | None] = {
+        "slope": 0.0, "curvature": 0.0, "log_ratio": 0.0, "evidence": "gradient", "power": 0.0,
+    }  # fmt: skip
     measurement: ClassVar[str | None] = IMPORTANCE
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ class LinearDecay(Strategy):
     slope: float = 0.0
     name: ClassVar[str] = "linear_decay"
     known_good: ClassVar[Mapping[str, float | str]] = {"slope": -0.5}
+    neutral: ClassVar[Mapping[str, float | str] | None] = {"slope": 0.0}
 
     @classmethod
     def suggest(cls, trial: Suggester) -> Self:

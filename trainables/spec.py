@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from analysis.results.trial_config import TrialConfig
 from strategies import CONTROLS, STRATEGIES, Frozen, RankAllocation, RankBudget, Scorer, Strategy, allocate
+from strategies.allocation import LARGEST_SIZE
 from strategies.base import Evidence, Site
+from strategies.baseline import Baseline
 from strategies.official import OFFICIAL, OfficialExperiment
 from trainables.data.splits import DataSource, Splits
 from trainables.models.coverage import Coverage
@@ -102,7 +104,8 @@ class TrialSpec:
         learning_rate: Peak learning rate.
         scaling: How the adapter's scale depends on its rank.
         seed: Seed of the adapter's initial weights, the data order and dropout.
-        budget_share: Share of the workload's budget that the trial may spend.
+        budget_share: Share of the workload's budget that the trial may spend; above 1 for plain LoRA that shows what
+            more parameters are worth.
     """
 
     label: str
@@ -115,8 +118,9 @@ class TrialSpec:
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < 100:
             raise ValueError(f"learning_rate must be in (0, 100), got {self.learning_rate}")
-        if not 0 < self.budget_share <= 1:
-            raise ValueError(f"budget_share must be in (0, 1], got {self.budget_share}")
+        most = LARGEST_SIZE if self.label == Baseline.name else 1.0
+        if not 0 < self.budget_share <= most:
+            raise ValueError(f"budget_share must be in (0, {most:g}], got {self.budget_share}")
         if self.scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {self.scaling!r}")
 

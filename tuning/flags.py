@@ -130,7 +130,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     if typing.get_origin(field.annotation) is tuple:
         return click.Option([f"--{dashed(name)}"], multiple=True, metavar="TEXT", **{**common, "default": ()})
     words = [kind for kind in kinds if isinstance(kind, str)]
-    kind = str if words else next((kind for kind in (int, float) if kind in kinds), str)
+    kind = str if words or str in kinds else next((kind for kind in (int, float) if kind in kinds), str)
     return click.Option([f"--{dashed(name)}"], type=kind, metavar=values_of(field), **common)
 
 
@@ -154,7 +154,8 @@ def table() -> Iterator[str]:
         yield from (f"### {heading}", "", "| flag | value | default | meaning |", "| --- | --- | --- | --- |")
         for name in fields_of(group):
             field = SearchPlan.model_fields[name]
-            default = "off" if field.default is False else default_of(field)
+            is_switch = isinstance(field.default, bool)
+            default = {False: "off", True: "on"}.get(field.default, "") if is_switch else default_of(field)
             shown = [_code(values_of(field).replace("|", "\\|")), _code(default), field.description or ""]
             yield f"| `--{dashed(name)}` | {' | '.join(shown)} |"
         yield ""

@@ -30,6 +30,8 @@ def section(assessment: SearchAssessment, info: RunInfo, figure: Sequence[str] =
     recommendation = recommend(assessment)
     use, *others = map(inline, recommendation.sentences)
     lines = ["## Answer", "", _about(assessment, info), "", f"**{use}** {' '.join(others)}", ""]
+    if assessment.sizes and (rank := assessment.sizes.sentences(assessment.margin)):
+        lines += [f"**What rank is worth here:** {' '.join(rank)}", ""]
     if (run := recommendation.run) is None:
         return lines
     return [*lines, _table(assessment, info, recommendation, run), "", *figure, *_loading(info), ""]

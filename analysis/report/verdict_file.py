@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.recommendation import Choice, recommend
+from analysis.stats.sizes import Sizes
+from analysis.stats.statistics import Paired
 from analysis.stats.verdicts import Verdict, params_of
 
-NAME, SCHEMA_VERSION = "verdict.json", 1
+NAME, SCHEMA_VERSION = "verdict.json", 2
 EXIT_STATUSES = {Choice.ADAPTIVE: 0, Choice.PLAIN: 10, Choice.UNDECIDED: 11}
 """Of ``python -m analysis RUN --verdict``. A search's own exit status is about its run."""
 
@@ -28,10 +31,13 @@ def content(assessment: SearchAssessment, info: RunInfo) -> dict[str, Any]:
         "exit_status": EXIT_STATUSES[recommendation.choice],
         "sentences": list(recommendation.sentences),
         "margin": assessment.margin,
+        "margin_asked": assessment.margin_asked,
         "visible": _number(recommendation.visible),
         "recommended": None if recommendation.run is None else _run(recommendation.run),
         "plain_lora": _means(assessment.plain_runs),
-        "strategies": [_judged(verdict, assessment.confirmed[verdict.strategy]) for verdict in assessment.verdicts],
+        "sizes": [] if assessment.sizes is None else _sizes(assessment.sizes),
+        "per_doubling": None if assessment.sizes is None else _gain(assessment.sizes.gain),
+        "strategies": [_of(verdict, assessment) for verdict in assessment.verdicts],
     }
 
 
@@ -57,6 +63,26 @@ def _run(run: ResultRow) -> dict[str, Any]:
         "test_loss": _number(run.test_loss),
         "ranks": None if run.ranks is None else dict(run.ranks),
     }
+
+
+def _sizes(sizes: Sizes) -> list[dict[str, Any]]:
+    return [
+        {"times": 2**size, "seeds": len(runs), **_means(runs)}
+        for size, runs in zip(sizes.doublings, sizes.runs, strict=True)
+    ]
+
+
+def _gain(gain: Paired) -> dict[str, Any]:
+    return {
+        "gain": _number(gain.mean),
+        "interval": None if gain.interval is None else list(map(_number, gain.interval)),
+    }
+
+
+def _of(verdict: Verdict, assessment: SearchAssessment) -> dict[str, Any]:
+    """Return what is known of a strategy."""
+    judged, worth = _judged(verdict, assessment.confirmed[verdict.strategy]), assessment.worth.get(verdict.strategy)
+    return {**judged, "worth": None if worth is None else {**asdict(worth), "sentence": worth.sentence}}
 
 
 def _judged(verdict: Verdict, runs: Sequence[ResultRow]) -> dict[str, Any]:

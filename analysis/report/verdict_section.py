@@ -8,8 +8,9 @@ from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status
 from analysis.stats import controls, ranking
 from analysis.stats.assessment import SearchAssessment
+from analysis.stats.sizes import LEAST_MARGIN
 from analysis.stats.statistics import span, spread
-from analysis.stats.verdicts import PLAIN, Verdict, paired, params_of
+from analysis.stats.verdicts import NOT_FOUND, PLAIN, TOO_LITTLE, Verdict, paired, params_of
 
 HEADERS = ("strategy", "verdict", "test loss", "difference", "interval", "over seeds alone", "seeds", "parameters")
 
@@ -35,7 +36,7 @@ def section(assessment: SearchAssessment, looks: int = 1, coverage: str | None =
             f"This is about the matrices that were adapted, and says nothing of the others ({inline(coverage)}).",
             "",
         ]
-    lines += [_table(assessment), "", *_legend(assessment)]
+    lines += [_table(assessment), "", *_legend(assessment)[:-1], *_equivalents(assessment), ""]
     if looks > 1:
         lines[-1:] = [
             f"- **Looks:** this search was judged {looks} times on the same test split, each time with 5 % to err; who "
@@ -107,9 +108,30 @@ def _legend(assessment: SearchAssessment) -> list[str]:
         f"{level:.4g} % each. {_texts(judged)} It decides. *Over seeds alone* is the bootstrap's percentile interval "
         f"at the same level, which is too narrow for few seeds and knows these texts only; it is printed for "
         f"comparison.",
-        f"- **Words:** *win*, *loss*: the interval excludes 0. *Tie*: it lies within ±{margin:g}, the difference that "
-        f"does not matter. *Non-inferior with fewer parameters*: it ends below +{margin:g}, with at least 5 % fewer.",
+        f"- **Words:** *win*, *loss*: the interval excludes 0. *Tie*: it lies within ±{margin:.2g}, the difference "
+        f"that does not matter. *Non-inferior with fewer parameters*: it ends below +{margin:.2g}, with at least 5 % "
+        f"fewer. *{TOO_LITTLE[0].upper()}{TOO_LITTLE[1:]}*: it lies between -{margin:.2g} and 0. "
+        f"*{NOT_FOUND[0].upper()}{NOT_FOUND[1:]}*: a loss of a strategy that has plain LoRA as one of its own points.",
         "",
+    ]
+
+
+def _equivalents(assessment: SearchAssessment) -> list[str]:
+    """Return the lines of the legend on what is worth how many parameters, and on where the margin comes from."""
+    margin, asked, sizes = assessment.margin, assessment.margin_asked, assessment.sizes
+    if sizes is None:
+        return [f"- **Margin:** {margin:g}, not {asked}: no other size of plain LoRA was trained."] if asked else []
+    share = (
+        f"- **Margin:** {asked}: that share of what doubling plain LoRA's parameters gains for certain on the "
+        f"validation split, here {margin:.2g} nats per token (at least {LEAST_MARGIN:g}, and one standard error)."
+    )
+    tried = ", ".join(f"{2**size:.2g}" for size in sizes.doublings)
+    return [
+        *([share] if asked else []),
+        f"- **Worth:** plain LoRA of how many times the parameters has the same test loss. {tried} times were trained, "
+        f"from the same seeds, at the learning rate that is best at 1. Between them it is assumed that more parameters "
+        f"never harm and that no doubling gains more than the one before; of sizes beyond them nothing is said. Each "
+        f"interval is at the level of the verdict's.",
     ]
 
 

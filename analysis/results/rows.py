@@ -39,8 +39,8 @@ class ResultRow:
         experiment_name: Name in the report.
         strategy: Name of the strategy that allocated the ranks.
         status: ``finished`` (all steps), ``stopped`` (by the scheduler), ``diverged`` or ``failed``.
-        phase: Part of the protocol the trial belongs to: ``search``, ``confirm``, or ``superseded`` for a confirmation
-            run of what a longer search no longer finds best.
+        phase: Part of the protocol the trial belongs to: ``search``, ``confirm``, ``sizes`` for plain LoRA of another
+            size beside it, or ``superseded`` for a run of one of these of what a longer search no longer finds best.
         seed: Seed of adapter, data order and dropout.
         config: Hyperparameters, as ``TrialConfig.to_ray`` has them.
         learning_rate: Peak learning rate; as the two below, taken from ``config`` if not given.
@@ -55,7 +55,7 @@ class ResultRow:
         final_perplexity: exp of ``final_eval_loss``.
         test_loss: Mean loss per token on the test split.
         test_documents: Of each document of the test split, in an order that all trials of a search share, its summed
-            loss and its learned tokens; of confirmation runs alone.
+            loss and its learned tokens; of confirmation runs, and those of other sizes, alone.
         training_time_seconds: Time in training and evaluation.
         tokens: Learned tokens seen.
         restarts: How often it was restarted after its process died or it raised.

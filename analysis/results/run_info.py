@@ -3,15 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from analysis.results import journal
 from analysis.results.strict_json import parsed
 
 PLAN, FACTS, EVIDENCE, FIGURES = "plan.json", "facts.json", "evidence.json", "figures"
+MARGIN = 0.01
+"""The difference in loss that does not matter where nothing says which, in nats per token."""
+DOUBLINGS = "doublings"
+MARGIN_PATTERN = rf"^([0-9]*[.])?[0-9]+{DOUBLINGS}$"
+"""Of a margin as a share of what doubling plain LoRA's parameters gains."""
 
 
 def _planned(default: object = None) -> Any:
@@ -27,7 +32,7 @@ class RunInfo:
         generated: Date and time of the report, as printed; empty as long as there is none.
         train_examples: Training examples.
         epochs: Passes over them.
-        margin: Difference in test loss that does not matter, in nats per token.
+        margin: Difference in test loss that does not matter, in nats per token or as ``0.25doublings``.
         model: Base model that was adapted.
         dataset: Data that it was trained on.
         corpus_sha256: Digest of all texts.
@@ -63,7 +68,7 @@ class RunInfo:
     generated: str = field(default="", metadata={"file": None})
     train_examples: int | None = _planned()
     epochs: float | None = _planned()
-    margin: float = _planned(0.01)
+    margin: float | Annotated[str, Field(pattern=MARGIN_PATTERN)] = _planned(MARGIN)
     model: str | None = _planned()
     dataset: str | None = _planned()
     corpus_sha256: str | None = _planned()

@@ -13,7 +13,12 @@ class Phase(StrEnum):
 
     SEARCH = "search"
     CONFIRM = "confirm"
+    SIZES = "sizes"  # plain LoRA with more or less than the budget, from the confirmation's seeds
     SUPERSEDED = "superseded"  # confirms what a longer search no longer finds best; only rows are
+
+
+AFTER_SEARCH = (Phase.CONFIRM, Phase.SIZES)
+"""Phases whose trials are all trained in full and measured on the test split, document by document."""
 
 
 class Status(StrEnum):
@@ -36,7 +41,7 @@ class TrialConfig:
         phase: Phase of the search.
         params: The strategy's hyperparameters; a control's are those of what it is a control of.
         learning_rate: Peak learning rate.
-        budget_share: Searched share of the budget; None where every trial has all of it.
+        budget_share: Searched share of the budget; None where every trial has all of it. Above 1 in ``sizes`` alone.
         scaling: How the adapter's scale depends on its rank.
         seed: Of the adapter's initial weights, the order of the data and dropout.
         control_of: The strategy that it is a control of.
@@ -97,7 +102,7 @@ class TrialConfig:
     @property
     def name(self) -> str:
         """The trial's name everywhere: in Ray, MLflow and the report."""
-        if self.official is not None or self.phase == Phase.CONFIRM:
+        if self.official is not None or self.phase in AFTER_SEARCH:
             return self.trial_id
         share = [] if self.budget_share is None else [f"budget{self.budget_share:.2g}"]
         rate = [] if self.learning_rate is None else [f"lr{self.learning_rate:.2g}"]

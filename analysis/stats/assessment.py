@@ -9,7 +9,18 @@ from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats import ranking
 from analysis.stats.controls import Control, controls
-from analysis.stats.verdicts import PLAIN, Verdict, confirmed_runs, is_plain, paired, verdicts
+from analysis.stats.rank_equivalents import Worth
+from analysis.stats.sizes import Sizes, margin_in_nats, sizes_of
+from analysis.stats.verdicts import (
+    NOT_FOUND,
+    PLAIN,
+    TOO_LITTLE,
+    Verdict,
+    confirmed_runs,
+    is_plain,
+    paired,
+    verdicts,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +30,15 @@ class SearchAssessment:
     Args:
         rows: All trials, of every phase.
         margin: Difference in test loss that does not matter, in nats per token.
+        margin_asked: What was asked for, if that is a share of a doubling; None if it is the margin itself.
         searched: The trials of the search itself.
         best_of_each: Strategy -> its trial of the search of lowest evaluation loss.
         best_trial: The one of lowest evaluation loss of them all; None without a usable one.
         most_efficient: The trial of the search with the smallest trainable share; None if that is unknown of all.
         confirmed: Label -> its confirmation runs, controls' among them.
         verdicts: On every strategy that was confirmed, lowest mean difference first.
+        sizes: Plain LoRA at other sizes; None if there are none.
+        worth: Strategy -> what it is worth in parameters, where that is known; of none where sizes are alike.
         answer: The verdicts in words, a line of Markdown each.
         controls: Every control beside what it is a control of.
         recommended: The run to use; None without a usable one. Of the strategies that win it is of that of lowest mean
@@ -34,12 +48,15 @@ class SearchAssessment:
 
     rows: Sequence[ResultRow]
     margin: float
+    margin_asked: str | None
     searched: Sequence[ResultRow]
     best_of_each: Mapping[str, ResultRow]
     best_trial: ResultRow | None
     most_efficient: ResultRow | None
     confirmed: Mapping[str, Sequence[ResultRow]]
     verdicts: Sequence[Verdict]
+    sizes: Sizes | None
+    worth: Mapping[str, Worth]
     answer: Sequence[str]
     controls: Sequence[Control]
     recommended: ResultRow | None
@@ -56,26 +73,32 @@ class SearchAssessment:
         return paired([run], self.plain_runs, 1).mean
 
 
-def assess(rows: Sequence[ResultRow], margin: float) -> SearchAssessment:
+def assess(rows: Sequence[ResultRow], margin: float | str) -> SearchAssessment:
     """Judge a search.
 
     Args:
         rows: All its rows, of every phase.
-        margin: Difference in test loss that does not matter, in nats per token.
+        margin: Difference in test loss that does not matter, as ``sizes.margin_in_nats`` takes it.
     """
     searched = [row for row in rows if row.phase == Phase.SEARCH]
     best_trial, confirmed = ranking.best_run(searched), confirmed_runs(rows)
-    judged = verdicts(confirmed, margin)
+    sizes = sizes_of(rows, confirmed.get(PLAIN, ()))
+    nats = margin_in_nats(margin, sizes)
+    judged = verdicts(confirmed, nats, searched)
+    worth = _worth(None if sizes is None or sizes.are_alike(nats) else sizes, judged, confirmed)
     return SearchAssessment(
         rows=rows,
-        margin=margin,
+        margin=nats,
+        margin_asked=margin if isinstance(margin, str) else None,
         searched=searched,
         best_of_each=ranking.best_of_each_strategy(searched),
         best_trial=best_trial,
         most_efficient=ranking.most_efficient(searched),
         confirmed=confirmed,
         verdicts=judged,
-        answer=[_in_words(verdict) for verdict in judged],
+        sizes=sizes,
+        worth=worth,
+        answer=[_in_words(verdict, worth.get(verdict.strategy)) for verdict in judged],
         controls=controls(confirmed),
         recommended=_recommended(confirmed, judged) or best_trial,
     )
@@ -86,9 +109,22 @@ def _recommended(confirmed: Mapping[str, Sequence[ResultRow]], judged: Sequence[
     return ranking.best_run(min(winners, key=ranking.mean_loss, default=confirmed.get(PLAIN, ())))
 
 
-def _in_words(verdict: Verdict) -> str:
+def _worth(
+    sizes: Sizes | None, judged: Sequence[Verdict], confirmed: Mapping[str, Sequence[ResultRow]]
+) -> dict[str, Worth]:
+    """Return what strategies are worth whose runs ended well; one of fewer parameters is compared at its own size."""
+    if sizes is None:
+        return {}
+    known = {
+        item.strategy: sizes.worth_of(confirmed[item.strategy], item.pairs) for item in judged if not item.diverged
+    }
+    return {name: worth for name, worth in known.items() if worth is not None}
+
+
+def _in_words(verdict: Verdict, worth: Worth | None) -> str:
     failures = f" {verdict.failed} of the runs compared failed, and their seeds are left out." if verdict.failed else ""
-    return f"- **{inline(verdict.strategy)}: {verdict.answer}.** {_reason(verdict)}{failures}"
+    times = "" if worth is None else f" {worth.sentence[0].upper()}{worth.sentence[1:]}."
+    return f"- **{inline(verdict.strategy)}: {verdict.answer}.** {_reason(verdict)}{times}{failures}"
 
 
 def _reason(verdict: Verdict) -> str:
@@ -106,8 +142,12 @@ def _reason(verdict: Verdict) -> str:
     )
     if not verdict.pairs.documents:
         text += " It holds for these test texts alone: the runs do not know the losses of single documents."
+    if verdict.answer == NOT_FOUND:
+        return f"{text} {_longer(verdict)}"
+    if verdict.answer == TOO_LITTLE:
+        return f"{text} That is less than the {verdict.margin:.2g} that was said to matter."
     if verdict.answer in {"win", "loss"} and abs(verdict.pairs.mean) < verdict.margin:
-        return f"{text} That is less than the {verdict.margin:g} that was said to matter."
+        return f"{text} That is less than the {verdict.margin:.2g} that was said to matter."
     if verdict.answer != "cannot tell":
         return text
     if (
@@ -118,3 +158,17 @@ def _reason(verdict: Verdict) -> str:
     if verdict.needed is None:
         return f"{text} Not even 1,000 seeds would tell, if their spread stays as it is."
     return f"{text} About {verdict.needed} seeds would tell."
+
+
+def _longer(verdict: Verdict) -> str:
+    """Return what search would have been long enough for a strategy that has plain LoRA as one of its points."""
+    start = "Plain LoRA is one of its points, so it need not lose"
+    if verdict.trials is None:
+        return f"{start}: more trials (--extend)."
+    if verdict.trials_needed is None:
+        better = (
+            f"{verdict.came_up} of its {verdict.trials} trials came up to plain LoRA's best on the validation split"
+        )
+        return f"{start}: {better}, so that split has too few examples to choose by (--validation-examples)."
+    none = f"none of its {verdict.trials} trials came up to plain LoRA's best"
+    return f"{start}: {none}, and about {verdict.trials_needed} trials of it would (--extend)."

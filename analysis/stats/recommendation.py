@@ -8,8 +8,9 @@ from enum import StrEnum
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
+from analysis.stats.rank_equivalents import Worth
 from analysis.stats.statistics import POWER
-from analysis.stats.verdicts import PLAIN, Verdict, label
+from analysis.stats.verdicts import NOT_FOUND, PLAIN, TOO_LITTLE, Verdict, label
 
 
 class Choice(StrEnum):
@@ -48,9 +49,10 @@ def recommend(assessment: SearchAssessment) -> Recommendation:
     visible = max((item.pairs.visible or 0.0 for item in _seen(judged)), default=None)
     if winner is not None:
         choice = Choice.PLAIN if run.strategy == PLAIN else Choice.ADAPTIVE
-        return Recommendation(choice, run, winner, visible, _of_a_winner(run, winner, judged))
+        return Recommendation(choice, run, winner, visible, _of_a_winner(run, winner, assessment))
     undecided = any(item.answer == "cannot tell" for item in judged)
-    sentences = (f"Use plain LoRA, {ranks_in_words(run)}.", _nothing_beat_it(judged, visible), _to_see(judged, visible))
+    more = f"{_to_see(judged, visible)}{_not_found(judged)}"
+    sentences = (f"Use plain LoRA, {ranks_in_words(run)}.", _nothing_beat_it(judged, visible), more)
     return Recommendation(Choice.UNDECIDED if undecided else Choice.PLAIN, run, judged[0], visible, sentences)
 
 
@@ -87,10 +89,12 @@ def _unconfirmed(assessment: SearchAssessment) -> tuple[str, str, str]:
     )
 
 
-def _of_a_winner(run: ResultRow, winner: Verdict, judged: Sequence[Verdict]) -> tuple[str, str, str]:
+def _of_a_winner(run: ResultRow, winner: Verdict, assessment: SearchAssessment) -> tuple[str, str, str]:
+    judged = assessment.verdicts
     name = f"plain LoRA{winner.strategy.removeprefix(PLAIN)}" if run.strategy == PLAIN else winner.strategy
     size = "" if winner.params is None else f" and {winner.params:,} parameters"
-    use = f"Use {name}, with {ranks_in_words(run)}{size}: it beat plain LoRA."
+    times = _times(assessment.worth.get(winner.strategy))
+    use = f"Use {name}, with {ranks_in_words(run)}{size}: it beat plain LoRA{times}."
     low, high = winner.pairs.interval or (0.0, 0.0)
     mean = -math.expm1(winner.pairs.mean or 0.0)
     span = f"{percent(-math.expm1(high))} to {percent(-math.expm1(low))}"
@@ -100,6 +104,10 @@ def _of_a_winner(run: ResultRow, winner: Verdict, judged: Sequence[Verdict]) -> 
     too_small = abs(winner.pairs.mean or 0.0) < winner.margin
     less = f", which is less than the {percent(margin_share(winner.margin))} that was said to matter"
     return use, f"{worth} for other seeds {others}{less if too_small else ''}.", _other_winners(winner, judged)
+
+
+def _times(worth: Worth | None) -> str:
+    return "" if worth is None or (worth.low is None and worth.high is None) else f" and is {worth.sentence}"
 
 
 def margin_share(margin: float) -> float:
@@ -121,7 +129,9 @@ def _seen(judged: Sequence[Verdict]) -> list[Verdict]:
 
 def _nothing_beat_it(judged: Sequence[Verdict], visible: float | None) -> str:
     unsure = [item for item in judged if item.answer == "cannot tell"]
-    start = f"Nothing beat it, but {_of_whom(unsure, judged)} cannot be told yet" if unsure else "Nothing beat it"
+    ahead = [item.strategy for item in judged if item.answer == TOO_LITTLE]
+    start = f"Nothing beat it by what matters ({_listed(ahead)} by less)" if ahead else "Nothing beat it"
+    start += f", but {_of_whom(unsure, judged)} cannot be told yet" if unsure else ""
     if visible is None:
         return f"{start}: {_why_nothing_is_seen(judged)}."
     seeds = min(item.pairs.seeds for item in _seen(judged))
@@ -158,6 +168,11 @@ def _to_see(judged: Sequence[Verdict], visible: float | None) -> str:
     if None in counts:
         return f"To see {what}: more test texts (--test-examples), for no number of seeds would do."
     return f"To see {what}: about {max(count for count in counts if count)} seeds (--confirm-seeds)."
+
+
+def _not_found(judged: Sequence[Verdict]) -> str:
+    names = [item.strategy for item in judged if item.answer == NOT_FOUND]
+    return f" Of {_listed(names)} the search was too short: plain LoRA is a point of it." if names else ""
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -72,6 +72,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 Answer = Literal["win", "non-inferior with fewer parameters", "tie", "loss", "cannot tell"]
+Said = Answer | Literal["ahead, by too little to matter", "not found: the search was too short"]
+"""What a verdict says: an answer, or how it reads where more is known than the interval."""
 
 CONFIDENCE = 0.95
 POWER = 0.8

@@ -3,13 +3,18 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status
-from analysis.stats.statistics import Answer, Paired, has_fewer, judge
+from analysis.stats.statistics import POWER, Answer, Paired, Said, has_fewer, judge
 
 PLAIN = "baseline"
+CONTAINING_PLAIN = ("linear_decay", "attention_heavy", "composite", "plain")
+"""Strategies that have plain LoRA as one of their points, so that a better search would not have lost to it."""
+TOO_LITTLE: Final = "ahead, by too little to matter"
+NOT_FOUND: Final = "not found: the search was too short"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,8 @@ class Verdict:
 
     Args:
         strategy: The strategy's label, with its share of the budget if that is not the whole.
-        answer: One of five.
+        answer: One of five, or how it reads where more is known: a win that lies within the margin is ``TOO_LITTLE``, a
+            loss of a strategy that has plain LoRA as one of its points is ``NOT_FOUND``.
         pairs: Its test loss minus plain LoRA's, a value per seed that both finished.
         losses: Its test losses.
         params: Its trainable parameters; None if unknown.
@@ -27,10 +33,12 @@ class Verdict:
         failed: Number of its and plain LoRA's runs that failed; their seeds are left out.
         needed: Seeds that would be enough for an answer; None if unknown.
         margin: Difference that does not matter.
+        trials: How many trials of it the search had; None if that is not known.
+        came_up: How many of them were no worse than plain LoRA's best on the validation split.
     """
 
     strategy: str
-    answer: Answer
+    answer: Said
     pairs: Paired
     losses: tuple[float, ...]
     params: int | None
@@ -39,9 +47,23 @@ class Verdict:
     failed: int
     needed: int | None
     margin: float
+    trials: int | None = None
+    came_up: int = 0
+
+    @property
+    def trials_needed(self) -> int | None:
+        """About how many trials find a point no worse than plain LoRA's best, 8 times in 10; None if some were found.
+
+        By Laplace's rule of succession the next trial is one with probability 1 / (trials + 2), if none was.
+        """
+        if self.trials is None or self.came_up:
+            return None
+        return self.trials + math.ceil(math.log(1 - POWER) / math.log1p(-1 / (self.trials + 2)))
 
 
-def verdicts(confirmed: Mapping[str, Sequence[ResultRow]], margin: float) -> list[Verdict]:
+def verdicts(
+    confirmed: Mapping[str, Sequence[ResultRow]], margin: float, searched: Sequence[ResultRow] = ()
+) -> list[Verdict]:
     """Judge every strategy that was confirmed, controls apart, against plain LoRA; lowest mean difference first.
 
     A strategy of which a run diverged gets no verdict: leaving that run out would flatter it. If one of plain LoRA did,
@@ -50,10 +72,11 @@ def verdicts(confirmed: Mapping[str, Sequence[ResultRow]], margin: float) -> lis
     Args:
         confirmed: Label -> its confirmation runs, as ``confirmed_runs`` gives them.
         margin: Difference in test loss that does not matter, in nats per token.
+        searched: The trials of the search.
     """
     plain = confirmed.get(PLAIN, ())
     rivals = [name for name, runs in confirmed.items() if name != PLAIN and runs[0].control_of is None]
-    judged = [_judged(name, confirmed[name], plain, len(rivals), margin) for name in rivals]
+    judged = [_with_search(_judged(name, confirmed[name], plain, len(rivals), margin), searched) for name in rivals]
     return sorted(judged, key=lambda verdict: math.inf if verdict.pairs.mean is None else verdict.pairs.mean)
 
 
@@ -109,9 +132,34 @@ def _judged(name: str, runs: Sequence[ResultRow], plain: Sequence[ResultRow], ri
     ends = Counter(row.status for row in (*runs, *plain))
     diverged, failed = ends[Status.DIVERGED], ends[Status.FAILED]
     answer: Answer = "cannot tell" if diverged else judge(pairs, margin, fewer)
+    said: Said = _read(answer, name, pairs, margin)
     needed = pairs.seeds_needed(margin, fewer) if answer == "cannot tell" and not diverged else None
     losses = tuple(row.test_loss for row in runs if row.test_loss is not None)
-    return Verdict(name, answer, pairs, losses, params, fewer, diverged, failed, needed, margin)
+    return Verdict(name, said, pairs, losses, params, fewer, diverged, failed, needed, margin)
+
+
+def _read(answer: Answer, name: str, pairs: Paired, margin: float) -> Said:
+    """Return how an answer reads where more is known than the interval."""
+    if answer == "win" and pairs.interval is not None and pairs.interval[0] > -margin:
+        return TOO_LITTLE
+    if answer == "loss" and name in CONTAINING_PLAIN:
+        return NOT_FOUND
+    return answer
+
+
+def _with_search(verdict: Verdict, searched: Sequence[ResultRow]) -> Verdict:
+    """Return a verdict with how many trials its strategy had, and how many came up to plain LoRA's best."""
+    plain, losses = _full_losses(searched, PLAIN), _full_losses(searched, verdict.strategy)
+    trials = sum(row.strategy == verdict.strategy for row in searched)
+    if not plain or not trials:
+        return verdict
+    return replace(verdict, trials=trials, came_up=sum(loss <= min(plain) for loss in losses))
+
+
+def _full_losses(rows: Sequence[ResultRow], strategy: str) -> list[float]:
+    """Return the evaluation losses of a strategy's trials that were trained in full."""
+    full = (row.final_eval_loss for row in rows if row.strategy == strategy and row.status == Status.FINISHED)
+    return [loss for loss in full if loss is not None]
 
 
 def _documents(

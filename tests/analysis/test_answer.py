@@ -13,7 +13,7 @@ from tests.fakes.rows import PLAIN, assess, report, run, runs
 from trainables.training.checkpoint import BEST
 
 BETTER = runs("empirical", 3.95, 4.051, 4.149, training_time_seconds=2.0)
-WORSE = runs("linear_decay", 4.05, 4.149, 4.251)
+WORSE = runs("eva", 4.05, 4.149, 4.251)
 STOPPED = run(
     "composite", 7, None, phase="search", status="stopped", trainable_parameters=900, training_time_seconds=3.5,
     config={"composite": {"learning_rate": 0.002}}, history=({"step": 5, "eval_loss": 4.321}, {"step": 6}),
@@ -46,7 +46,7 @@ def test_the_table_has_the_base_plain_lora_and_the_winner_with_means_over_their_
 def test_without_a_winner_the_table_has_what_came_nearest_and_its_answer():
     plain, nearest = cells(answer(*PLAIN, *WORSE))
     assert plain[0] == "**plain LoRA, rank 2**"
-    assert nearest[0] == "linear_decay: loss"
+    assert nearest[0] == "eva: loss"
 
 
 def test_without_confirmation_the_table_says_that_its_runs_are_single_ones():

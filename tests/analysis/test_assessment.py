@@ -10,14 +10,14 @@ from analysis.stats import verdicts
 from tests.fakes.rows import PLAIN, assess, report, run, runs
 
 BETTER = runs("empirical", 3.95, 4.051, 4.149)
-WORSE = runs("linear_decay", 4.05, 4.149, 4.251)
+WORSE = runs("eva", 4.05, 4.149, 4.251)
 
 
 def test_all_that_is_asked_of_a_search_is_what_its_rows_say():
     best = run("empirical", 1, 3.4, phase="search", parameter_efficiency=0.02)
     small = run("empirical", 8, 3.6, phase="search", parameter_efficiency=0.01)
     plain = run("baseline", 9, 3.5, phase="search", parameter_efficiency=0.02)
-    broken = run("linear_decay", 10, None, phase="search")
+    broken = run("eva", 10, None, phase="search")
     shuffled = runs("shuffled", 4.0, 4.1, 4.2, config={"shuffled": {"of": "empirical"}})
     superseded = run("empirical", 4, 1.0, phase="superseded")
     rows = [*WORSE, plain, broken, small, best, *PLAIN, *shuffled, superseded, *BETTER]
@@ -26,17 +26,17 @@ def test_all_that_is_asked_of_a_search_is_what_its_rows_say():
     assert assessment.best_of_each == {"baseline": plain, "empirical": best}
     assert (assessment.best_trial, assessment.most_efficient) == (best, small)
     assert assessment.confirmed == {
-        "linear_decay": WORSE, "baseline": PLAIN, "shuffled empirical": shuffled, "empirical": BETTER
+        "eva": WORSE, "baseline": PLAIN, "shuffled empirical": shuffled, "empirical": BETTER
     }  # fmt: skip
     assert assessment.plain_runs == PLAIN
     # differences of -0.05, -0.049, -0.051 and of 0.05, 0.049, 0.051
     assert [(item.strategy, item.answer) for item in assessment.verdicts] == [
-        ("empirical", "win"), ("linear_decay", "loss")
+        ("empirical", "win"), ("eva", "loss")
     ]  # fmt: skip
     assert [item.pairs.mean for item in assessment.verdicts] == pytest.approx([-0.05, 0.05])
-    empirical, linear_decay = assessment.answer
+    empirical, eva = assessment.answer
     assert empirical.startswith("- **empirical: win.** Test loss -0.0500 against plain LoRA (interval ")
-    assert linear_decay.startswith("- **linear_decay: loss.** Test loss +0.0500 against plain LoRA (interval ")
+    assert eva.startswith("- **eva: loss.** Test loss +0.0500 against plain LoRA (interval ")
     assert [item.name for item in assessment.controls] == ["shuffled empirical"]
     assert assessment.recommended == BETTER[0]
     assert assessment.difference_to_plain(BETTER[1]) == pytest.approx(-0.049)

@@ -11,7 +11,7 @@ from analysis.stats.statistics import Paired
 from tests.fakes.rows import PLAIN, assess, run, runs
 
 BETTER = runs("empirical", 3.95, 4.051, 4.149)
-WORSE = runs("linear_decay", 4.05, 4.149, 4.251)
+WORSE = runs("eva", 4.05, 4.149, 4.251)
 UNCLEAR = runs("composite", 4.05, 4.06, 4.20)
 
 

@@ -12,7 +12,7 @@ from analysis.results.run_info import RunInfo
 from tests.fakes.rows import PLAIN, assess, run, runs
 
 BETTER = runs("empirical", 3.95, 4.051, 4.149)
-WORSE = runs("linear_decay", 4.05, 4.149, 4.251)
+WORSE = runs("eva", 4.05, 4.149, 4.251)
 PAGE = Path(__file__).parents[2] / "AGENTS.md"
 
 
@@ -33,7 +33,7 @@ def test_the_exit_status_is_the_answer_and_what_is_printed_is_the_file(rows, sta
     assert done.returncode == status
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "rows.jsonl"]
     printed = json.loads(done.stdout)
-    assert (printed["verdict"], printed["exit_status"], printed["schema_version"]) == (verdict, status, 1)
+    assert (printed["verdict"], printed["exit_status"], printed["schema_version"]) == (verdict, status, 2)
     assert command(tmp_path).returncode == 0
     assert json.loads((tmp_path / "verdict.json").read_text()) == printed
 

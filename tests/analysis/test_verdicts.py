@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.results.rows import write_rows
+from analysis.stats.recommendation import Choice, recommend
 from tests.fakes.rows import PLAIN, assess, only, report, run, runs, words
 
 
@@ -119,10 +120,48 @@ def test_several_searches_are_compared_by_their_verdicts(tmp_path, command):
 
 
 def test_a_win_smaller_than_what_matters_is_told_so():
-    small = assess([*PLAIN, *runs("empirical", 3.992, 4.0921, 4.1919)]).answer
-    assert "win" in small[0]
-    assert "less than the 0.01 that was said to matter" in small[0]
+    # -.008 on average, and as low as -.0108: it may matter, or not
+    small = assess([*PLAIN, *runs("empirical", 3.991, 4.092, 4.193)])
+    assert (small.verdicts[0].answer, small.recommended.strategy) == ("win", "empirical")
+    assert "less than the 0.01 that was said to matter" in small.answer[0]
     assert "said to matter" not in assess([*PLAIN, *runs("empirical", 3.95, 4.051, 4.149)]).answer[0]
+
+
+def test_what_is_ahead_by_less_than_matters_for_certain_is_no_win_and_plain_lora_is_used():
+    small = assess([*PLAIN, *runs("empirical", 3.992, 4.0921, 4.1919)])
+    assert small.verdicts[0].answer == "ahead, by too little to matter"
+    assert "less than the 0.01 that was said to matter" in small.answer[0]
+    assert small.recommended == PLAIN[0]
+    advice = recommend(small)
+    assert advice.choice is Choice.PLAIN
+    assert advice.sentences[1].startswith("Nothing beat it by what matters (empirical by less); with 3 seeds ")
+
+
+BEHIND = runs("composite", 4.05, 4.149, 4.251)
+
+
+def searched(strategy, *losses):
+    return [run(strategy, number, None if loss is None else loss - 0.1, "search") for number, loss in enumerate(losses)]
+
+
+def test_what_has_plain_lora_as_a_point_and_lost_was_not_searched_for_long_enough():
+    # by Laplace's rule the next trial comes up with 1 / (4 + 2); 8.8 more do so with 80 %: (5 / 6) ** 8.8 = .2
+    trials = [*searched("baseline", 3.5, 3.6), *searched("composite", 3.7, 3.8, 3.9, None)]
+    short = assess([*PLAIN, *BEHIND, *trials])
+    assert short.verdicts[0].answer == "not found: the search was too short"
+    assert "none of its 4 trials came up to plain LoRA's best, and about 13 trials of it would" in short.answer[0]
+    assert recommend(short).sentences[2].endswith("Of composite the search was too short: plain LoRA is a point of it.")
+
+
+def test_where_trials_came_up_to_plain_lora_and_the_choice_among_them_lost_the_validation_split_is_too_small():
+    trials = [*searched("baseline", 3.5, 3.6), *searched("composite", 3.5, 3.8)]
+    (line,) = assess([*PLAIN, *BEHIND, *trials]).answer
+    assert "1 of its 2 trials came up to plain LoRA's best on the validation split" in line
+    assert "--validation-examples" in line
+
+
+def test_what_does_not_have_plain_lora_as_a_point_loses():
+    assert only([*PLAIN, *runs("eva", 4.05, 4.149, 4.251)]).answer == "loss"
 
 
 @pytest.mark.parametrize(("best", "said"), [(0.05, True), (0.046, True), (0.02, False), (0.002, True)])

@@ -4,8 +4,10 @@ import math
 
 import pytest
 
+from analysis.stats.verdicts import CONTAINING_PLAIN
 from strategies import STRATEGIES, RankBudget, Site, allocate
 from strategies.allocation import units
+from strategies.at_random import AtRandom
 from strategies.attention_heavy import AttentionHeavy
 from strategies.baseline import Baseline
 from strategies.composite import Composite
@@ -13,6 +15,7 @@ from strategies.empirical import EVIDENCE_KINDS, Empirical
 from strategies.eva import Eva
 from strategies.geometry import GEOMETRIES
 from strategies.linear_decay import LinearDecay
+from strategies.plain import Plain
 from tests import readme
 
 SITES = GEOMETRIES["gpt2"].sites
@@ -70,13 +73,22 @@ class TestContract:
         trial = EdgeTrial(end)
         cls.suggest(trial)
         assert set(trial.asked) == set(cls.known_good)
+        assert cls.neutral is None or set(trial.asked) == set(cls.neutral)
         assert cls(**cls.known_good).scores(SITES, EVIDENCE)
 
 
-@pytest.mark.parametrize("strategy", [Baseline(), LinearDecay(slope=0), AttentionHeavy(log_ratio=0)])
+NEUTRAL = [cls(**cls.neutral) for cls in STRATEGIES.values() if cls.neutral is not None]
+
+
+@pytest.mark.parametrize("strategy", [Baseline(), *NEUTRAL], ids=lambda strategy: strategy.name)
 def test_a_neutral_strategy_is_plain_lora(strategy):
     allocation = allocate(strategy.scores(SITES, {}), SITES, RankBudget.like_uniform(8, SITES))
     assert set(allocation.ranks.values()) == {8}
+    assert not strategy.training
+
+
+def test_a_verdict_knows_which_strategies_have_plain_lora_as_a_point():
+    assert {strategy.name for strategy in NEUTRAL} == set(CONTAINING_PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +137,29 @@ def test_attention_heavy_has_the_ratio_it_is_asked_for(log_ratio):
     sites = (Site("a", 8, 8, 0, "attention"), Site("m", 8, 8, 0, "mlp"))
     scores = AttentionHeavy(log_ratio).scores(sites, {})
     assert scores["a"] / scores["m"] == pytest.approx(math.exp(log_ratio))
+
+
+@pytest.mark.parametrize(
+    ("modules", "names"), [("all", "0a 0m 1a 1m"), ("mlp", "0m 1m"), ("attention", "0a 1a"), ("upper_half", "1a 1m")]
+)
+def test_plain_puts_one_rank_on_a_set_of_matrices(modules, names):
+    kinds = (("a", "attention"), ("m", "mlp"))
+    sites = tuple(Site(f"{block}{name}", 8, 8, block, kind) for block in (0, 1) for name, kind in kinds)
+    allocation = allocate(Plain(modules).scores(sites, {}), sites, RankBudget.like_uniform(2, sites))
+    assert list(allocation.adapted) == names.split()
+    assert set(allocation.adapted.values()) == {8 // len(names.split())}
+
+
+def test_plain_knows_no_other_sets():
+    with pytest.raises(ValueError, match="plain/modules"):
+        Plain("lower_half")
+
+
+def test_random_allocations_are_the_same_on_any_machine_and_others_for_another_draw():
+    blocks = sites_in_blocks(2)
+    # random.Random("0.5").gauss(0, 1) twice
+    assert list(AtRandom(0.5, 1.0).scores(blocks, {}).values()) == pytest.approx([0.7149568, 0.1125346], rel=1e-6)
+    assert AtRandom(0.5000001).scores(blocks, {}) != AtRandom(0.5).scores(blocks, {})
 
 
 def test_empirical_scores_are_tempered_shares_of_the_mean():

@@ -37,5 +37,5 @@ def test_attention_alone_and_one_block_leave_some_strategies_nothing_to_choose(c
 
 def test_what_is_not_measured_yet_or_trains_otherwise_is_not_named():
     assert always_plain(tuple(STRATEGIES), workload(*sites("attention"))) == (
-        "linear_decay", "attention_heavy",
+        "linear_decay", "attention_heavy", "plain", "random",
     )  # fmt: skip

@@ -16,7 +16,7 @@ from trainables.spec import TrialSpec
 from tuning.cli import main
 from tuning.plan.search_plan import SearchPlan
 from tuning.tracking.mlflow_client import PARENT
-from tuning.trials.confirmation import confirmations, controls
+from tuning.trials.confirmation import confirmations, controls, regrouped, sizes
 
 
 def trial(strategy, loss, number=0, **params):
@@ -116,7 +116,7 @@ def test_of_budgets_that_were_searched_the_smallest_that_is_about_as_good_is_con
         ("baseline_baseline0_seed8", 1.0), ("linear_decay_linear_decay0_seed8", 1.0),
         ("attention_heavy_attention_heavy0_seed8", 1.0), ("linear_decay_linear_decay2-small_seed8", 0.3),
     ]  # fmt: skip
-    assert plan.most_confirmations == 2 * (2 + 2 * (len(SEARCHED) - 1) * (1 + len(CONTROLS)))
+    assert plan.most_confirmations == 2 * (2 + 2 * (len(SEARCHED) - 1) * (1 + len(CONTROLS)) + 2)
 
 
 def test_a_smaller_one_that_wins_has_controls_of_its_own_size():
@@ -156,8 +156,72 @@ def test_nothing_is_confirmed_where_nothing_can_be_compared(plan, rows):
 
 
 def test_a_plan_knows_how_many_runs_a_confirmation_may_take():
-    assert PLAN.most_confirmations == 2 * (1 + (len(SEARCHED) - 1) * (1 + len(CONTROLS)))
+    assert PLAN.most_confirmations == 2 * (1 + (len(SEARCHED) - 1) * (1 + len(CONTROLS)) + 2)
+    assert SearchPlan(seed=7, confirm_seeds=2, sizes=False).most_confirmations == PLAN.most_confirmations - 4
     assert SearchPlan(strategies=("baseline",)).most_confirmations == 0
+
+
+def test_plain_lora_is_trained_at_half_and_double_the_budget_at_its_best_rate_from_the_same_seeds():
+    configs = sizes(PLAN, ROWS)
+    assert [(config.seed, config.budget_share) for config in configs] == [(8, 0.5), (8, 2.0), (9, 0.5), (9, 2.0)]
+    assert {(c.strategy, c.learning_rate, c.phase) for c in configs} == {("baseline", 0.01, "sizes")}
+    assert configs[1].name == configs[1].trial_id == "baseline_baseline0-double_seed8"
+    sites = tuple(Site(name, 8, 8, 0, "mlp") for name in "abc")
+    allocation = TrialSpec.from_config(configs[1]).allocation(sites, RankBudget.like_uniform(2, sites), {})
+    assert allocation.ranks == {"a": 4, "b": 4, "c": 4}
+
+
+def test_half_of_rank_1_is_no_plain_lora_and_without_a_verdict_or_the_choice_there_are_no_sizes():
+    best = dataclasses.replace(ROWS[0], ranks={"a": 1, "b": 1})
+    assert {config.budget_share for config in sizes(PLAN, [best, *ROWS[1:]])} == {2.0}
+    assert sizes(SearchPlan(seed=7, confirm_seeds=2, sizes=False), ROWS) == []
+    assert sizes(PLAN, ROWS[:2]) == []
+
+
+@pytest.mark.parametrize(
+    ("choices", "seeds"),
+    [
+        ({"confirm_seeds": 3}, 3),
+        # (8 / 2 + 10 * (2 + 2)) * .3 / 2 = 6.6 seeds of half and double
+        ({"confirm_seeds": 10, "num_samples": 8, "strategies": ("baseline", "eva")}, 6),
+        ({"confirm_seeds": 10, "num_samples": 8, "strategies": ("baseline", "eva"), "scheduler": "fifo"}, 7),
+        ({"confirm_seeds": 2, "num_samples": 2, "strategies": ("baseline", "eva")}, 0),
+        ({"strategies": ("baseline",)}, 0),
+        ({"official": True}, 0),
+    ],
+)
+def test_other_sizes_make_a_search_at_most_a_third_longer(choices, seeds):
+    assert SearchPlan(**choices).size_seeds == seeds
+
+
+def test_sizes_of_what_a_longer_search_no_longer_finds_best_are_superseded():
+    before = [
+        ResultRow(c.trial_id, c.name, c.strategy, "finished", phase=c.phase, seed=c.seed, config=c.to_ray())
+        for c in sizes(PLAN, ROWS)
+    ]
+    after = [*ROWS, trial("baseline", 3.9, 2)]
+    assert [row.phase for row in regrouped(before, sizes(PLAN, after))] == ["superseded"] * 4
+    again = regrouped([dataclasses.replace(row, phase="superseded") for row in before], sizes(PLAN, ROWS))
+    assert [row.phase for row in again] == ["sizes"] * 4
+
+
+@pytest.mark.search
+def test_a_search_trains_plain_lora_of_other_sizes_beside_the_confirmation_runs(simulated, small, four, tmp_path):
+    flags = [*small, *four, "--num-samples", "4", "--confirm-seeds", "2", "--runs-dir", str(tmp_path)]
+    assert main([*flags, "--name", "sized"]) == 0
+    rows = read_rows(tmp_path / "sized" / "rows.jsonl")
+    sized = [row for row in rows if row.phase == "sizes"]
+    plain = next(row for row in rows if row.phase == "confirm" and row.strategy == "baseline")
+    assert Counter((row.seed, row.trainable_parameters / plain.trainable_parameters) for row in sized) == Counter(
+        [(seed, size) for seed in (1, 2) for size in (0.5, 2)]
+    )
+    assert {row.status for row in sized} == {"finished"}
+    assert all(row.test_documents and row.test_loss for row in sized)
+    assert main([*flags, "--name", "unsized", "--no-sizes"]) == 0
+    without = read_rows(tmp_path / "unsized" / "rows.jsonl")
+    assert [row.trial_id for row in without] == [row.trial_id for row in rows if row.phase != "sizes"]
+    (stored, _) = simulated.values()
+    assert {stored[row.trial_id].parent for row in sized} == {"confirm"}
 
 
 @pytest.mark.search
@@ -185,8 +249,11 @@ def test_a_search_is_judged_once_for_its_controls_and_once_at_its_end(
 def test_a_search_confirms_in_full_and_says_its_verdict(finished):
     done, folder, *_ = finished
     rows = read_rows(folder / "rows.jsonl")
-    searched, confirmed = ([row for row in rows if row.phase == phase] for phase in ("search", "confirm"))
-    assert len(rows) == len(searched) + len(confirmed)
+    searched, confirmed, sizes = (
+        [row for row in rows if row.phase == phase] for phase in ("search", "confirm", "sizes")
+    )
+    assert len(rows) == len(searched) + len(confirmed) + len(sizes)
+    assert Counter(row.strategy for row in sizes) == {"baseline": 4}, "half and double, from two seeds"
     names = {row.strategy for row in searched}
     assert names == {"baseline", "linear_decay", "attention_heavy", "empirical", "eva", "adalora"}
     by_strategy = {}

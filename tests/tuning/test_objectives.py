@@ -176,10 +176,14 @@ def test_a_share_of_a_budget_is_rounded_down(share, params):
     assert RankBudget(1000, low=0, high=9).share(share) == RankBudget(params, low=0, high=9)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.01, float("nan")])
-def test_nothing_goes_over_the_budget_given(share):
+@pytest.mark.parametrize("share", [0.0, 4.01, float("nan")])
+def test_no_size_is_more_than_four_times_the_budget(share):
     with pytest.raises(ValueError, match="share"):
         RankBudget(1000).share(share)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.01, float("nan")])
+def test_nothing_goes_over_the_budget_given(share):
     with pytest.raises(ValueError, match="budget_share"):
         TrialSpec.from_config(configuration(share))
 

@@ -9,10 +9,12 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from analysis.results.trial_config import TrialConfig
-from strategies import SEARCHED, STRATEGIES
+from strategies import SEARCHED, STRATEGIES, RankBudget
+from strategies.geometry import GEOMETRIES
+from trainables.spec import TrialSpec
 from tuning.callbacks.trial_callback import row_from
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.search_space import Space, fixed_part, official_configs
+from tuning.plan.search_space import Space, fixed_part, neutral_point, official_configs
 from tuning.state.record import Record
 from tuning.trials.fixed_search import FixedSearch
 from tuning.trials.optuna_search import StudySearch, effective_key, make_sampler
@@ -69,6 +71,59 @@ def test_every_strategy_begins_at_its_known_good_point(search):
         assert config[name] == {**STRATEGIES[name].known_good, "learning_rate": pytest.approx(0.01)}
 
 
+def trains(config):
+    """Stands for what a configuration trains: plain LoRA and the neutral point of a slope train the same."""
+    slope = 0.0 if config.strategy == "baseline" else config.params.get("slope", config.strategy)
+    return f"{slope} {config.learning_rate} {config.scaling}"
+
+
+def test_a_strategy_hears_how_plain_loras_two_best_trials_ended_without_training_them_again(begin):
+    plan = SearchPlan(num_samples=20, strategies=("baseline", "linear_decay"))
+    search = begin(plan, trains)
+    for number in range(6):
+        search.suggest(str(number))
+    for ray_id, loss in (("0", 3.0), ("2", 2.0), ("4", 2.5)):
+        finish(search, ray_id, loss)
+    plain, other = search.suggest("6"), search.suggest("7")
+    assert (plain["strategy"], other["strategy"]) == ("baseline", "linear_decay")
+    assert other["linear_decay"]["slope"] != 0
+    told = [trial for trial in search.study.trials if "same_as" in trial.user_attrs]
+    assert [(trial.user_attrs["same_as"], trial.value, trial.params["linear_decay/slope"]) for trial in told] == [
+        ("t003", 2.0, 0.0), ("t005", 2.5, 0.0),
+    ]  # fmt: skip
+    best = search._record.configs["t003"]
+    assert told[0].params["linear_decay/learning_rate"] == best.learning_rate
+    for number in range(8, 12):
+        search.suggest(str(number))
+    assert len([trial for trial in search.study.trials if "same_as" in trial.user_attrs]) == 2
+    taken_up = begin(plan, trains, search._record)
+    assert [t.params for t in taken_up.study.trials if "same_as" in t.user_attrs] == [t.params for t in told]
+
+
+@pytest.mark.parametrize("name", [name for name, cls in STRATEGIES.items() if cls.neutral is not None])
+def test_the_point_that_is_plain_lora_trains_just_what_plain_lora_does(name):
+    sites = GEOMETRIES["gpt2"].sites
+    plain = TrialConfig("baseline", "t001", learning_rate=0.013, budget_share=0.5, scaling="alpha/r", seed=3)
+    specs = [TrialSpec.from_config(config) for config in (plain, neutral_point(name, plain))]
+    allocations = [spec.allocation(sites, RankBudget.like_uniform(8, sites), {}) for spec in specs]
+    assert allocations[0] == allocations[1]
+    alphas = [spec.alphas(allocations[0], sites, 2.0) for spec in specs]
+    assert alphas[0] == alphas[1]
+    assert len({(spec.learning_rate, spec.scaling, spec.seed, spec.training) for spec in specs}) == 1
+
+
+def test_without_the_choice_and_for_strategies_without_such_a_point_nothing_is_told(begin):
+    slope = {"strategies": ("baseline", "linear_decay"), "plain_points": False}
+    for choices in ({"strategies": ("baseline", "empirical")}, slope):
+        search = begin(SearchPlan(num_samples=20, **choices), trains)
+        for number in range(5):
+            search.suggest(str(number))
+        finish(search, "0", 2.0)
+        for number in range(5, 10):
+            search.suggest(str(number))
+        assert not [trial for trial in search.study.trials if "same_as" in trial.user_attrs]
+
+
 def test_a_search_with_fewer_trials_than_strategies_is_fair_to_one(begin):
     search = begin(SearchPlan(num_samples=6))
     counts = Counter(search.suggest(str(number))["strategy"] for number in range(6))
@@ -117,7 +172,7 @@ def test_the_same_effective_configuration_is_not_handed_out_twice(begin):
 
 
 def test_a_strategy_that_is_added_begins_at_its_known_good_point_and_catches_up(begin):
-    plan = SearchPlan(num_samples=4, strategies=("baseline", "linear_decay"))
+    plan = SearchPlan(num_samples=4, strategies=("baseline", "linear_decay"), plain_points=False)
     search = begin(plan)
     for number in range(4):
         search.suggest(str(number))

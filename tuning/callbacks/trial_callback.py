@@ -12,7 +12,7 @@ from ray import tune as ray_tune
 
 from analysis.results.messages import masked, to_stderr
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Phase, Status, TrialConfig
+from analysis.results.trial_config import AFTER_SEARCH, Status, TrialConfig
 from tuning.cluster import ray_compat
 from tuning.lifecycle.stop import Stop, is_want_of_room
 from tuning.state.record import Record
@@ -151,7 +151,7 @@ def row_from(
     """
     status = STATUSES.get(last.get("status", ""), Status.FAILED)
     allocation = json.loads(last.get("allocation") or "{}")
-    confirmed, test_loss = config.phase == Phase.CONFIRM, _finite(last.get("test_loss"))
+    confirmed, test_loss = config.phase in AFTER_SEARCH, _finite(last.get("test_loss"))
     if confirmed and status == Status.FINISHED and test_loss is None:  # leaving it out would flatter its strategy
         status = Status.DIVERGED
     documents = last.get("test_documents") if confirmed and test_loss is not None else None

@@ -6,9 +6,10 @@ import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from analysis.results.messages import has_secret
+from analysis.results.run_info import DOUBLINGS, MARGIN_PATTERN
 from strategies import SEARCHED, STRATEGIES, RankBudget, Site
 from trainables.models.precision import FLOAT32, Precision
 from trainables.models.targets import ALL, Targets
@@ -16,6 +17,7 @@ from trainables.models.targets import ALL, Targets
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MLFLOW_URI = r"^(https?://[^/\s]+|(sqlite|postgresql|mysql|mssql)(\+\w+)?:///?[^\s]+|databricks(-uc)?(://\S+)?$)"
 LONGEST_TEXT = 4096
+YES_OR_NO = ("official", "plain_points", "sizes")
 LARGEST_COUNT = 2**31  # confirmation seeds follow the search's, and NumPy takes none above 2**32
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
@@ -57,7 +59,7 @@ class Choices(BaseModel):
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse what would pass for something else: yes for 1, a password in a URI, characters that do not show."""
-        if isinstance(value, bool) and info.field_name != "official":
+        if isinstance(value, bool) and info.field_name not in YES_OR_NO:
             raise ValueError("must be a number or text, not yes or no")
         for text in value if isinstance(value, list | tuple) else [value]:
             if isinstance(text, str):
@@ -155,6 +157,9 @@ class SearchChoices(Choices):
     learning_rate_factor: Annotated[float, Field(ge=1)] = Field(
         5.0, description="The range is learning rate / factor to learning rate * factor"
     )
+    plain_points: bool = Field(
+        True, description="Tell each strategy that has plain LoRA as a point how plain LoRA's two best trials ended"
+    )
     seed: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] = Field(
         0, description="Seed of the search, the adapters and the data order"
     )
@@ -190,7 +195,16 @@ class VerdictChoices(Choices):
     confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = Field(
         3, description="Fresh seeds from which the best of each strategy is trained again for the verdict; 0 gives none"
     )
-    margin: Positive = Field(0.01, description="Difference in test loss that does not matter, in nats per token")
+    sizes: bool = Field(
+        True,
+        description="Train plain LoRA of half and double the budget, too, to say what differences are worth",
+    )
+    margin: Annotated[Positive | Annotated[str, Field(pattern=MARGIN_PATTERN)], BeforeValidator(number_or_word)] = (
+        Field(
+            f"0.25{DOUBLINGS}",
+            description="Difference that does not matter: nats per token, or a share of what doubling plain LoRA gains",
+        )
+    )
 
 
 class StorageChoices(Choices):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analysis.results.trial_config import BUDGET_SHARE, LEARNING_RATE, TrialConfig
@@ -81,6 +81,17 @@ def fixed_part(plan: SearchPlan, name: str, is_first: bool) -> dict[str, Any]:
         if plan.scaling == "search":
             fixed["scaling"] = SCALINGS[0]
     return fixed
+
+
+def neutral_point(name: str, plain: TrialConfig) -> TrialConfig | None:
+    """Return the configuration of a strategy that trains what a trial of plain LoRA does; None if it has none.
+
+    Args:
+        name: The strategy's.
+        plain: A trial of plain LoRA.
+    """
+    params = STRATEGIES[name].neutral
+    return None if params is None else replace(plain, strategy=name, params=params, trial_id="")
 
 
 def budget_class(config: TrialConfig) -> int:

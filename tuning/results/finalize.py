@@ -62,7 +62,7 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
     log.info("report of %d trials; recommended: %s", len(rows), best and best.experiment_name)
     write_rows(rows, plan.run_dir / "rows.csv")
     if any(item.pairs.interval for item in assessment.verdicts):
-        record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
+        record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin_in_words}")
     if in_time and any(row.test_loss is not None for row in rows) and TEST_LOSS not in record.base_losses:
         record.base_measured(measuring.base_loss(plan, run.hosts, "test", run.observer, run.stop))
     facts = replace(

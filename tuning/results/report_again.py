@@ -7,7 +7,7 @@ from dataclasses import replace
 from analysis.report.card import Use, card
 from analysis.results.atomic_write import replace_text
 from analysis.results.run_info import RunInfo, in_words
-from analysis.results.trial_config import Phase
+from analysis.results.trial_config import AFTER_SEARCH
 from analysis.stats.assessment import SearchAssessment, assess
 from trainables.models import hub
 from trainables.postprocess.verification import loaded_from
@@ -19,7 +19,7 @@ from tuning.search_result import SearchResult
 from tuning.state import run_folder
 from tuning.state.record import Record
 from tuning.tracking import events
-from tuning.trials.confirmation import confirmations, controls
+from tuning.trials.confirmation import confirmations, controls, sizes
 
 
 def report_again(
@@ -37,7 +37,7 @@ def report_again(
     if status is None or not _is_all_there(plan, record, assessment):
         return None
     earlier = RunInfo.of_run(plan.run_dir, "")
-    record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin:g}")
+    record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin_in_words}")
     facts = replace(
         earlier,
         margin=plan.margin,
@@ -62,8 +62,9 @@ def report_again(
 
 def _is_all_there(plan: SearchPlan, record: Record, assessment: SearchAssessment) -> bool:
     """Return True if the same runs confirm what was found, and the same adapter is to be used."""
-    best, wanted = assessment.recommended, [*confirmations(plan, assessment.rows), *controls(plan, assessment.rows)]
-    there = {row.trial_id for row in record.of_phase(Phase.CONFIRM)}
+    best, made = assessment.recommended, (confirmations, sizes, controls)
+    wanted = [config for make in made for config in make(plan, assessment.rows)]
+    there = {row.trial_id for phase in AFTER_SEARCH for row in record.of_phase(phase)}
     if best is None or record.handout is None or there != {config.trial_id for config in wanted}:
         return False
     trial_id, folders = record.handout

@@ -22,6 +22,8 @@ def lines(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search
     if assessment.answer:
         said += ["", "Verdict on each strategy against plain LoRA (test loss, confirmation runs):"]
         said += ["  " + line.removeprefix("- ").replace("**", "") for line in assessment.answer]
+        if assessment.sizes and (rank := assessment.sizes.sentences(assessment.margin)):
+            said += [f"  What rank is worth here: {' '.join(rank)}"]
     said += ["", f"Report           {typed(plan.run_dir)}/report.html, report.md"]
     said += [*adapter_lines(plan, assessment), *mlflow_lines(plan, search_id)]
     if not plan.official:

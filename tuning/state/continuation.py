@@ -38,6 +38,8 @@ TRAINED = sorted(
 )
 """Choices by which a trial of the same configuration trains otherwise, or on something else."""
 ORIGIN = ("base model", "texts")
+OF_OLD = {"base_dtype": FLOAT32, "plain_points": False, "sizes": False}
+"""Choices as searches had them that do not say."""
 
 
 @contextmanager
@@ -92,7 +94,7 @@ def saved_plan(record: Record) -> SearchPlan:
     if saved is None:
         raise ValueError(f"{record.run_dir}: neither {EVENTS} nor {PLAN} has a plan that can be read; start anew")
     place = {"name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)}
-    saved = {"base_dtype": FLOAT32, **saved}  # as searches had it that do not say
+    saved = {**OF_OLD, **saved}
     return SearchPlan(**{**saved, **given.found_in(record.run_dir / given.GIVEN, saved), **place})
 
 

@@ -106,7 +106,7 @@ class Tracking:
         named = common | {f"strategy/{config.strategy}/{key}": value for key, value in particular.items()}
         params |= {key: value for key, value in named.items() if value is not None}
         tags = {"strategy": config.strategy, "status": Status.RUNNING, "phase": config.phase}
-        parent = PARENT if config.phase == Phase.SEARCH else config.phase
+        parent = PARENT if config.phase == Phase.SEARCH else Phase.CONFIRM
         self.sink.put(
             "start", config.trial_id, name=config.name, params=params, tags=tags, time_ms=now_ms(), parent=parent
         )

@@ -1,17 +1,18 @@
-"""After the search: the best of every strategy again, in full, from fresh seeds; then controls."""
+"""After the search, from fresh seeds: the best of every strategy, other sizes of plain LoRA, then controls."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Phase, TrialConfig
+from analysis.results.trial_config import AFTER_SEARCH, Phase, TrialConfig
 from analysis.stats import pareto, ranking
 from analysis.stats.assessment import assess
+from analysis.stats.sizes import margin_in_nats
 from analysis.stats.statistics import has_fewer
 from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
 from strategies.controls import Shuffled
-from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_plan import SIZES, SearchPlan
 
 ALL_CONTROLS = (*CONTROLS, Frozen.name)
 
@@ -31,9 +32,29 @@ def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConf
     if plan.official or Baseline.name not in best or len(best) < 2:
         return []
     whole = [replace(row.trial_config.with_whole_budget(), source=row.trial_id) for row in best.values()]
-    close = _smaller(searched, plan.margin) if plan.searches_budget else ()
+    close = _smaller(searched, margin_in_nats(plan.margin, None)) if plan.searches_budget else ()
     small = [replace(row.trial_config, source=f"{row.trial_id}-small") for row in close]
     return _from_fresh_seeds(plan, [*whole, *small])
+
+
+def sizes(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
+    """Return plain LoRA's best configuration at other sizes than the budget's, seed by seed; none without a verdict.
+
+    Seeds are the first of the confirmation's, so that each run is paired with one of each strategy. At half the budget
+    plain LoRA needs a rank of 2 to have any at all matrices.
+
+    Args:
+        plan: The search.
+        rows: Its trials.
+    """
+    if not plan.size_seeds or not confirmations(plan, rows):
+        return []
+    best = ranking.best_of_each_strategy([row for row in rows if row.phase == Phase.SEARCH])[Baseline.name]
+    shares = {name: share for name, share in SIZES.items() if share * min((best.ranks or {"": 2}).values()) >= 1}
+    config = best.trial_config.with_whole_budget()
+    sized = [replace(config, budget_share=share, source=f"{best.trial_id}-{name}") for name, share in shares.items()]
+    runs = _from_fresh_seeds(plan, sized, Phase.SIZES)
+    return [run for run in runs if run.seed is not None and run.seed <= plan.seed + plan.size_seeds]
 
 
 def _smaller(searched: Sequence[ResultRow], margin: float) -> Iterator[ResultRow]:
@@ -99,7 +120,9 @@ def _frozen(best: Mapping[str, ResultRow], runs: Sequence[ResultRow]) -> list[Tr
     return [frozen, replace(frozen, strategy=Shuffled.name, control_of=Frozen.name)]
 
 
-def _from_fresh_seeds(plan: SearchPlan, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+def _from_fresh_seeds(
+    plan: SearchPlan, configs: Sequence[TrialConfig], phase: Phase = Phase.CONFIRM
+) -> list[TrialConfig]:
     """Return each configuration with each seed.
 
     Seeds follow the search's own, so no run of the search is among them. A seed decides the initial adapter, the order
@@ -107,7 +130,7 @@ def _from_fresh_seeds(plan: SearchPlan, configs: Sequence[TrialConfig]) -> list[
     """
     seeds = range(plan.seed + 1, plan.seed + 1 + plan.confirm_seeds)
     return [
-        replace(config, seed=seed, phase=Phase.CONFIRM, trial_id=f"{config.strategy}_{config.source}_seed{seed}")
+        replace(config, seed=seed, phase=phase, trial_id=f"{config.strategy}_{config.source}_seed{seed}")
         for seed in seeds
         for config in configs
     ]
@@ -120,7 +143,7 @@ def regrouped(rows: Sequence[ResultRow], wanted: Sequence[TrialConfig]) -> list[
         rows: Of one kind, of strategies or of controls; those of the search are passed over.
         wanted: Configurations of that kind that are to be confirmed now.
     """
-    ids = {config.trial_id for config in wanted}
-    again = [row for row in rows if row.phase in {Phase.CONFIRM, Phase.SUPERSEDED}]
-    changed = [replace(row, phase=Phase.CONFIRM if row.trial_id in ids else Phase.SUPERSEDED) for row in again]
+    phases = {config.trial_id: config.phase for config in wanted}
+    again = [row for row in rows if row.phase in {*AFTER_SEARCH, Phase.SUPERSEDED}]
+    changed = [replace(row, phase=phases.get(row.trial_id, Phase.SUPERSEDED)) for row in again]
     return [new for old, new in zip(again, changed, strict=True) if new.phase != old.phase]

@@ -1,6 +1,7 @@
 """Optuna under Ray Tune, told the truth: finished, pruned or failed, no configuration twice, no state of its own."""
 
 import hashlib
+import itertools
 import json
 import math
 import warnings
@@ -16,14 +17,17 @@ from ray.tune.search import Searcher
 
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status, TrialConfig
+from analysis.stats import ranking
+from strategies.baseline import Baseline
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.search_space import Space, fixed_part, to_optuna
+from tuning.plan.search_space import Space, fixed_part, neutral_point, to_optuna
 from tuning.state.record import Record
 from tuning.trials.optuna_compat import drawn_as
 
 METRIC, STRATEGY = "eval_loss", "strategy"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_DUPLICATES = 100
+PLAIN_POINTS = 2
 PARAMETERS = "trainable_parameters"
 OBJECTIVES = {"loss": (METRIC,), "loss,params": (METRIC, PARAMETERS)}
 STATES = {Status.FINISHED: TrialState.COMPLETE, Status.STOPPED: TrialState.PRUNED}
@@ -137,8 +141,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     def _new_config(self, ray_id: str, fixed: dict[str, Any]) -> TrialConfig | None:
         turn = self._turn - 1
-        for _ in range(MAX_DUPLICATES):
-            trial, config = self._ask(fixed)
+        for point in (*self._neutral_points(fixed[STRATEGY]), *itertools.repeat(fixed, MAX_DUPLICATES)):
+            trial, config = self._ask(point)
             key = self._effective_key(config)
             if key not in self._seen:
                 self._handed_out += 1
@@ -148,6 +152,20 @@ class StudySearch(Searcher):  # type: ignore[misc]
                 return config
             self._tell_duplicate(trial, config, turn, self._seen[key])
         return None
+
+    def _neutral_points(self, strategy: str) -> list[dict[str, Any]]:
+        """Return the points of a strategy that train what plain LoRA's two best trials did, if not yet told.
+
+        They are no trials: what they train has been trained, so a strategy is told how that ended.
+        """
+        if not self._plan.plain_points or strategy == Baseline.name or strategy not in self._plan.strategies:
+            return []
+        study = self._studies.get(strategy)
+        heard_of = {trial.user_attrs.get("same_as") for trial in study.trials} if study else set()
+        plain = [row for row in self._record.of_phase(Phase.SEARCH) if row.strategy == Baseline.name]
+        best = sorted(ranking.usable(plain), key=lambda row: row.final_eval_loss or 0.0)[:PLAIN_POINTS]
+        points = [neutral_point(strategy, row.trial_config) for row in best if row.trial_id not in heard_of]
+        return [to_optuna(point) for point in points if point is not None and self._drawn_as(point) is not None]
 
     def _hand_out(self, ray_id: str, trial: optuna.Trial, config: TrialConfig) -> None:
         self._seen[self._effective_key(config)] = config.trial_id

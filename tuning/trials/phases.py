@@ -21,7 +21,7 @@ from tuning.state import checkpoints
 from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.trials import tuner
-from tuning.trials.confirmation import ALL_CONTROLS, confirmations, controls, regrouped
+from tuning.trials.confirmation import ALL_CONTROLS, confirmations, controls, regrouped, sizes
 from tuning.trials.fixed_search import FixedSearch
 from tuning.trials.optuna_search import StudySearch
 
@@ -67,7 +67,7 @@ def train(run: Run) -> optuna.Study | None:
         if run.stop.stop_all():
             break
         rows = list(record.rows.values())
-        wanted = make(plan, rows)
+        wanted = make(plan, rows) + ([] if kind else sizes(plan, rows))
         for row in regrouped([row for row in rows if (row.strategy in ALL_CONTROLS) is kind], wanted):
             record.ended(row)
         again = FixedSearch(wanted, record)
