@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analysis.results.trial_config import TrialConfig
+from strategies.baseline import Baseline
 from tests.reference import SoloSession
 from trainables.data.splits import mean_loss
 from trainables.engine.batcher import BatchedExecutor
@@ -178,3 +179,13 @@ def test_scaling_policies_agree_at_the_mean_rank_and_differ_elsewhere(policy, ex
 
 def test_a_trial_taken_up_before_its_first_step_trains_to_its_first_report(session):
     assert next_report(session, again=True)["step"] == 4
+
+
+def test_plain_lora_of_half_and_double_the_budget_trains_beside_the_whole_in_one_pack(workload):
+    pack = BatchedExecutor(Pack.of(workload, workload.micro_batch))
+    specs = [TrialSpec("baseline", Baseline(), 0.01, budget_share=share) for share in (0.5, 1.0, 2.0)]
+    sessions = [pack.admit(workload, spec) for spec in specs]
+    reports = [session.train(4) for session in sessions]
+    assert all(math.isfinite(report.eval_loss) for report in reports)
+    sizes = [session.learner.facts["trainable_parameters"] for session in sessions]
+    assert sizes == [workload.budget.params // 2, workload.budget.params, workload.budget.params * 2]
