@@ -51,7 +51,9 @@ def addresses(pack):
 def test_fifty_steps_find_everything_where_it_was_and_have_few_shapes(long, spec, as_on_a_gpu, shapes):
     pack = Pack.of(long, 4)
     slots = [pack.admit(long, spec(kind, learning_rate=0.01, seed=seed)) for seed, kind in enumerate(KINDS * 2)]
-    ranks, before = slots[1].learner.facts["ranks"], {}
+    ranks, before, given = slots[1].learner.facts["ranks"], {}, set()
+    embeddings = pack.base.model.get_input_embeddings()
+    listening = embeddings.register_forward_pre_hook(lambda _, args: given.add(args[0].data_ptr()))
     for step in range(50):
         if step == 10:
             pack.forget(slots.pop(0))
@@ -66,8 +68,10 @@ def test_fifty_steps_find_everything_where_it_was_and_have_few_shapes(long, spec
         here = addresses(pack)
         assert before.items() <= here.items(), step
         before = here
+    listening.remove()
     assert sum("int64" in name for name in before) <= 8
     assert sum("float32" in name for name in before) > 1
+    assert given <= set(before.values())
     assert "at step 10" in str(slots[-1].failure)
     assert slots[0].learner.facts["ranks"] != ranks, "no rank has changed"
     assert len(shapes) <= 8

@@ -224,11 +224,10 @@ class Check:
 
     def _packed(self, adapters: Sequence[Adapter], sites: Sequence[Site]) -> Pass:
         """Return what the first of two trials gave in a pack."""
-        store, rows = AdapterStore.of(adapters, planes=2), slice(0, len(adapters))
-        with adapted(self.base.model, store.factors(rows)), self._listening(sites) as outputs:
+        factors = AdapterStore.of(adapters, planes=2).factors(slice(0, len(adapters)))
+        with adapted(self.base.model, factors), self._listening(sites) as outputs:
             losses = self._losses(len(adapters))
             losses.sum().backward()  # type: ignore[no-untyped-call]
-        store.scale_gradients(rows)
         share = [(name, output.view(len(adapters), -1)[0]) for name, output in outputs]
         return Pass(losses.detach().view(len(adapters), -1)[0], _gradients(adapters[0].factors), share)
 

@@ -33,20 +33,22 @@ class FrozenHeadLoss(torch.autograd.Function):
             bias: (vocabulary,) or None.
             targets: (tokens,), the target ids.
         """
-        places = targets[:, None]
-        logs = torch.empty(len(hidden), 1, device=hidden.device)
+        losses = torch.empty(len(hidden), device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         rows = max(LEAST_ROWS, device_of(hidden.device.type).head_elements // len(weight))
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            logits = torch.nn.functional.linear(hidden[part], weight, bias)
-            probabilities = torch.log_softmax(logits, 1, dtype=torch.float32)
-            torch.gather(probabilities, 1, places[part], out=logs[part])
+            logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
+            logits -= logits.amax(1, keepdim=True)
+            target_logits = logits.gather(1, targets[part, None])
+            total = logits.exp_().sum(1, keepdim=True)
+            losses[part] = (total.log() - target_logits).squeeze(1)
             if gradient is not None:
-                probabilities.exp_().scatter_(1, places[part], -1.0, reduce="add")
-                torch.mm(probabilities.to(weight.dtype), weight, out=gradient[part])
+                logits /= total
+                logits.scatter_add_(1, targets[part, None], -torch.ones_like(total))
+                gradient[part] = logits.to(weight.dtype) @ weight
         ctx.gradient = gradient
-        return -logs.squeeze(1)
+        return losses
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
