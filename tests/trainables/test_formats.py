@@ -30,6 +30,15 @@ def table(tmp_path):
         ({"text": "So."}, Document("", "So.")),
         ({"prompt": "Why?", "completion": "So."}, Document("Why?", "So.", "pair")),
         ({"prompt": [USER], "completion": [ANSWER]}, Document(json.dumps([USER]), json.dumps([ANSWER]), "turns")),
+        (
+            {"prompt": json.dumps([USER]), "completion": f" {json.dumps([ANSWER])}"},
+            Document(json.dumps([USER]), json.dumps([ANSWER]), "turns"),
+        ),
+        (
+            {"prompt": "Who?", "completion": '[{"name": "Ann", "role": "cook"}]'},
+            Document("Who?", '[{"name": "Ann", "role": "cook"}]', "pair"),
+        ),
+        ({"prompt": "Who?", "completion": "[{'role'"}, Document("Who?", "[{'role'", "pair")),
         ({"messages": [USER, ANSWER]}, CHAT),
         ({"messages": json.dumps([USER, ANSWER])}, CHAT),
         ({"messages": [{**USER, "name": None}, ANSWER]}, CHAT),
@@ -100,9 +109,15 @@ def test_a_name_with_a_space_that_nobody_sees_is_shown_in_quotes(table):
         read_documents(DataSource(dataset=table({"prompt": "a", " completion": "b"})))
 
 
-def test_messages_beside_text_are_refused(table):
+@pytest.mark.parametrize("prompt", [[USER], json.dumps([USER]), str([USER])])
+def test_messages_beside_text_are_refused(prompt, table):
     with pytest.raises(ValueError, match="row 1 has messages in one of its two columns and text in the other"):
-        read_documents(DataSource(dataset=table({"prompt": [USER], "completion": "So."})))
+        read_documents(DataSource(dataset=table({"prompt": prompt, "completion": "So."})))
+
+
+def test_a_pair_of_messages_as_python_writes_lists_is_refused(table):
+    with pytest.raises(ValueError, match=r"row 1 has no list of messages but \[{'role': 'user'"):
+        read_documents(DataSource(dataset=table({"prompt": str([USER]), "completion": str([ANSWER])})))
 
 
 def test_what_is_left_out_is_counted_by_its_reason(table):

@@ -1,6 +1,7 @@
 """What the columns of a table mean: rows in, documents out."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "observation
 """ShareGPT's names of roles -> those that chat templates know."""
 ASSISTANT = "assistant"
 KNOWN_ROLES = {"system", "user", ASSISTANT, "tool", *ROLES}
+PYTHONS_MESSAGES = re.compile(r"\s*\[\s*\{(?=.*'(role|from)':)(?=.*'(content|value|tool_calls)':)", re.DOTALL)
+"""How Python writes a list of messages, which is no JSON."""
 Form = Literal["bundled", "text", "pair", "alpaca", "turns", "chat"]
 EMPTY, DUPLICATE, UNANSWERED = "no text to learn", "a row again", "no turn of an assistant"
 
@@ -152,7 +155,7 @@ def _document(layout: Layout, row: Mapping[str, Any], number: int) -> Document |
     cells = [row[name] for name in layout.columns]
     if layout.format in {"messages", "sharegpt"}:
         return _conversation(cells[0], row, number)
-    if layout.format == "pairs" and any(isinstance(cell, list) for cell in cells):
+    if layout.format == "pairs" and any(_is_conversation(cell) for cell in cells):
         return _turns(cells, row, number)
     texts = [_text(cell, number, flag) for cell, flag in zip(cells, layout.flags, strict=False)]
     if not texts[-1].strip():
@@ -182,8 +185,23 @@ def _conversation(cell: Any, row: Mapping[str, Any], number: int) -> Document | 
     return Document(_json(messages[:begin]), _json(messages[begin:]), "chat", _tools(row, number))
 
 
+def _is_conversation(cell: Any) -> bool:
+    """Return True for a list, and for text that is one of messages: a file of cells has no other way to write it."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return isinstance(cell, list)
+    try:
+        content = json.loads(cell)
+    except (ValueError, RecursionError):
+        return PYTHONS_MESSAGES.match(cell) is not None  # refused where it is read
+    return content != [] and all(isinstance(item, dict) and _has_message(item) for item in content)
+
+
+def _has_message(item: Mapping[str, Any]) -> bool:
+    return any(keys <= item.keys() for keys in ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"}))
+
+
 def _turns(cells: Sequence[Any], row: Mapping[str, Any], number: int) -> Document | str:
-    if not all(isinstance(cell, list) for cell in cells):
+    if not all(_is_conversation(cell) for cell in cells):
         raise ValueError(
             f"row {number:,} has messages in one of its two columns and text in the other; make both alike"
         )
