@@ -93,6 +93,19 @@ def test_marks_that_mark_nothing_are_refused(shown):
               "{% generation %}{{ m['content'] }}{% endgeneration %}{% endif %}{% endfor %}")  # fmt: skip
 
 
+@pytest.mark.parametrize("row", [{"prompt": "fox?", "completion": "dog"}, {"instruction": "fox?", "output": "dog"}])
+def test_what_the_system_says_beside_a_pair_is_its_first_turn_or_refused(row, shown):
+    row = {**row, "system": "so"}
+    assert shown(row, CHATML) == (
+        "<|im_start|>system\nso<|im_end|>\n<|im_start|>user\nfox?<|im_end|>\n<|im_start|>assistant\n⟦dog<|im_end|>\n⟧"
+    )
+    with pytest.raises(ValueError, match="what 'system' says needs a chat template, and there is none; drop the col"):
+        shown(row, None)
+    by_hand = {"prompt": "<|im_start|>fox?", "completion": "dog", "system": "so"}
+    with pytest.raises(ValueError, match="and its prompt was put into one by hand"):
+        shown(by_hand, CHATML)
+
+
 def test_tools_reach_the_template(shown):
     template = "{% if tools %}{{ tools[0]['name'] }}{% endif %}" + CHATML
     assert shown({"messages": CHATS[0], "tools": [{"name": "quick"}]}, template).startswith("quick<|im_start|>")

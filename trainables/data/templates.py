@@ -64,12 +64,11 @@ class Encoder:
             ids = self._closed(document.text)
             return Tokens(ids, ids)
         if document.form == "pair":
-            return self._pair(document.prompt, document.text)
+            return self._pair(document, document.prompt, document.prompt)
         if document.form == "alpaca":
             instruction, given = json.loads(document.prompt)
-            if self._takes_template(instruction + given):
-                return self._turns([_user(f"{instruction}\n\n{given}" if given else instruction)], document.text)
-            return self._plain_pair(alpaca_prompt(instruction, given), document.text)
+            asked = f"{instruction}\n\n{given}" if given else instruction
+            return self._pair(document, asked, alpaca_prompt(instruction, given))
         before, after = (self._readable(json.loads(messages)) for messages in (document.prompt, document.text))
         tools = json.loads(document.tools) if document.tools else None
         self._check_calls(before + after, tools)
@@ -104,10 +103,15 @@ class Encoder:
                 f"with one that knows tools, or leave such rows out"
             )
 
-    def _pair(self, prompt: str, completion: str) -> Tokens:
-        if self._takes_template(prompt):
-            return self._turns([_user(prompt)], completion)
-        return self._plain_pair(prompt, completion)
+    def _pair(self, document: Document, asked: str, plain: str) -> Tokens:
+        """Return a pair's tokens: a turn of the user that ``asked``, or without a template ``plain`` text."""
+        system = [{"role": "system", "content": document.system}] if document.system else []
+        if self._takes_template(asked):
+            return self._turns([*system, _user(asked)], document.text)
+        if system:
+            why = "there is none" if self.template is None else "its prompt was put into one by hand"
+            raise ValueError(f"what 'system' says needs a chat template, and {why}; drop the column")
+        return self._plain_pair(plain, document.text)
 
     def _takes_template(self, prompt: str) -> bool:
         """A prompt with a special token of the template was put into one by hand."""
