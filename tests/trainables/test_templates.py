@@ -4,9 +4,11 @@ import importlib.resources
 import json
 
 import pytest
+from tokenizers import processors
 
 from tests.trainables.test_trl import CHATML, CHATS, MARKED, make_tokenizer, message
 from trainables.data.corpus import read_documents
+from trainables.data.formats import Document
 from trainables.data.lengths import marked
 from trainables.data.source import DataSource
 from trainables.data.splits import Example
@@ -85,6 +87,27 @@ def test_a_template_of_a_file_is_used_in_place_of_the_models(shown, tmp_path):
     (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m['content'] }}</s>{% endfor %}")
     text = shown({"messages": CHATS[0]}, CHATML, chat_template=str(tmp_path / "own.jinja"))
     assert text == "the fox?</s>⟦jumps over</s>⟧"
+
+
+@pytest.mark.parametrize("trimmed", [True, False])
+@pytest.mark.parametrize("begun", ["", "<s>"])
+def test_marks_are_where_they_are_whether_a_tokenizer_counts_spaces_or_not(trimmed, begun):
+    template = begun + (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+        "{% generation %} {{ m['content'] }} {% endgeneration %}{% else %} {{ m['content'] }}{% endif %}{% endfor %}"
+    )
+    tokenizer = make_tokenizer("nothing", template)
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trimmed)
+    chat = [message("assistant", "the"), message("user", "fox"), message("assistant", "é"), message("user", "dog")]
+    documents = Document(json.dumps(chat[:1]), json.dumps(chat[1:]), "chat")
+    tokens = Encoder(DataSource(dataset="a.jsonl"), tokenizer).tokens(documents)
+    text = marked(Example(tuple(tokens.input_ids), tuple(tokens.labels)), tokenizer)
+    assert text == f"{begun}⟦ the ⟧ fox⟦ é ⟧ dog"
+
+
+def test_marks_without_the_places_of_tokens_are_not_relied_on(monkeypatch, shown):
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.is_fast", False)
+    assert shown({"messages": CHATS[0]}, MARKED).endswith("⟦jumps over<|im_end|>\n⟧")
 
 
 def test_marks_that_mark_nothing_are_refused(shown):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.chat_template_utils import render_jinja_template
+
 from analysis.results.messages import first_line
 from trainables.data.formats import ASSISTANT, Document
 from trainables.data.source import DataSource
@@ -48,7 +50,8 @@ class Encoder:
     def __init__(self, source: DataSource, tokenizer: Any):
         self.source, self.tokenizer = source, tokenizer
         self.template = _template(source, tokenizer)
-        self.marks = self.template is not None and GENERATION in self.template.replace("{%-", "{%")
+        has_marks = self.template is not None and GENERATION in self.template.replace("{%-", "{%")
+        self.marks = has_marks and tokenizer.is_fast  # others do not say which characters a token has
         self._special = _special_tokens(self.template, tokenizer)
 
     def tokens(self, document: Document) -> Tokens:
@@ -165,8 +168,23 @@ class Encoder:
         return spans[-1:] if self.source.learn == "last" else spans
 
     def _marked(self, messages: list[Message], tools: Any) -> list[tuple[int, int]]:
-        mask = [*self._applied(messages, tools, return_assistant_tokens_mask=True)["assistant_masks"], 0]
-        edges = [index for index, (last, now) in enumerate(zip([0, *mask], mask, strict=False)) if last != now]
+        """Find the tokens of the marked characters. Transformers' mask is wrong where tokens leave out their space."""
+        self._rendered(messages, tools)  # whose errors say what is wrong
+        special = self.tokenizer.special_tokens_map
+        (text,), (marked,) = render_jinja_template(
+            [messages], tools, chat_template=self.template, return_assistant_tokens_mask=True, **special
+        )
+        places = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        learned: set[int] = set()
+        for span in marked:
+            inside = {index for index, place in enumerate(places["offset_mapping"]) if _meet(place, span)}
+            if not inside and span[0] < span[1]:
+                raise ValueError(
+                    _uncertain(f"no token has the characters {text[span[0] : span[1]][:40]!r} that it marks")
+                )
+            learned |= inside
+        mask = [index in learned for index in range(len(places["input_ids"]) + 1)]
+        edges = [index for index, (last, now) in enumerate(zip([False, *mask], mask, strict=False)) if last != now]
         if not edges:
             raise ValueError(_uncertain("its generation marks mark none of the assistant's turns"))
         return list(zip(edges[::2], edges[1::2], strict=True))
@@ -289,6 +307,12 @@ def _called(message: Message) -> list[str]:
     return [
         name for function in functions if isinstance(function, dict) and isinstance(name := function.get("name"), str)
     ]
+
+
+def _meet(place: tuple[int, int], span: tuple[int, int]) -> bool:
+    """Return True if a token has characters of a span; of one that is all space some tokenizers say only the end."""
+    begin, end = place
+    return span[0] < end <= span[1] if begin == end else begin < span[1] and span[0] < end
 
 
 def _user(text: str) -> Message:
