@@ -147,5 +147,21 @@ def test_files_of_their_own_are_validated_and_tested_on(pairs, tiny_gpt2):
         {len(example.input_ids) for example in split} for split in (prepared.splits.train, prepared.splits.validation)
     ]
     assert not sizes[0] & sizes[1]
+    assert data_facts(prepared)["words"][0] == (
+        "50 of 50 rows used to train, 50 of 50 different rows of --validation-dataset to validate, 30 of 50 different "
+        "rows of --test-dataset to test"
+    )
     only_test = prepare(replace(source, validation_dataset=None), str(tiny_gpt2))
     assert counted(only_test) == (38, 12, 30)
+
+
+def test_of_long_texts_of_their_own_examples_and_texts_are_said(tmp_path, tiny_gpt2):
+    for name in ("train", "test"):
+        lines = [f"{name} {number} " + "fox jumps " * 400 for number in range(30)]
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    source = DataSource(
+        dataset=str(tmp_path / "train.txt"), test_dataset=str(tmp_path / "test.txt"), train_examples=40,
+        validation_examples=40, test_examples=40, max_length=32,
+    )  # fmt: skip
+    words = data_facts(prepare(source, str(tiny_gpt2)))["words"][0]
+    assert words.endswith("to validate, 40 examples from 24 of 30 different rows of --test-dataset to test")

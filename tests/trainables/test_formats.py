@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from trainables.data.corpus import read_corpus, read_documents
+from trainables.data.corpus import corpus_sha256, read_corpus, read_documents
 from trainables.data.formats import Document
 from trainables.data.source import DataSource
 
 USER, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
 CHAT = Document(json.dumps([USER]), json.dumps([ANSWER]), "chat")
+SYSTEM = {"role": "system", "content": "Be brief."}
+BRIEF = Document(json.dumps([SYSTEM, USER]), json.dumps([ANSWER]), "chat")
 
 
 @pytest.fixture
@@ -30,6 +32,15 @@ def table(tmp_path):
         ({"text": "So."}, Document("", "So.")),
         ({"prompt": "Why?", "completion": "So."}, Document("Why?", "So.", "pair")),
         ({"prompt": [USER], "completion": [ANSWER]}, Document(json.dumps([USER]), json.dumps([ANSWER]), "turns")),
+        (
+            {"prompt": json.dumps([USER]), "completion": f" {json.dumps([ANSWER])}"},
+            Document(json.dumps([USER]), json.dumps([ANSWER]), "turns"),
+        ),
+        (
+            {"prompt": "Who?", "completion": '[{"name": "Ann", "role": "cook"}]'},
+            Document("Who?", '[{"name": "Ann", "role": "cook"}]', "pair"),
+        ),
+        ({"prompt": "Who?", "completion": "[{'role'"}, Document("Who?", "[{'role'", "pair")),
         ({"messages": [USER, ANSWER]}, CHAT),
         ({"messages": json.dumps([USER, ANSWER])}, CHAT),
         ({"messages": [{**USER, "name": None}, ANSWER]}, CHAT),
@@ -39,6 +50,23 @@ def table(tmp_path):
         ),
         ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}, CHAT),
         ({"conversations": [USER, ANSWER]}, CHAT),
+        ({"conversations": [USER, ANSWER], "system": "Be brief."}, BRIEF),
+        ({"messages": [USER, ANSWER], "system_prompt": "Be brief."}, BRIEF),
+        ({"messages": [SYSTEM, USER, ANSWER], "system": "Be brief."}, BRIEF),
+        ({"messages": [USER, ANSWER], "system": " ", "history": [["a", "b"]], "chat_template_kwargs": {}}, CHAT),
+        (
+            {"prompt": [USER], "completion": [ANSWER], "system": "Be brief."},
+            Document(json.dumps([SYSTEM, USER]), json.dumps([ANSWER]), "turns"),
+        ),
+        (
+            {"prompt": "Why?", "completion": "So.", "system": "Be brief."},
+            Document("Why?", "So.", "pair", system="Be brief."),
+        ),
+        (
+            {"instruction": "Why?", "output": "So.", "system": "Be brief.", "history": []},
+            Document('["Why?", ""]', "So.", "alpaca", system="Be brief."),
+        ),
+        ({"text": "So.", "system": "x", "history": [["a", "b"]], "tools": "x"}, Document("", "So.")),
         ({"messages": [{"role": "User", "content": "Why?"}, {"role": "Assistant", "content": "So."}]}, CHAT),
         ({"instruction": "Why?", "output": "So.", "input": ""}, Document('["Why?", ""]', "So.", "alpaca")),
         ({"instruction": "Why?", "output": "So."}, Document('["Why?", ""]', "So.", "alpaca")),
@@ -100,9 +128,38 @@ def test_a_name_with_a_space_that_nobody_sees_is_shown_in_quotes(table):
         read_documents(DataSource(dataset=table({"prompt": "a", " completion": "b"})))
 
 
-def test_messages_beside_text_are_refused(table):
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"instruction": "Why?", "output": "So.", "history": [["a", "b"]]}, "'history', which would be lost; write"),
+        ({"prompt": "Why?", "completion": "So.", "tools": "[1]"}, "'tools', which would be lost; write"),
+        ({"prompt": [USER], "completion": [ANSWER], "history": [["a", "b"]]}, "'history', which would be lost; write"),
+        ({"messages": [USER, ANSWER], "chat_template_kwargs": {"enable_thinking": False}},
+         "'chat_template_kwargs', which would be lost; drop the column"),
+        ({"conversations": [SYSTEM, USER, ANSWER], "system": "Be long."}, "one system text in its messages"),
+        ({"conversations": [USER, ANSWER], "system": ["x"]}, r"no text \(system\) but \['x'\]; make it text"),
+    ],
+)  # fmt: skip
+def test_a_column_that_would_be_lost_beside_a_conversation_is_refused_by_its_name(row, problem, table):
+    with pytest.raises(ValueError, match=f"rows.jsonl: row 1 has .*{problem}"):
+        read_documents(DataSource(dataset=table(row)))
+
+
+def test_rows_that_differ_in_what_the_system_says_are_other_texts(table):
+    rows = [{"prompt": "Why?", "completion": "So.", "system": system} for system in ("", "Be brief.", "Be long.")]
+    documents = read_documents(DataSource(dataset=table(*rows)))
+    assert len({corpus_sha256([document]) for document in documents}) == 3
+
+
+@pytest.mark.parametrize("prompt", [[USER], json.dumps([USER]), str([USER])])
+def test_messages_beside_text_are_refused(prompt, table):
     with pytest.raises(ValueError, match="row 1 has messages in one of its two columns and text in the other"):
-        read_documents(DataSource(dataset=table({"prompt": [USER], "completion": "So."})))
+        read_documents(DataSource(dataset=table({"prompt": prompt, "completion": "So."})))
+
+
+def test_a_pair_of_messages_as_python_writes_lists_is_refused(table):
+    with pytest.raises(ValueError, match=r"row 1 has no list of messages but \[{'role': 'user'"):
+        read_documents(DataSource(dataset=table({"prompt": str([USER]), "completion": str([ANSWER])})))
 
 
 def test_what_is_left_out_is_counted_by_its_reason(table):

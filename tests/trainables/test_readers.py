@@ -100,6 +100,7 @@ def test_every_kind_of_file_gives_the_same_texts_in_a_folder_packed_or_by_a_patt
     contents = {
         "a.txt": "\n".join(lines),
         "a.jsonl": "\n".join(map(json.dumps, rows)),
+        "a.ndjson": "\n".join(map(json.dumps, rows)),
         "a.json": json.dumps(rows),
         "b.json": "\n".join(map(json.dumps, rows)),
         "c.json": json.dumps({"version": 1, "data": rows}),
@@ -112,13 +113,60 @@ def test_every_kind_of_file_gives_the_same_texts_in_a_folder_packed_or_by_a_patt
         for path in (tmp_path / name, tmp_path / f"{name}.gz"):
             path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
             paths.append(path)
-    (tmp_path / "a.parquet").touch()
-    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+    pd.DataFrame(rows).to_parquet(packed := tmp_path / "a.parquet")
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(packed.read_bytes()))
+    paths += [packed, tmp_path / "a.parquet.gz"]
     (tmp_path / "a.jsonl.zst").write_bytes(pyarrow.Codec("zstd").compress(contents["a.jsonl"].encode(), asbytes=True))
-    for path in (*paths, tmp_path / "a.parquet", tmp_path / "a.jsonl.zst", tmp_path, tmp_path / "*.[jc]s*"):
+    for path in (*paths, tmp_path / "a.jsonl.zst", tmp_path / "*.txt*", tmp_path / "*.[jc]s*"):
         assert texts(path) == lines, path
+    for path in tmp_path.glob("*.txt*"):
+        path.unlink()
     everything = read_corpus(DataSource(dataset=str(tmp_path)))
-    assert (everything.rows, everything.left_out) == (18 * 3, {"a row again": 17 * 3})
+    assert (everything.rows, everything.left_out) == (19 * 3, {"a row again": 18 * 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("b.jsonl.bz2", r"b.jsonl.bz2 would not be read; unpack or convert it, or give a pattern, as '.*\*.jsonl'"),
+        ("more/b.XLSX", "more/b.XLSX would not be read"),
+        (
+            "LICENSE.txt",
+            r"LICENSE.txt has lines of text, and train.jsonl has columns; give a pattern, as '.*\*.jsonl'",
+        ),
+        (
+            "Test.jsonl.gz",
+            "Test.jsonl.gz would be dealt to training like the others; give the files that are to be, and",
+        ),
+        ("wiki_eval.jsonl", "wiki_eval.jsonl would .* --validation-dataset .*wiki_eval.jsonl; to have all dealt, give"),
+        ("my.val.jsonl", "my.val.jsonl would"),
+        ("validation-00000-of-00001.jsonl", "validation-0.* would"),
+        ("dev/0.jsonl", "dev/0.jsonl would"),
+    ],
+)
+def test_a_folder_of_files_that_are_not_alike_is_refused_by_the_culprit(name, problem, tmp_path):
+    for path in (tmp_path / "train.jsonl", tmp_path / name):
+        path.parent.mkdir(exist_ok=True)
+        content = b'{"text": "%s"}' % path.name.encode()
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    with pytest.raises(ValueError, match=f"^--dataset .*: {problem}"):
+        texts(tmp_path)
+    assert "train.jsonl" in texts(tmp_path / "*.jsonl")
+
+
+@pytest.mark.parametrize("names", [["test.jsonl"], ["latest.jsonl", "devices.jsonl", "evaluate/a.jsonl", "README.md"]])
+def test_a_folder_of_files_of_one_purpose_is_read_whole(names, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}))
+    assert sorted(texts(tmp_path)) == sorted(name for name in names if name != "README.md")
+
+
+def test_lines_beside_columns_are_refused_in_a_pattern_too(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}')
+    (tmp_path / "LICENSE.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"LICENSE\.txt has lines of text, and a\.jsonl has columns"):
+        texts(tmp_path / "*")
 
 
 def test_a_column_of_mixed_types_that_nobody_wants_and_brackets_in_a_path_are_no_obstacle(tmp_path):

@@ -57,6 +57,8 @@ def test_what_was_not_chosen_is_named():
         ({"layers": "4"}, "--layers 4: the model's blocks are 0 to 3"),
         ({"layers": "x"}, "--layers x"),
         ({"layers": "1-"}, "--layers 1-"),
+        ({"layers": "3-1"}, "--layers 3-1: 3-1 runs backwards; give 1-3"),
+        ({"layers": "3-2,1"}, "--layers 3-2,1: 3-2 runs backwards; give 2-3"),
         ({"modules": ("q_proj",), "exclude": ("q_proj",)}, "leave no matrix"),
     ],
 )

@@ -4,9 +4,11 @@ import importlib.resources
 import json
 
 import pytest
+from tokenizers import processors
 
 from tests.trainables.test_trl import CHATML, CHATS, MARKED, make_tokenizer, message
 from trainables.data.corpus import read_documents
+from trainables.data.formats import Document
 from trainables.data.lengths import marked
 from trainables.data.source import DataSource
 from trainables.data.splits import Example
@@ -87,10 +89,44 @@ def test_a_template_of_a_file_is_used_in_place_of_the_models(shown, tmp_path):
     assert text == "the fox?</s>⟦jumps over</s>⟧"
 
 
+@pytest.mark.parametrize("trimmed", [True, False])
+@pytest.mark.parametrize("begun", ["", "<s>"])
+def test_marks_are_where_they_are_whether_a_tokenizer_counts_spaces_or_not(trimmed, begun):
+    template = begun + (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+        "{% generation %} {{ m['content'] }} {% endgeneration %}{% else %} {{ m['content'] }}{% endif %}{% endfor %}"
+    )
+    tokenizer = make_tokenizer("nothing", template)
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trimmed)
+    chat = [message("assistant", "the"), message("user", "fox"), message("assistant", "é"), message("user", "dog")]
+    documents = Document(json.dumps(chat[:1]), json.dumps(chat[1:]), "chat")
+    tokens = Encoder(DataSource(dataset="a.jsonl"), tokenizer).tokens(documents)
+    text = marked(Example(tuple(tokens.input_ids), tuple(tokens.labels)), tokenizer)
+    assert text == f"{begun}⟦ the ⟧ fox⟦ é ⟧ dog"
+
+
+def test_marks_without_the_places_of_tokens_are_not_relied_on(monkeypatch, shown):
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.is_fast", False)
+    assert shown({"messages": CHATS[0]}, MARKED).endswith("⟦jumps over<|im_end|>\n⟧")
+
+
 def test_marks_that_mark_nothing_are_refused(shown):
     with pytest.raises(ValueError, match="its generation marks mark none"):
         shown({"messages": CHATS[0]}, "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'x' %}"
               "{% generation %}{{ m['content'] }}{% endgeneration %}{% endif %}{% endfor %}")  # fmt: skip
+
+
+@pytest.mark.parametrize("row", [{"prompt": "fox?", "completion": "dog"}, {"instruction": "fox?", "output": "dog"}])
+def test_what_the_system_says_beside_a_pair_is_its_first_turn_or_refused(row, shown):
+    row = {**row, "system": "so"}
+    assert shown(row, CHATML) == (
+        "<|im_start|>system\nso<|im_end|>\n<|im_start|>user\nfox?<|im_end|>\n<|im_start|>assistant\n⟦dog<|im_end|>\n⟧"
+    )
+    with pytest.raises(ValueError, match="what 'system' says needs a chat template, and there is none; drop the col"):
+        shown(row, None)
+    by_hand = {"prompt": "<|im_start|>fox?", "completion": "dog", "system": "so"}
+    with pytest.raises(ValueError, match="and its prompt was put into one by hand"):
+        shown(by_hand, CHATML)
 
 
 def test_tools_reach_the_template(shown):

@@ -59,7 +59,7 @@ def make_tokenizer(way, template=None):
     )
     ids = [(token, made.convert_tokens_to_ids(token)) for token in SPECIAL[:2]]
     made.backend_tokenizer.post_processor = processors.Sequence(
-        [processors.ByteLevel(), processors.TemplateProcessing(single=WAYS[way], special_tokens=ids)]
+        [processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(single=WAYS[way], special_tokens=ids)]
     )
     made.chat_template = template
     return made

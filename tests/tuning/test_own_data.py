@@ -124,6 +124,13 @@ def test_defaults_are_200_of_128_tokens_of_the_bundled_data_and_2000_that_fit_of
     assert (other.train_examples, other.fits_length, other.keeps_quarters) == (2000, True, True)
 
 
+def test_all_rows_of_a_test_file_are_tested_on_up_to_1000_unless_a_number_was_asked_for():
+    plans = [{}, {"test_dataset": "y.csv"}, {"test_dataset": "y.csv", "test_examples": 100}, {"test_examples": 50}]
+    sources = [SearchPlan(dataset="x.csv", **plan).data_source() for plan in plans]
+    assert [source.test_examples for source in sources] == [100, 1000, 100, 50]
+    assert {source.validation_examples for source in sources} == {100}
+
+
 def test_a_plan_keeps_the_numbers_that_were_used_and_is_the_same_with_them():
     plan = SearchPlan(dataset=str(EXAMPLES / "pairs.csv"), train_examples="all")
     checked = preflight.check(plan)

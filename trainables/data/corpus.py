@@ -96,4 +96,6 @@ def corpus_sha256(documents: Sequence[Document]) -> str:
     digest = hashlib.sha256()
     for document in documents:
         digest.update(f"{document.prompt}\0{document.text}\0{document.tools}".encode())
+        if document.system:
+            digest.update(f"\0{document.system}".encode())
     return digest.hexdigest()

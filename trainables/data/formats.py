@@ -1,11 +1,13 @@
 """What the columns of a table mean: rows in, documents out."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from trainables.data import beside
 from trainables.data.readers import Table, text_of
 from trainables.data.source import DataSource, Format
 
@@ -22,6 +24,8 @@ ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "observation
 """ShareGPT's names of roles -> those that chat templates know."""
 ASSISTANT = "assistant"
 KNOWN_ROLES = {"system", "user", ASSISTANT, "tool", *ROLES}
+PYTHONS_MESSAGES = re.compile(r"\s*\[\s*\{(?=.*'(role|from)':)(?=.*'(content|value|tool_calls)':)", re.DOTALL)
+"""How Python writes a list of messages, which is no JSON."""
 Form = Literal["bundled", "text", "pair", "alpaca", "turns", "chat"]
 EMPTY, DUPLICATE, UNANSWERED = "no text to learn", "a row again", "no turn of an assistant"
 
@@ -36,6 +40,7 @@ class Document:
         form: How both are to be read. ``turns`` is a pair of lists of messages, ``chat`` a list of them cut before the
             first answer to a user, ``alpaca`` has instruction and input as its prompt: all as JSON.
         tools: The tools of a conversation, as JSON; empty if it has none.
+        system: What the system says before a pair; that of a conversation is its first message.
         place: File and row that it is from, for messages: a document is the same wherever it stands.
     """
 
@@ -43,6 +48,7 @@ class Document:
     text: str
     form: Form = "text"
     tools: str = ""
+    system: str = ""
     place: str = field(default="", compare=False)
 
 
@@ -63,7 +69,7 @@ class Layout:
 def is_wanted(source: DataSource, column: str) -> bool:
     """Return True if a column of that name may have to be read."""
     names = {name for columns in COLUMNS.values() for name in columns}
-    return column in {*names, *USED_BESIDE, *_named(source)}
+    return column in {*names, *USED_BESIDE, *beside.COLUMNS, *_named(source)}
 
 
 def _named(source: DataSource) -> tuple[str, ...]:
@@ -150,17 +156,20 @@ def _document(layout: Layout, row: Mapping[str, Any], number: int) -> Document |
     if layout.columns == ("",) and not row:
         return EMPTY
     cells = [row[name] for name in layout.columns]
+    is_turns = layout.format == "pairs" and any(_is_conversation(cell) for cell in cells)
+    beside.check_beside("turns" if is_turns else layout.format, layout.columns, row, number)
+    system = beside.system_of(layout.columns, row, number) if layout.format != "text" else ""
     if layout.format in {"messages", "sharegpt"}:
-        return _conversation(cells[0], row, number)
-    if layout.format == "pairs" and any(isinstance(cell, list) for cell in cells):
-        return _turns(cells, row, number)
+        return _conversation(beside.with_system(_messages(cells[0], number), system, number), row, number)
+    if is_turns:
+        return _turns(cells, system, row, number)
     texts = [_text(cell, number, flag) for cell, flag in zip(cells, layout.flags, strict=False)]
     if not texts[-1].strip():
         return EMPTY
     if layout.format == "alpaca":
         given = _text(row.get("input", ""), number, "input")
-        return Document(json.dumps([texts[0], given], ensure_ascii=False), texts[1], "alpaca")
-    return Document("", texts[0]) if layout.format == "text" else Document(texts[0], texts[1], "pair")
+        return Document(json.dumps([texts[0], given], ensure_ascii=False), texts[1], "alpaca", "", system)
+    return Document("", texts[0]) if layout.format == "text" else Document(texts[0], texts[1], "pair", "", system)
 
 
 def _text(cell: Any, number: int, flag: str) -> str:
@@ -170,8 +179,7 @@ def _text(cell: Any, number: int, flag: str) -> str:
         raise ValueError(f"row {number:,} has no text{f' ({flag})' if flag else ''} {error}") from error
 
 
-def _conversation(cell: Any, row: Mapping[str, Any], number: int) -> Document | str:
-    messages = _messages(cell, number)
+def _conversation(messages: list[dict[str, Any]], row: Mapping[str, Any], number: int) -> Document | str:
     answers = [index for index, message in enumerate(messages) if message["role"] == ASSISTANT]
     if not answers:
         return UNANSWERED
@@ -182,14 +190,30 @@ def _conversation(cell: Any, row: Mapping[str, Any], number: int) -> Document | 
     return Document(_json(messages[:begin]), _json(messages[begin:]), "chat", _tools(row, number))
 
 
-def _turns(cells: Sequence[Any], row: Mapping[str, Any], number: int) -> Document | str:
-    if not all(isinstance(cell, list) for cell in cells):
+def _is_conversation(cell: Any) -> bool:
+    """Return True for a list, and for text that is one of messages: a file of cells has no other way to write it."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return isinstance(cell, list)
+    try:
+        content = json.loads(cell)
+    except (ValueError, RecursionError):
+        return PYTHONS_MESSAGES.match(cell) is not None  # refused where it is read
+    return content != [] and all(isinstance(item, dict) and _has_message(item) for item in content)
+
+
+def _has_message(item: Mapping[str, Any]) -> bool:
+    return any(keys <= item.keys() for keys in ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"}))
+
+
+def _turns(cells: Sequence[Any], system: str, row: Mapping[str, Any], number: int) -> Document | str:
+    if not all(_is_conversation(cell) for cell in cells):
         raise ValueError(
             f"row {number:,} has messages in one of its two columns and text in the other; make both alike"
         )
     prompt, completion = (_messages(cell, number) for cell in cells)
     if not completion or not any(message.get("content") or message.get("tool_calls") for message in completion):
         return EMPTY
+    prompt = beside.with_system(prompt, system, number)
     return Document(_json(prompt), _json(completion), "turns", _tools(row, number))
 
 

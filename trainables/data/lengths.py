@@ -17,11 +17,11 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
     """Return what a report shows of the data, by name.
 
     Returns:
-        ``rows`` of the data set's files; ``used``, split -> examples; ``documents``, split -> texts or prompts that
-        they are of; ``windows``, whether a row may give several examples; ``left_out``, reason -> rows; ``tokens``,
-        percentile -> tokens of a row; ``max_length`` in tokens. Shares of rows, from 0 to 1: ``cut`` at that length,
-        ``ends_lost`` by that, ``filled`` by their prompt and so not used, ``glued``, which have no space between prompt
-        and completion. ``words``, lines that say all that.
+        ``rows`` of the data set's files; ``own``, split -> distinct rows of its own files; ``used``, split -> examples;
+        ``documents``, split -> texts or prompts that they are of; ``windows``, whether a row may give several examples;
+        ``left_out``, reason -> rows; ``tokens``, percentile -> tokens of a row; ``max_length`` in tokens. Shares of
+        rows, from 0 to 1: ``cut`` at that length, ``ends_lost`` by that, ``filled`` by their prompt and so not used,
+        ``glued``, which have no space between prompt and completion. ``words``, lines that say all that.
     """
     used = [group for split in SPLITS for group in prepared.groups[split]]
     rows = [row for group in used for row in zip(group.tokens, group.windows, strict=True)]
@@ -30,6 +30,7 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
     looked_at = len(prepared.lengths)
     facts = {
         "rows": prepared.corpus.rows,
+        "own": {split: len(documents) for split, documents in prepared.corpus.others.items()},
         "used": {split: len(getattr(prepared.splits, split)) for split in SPLITS},
         "windows": any(windows for _, windows in rows),
         "documents": {split: len(prepared.groups[split]) for split in SPLITS},
@@ -63,9 +64,9 @@ def _glued(prepared: Prepared) -> float:
 
 def in_words(facts: Mapping[str, Any]) -> list[str]:
     """Return lines that say what was used of the data, and what became of the rest."""
-    used = facts["used"]
+    validation, test = (_held_out(facts, split) for split in ("validation", "test"))
     lines = [
-        f"{_rows(facts)} used to train, {used['validation']:,} to validate, {used['test']:,} to test",
+        f"{_rows(facts)} used to train, {validation} to validate, {test} to test",
         *([f"left out: {left_out_in_words(facts['left_out'])}"] if facts["left_out"] else []),
         _lengths(facts),
     ]
@@ -82,6 +83,15 @@ def _rows(facts: Mapping[str, Any]) -> str:
     if train == documents or not facts["windows"]:
         return f"{train:,} of {facts['rows']:,} rows"
     return f"{train:,} examples from {documents:,} of {facts['rows']:,} rows"
+
+
+def _held_out(facts: Mapping[str, Any], split: str) -> str:
+    used, documents = facts["used"][split], facts["documents"][split]
+    if split not in facts["own"]:
+        return f"{used:,}"
+    several = facts["windows"] and used != documents
+    rows = f"{used:,} examples from {documents:,}" if several else f"{used:,}"
+    return f"{rows} of {facts['own'][split]:,} different rows of --{split}-dataset"
 
 
 def left_out_in_words(left_out: Mapping[str, int]) -> str:

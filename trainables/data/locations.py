@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,11 +11,16 @@ from typing import Any
 
 from analysis.results.messages import first_line
 from trainables.data.readers import KINDS, Table, read_table
-from trainables.data.text_files import PACKED, kind_of
+from trainables.data.text_files import PACKED, kind_of, packing_of
 from trainables.models import hub
 
 HUB_FILES = ("README.md", *(f"*{kind}{packed}" for kind in KINDS for packed in ("", *PACKED)))
-READ = ".txt, .json, .jsonl, .csv, .tsv, .parquet (.gz, too), a folder or pattern of these, or a hub id"
+READ = ".txt, .json, .jsonl or .ndjson, .csv, .tsv, .parquet (.gz, too), a folder or pattern of these, or a hub id"
+UNREAD = re.compile(r"\.(bz2|xz|lz4|7z|zip|tar|tgz|xlsx?|ods|feather|orc|avro)$", re.IGNORECASE)
+"""Endings of data that nothing here reads."""
+HELD_OUT = r"(test|val|valid|validation|dev|eval)"
+HELD_OUT_FILE = re.compile(rf"{HELD_OUT}([-_.].*)?|.*[-_.]{HELD_OUT}", re.IGNORECASE)
+"""Names of files, without their endings, that are meant for other splits than training."""
 
 
 def read_tables(
@@ -65,11 +71,7 @@ def files_here(dataset: str) -> list[Path]:
             raise ValueError(f"unknown kind of file; give {READ}")
         return [Path(dataset)]
     if os.path.isdir(dataset):
-        inside = (path for path in sorted(Path(dataset).rglob("*")) if not _is_hidden(path.relative_to(dataset)))
-        paths = [path for path in inside if path.is_file() and kind_of(str(path)) in KINDS]
-        if not paths:
-            raise ValueError(f"no file of a known kind in this folder; give {READ}")
-        return paths
+        return _files_inside(Path(dataset))
     if os.path.exists(dataset):
         raise ValueError(f"not a file; give {READ}")
     matches = [Path(path) for path in sorted(glob.glob(dataset, recursive=True)) if os.path.isfile(path)]
@@ -77,7 +79,48 @@ def files_here(dataset: str) -> list[Path]:
         raise ValueError(f"{strange}: unknown kind of file; give {READ}")
     if not matches:
         raise ValueError(f"no such file or hub id; give {READ}")
+    _check_alike(matches)
     return matches
+
+
+def _files_inside(folder: Path) -> list[Path]:
+    inside = (path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder)))
+    files = [path for path in inside if path.is_file()]
+    paths = [path for path in files if kind_of(str(path)) in KINDS]
+    if not paths:
+        raise ValueError(f"no file of a known kind in this folder; give {READ}")
+    if unread := next((path for path in files if path not in paths and UNREAD.search(path.name)), None):
+        raise ValueError(f"{unread.relative_to(folder)} would not be read; unpack or convert it, or {_pattern(paths)}")
+    _check_alike(paths)
+    held_out = [path for path in paths if _is_held_out(path.relative_to(folder))]
+    if held_out and len(held_out) < len(paths):
+        name = held_out[0].relative_to(folder)
+        raise ValueError(
+            f"{name} would be dealt to training like the others; give the files that are to be, and --test-dataset or "
+            f"--validation-dataset {held_out[0]}; to have all dealt, {_pattern(paths)}"
+        )
+    return paths
+
+
+def _check_alike(paths: list[Path]) -> None:
+    """Check that not some files are of lines and others of columns: a licence beside data is no data."""
+    lines = [path for path in paths if kind_of(str(path)) == ".txt"]
+    tables = [path for path in paths if path not in lines]
+    if lines and tables:
+        raise ValueError(
+            f"{lines[0].name} has lines of text, and {tables[0].name} has columns; {_pattern(tables)} for these alone"
+        )
+
+
+def _pattern(paths: list[Path]) -> str:
+    name = paths[0].name
+    return f"give a pattern, as '{paths[0].with_name(f'*{kind_of(name)}{packing_of(name)}')}'"
+
+
+def _is_held_out(path: Path) -> bool:
+    stem = path.name[: path.name.lower().rindex(kind_of(path.name))]
+    in_folder = any(re.fullmatch(HELD_OUT, part, re.IGNORECASE) for part in path.parts[:-1])
+    return in_folder or HELD_OUT_FILE.fullmatch(stem) is not None
 
 
 def _is_hidden(path: Path) -> bool:

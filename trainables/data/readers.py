@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results.messages import first_line
-from trainables.data.text_files import kind_of, read_some_text, read_text
+from trainables.data.text_files import kind_of, packing_of, read_some_text, read_text, unpacked
 
 EXCEL = re.compile(r"sep=([,;\t])\r?\n")
 """A first line by which Excel knows the delimiter."""
@@ -202,8 +202,9 @@ def _parquet(path: Path, wanted: Callable[[str], bool]) -> Table:
 
     if not path.stat().st_size:
         raise ValueError("no text in it, it is empty")
+    binary = _binary(path)
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with binary, pyarrow.parquet.ParquetFile(binary) as file:
             names = file.schema_arrow.names
             rows = file.read([name for name in names if wanted(name)]).to_pylist()
             count = file.metadata.num_rows
@@ -215,13 +216,21 @@ def _parquet(path: Path, wanted: Callable[[str], bool]) -> Table:
 def _arrow(path: Path, wanted: Callable[[str], bool]) -> Table:
     import pyarrow
 
+    binary = _binary(path)
     try:
-        with pyarrow.OSFile(str(path)) as file:
+        with binary as file:
             table = pyarrow.ipc.open_stream(file).read_all()
     except (pyarrow.ArrowException, ValueError) as error:
         raise ValueError(f"cannot be read ({first_line(error)}); correct the file") from error
     names = table.column_names
     return _arrow_table(names, table.select([name for name in names if wanted(name)]).to_pylist())
+
+
+def _binary(path: Path) -> Any:
+    """Open a file that is read by place, and so in memory if it is packed."""
+    import pyarrow
+
+    return pyarrow.BufferReader(unpacked(path)) if packing_of(str(path)) else pyarrow.OSFile(str(path))
 
 
 def _arrow_table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
@@ -238,6 +247,7 @@ def _without_nulls(cells: Any) -> dict[str, Any]:
 KINDS: dict[str, Callable[[Path, Callable[[str], bool]], Table]] = {
     ".txt": _lines,
     ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
     ".json": _json,
     ".csv": _cells,
     ".tsv": _cells,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.chat_template_utils import render_jinja_template
+
 from analysis.results.messages import first_line
 from trainables.data.formats import ASSISTANT, Document
 from trainables.data.source import DataSource
@@ -48,7 +50,8 @@ class Encoder:
     def __init__(self, source: DataSource, tokenizer: Any):
         self.source, self.tokenizer = source, tokenizer
         self.template = _template(source, tokenizer)
-        self.marks = self.template is not None and GENERATION in self.template.replace("{%-", "{%")
+        has_marks = self.template is not None and GENERATION in self.template.replace("{%-", "{%")
+        self.marks = has_marks and tokenizer.is_fast  # others do not say which characters a token has
         self._special = _special_tokens(self.template, tokenizer)
 
     def tokens(self, document: Document) -> Tokens:
@@ -64,12 +67,11 @@ class Encoder:
             ids = self._closed(document.text)
             return Tokens(ids, ids)
         if document.form == "pair":
-            return self._pair(document.prompt, document.text)
+            return self._pair(document, document.prompt, document.prompt)
         if document.form == "alpaca":
             instruction, given = json.loads(document.prompt)
-            if self._takes_template(instruction + given):
-                return self._turns([_user(f"{instruction}\n\n{given}" if given else instruction)], document.text)
-            return self._plain_pair(alpaca_prompt(instruction, given), document.text)
+            asked = f"{instruction}\n\n{given}" if given else instruction
+            return self._pair(document, asked, alpaca_prompt(instruction, given))
         before, after = (self._readable(json.loads(messages)) for messages in (document.prompt, document.text))
         tools = json.loads(document.tools) if document.tools else None
         self._check_calls(before + after, tools)
@@ -104,10 +106,15 @@ class Encoder:
                 f"with one that knows tools, or leave such rows out"
             )
 
-    def _pair(self, prompt: str, completion: str) -> Tokens:
-        if self._takes_template(prompt):
-            return self._turns([_user(prompt)], completion)
-        return self._plain_pair(prompt, completion)
+    def _pair(self, document: Document, asked: str, plain: str) -> Tokens:
+        """Return a pair's tokens: a turn of the user that ``asked``, or without a template ``plain`` text."""
+        system = [{"role": "system", "content": document.system}] if document.system else []
+        if self._takes_template(asked):
+            return self._turns([*system, _user(asked)], document.text)
+        if system:
+            why = "there is none" if self.template is None else "its prompt was put into one by hand"
+            raise ValueError(f"what 'system' says needs a chat template, and {why}; drop the column")
+        return self._plain_pair(plain, document.text)
 
     def _takes_template(self, prompt: str) -> bool:
         """A prompt with a special token of the template was put into one by hand."""
@@ -161,8 +168,23 @@ class Encoder:
         return spans[-1:] if self.source.learn == "last" else spans
 
     def _marked(self, messages: list[Message], tools: Any) -> list[tuple[int, int]]:
-        mask = [*self._applied(messages, tools, return_assistant_tokens_mask=True)["assistant_masks"], 0]
-        edges = [index for index, (last, now) in enumerate(zip([0, *mask], mask, strict=False)) if last != now]
+        """Find the tokens of the marked characters. Transformers' mask is wrong where tokens leave out their space."""
+        self._rendered(messages, tools)  # whose errors say what is wrong
+        special = self.tokenizer.special_tokens_map
+        (text,), (marked,) = render_jinja_template(
+            [messages], tools, chat_template=self.template, return_assistant_tokens_mask=True, **special
+        )
+        places = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        learned: set[int] = set()
+        for span in marked:
+            inside = {index for index, place in enumerate(places["offset_mapping"]) if _meet(place, span)}
+            if not inside and span[0] < span[1]:
+                raise ValueError(
+                    _uncertain(f"no token has the characters {text[span[0] : span[1]][:40]!r} that it marks")
+                )
+            learned |= inside
+        mask = [index in learned for index in range(len(places["input_ids"]) + 1)]
+        edges = [index for index, (last, now) in enumerate(zip([False, *mask], mask, strict=False)) if last != now]
         if not edges:
             raise ValueError(_uncertain("its generation marks mark none of the assistant's turns"))
         return list(zip(edges[::2], edges[1::2], strict=True))
@@ -285,6 +307,12 @@ def _called(message: Message) -> list[str]:
     return [
         name for function in functions if isinstance(function, dict) and isinstance(name := function.get("name"), str)
     ]
+
+
+def _meet(place: tuple[int, int], span: tuple[int, int]) -> bool:
+    """Return True if a token has characters of a span; of one that is all space some tokenizers say only the end."""
+    begin, end = place
+    return span[0] < end <= span[1] if begin == end else begin < span[1] and span[0] < end
 
 
 def _user(text: str) -> Message:

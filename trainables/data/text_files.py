@@ -41,7 +41,7 @@ def read_text(path: Path) -> str:
     Raises:
         ValueError: It is no text; names the first such byte and line.
     """
-    raw = _unpacked(path)
+    raw = unpacked(path)
     if ending := next((ending for sign, ending in SIGNATURES.items() if raw.startswith(sign)), None):
         raise ValueError(f"packed, and its name does not say so; {ending}")
     if (hole := raw.find(b"\0")) >= 0 and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -52,8 +52,12 @@ def read_text(path: Path) -> str:
         raise ValueError(f"not UTF-8 at {_place(raw, error.start)}; convert it first") from error
 
 
-def _unpacked(path: Path) -> bytes:
-    """Return what a file has once it is unpacked, as far as memory goes: a small file may have a lot."""
+def unpacked(path: Path) -> bytes:
+    """Return what a file has once it is unpacked, as far as memory goes: a small file may have a lot.
+
+    Raises:
+        ValueError: It cannot be unpacked, or has too much.
+    """
     most = psutil.virtual_memory().available // SHARE_OF_MEMORY
     try:
         with _opened(path) as file:

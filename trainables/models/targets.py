@@ -43,6 +43,9 @@ class Targets:
                     raise ValueError(f"{flag} {value}: no regex that can be read ({error})") from error
         if self.layers is not None and not LAYERS.fullmatch(self.layers):
             raise ValueError(f"--layers {self.layers}: give numbers of blocks and ranges, as 0-3,8")
+        for first, last in self._ranges():
+            if last < first:  # an empty choice means all blocks
+                raise ValueError(f"--layers {self.layers}: {first}-{last} runs backwards; give {last}-{first}")
 
     def among(self, coverage: Coverage) -> Coverage:
         """Return the coverage with only what was chosen; what was not is named.
@@ -71,9 +74,13 @@ class Targets:
         return coverage.without(others, *NOT_CHOSEN)
 
     def _depths(self) -> Iterator[int]:
+        for first, last in self._ranges():
+            yield from range(first, last + 1)
+
+    def _ranges(self) -> Iterator[tuple[int, int]]:
         for part in filter(None, (self.layers or "").split(",")):
             first, _, last = part.partition("-")
-            yield from range(int(first), int(last or first) + 1)
+            yield int(first), int(last or first)
 
 
 def _means(value: str, site: Site) -> bool:

@@ -9,6 +9,7 @@ from trainables.data.source import BUNDLED, DataSource, Format, Learned
 from tuning.plan.choices import LARGEST_COUNT, Choices, Count, Share, number_or_word
 
 BUNDLED_EXAMPLES, MOST_EXAMPLES, BUNDLED_LENGTH = 200, 2000, 128
+TEST_EXAMPLES, MOST_OF_OWN_FILE = 100, 1000  # a verdict is surer with more, and a test is once per trial
 
 
 class DataChoices(Choices):
@@ -40,7 +41,10 @@ class DataChoices(Choices):
         None, description="Training examples: a number, a share or `all` (default: 200 of pydoc, else at most 2,000)"
     )
     validation_examples: Count = Field(100, description="Examples that the search compares on")
-    test_examples: Count = Field(100, description="Examples that the search never decides by")
+    test_examples: Count | None = Field(
+        None,
+        description="Examples that the search never decides by (default: 100; of --test-dataset all, at most 1,000)",
+    )
     max_length: Annotated[Annotated[int, Field(ge=2)] | Literal["auto"] | None, BeforeValidator(number_or_word)] = (
         Field(
             None,
@@ -60,10 +64,12 @@ class DataChoices(Choices):
             wanted = BUNDLED_EXAMPLES
         length = BUNDLED_LENGTH if self.max_length is None and self.dataset == BUNDLED else self.max_length
         names = {item.name for item in fields(DataSource)} & DataChoices.model_fields.keys()
-        same = names - {"train_examples", "max_length"}
+        same = names - {"train_examples", "test_examples", "max_length"}
+        tested = TEST_EXAMPLES if self.test_dataset is None else MOST_OF_OWN_FILE
         return DataSource(
             **{name: getattr(self, name) for name in same},
             train_examples=wanted if isinstance(wanted, int) else MOST_EXAMPLES,
+            test_examples=self.test_examples or tested,
             train_share=1.0 if wanted == "all" else wanted if isinstance(wanted, float) else None,
             keeps_quarters=not isinstance(wanted, int),
             max_length=length if isinstance(length, int) else LARGEST_COUNT,

@@ -1,0 +1,71 @@
+"""Columns beside a format's own that change what its rows mean: a system text is heeded, the others are refused."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainables.data.readers import text_of
+
+SYSTEM = ("system", "system_prompt")
+"""Names of a column with what a system says before a conversation, or before a pair."""
+NOT_READ = {
+    "pairs": ("history", "tools"),
+    "alpaca": ("history", "tools"),
+    "turns": ("history", "chat_template_kwargs"),
+    "messages": ("chat_template_kwargs",),
+    "sharegpt": ("chat_template_kwargs",),
+}
+"""Format -> columns that other loaders heed, and that nothing here does; ``turns`` are pairs of messages."""
+COLUMNS = {*SYSTEM, *(name for names in NOT_READ.values() for name in names)}
+NOTHING: tuple[Any, ...] = ("", "[]", "{}", [], {})
+
+
+def check_beside(form: str, own: Sequence[str], row: Mapping[str, Any], number: int) -> None:
+    """Check that nothing is said beside a row's own columns that would be lost.
+
+    Args:
+        form: Name of the format, or ``turns``.
+        own: The format's columns.
+        row: Column -> cell.
+        number: The row's, for messages.
+
+    Raises:
+        ValueError: Something is; names the column.
+    """
+    for name in NOT_READ.get(form, ()):
+        if name not in own and _says_something(row.get(name)):
+            instead = "drop the column" if name == "chat_template_kwargs" else "write such rows as messages"
+            raise ValueError(f"row {number:,} has {name!r}, which would be lost; {instead}")
+
+
+def _says_something(cell: Any) -> bool:
+    if isinstance(cell, Mapping):  # a column of Arrow has every key in every row
+        return any(value is not None for value in cell.values())
+    return cell is not None and cell not in NOTHING
+
+
+def system_of(own: Sequence[str], row: Mapping[str, Any], number: int) -> str:
+    """Return what a row has in a column for the system; empty if nothing.
+
+    Raises:
+        ValueError: It is no text.
+    """
+    name = next((name for name in SYSTEM if name in row and name not in own), None)
+    try:
+        said = "" if name is None else text_of(row[name])
+    except ValueError as error:
+        raise ValueError(f"row {number:,} has no text ({name}) {error}") from error
+    return said if said.strip() else ""
+
+
+def with_system(messages: list[dict[str, Any]], system: str, number: int) -> list[dict[str, Any]]:
+    """Return a conversation that begins with what the system says.
+
+    Raises:
+        ValueError: It begins with something else that it says.
+    """
+    begins = messages[0] if messages and messages[0]["role"] == "system" else None
+    if not system or (begins is not None and begins.get("content") == system):
+        return messages
+    if begins is not None:
+        raise ValueError(f"row {number:,} has one system text in its messages and another beside them; drop one")
+    return [{"role": "system", "content": system}, *messages]
