@@ -31,6 +31,7 @@ from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment, assess
 from trainables.data.preparation import all_examples
 from trainables.data.splits import Example, Splits
+from trainables.models.identity import check_unchanged
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import ADAPTER, BEST, UNIFORM, UNVERIFIED
 from trainables.training.session import Diverged
@@ -73,6 +74,7 @@ def train(run_dir: Path, all_data: bool, output: Path | None) -> int:  # noqa: D
     from trainables import refit  # PyTorch comes last: what is wrong with the folder is said at once
 
     searched = check(winner.plan).workload
+    check_unchanged(searched.model, winner.info.base_sha256)
     workload = refit.prepared(with_rows(searched, all_data), winner.run.ranks or {})
     config = winner.run.trial_config
     chosen: dict[str, Any] = {"scaling": config.scaling or winner.plan.scaling, "seed": winner.run.seed or 0}

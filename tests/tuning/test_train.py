@@ -171,6 +171,14 @@ def test_a_training_that_diverges_leaves_nothing_and_one_line(folder, capsys, mo
     assert sorted(path.name for path in folder.iterdir()) == ["plan.json", "rows.jsonl"]
 
 
+def test_a_base_that_is_not_the_one_of_the_search_is_refused(folder, capsys):
+    (folder / "facts.json").write_text(json.dumps({"base_sha256": "0" * 64}))
+    assert command(folder) == 2
+    error = capsys.readouterr().err
+    assert "its files have changed since the search" in error
+    assert (len(error.splitlines()), (folder / "trained").exists()) == (1, False)
+
+
 @pytest.mark.process
 @pytest.mark.thorough
 def test_the_script_trains_the_same_with_trl_alone_and_both_are_loaded_by_others(folder, tmp_path):
