@@ -75,9 +75,16 @@ def test_a_weight_that_is_another_is_noticed_and_one_that_does_not_load_keeps_no
 def test_nothing_of_ours_can_be_imported_there():
     code = f"import runpy, sys; sys.meta_path.insert(0, runpy.run_path({str(SCRIPT)!r})['OursAreNotThere']()); import "
     for package in ("trainables.spec", "strategies", "json"):
-        done = subprocess.run([sys.executable, "-I", "-c", code + package], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-P", "-c", code + package], capture_output=True, text=True, check=False)
         assert bool(done.returncode) == (package != "json")
         assert ("not to be imported" in done.stderr) == (package != "json")
+
+
+def test_what_is_installed_on_the_python_path_alone_is_imported_there(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('this one is on the path')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (error,) = reloaded("bundled", [None], ROWS, "cpu")
+    assert "this one is on the path" in str(error)
 
 
 @pytest.mark.parametrize(("loss", "same"), [(4.00009, True), (4.00011, False), (float("nan"), False)])
