@@ -37,6 +37,7 @@ from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import ADAPTER, BEST, UNIFORM, UNVERIFIED
 from trainables.training.session import Diverged
 from tuning.observer import SearchObserver
+from tuning.plan import given
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight, check
 
@@ -178,7 +179,8 @@ def _winner(run_dir: Path) -> Winner:
     check_folder(run_dir, but=("ray",))
     try:
         saved = parsed((run_dir / PLAN).read_text(encoding="utf-8"))
-        plan = SearchPlan(**{**saved, "runs_dir": str(run_dir.resolve().parent)})
+        moved = given.found_in(run_dir.resolve() / given.GIVEN, saved)
+        plan = SearchPlan(**{**saved, **moved, "runs_dir": str(run_dir.resolve().parent)})
     except (TypeError, ValidationError) as error:
         raise ValueError(f"{run_dir / PLAN}: no plan that can be read ({' '.join(str(error).split())[:80]})") from error
     assessment = assess(read_rows(run_dir / "rows.jsonl"), info.margin)

@@ -197,6 +197,17 @@ def test_blocks_compute_twice_where_the_plan_says_so(folder, reload_as, monkeypa
     assert (trained[0].recomputes, trained[0].pack_size) == (True, 1)
 
 
+def test_data_that_a_program_handed_over_is_found_where_the_run_was_moved(folder, tiny_text, tmp_path, capsys):
+    lines = [json.dumps({"text": line}) for line in tiny_text.read_text().splitlines()]
+    (folder / "given").mkdir()
+    (folder / "given" / "dataset.jsonl").write_text("\n".join(lines))
+    changed_plan(folder, dataset=str(folder / "given" / "dataset.jsonl"))
+    moved = folder.rename(tmp_path / "moved")
+    write_rows([run("composite", 3, 5.0, phase="search", ranks={"h.9": 1}, learning_rate=0.01)], moved / "rows.jsonl")
+    assert command(moved) == 2
+    assert "its matrices are others" in capsys.readouterr().err, "which is looked at once the data are read"
+
+
 def test_a_device_that_is_not_there_is_named_before_anything_else(folder, capsys, monkeypatch):
     monkeypatch.setattr(device, "here", lambda: device.device_of("cpu"))
     changed_plan(folder, gpus_per_trial=1.0)
