@@ -5,9 +5,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from analysis.results.messages import first_line
+from trainables.models.free_memory import free_bytes
 
 PACKED = (".gz", ".zst")
 
@@ -54,7 +53,7 @@ def read_text(path: Path) -> str:
 
 def _unpacked(path: Path) -> bytes:
     """Return what a file has once it is unpacked, as far as memory goes: a small file may have a lot."""
-    most = psutil.virtual_memory().available // SHARE_OF_MEMORY
+    most = free_bytes() // SHARE_OF_MEMORY
     try:
         with _opened(path) as file:
             raw = bytes(file.read(most + 1))
