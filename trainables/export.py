@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,14 @@ from analysis.results.run_info import PLAN, RunInfo
 from analysis.stats.assessment import assess
 from trainables.adapters import CONFIG, WEIGHTS
 from trainables.adapters.saved_config import read_folder
-from trainables.data.splits import DataSource, load_splits
+from trainables.data.preparation import prepare
+from trainables.data.source import DataSource
+from trainables.data.splits import Example
 from trainables.engine.evaluation import exact_loss
 from trainables.models import hub
 from trainables.models.base_model import dense, load, read_network, save_tokenizer
 from trainables.models.device import CPU
+from trainables.models.identity import check_unchanged
 from trainables.models.precision import Precision
 from trainables.postprocess import forms
 from trainables.postprocess.verification import agree, in_words, loaded_from, reloaded
@@ -69,6 +72,25 @@ def merged(model: str, precision: Precision, adapter: Path, output: Path) -> Non
 FORMS = {"adapter": as_trained, "uniform": uniform, "merged": merged}
 
 
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search had, with which a form is compared.
+
+    Args:
+        model: The base, as ``Workload.model``.
+        precision: How it lay in memory.
+        rows: The validation rows.
+        why_none: Why there are none.
+        loss: What others' code measured of the adapter then, in nats per token; None if it did not verify it.
+    """
+
+    model: str
+    precision: Precision
+    rows: Sequence[Example]
+    why_none: str
+    loss: float | None
+
+
 @click.command(help=__doc__)
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--form", type=click.Choice(list(FORMS)), default="uniform", show_default=True)
@@ -79,14 +101,14 @@ def convert(run_dir: Path, form: str, output: Path) -> int:  # noqa: D103  (its 
     for folder in {output, unverified} - ({adapter} & {unverified}):  # what a stopped search left may be verified
         if folder.exists():
             raise click.UsageError(f"--output {output}: {folder} exists; give a folder that does not")
-    choices = _choices(run_dir / PLAN)
-    model, aside = hub.at(choices["model"], choices.get("model_revision")), output.with_name(f".{output.name}.partial")
-    precision = Precision.of_plan(choices)
+    choices, aside = _choices(run_dir / PLAN), output.with_name(f".{output.name}.partial")
+    searched = _searched(run_dir, choices, adapter)
+    model, precision = searched.model, searched.precision
     shutil.rmtree(aside, ignore_errors=True)
     try:
         FORMS[form](model, precision, adapter, aside)
         forms.put_template(choices.get("chat_template"), aside)
-        sound, seen = _seen(model, precision, choices, adapter, aside, form)
+        sound, seen = _seen(searched, adapter, aside, form)
         handed_out = output if sound else unverified
         if form != "merged":
             _write_card(run_dir, aside, Use(*loaded_from(model), str(handed_out), form == "uniform", seen))
@@ -121,20 +143,52 @@ def _choices(plan: Path) -> dict[str, Any]:
     return choices
 
 
-def _seen(
-    model: str, precision: Precision, choices: Mapping[str, Any], adapter: Path, folder: Path, form: str
-) -> tuple[bool, str]:
-    """Return whether others' code measures of a form what we measure of the adapter, and that in words."""
+def _searched(run_dir: Path, choices: Mapping[str, Any], adapter: Path) -> Searched:
+    """Return what the search had.
+
+    Raises:
+        ValueError: Base or texts are not those that it had.
+    """
+    info = RunInfo.of_run(run_dir, "")
+    model = hub.at(choices["model"], choices.get("model_revision"))
+    check_unchanged(model, info.base_sha256)
+    rows, why_none = _rows(model, choices)
+    loss = info.handed_out.get(BEST) if adapter.name == BEST else None  # of another nobody has found that it agrees
+    return Searched(model, Precision.of_plan(choices), rows, why_none, None if isinstance(loss, str) else loss)
+
+
+def _rows(model: str, choices: Mapping[str, Any]) -> tuple[Sequence[Example], str]:
+    """Return the run's validation rows; none, and why, if they are not to be had.
+
+    Raises:
+        ValueError: The texts are not those that the search had.
+    """
     chosen = {item.name: choices[item.name] for item in fields(DataSource) if choices.get(item.name) is not None}
     try:
         chosen["dataset"] = hub.at(chosen["dataset"], choices.get("dataset_revision"))
-        rows = load_splits(DataSource(**chosen), model).validation
+        prepared = prepare(DataSource(**chosen), model)
+        digest = prepared.corpus_sha256
     except (ValueError, OSError, KeyError) as error:
-        return False, f"not verified, for its validation rows are not to be had ({first_line(error)})"
+        return (), f"not verified, for its validation rows are not to be had ({first_line(error)})"
+    if choices.get("corpus_sha256") not in {None, digest}:
+        raise ValueError(
+            f"--dataset {choices['dataset']}: its texts have changed since the search, SHA-256 {digest[:12]}, then "
+            f"{str(choices['corpus_sha256'])[:12]}; put back those that it had"
+        )
+    return prepared.splits.validation, ""
+
+
+def _seen(searched: Searched, adapter: Path, folder: Path, form: str) -> tuple[bool, str]:
+    """Return whether others' code measures of a form what we measure of the adapter, and the search did; in words."""
+    if not searched.rows:
+        return False, searched.why_none
+    model, precision, rows = searched.model, searched.precision, searched.rows
     measured = exact_loss(load(model, CPU, precision), read_folder(adapter), rows, ROWS_PER_PASS)
     base, adapters = (str(folder), [None]) if form == "merged" else (model, [folder])
     (loss,) = reloaded(base, adapters, rows, CPU, replace(precision, quantize=None) if form == "merged" else precision)
-    return agree(measured, loss, precision), in_words(measured, loss, precision)
+    expected = [measured] if searched.loss is None else [searched.loss, measured]
+    other = next((value for value in expected if not agree(value, loss, precision)), None)
+    return other is None, in_words(expected[0] if other is None else other, loss, precision)
 
 
 def _write_card(run_dir: Path, folder: Path, use: Use) -> None:

@@ -10,7 +10,8 @@ import datetime
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from analysis.report.card import Use, card
 from analysis.report.winner import NOT_IN_CONFIG
 from analysis.results.atomic_write import replacing_folder
 from analysis.results.confinement import check_folder
-from analysis.results.messages import run_command
+from analysis.results.messages import first_line, run_command
 from analysis.results.rows import ResultRow, read_rows
 from analysis.results.run_info import PLAN, RunInfo
 from analysis.results.strict_json import parsed
@@ -31,11 +32,14 @@ from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment, assess
 from trainables.data.preparation import all_examples
 from trainables.data.splits import Example, Splits
+from trainables.models.identity import check_unchanged
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import ADAPTER, BEST, UNIFORM, UNVERIFIED
 from trainables.training.session import Diverged
+from tuning.observer import SearchObserver
+from tuning.plan import given
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight.preflight import check
+from tuning.preflight.preflight import Preflight, check
 
 NOT_VERIFIED = 6
 ROW = "row.json"
@@ -72,13 +76,16 @@ def train(run_dir: Path, all_data: bool, output: Path | None) -> int:  # noqa: D
         click.echo(f"Note: its ranks are trained as plain LoRA. {note}")
     from trainables import refit  # PyTorch comes last: what is wrong with the folder is said at once
 
-    searched = check(winner.plan).workload
-    workload = refit.prepared(with_rows(searched, all_data), winner.run.ranks or {})
+    _check_device(winner.plan.device)
+    searched = check(winner.plan)
+    check_unchanged(searched.workload.model, winner.info.base_sha256)
+    with _in_a_line():
+        workload = refit.prepared(_fitted(winner.plan, searched, all_data), winner.run.ranks or {})
     config = winner.run.trial_config
     chosen: dict[str, Any] = {"scaling": config.scaling or winner.plan.scaling, "seed": winner.run.seed or 0}
     spec = refit.spec_of(workload, winner.run.ranks or {}, winner.run.learning_rate or 0.0, **chosen)
     click.echo(f"Training on {workload.data.train_examples:,} rows, {workload.steps:,} steps")
-    with replacing_folder(output) as aside:
+    with _in_a_line(), replacing_folder(output) as aside:
         try:
             report = refit.train(workload, spec, aside / ADAPTER, _told)
         except Diverged as error:
@@ -90,6 +97,60 @@ def train(run_dir: Path, all_data: bool, output: Path | None) -> int:  # noqa: D
         click.echo(f"{output / form}: {words}", err=not sound)
     click.echo(f"{output / trl_script.NAME}: the same with TRL and PEFT alone")
     return 0 if all(sound for sound, _ in seen.values()) else NOT_VERIFIED
+
+
+class _Notes(SearchObserver):
+    """Prints what a plan of memory says."""
+
+    def noted(self, line: str) -> None:
+        """Print it."""
+        click.echo(line)
+
+
+def _check_device(device: str) -> None:
+    """Check that this machine has the device that the search trained on.
+
+    Raises:
+        ValueError: It has not.
+    """
+    from trainables.models.device import CPU, here
+
+    if device not in {CPU, here().name}:
+        raise ValueError(
+            f"--gpus-per-trial: the search trained on {device}, and this machine has none that PyTorch sees; train "
+            f"where there is one"
+        )
+
+
+def _fitted(plan: SearchPlan, searched: Preflight, all_data: bool) -> Workload:
+    """Return the workload of one trial on all rows, in passes that fit, as a search plans them.
+
+    Raises:
+        ValueError: Nothing fits on a GPU.
+    """
+    from trainables.models.device import device_of
+    from tuning.preflight import memory
+
+    device = device_of(plan.device)
+    alone = replace(with_rows(searched.workload, all_data), pack_size=1)
+    there = device.total_bytes() or device.available_bytes()
+    return memory.planned(plan, replace(searched, workload=alone), there, _Notes()).workload
+
+
+@contextmanager
+def _in_a_line() -> Iterator[None]:
+    """Say in one line that memory does not suffice, or that the device cannot be used."""
+    try:
+        yield
+    except RuntimeError as error:
+        from trainables.engine.device_errors import broken, out_of_memory
+
+        if out_of_memory(error):
+            advice = "end what else uses it, or train where there is more"
+            raise click.ClickException(f"memory does not suffice ({first_line(error)}); {advice}") from error
+        if broken(error):
+            raise click.ClickException(f"the device cannot be used ({first_line(error)}); run it again") from error
+        raise
 
 
 def with_rows(workload: Workload, all_data: bool) -> Workload:
@@ -118,7 +179,8 @@ def _winner(run_dir: Path) -> Winner:
     check_folder(run_dir, but=("ray",))
     try:
         saved = parsed((run_dir / PLAN).read_text(encoding="utf-8"))
-        plan = SearchPlan(**{**saved, "runs_dir": str(run_dir.resolve().parent)})
+        moved = given.found_in(run_dir.resolve() / given.GIVEN, saved)
+        plan = SearchPlan(**{**saved, **moved, "runs_dir": str(run_dir.resolve().parent)})
     except (TypeError, ValidationError) as error:
         raise ValueError(f"{run_dir / PLAN}: no plan that can be read ({' '.join(str(error).split())[:80]})") from error
     assessment = assess(read_rows(run_dir / "rows.jsonl"), info.margin)

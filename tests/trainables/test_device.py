@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables.models import device
+from trainables.models import device, free_memory
 from trainables.models.device import Device, device_of, given_by
+from trainables.models.free_memory import free_bytes
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,3 +88,34 @@ def test_the_gpu_of_an_apple_chip_computes_in_float32(monkeypatch):
     mps.release_memory()
     mps.synchronize()
     assert asked == [("get_rng_state",), ("set_rng_state", "state"), ("empty_cache",), ("synchronize",)]
+
+
+def group(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"memory.{name}").write_text(text)
+
+
+@pytest.mark.parametrize(("line", "top", "limit", "use", "cache"), [
+    ("0::/job/step", ".", "max", "current", "inactive_file"),
+    ("4:cpu,memory:/job/step", "memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+])  # fmt: skip
+def test_memory_is_what_the_tightest_group_of_the_process_leaves(line, top, limit, use, cache, tmp_path):
+    own, groups = tmp_path / "own", tmp_path / "groups"
+    own.write_text(f"1:name=systemd:/job\n{line}\n")
+    assert free_bytes(own, groups) > 2**20, "the machine's"
+    step, stat = groups / top / "job" / "step", f"anon 9\n{cache} 300\n"
+    group(step, **{limit: "max" if top == "." else str(2**63), use: "5000", "stat": stat})
+    assert free_bytes(own, groups) > 2**20
+    group(step.parent, **{limit: "9000", use: "5000", "stat": stat})
+    assert free_bytes(own, groups) == 4300
+    group(step, **{limit: "7000"})
+    assert free_bytes(own, groups) == 2300
+    group(groups / top, **{limit: "400", use: "500"})
+    assert free_bytes(own, groups) == 0
+    assert free_bytes(tmp_path / "none", groups) > 2**20
+
+
+def test_the_cpu_has_what_its_container_leaves_and_what_the_process_has(monkeypatch):
+    monkeypatch.setattr(free_memory, "free_bytes", lambda: 10**15)
+    assert 10**15 < device_of("cpu").available_bytes() < 10**15 + 2**40

@@ -1,13 +1,20 @@
 """Measurements of the frozen base against the same worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from strategies.empirical import EVIDENCE_KINDS
+from strategies import RankBudget
+from strategies.empirical import EVIDENCE_KINDS, IMPORTANCE
 from trainables.data.collate import Batch
-from trainables.data.splits import IGNORED
+from trainables.data.splits import IGNORED, DataSource
+from trainables.evidence import importance, measurements
 from trainables.evidence.importance import measure_batches
+from trainables.models.base_model import load
 from trainables.models.matrices import sites_of
+from trainables.models.probes import separable_head
+from trainables.spec import Workload
 
 
 def batch(*rows, padding=0):
@@ -49,6 +56,31 @@ def test_batches_count_alike_and_padding_does_not_count(model):
     padded = measure_batches(model, sites, [batch([5, 6, 7, 8], padding=5)])
     for kind in EVIDENCE_KINDS:
         assert padded[kind] == pytest.approx(alone[0][kind], rel=1e-3)
+
+
+@pytest.mark.parametrize("held", [1, importance.HELD])
+def test_a_batch_in_parts_gives_the_same_in_passes_of_no_more_rows(model, held, monkeypatch):
+    monkeypatch.setattr(importance, "HELD", held)
+    sites, rows = sites_of(model), batch([5, 6, 7, 8, 9], [9, 10, 11], [12, 13, 14, 15], padding=2)
+    whole = measure_batches(model, sites, [rows, batch([16, 17, 18])])
+    widths = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: widths.append(len(inputs[0])))
+    parts = measure_batches(model, sites, [rows, batch([16, 17, 18])], 2, separable_head(model))
+    handle.remove()
+    for kind in EVIDENCE_KINDS:
+        assert parts[kind] == pytest.approx(whole[kind], rel=1e-4, abs=1e-6)
+    assert max(widths) == 2
+
+
+def test_what_is_measured_has_the_rows_that_were_planned(tiny_gpt2, tiny_text, monkeypatch):
+    data = DataSource(str(tiny_text), train_examples=16, validation_examples=4, test_examples=4, max_length=32)
+    budget = RankBudget.like_uniform(2, load(str(tiny_gpt2)).sites)
+    workload = Workload(str(tiny_gpt2), data, budget, 1, 8, 1, 1.0, rows_per_pass=2)
+    seen = []
+    monkeypatch.setattr(importance, "measure_batches", lambda *arguments: seen.append(arguments[-2:]) or {})
+    measurements.measure(workload, IMPORTANCE)
+    measurements.measure(replace(workload, pack_size=8), IMPORTANCE)
+    assert seen == [(2, True), (8, True)]
 
 
 def test_the_model_is_left_as_it_was(model):

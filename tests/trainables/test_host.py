@@ -15,6 +15,7 @@ import torch
 from analysis.results.trial_config import TrialConfig
 from trainables.actors import liveness
 from trainables.actors.host import Host, TrialHandle
+from trainables.evidence import measurements
 from trainables.postprocess.reload import mean_loss
 from trainables.training.inputs import base_of, splits_of
 
@@ -66,6 +67,27 @@ def test_the_untouched_base_has_the_loss_that_plain_transformers_measure_row_by_
 
 
 @pytest.mark.process
+def test_evidence_is_measured_in_smaller_passes_where_memory_ends_and_refused_in_one_line_after_one_row(
+    host, reference, monkeypatch
+):
+    tried = []
+
+    def measure(workload, measurement, rows):
+        tried.append(rows)
+        if rows > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return "measured"
+
+    monkeypatch.setattr(measurements, "measure", measure)
+    most, fitting = measurements.rows_of_pass(reference[0]), 2
+    assert host.measure(reference, "m:measure") == "measured"
+    fitting = 0
+    with pytest.raises(ValueError, match="memory does not suffice to measure m:measure on one row; lower --max-length"):
+        host.measure(reference, "m:measure")
+    assert tried[0] == most > 2
+    assert tried[-1] == 1
+
+
 def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_other_is(
     host, reference, process, wait_for
 ):

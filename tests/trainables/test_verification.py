@@ -13,8 +13,11 @@ from safetensors.torch import load_file, save_file
 from strategies import RankAllocation
 from trainables import export
 from trainables.adapters import WEIGHTS, peft_adapter
+from trainables.data.preparation import prepare
+from trainables.data.source import DataSource
 from trainables.data.splits import IGNORED, Example, mean_loss
 from trainables.models.base_model import load
+from trainables.models.identity import identity
 from trainables.models.precision import IN_FLOAT32
 from trainables.postprocess import forms
 from trainables.postprocess.verification import SCRIPT, NotReloaded, agree, reloaded
@@ -72,9 +75,16 @@ def test_a_weight_that_is_another_is_noticed_and_one_that_does_not_load_keeps_no
 def test_nothing_of_ours_can_be_imported_there():
     code = f"import runpy, sys; sys.meta_path.insert(0, runpy.run_path({str(SCRIPT)!r})['OursAreNotThere']()); import "
     for package in ("trainables.spec", "strategies", "json"):
-        done = subprocess.run([sys.executable, "-I", "-c", code + package], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-P", "-c", code + package], capture_output=True, text=True, check=False)
         assert bool(done.returncode) == (package != "json")
         assert ("not to be imported" in done.stderr) == (package != "json")
+
+
+def test_what_is_installed_on_the_python_path_alone_is_imported_there(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('this one is on the path')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (error,) = reloaded("bundled", [None], ROWS, "cpu")
+    assert "this one is on the path" in str(error)
 
 
 @pytest.mark.parametrize(("loss", "same"), [(4.00009, True), (4.00011, False), (float("nan"), False)])
@@ -85,16 +95,20 @@ def test_losses_agree_within_a_ten_thousandth(loss, same):
 @pytest.fixture
 def run(handed_out, tiny_text, tmp_path):
     """Folder of a run that was stopped: an adapter that nobody has verified, its plan and its rows."""
-    model, adapter, _ = handed_out
+    model, adapter, measured = handed_out
+    model = str(shutil.copytree(model, tmp_path / "base"))
     folder = tmp_path / "run"
     shutil.copytree(adapter, folder / "best_adapter_unverified")
     (tmp_path / "given.jinja").write_text("{{ messages[0].content }}")
     plan = {"chat_template": str(tmp_path / "given.jinja"), "model": model,
             "dataset": str(tiny_text), "train_examples": 8, "validation_examples": 4,
             "test_examples": 4, "max_length": 32}  # fmt: skip
-    (folder / "plan.json").write_text(json.dumps(plan))
+    prepared = prepare(DataSource(**{name: value for name, value in plan.items() if name != "model"}), model)
+    (folder / "plan.json").write_text(json.dumps({**plan, "corpus_sha256": prepared.corpus_sha256}))
+    facts = {"base_sha256": identity(model), "handed_out": {"best_adapter_unverified": "not verified"}}
+    (folder / "facts.json").write_text(json.dumps(facts))
     row = {"trial_id": "t001", "experiment_name": "a", "strategy": "baseline", "status": "finished",
-           "final_eval_loss": 3.0, "ranks": {"h.0.q": 1}, "alphas": {"h.0.q": 2.0}}  # fmt: skip
+           "final_eval_loss": measured, "ranks": {"h.0.q": 1}, "alphas": {"h.0.q": 2.0}}  # fmt: skip
     (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
     return folder
 
@@ -109,7 +123,7 @@ def test_what_a_stopped_search_left_is_verified_and_gets_its_name(run, monkeypat
     status, out, errors = exported(run, "adapter", run / "best_adapter", monkeypatch, capsys)
     assert (status, errors) == (0, "")
     assert "nats per token on the validation rows, as the search did" in out
-    assert {path.name for path in run.iterdir()} == {"best_adapter", "plan.json", "rows.jsonl"}
+    assert {path.name for path in run.iterdir()} == {"best_adapter", "plan.json", "facts.json", "rows.jsonl"}
     text = (run / "best_adapter" / "README.md").read_text()
     code = text.partition("```python\n")[2].partition("```")[0]
     outcome: dict = {}
@@ -147,3 +161,38 @@ def test_without_its_data_a_form_is_not_verified(run, monkeypatch, capsys, tmp_p
     assert (status, out) == (6, "")
     assert "its validation rows are not to be had" in errors
     assert [path.name for path in tmp_path.glob("*form*")] == ["form_unverified"]
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_an_export_over_a_base_that_was_changed_is_refused(form, run, monkeypatch, capsys, tmp_path):
+    weights = tmp_path / "base" / "model.safetensors"
+    save_file({name: 1.1 * tensor for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    identity.cache_clear()  # as in a process of its own
+    status, out, errors = exported(run, form, tmp_path / "form", monkeypatch, capsys)
+    assert (status, out, len(errors.splitlines())) == (2, "", 1)
+    assert f"--model {tmp_path / 'base'}: its files have changed since the search" in errors
+    assert not list(tmp_path.glob("*form*"))
+
+
+def test_an_export_with_other_texts_than_the_search_had_is_refused(run, monkeypatch, capsys, tmp_path):
+    plan = json.loads((run / "plan.json").read_text())
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"{number} other texts of {number}" for number in range(60)))
+    (run / "plan.json").write_text(json.dumps({**plan, "dataset": str(texts)}))
+    status, out, errors = exported(run, "uniform", tmp_path / "form", monkeypatch, capsys)
+    assert (status, out, len(errors.splitlines())) == (2, "", 1)
+    assert f"--dataset {texts}: its texts have changed since the search" in errors
+    assert not list(tmp_path.glob("*form*"))
+
+
+@pytest.mark.parametrize(("noted", "name"), [(3.0, "form_unverified"), (4.0, "form")])
+def test_a_form_is_compared_with_the_loss_that_the_search_noted(noted, name, run, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(export, "exact_loss", lambda *_: 4.0)
+    monkeypatch.setattr(export, "reloaded", lambda *_: [4.0])
+    (run / "best_adapter_unverified").rename(run / "best_adapter")
+    facts = {**json.loads((run / "facts.json").read_text()), "handed_out": {"best_adapter": noted}}
+    (run / "facts.json").write_text(json.dumps(facts))
+    _, out, errors = exported(run, "uniform", tmp_path / "form", monkeypatch, capsys)
+    assert [path.name for path in tmp_path.glob("*form*")] == [name]
+    assert ("the search measured 3.00000" in errors) == (noted == 3.0)
+    assert ("as the search did" in out) == (noted == 4.0)

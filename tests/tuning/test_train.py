@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from analysis.audit.audit import audited
 from analysis.audit.plan import read
@@ -14,6 +15,7 @@ from tests.conftest import ROOT
 from tests.fakes.rows import run
 from trainables import refit
 from trainables.data.preparation import all_examples, prepare
+from trainables.models import device
 from trainables.models.base_model import shape_of
 from trainables.postprocess.verification import NotReloaded
 from tuning import train
@@ -168,6 +170,66 @@ def test_a_training_that_diverges_leaves_nothing_and_one_line(folder, capsys, mo
     monkeypatch.setattr(refit, "next_report", lambda session: last)
     assert command(folder) == 1
     assert capsys.readouterr().err == "Error: it diverged: loss nan at step 1\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["plan.json", "rows.jsonl"]
+
+
+def test_a_base_that_is_not_the_one_of_the_search_is_refused(folder, capsys):
+    (folder / "facts.json").write_text(json.dumps({"base_sha256": "0" * 64}))
+    assert command(folder) == 2
+    error = capsys.readouterr().err
+    assert "its files have changed since the search" in error
+    assert (len(error.splitlines()), (folder / "trained").exists()) == (1, False)
+
+
+def changed_plan(folder, **choices):
+    plan = SearchPlan(**json.loads((folder / "plan.json").read_text()))
+    save_plan(plan.model_copy(update=choices), folder)
+
+
+def test_blocks_compute_twice_where_the_plan_says_so(folder, reload_as, monkeypatch):
+    reload_as(0.0, 0.0)
+    changed_plan(folder, gradient_checkpointing="on")
+    trained, train_alone = [], refit.train
+    monkeypatch.setattr(
+        refit, "train", lambda workload, *rest: trained.append(workload) or train_alone(workload, *rest)
+    )
+    assert command(folder) == 0
+    assert (trained[0].recomputes, trained[0].pack_size) == (True, 1)
+
+
+def test_data_that_a_program_handed_over_is_found_where_the_run_was_moved(folder, tiny_text, tmp_path, capsys):
+    lines = [json.dumps({"text": line}) for line in tiny_text.read_text().splitlines()]
+    (folder / "given").mkdir()
+    (folder / "given" / "dataset.jsonl").write_text("\n".join(lines))
+    changed_plan(folder, dataset=str(folder / "given" / "dataset.jsonl"))
+    moved = folder.rename(tmp_path / "moved")
+    write_rows([run("composite", 3, 5.0, phase="search", ranks={"h.9": 1}, learning_rate=0.01)], moved / "rows.jsonl")
+    assert command(moved) == 2
+    assert "its matrices are others" in capsys.readouterr().err, "which is looked at once the data are read"
+
+
+def test_a_device_that_is_not_there_is_named_before_anything_else(folder, capsys, monkeypatch):
+    monkeypatch.setattr(device, "here", lambda: device.device_of("cpu"))
+    changed_plan(folder, gpus_per_trial=1.0)
+    assert command(folder) == 2
+    error = capsys.readouterr().err
+    assert "the search trained on cuda, and this machine has none" in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("problem", "words"), [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "memory does not suffice (CUDA out of memory"),
+    (RuntimeError("CUDA error: device-side assert"), "the device cannot be used (CUDA error"),
+])  # fmt: skip
+def test_a_device_that_fails_is_one_line_and_leaves_nothing(problem, words, folder, capsys, monkeypatch):
+    def failing(*_):
+        raise problem
+
+    monkeypatch.setattr(refit, "train", failing)
+    assert command(folder) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
     assert sorted(path.name for path in folder.iterdir()) == ["plan.json", "rows.jsonl"]
 
 

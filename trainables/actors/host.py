@@ -132,14 +132,29 @@ class Host:
         return slots_that_fit(self._unpack(reference))
 
     def measure(self, reference: list[Any], measurement: str) -> "Measured":
-        """Measure what a strategy names, as ``measurements.measure``.
+        """Measure what a strategy names, as ``measurements.measure``; in smaller passes where memory does not suffice.
 
         Raises:
-            ValueError: It cannot be measured, for want of training tokens for example.
+            ValueError: It cannot be measured, for want of training tokens or of memory for example.
         """
+        from trainables.engine.device_errors import out_of_memory
         from trainables.evidence import measurements
 
-        return measurements.measure(self._unpack(reference), measurement)
+        workload = self._unpack(reference)
+        rows = measurements.rows_of_pass(workload)
+        while True:
+            try:
+                return measurements.measure(workload, measurement, rows)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if rows == 1:
+                    raise ValueError(
+                        f"--model {workload.model}: memory does not suffice to measure {measurement} on one row; lower "
+                        f"--max-length, or leave out the strategies that score from it ({first_line(error)})"
+                    ) from None
+            rows //= 2
+            device_of(workload.device).release_memory()
 
     def base_loss(self, reference: list[Any], split: str) -> float:
         """Return the untouched base's mean loss per learned token of a split, in nats; trials wait meanwhile."""

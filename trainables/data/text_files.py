@@ -5,9 +5,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from analysis.results.messages import first_line
+from trainables.models.free_memory import free_bytes
 
 PACKED = (".gz", ".zst")
 
@@ -58,7 +57,7 @@ def unpacked(path: Path) -> bytes:
     Raises:
         ValueError: It cannot be unpacked, or has too much.
     """
-    most = psutil.virtual_memory().available // SHARE_OF_MEMORY
+    most = free_bytes() // SHARE_OF_MEMORY
     try:
         with _opened(path) as file:
             raw = bytes(file.read(most + 1))

@@ -17,7 +17,7 @@ from strategies import RankBudget
 from strategies.base import Evidence, Site
 from strategies.empirical import EVIDENCE_KINDS
 from strategies.measurement import Measured
-from trainables.data.collate import Batch
+from trainables.data.collate import Batch, Batches
 from trainables.evidence.site_inputs import vectors_of_tokens
 from trainables.models.base_model import BaseModel
 from trainables.models.frozen_linear import FrozenLinear
@@ -26,6 +26,8 @@ from trainables.training.inputs import splits_of
 from trainables.training.losses import token_losses
 
 BATCHES = 4
+HELD = 2**28
+"""Elements of matrices' gradients that are held together where a batch is computed in parts: 1 GB."""
 
 
 def measure(base: BaseModel, batches: Iterable[Batch], budget: RankBudget) -> Measured:
@@ -52,7 +54,9 @@ def measure(base: BaseModel, batches: Iterable[Batch], budget: RankBudget) -> Me
         here it is the mean of products, so that no second copy of the gradients is kept. Fisher: FIM-LoRA
         (arXiv 2605.16800).
     """
-    return Measured(measure_batches(base.model, base.sites, list(itertools.islice(batches, BATCHES))))
+    rows = batches.rows if isinstance(batches, Batches) else None
+    first = list(itertools.islice(batches, BATCHES))
+    return Measured(measure_batches(base.model, base.sites, first, rows, base.separable_head))
 
 
 class EvidenceFile:
@@ -82,23 +86,57 @@ class EvidenceFile:
         path.write_text(journal.sealed(measured.evidence) + "\n")
 
 
-def measure_batches(model: Any, sites: Sequence[Site], batches: Sequence[Batch]) -> Evidence:
-    """Measure on given batches; the model has no gradients, before and after."""
+def measure_batches(
+    model: Any, sites: Sequence[Site], batches: Sequence[Batch], rows: int | None = None, separable_head: bool = False
+) -> Evidence:
+    """Measure on given batches; the model has no gradients, before and after.
+
+    Args:
+        model: The Hugging Face model.
+        sites: Where to measure.
+        batches: On what.
+        rows: Most rows of a pass; a batch of more is computed in parts, of a few sites at a time, and gives the same.
+        separable_head: As of ``token_losses``.
+    """
     evidence = {kind: dict.fromkeys((site.name for site in sites), 0.0) for kind in EVIDENCE_KINDS}
-    with _listening(model, sites) as calls:
-        for batch in batches:
-            calls.begin(batch)
-            token_losses(model, batch.inputs, batch.labels, False)[0].mean().backward()  # type: ignore[no-untyped-call]
-            for site in sites:
-                for kind, value in calls.measured[site.name].items():
-                    evidence[kind][site.name] += value / len(batches)
+    parts = [batch.parts(rows or len(batch.input_ids)) for batch in batches]
+    for group in [sites] if max(map(len, parts)) == 1 else _held_together(sites):
+        with _listening(model, group) as calls:
+            for batch, its_parts in zip(batches, parts, strict=True):
+                _measure_batch(model, calls, batch, its_parts, separable_head)
+                for site in group:
+                    for kind, value in calls.measured[site.name].items():
+                        evidence[kind][site.name] += value / len(batches)
     return evidence
 
 
-class Calls:
-    """What the sites are given and get back in one pass; some blocks are used twice in it.
+def _measure_batch(model: Any, calls: "Calls", batch: Batch, parts: Sequence[Batch], separable_head: bool) -> None:
+    """Measure the mean loss of a batch, whose gradients are the sums of those of its parts."""
+    calls.begin(batch, len(parts) > 1)
+    for part in parts:
+        calls.begin_part(part)
+        losses = token_losses(model, part.inputs, part.labels, separable_head)[0]
+        if len(losses):
+            (losses.mean() * (len(losses) / batch.learned_tokens)).backward()  # type: ignore[no-untyped-call]
+        calls.end_part()
+    calls.end()
 
-    A matrix's gradient is measured as soon as it is known, so that those of all are never held together. A frozen
+
+def _held_together(sites: Sequence[Site]) -> list[list[Site]]:
+    """Return the sites in groups whose gradients together are no larger than ``HELD``, or of one site."""
+    groups: list[list[Site]] = [[]]
+    for site in sites:
+        if groups[-1] and sum(other.d_in * other.d_out for other in (*groups[-1], site)) > HELD:
+            groups.append([])
+        groups[-1].append(site)
+    return groups
+
+
+class Calls:
+    """What the sites are given and get back for one batch; some blocks are used twice in a pass.
+
+    A matrix's gradient is measured as soon as it is known, so that those of all are never held together: in a batch of
+    one part with the site's last call, otherwise after the last part. A frozen
     matrix has none of its own, and one in four bits could not.
 
     Args:
@@ -108,30 +146,35 @@ class Calls:
     def __init__(self, layers: Mapping[str, FrozenLinear]) -> None:
         self.layers = layers
 
-    def begin(self, batch: Batch) -> None:
-        """Begin a pass of a batch."""
-        self.mask = batch.attention_mask.bool()
-        self.inputs: dict[str, list[float]] = {}
-        self.awaited: Counter[str] = Counter()
+    def begin(self, batch: Batch, has_parts: bool) -> None:
+        """Begin a batch."""
+        self.tokens, self.has_parts = int(batch.attention_mask.sum()), has_parts
         self.slopes: dict[str, torch.Tensor] = {}
         self.measured = {name: dict.fromkeys(EVIDENCE_KINDS, 0.0) for name in self.layers}
+
+    def begin_part(self, part: Batch) -> None:
+        """Begin the pass of a part."""
+        self.mask = part.attention_mask.bool()
+        self.inputs: dict[str, list[float]] = {}
+        self.awaited: Counter[str] = Counter()
 
     def take(self, name: str, x: torch.Tensor, y: torch.Tensor) -> None:
         """Note a call of a site: what it was given and what it returned."""
         squares = self.inputs.setdefault(name, [])
         squares.append(vectors_of_tokens(x.detach(), self.mask).float().square().mean().item())
-        self.measured[name]["activation"] = sum(squares) / len(squares)
         self.awaited[name] += 1
         y = y if y.requires_grad else y.requires_grad_()  # of a layer that no embedding reaches
         layer, x = self.layers[name], x.detach()
-        y.register_hook(lambda g: self._finish(name, layer.weight_gradient(x, g)))  # type: ignore[no-untyped-call]
+        y.register_hook(lambda g: self._add(name, layer.weight_gradient(x, g)))  # type: ignore[no-untyped-call]
 
-    def _finish(self, name: str, slope: torch.Tensor) -> None:
+    def _add(self, name: str, slope: torch.Tensor) -> None:
         """Add up the gradients of a site's calls, and measure their sum after the last."""
         self.awaited[name] -= 1
         self.slopes[name] = self.slopes[name] + slope if name in self.slopes else slope
-        if self.awaited[name]:
-            return
+        if not self.awaited[name] and not self.has_parts:
+            self._measure(name)
+
+    def _measure(self, name: str) -> None:
         slope, layer = self.slopes.pop(name), self.layers[name]
         squares = slope.square()
         self.measured[name] |= {
@@ -139,6 +182,17 @@ class Calls:
             "fisher": squares.mean().item(),
             "sensitivity": (layer.stored() * slope).float().abs().mean().item(),
         }
+
+    def end_part(self) -> None:
+        """Add the inputs of a part, as many as it has of the batch's tokens."""
+        share = int(self.mask.sum()) / self.tokens
+        for name, squares in self.inputs.items():
+            self.measured[name]["activation"] += share * sum(squares) / len(squares)
+
+    def end(self) -> None:
+        """Measure what only all parts together tell."""
+        for name in list(self.slopes):
+            self._measure(name)
 
 
 @contextmanager

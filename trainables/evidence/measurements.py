@@ -16,7 +16,7 @@ from analysis.results.atomic_write import replacing_file
 from strategies.empirical import IMPORTANCE
 from strategies.eva import COMPONENTS
 from strategies.measurement import Measure, Measured
-from trainables.data.collate import collate
+from trainables.data.collate import Batches
 from trainables.evidence.components import ComponentsFile
 from trainables.evidence.importance import EvidenceFile
 from trainables.evidence.tensor_file import read_tensors, write_tensors
@@ -24,12 +24,13 @@ from trainables.spec import Workload
 from trainables.training.inputs import base_of, splits_of
 
 
-def measure(workload: Workload, measurement: str) -> Measured:
+def measure(workload: Workload, measurement: str, rows: int | None = None) -> Measured:
     """Measure what a strategy names.
 
     Args:
         workload: What the trials will share.
         measurement: As ``Strategy.measurement``.
+        rows: Most rows of one pass; None takes as many as a pass of the trials has.
 
     Returns:
         What was measured, its tensors on the CPU and each with memory of its own.
@@ -38,10 +39,15 @@ def measure(workload: Workload, measurement: str) -> Measured:
         ValueError: It cannot be measured on this base and data.
     """
     function: Measure = pkgutil.resolve_name(measurement)
-    base, train, size = base_of(workload), splits_of(workload).train, workload.batch_size
-    batches = (collate(train[start : start + size], base.pad_id, base.device) for start in range(0, len(train), size))
+    base, train = base_of(workload), splits_of(workload).train
+    batches = Batches(train, workload.batch_size, rows or rows_of_pass(workload), base.pad_id, base.device)
     measured = function(base, batches, workload.budget)
     return replace(measured, tensors={name: _copy(tensor) for name, tensor in measured.tensors.items()})
+
+
+def rows_of_pass(workload: Workload) -> int:
+    """Return the rows of one pass of the trials together, for which memory was planned; at most those of a batch."""
+    return min(workload.batch_size, workload.micro_batch * workload.pack_size)
 
 
 def _copy(tensor: Any) -> torch.Tensor:

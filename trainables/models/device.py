@@ -89,7 +89,9 @@ class Device:
         """Return the memory that this process has and could still get."""
         import psutil
 
-        return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+        from trainables.models.free_memory import free_bytes
+
+        return int(free_bytes() + psutil.Process().memory_info().rss)
 
     def total_bytes(self) -> float:
         """Return the memory that it has; 0 of a CPU, which others use, too."""

@@ -27,6 +27,23 @@ def has_changed(model: str, base: str) -> bool:
     return identity.__wrapped__(model) != base
 
 
+def check_unchanged(model: str, base: str | None) -> None:
+    """Check that a model is the one that a search had.
+
+    Args:
+        model: As ``Workload.model``.
+        base: Its ``identity`` then; None where no file says.
+
+    Raises:
+        ValueError: It is another.
+    """
+    if base not in {None, now := identity(model)}:
+        raise ValueError(
+            f"--model {model}: its files have changed since the search, SHA-256 {now[:12]}, then {str(base)[:12]}; "
+            f"put back those that it had"
+        )
+
+
 def _sha256(path: Path) -> bytes:
     with path.open("rb") as file:  # a shard may be larger than the free memory
         return hashlib.file_digest(file, "sha256").digest()

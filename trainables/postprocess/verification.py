@@ -44,7 +44,7 @@ def reloaded(
     four_bits = precision.four_bits if precision.quantize else None
     job: dict[str, Any] = {"base": base, "revision": revision, "adapters": folders, "rows": rows, "device": device}
     job |= {"dtype": precision.dtype, "four_bits": four_bits}
-    command = [sys.executable, "-I", str(SCRIPT)]
+    command = [sys.executable, "-P", str(SCRIPT)]  # -I would hide what pip --user or a cluster's modules installed
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
     lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -6,7 +6,6 @@ import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import psutil
 import ray
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
@@ -19,6 +18,7 @@ from trainables.actors.host_registry import Hosts
 from trainables.evidence.measurements import format_of, keep
 from trainables.models.coverage import Coverage, cache_key
 from trainables.models.device import CPU, MPS
+from trainables.models.free_memory import free_bytes
 from trainables.spec import Workload
 from tuning.cluster import hosting
 from tuning.cluster.hosting import ask, release
@@ -139,7 +139,7 @@ def looked_at_here(plan: SearchPlan, preflight: Preflight) -> Preflight:
     coverage = coverage_at(coverage_path(plan, preflight))
     if not preflight.has_weights:
         return preflight
-    if coverage is None and FLOAT32_BYTES * preflight.shape.params > psutil.virtual_memory().available:
+    if coverage is None and FLOAT32_BYTES * preflight.shape.params > free_bytes():
         return preflight
     if coverage is None:
         from trainables.engine.soundness import sound_coverage_of  # a search leaves PEFT to its hosts

@@ -15,10 +15,8 @@ from analysis.results.messages import has_secret
 from strategies import STRATEGIES, RankAllocation, RankBudget, allocate
 from strategies.official import OFFICIAL
 from trainables.data import lengths
-from trainables.data.formats import Document
-from trainables.data.preparation import Prepared, prepare
+from trainables.data.preparation import prepare
 from trainables.data.source import DataSource
-from trainables.data.splits import corpus_sha256
 from trainables.models import base_model, files, hub
 from trainables.models.base_model import Shape
 from trainables.models.coverage import Coverage
@@ -109,7 +107,7 @@ def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
     source = replace(workload.data, dataset=dataset, **_pinned_others(workload.data))
     prepared = prepare(source, model, _longest(plan, shape, source))
     workload = replace(workload, model=model, data=prepared.source, coverage=shape.coverage)
-    digest = _digest(prepared)
+    digest = prepared.corpus_sha256
     if plan.corpus_sha256 not in {None, digest}:
         raise ValueError(f"--corpus-sha256 {plan.corpus_sha256}: the texts of {plan.dataset} have {digest}")
     if plan.batch_size > prepared.source.train_examples:
@@ -165,13 +163,6 @@ def _longest(plan: SearchPlan, shape: Shape, source: DataSource) -> int:
 def token_bytes(shape: Shape) -> int:
     """Return about how much memory a token takes in training: inputs and outputs of all matrices, and its logits."""
     return FLOAT_BYTES * (2 * sum(site.d_in + site.d_out for site in shape.sites) + shape.vocabulary)
-
-
-def _digest(prepared: Prepared) -> str:
-    """Return the digest of all texts, and of the template that was given for them."""
-    template = prepared.source.chat_template
-    given = [Document("", Path(template).read_text(encoding="utf-8"))] if template else []
-    return corpus_sha256([*prepared.corpus.all_documents, *given])
 
 
 def with_coverage(plan: SearchPlan, checked: Preflight, coverage: Coverage) -> Preflight:
