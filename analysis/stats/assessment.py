@@ -115,10 +115,10 @@ def _worth(
     """Return what strategies are worth whose runs ended well; one of fewer parameters is compared at its own size."""
     if sizes is None:
         return {}
-    known = {
+    worths = {
         item.strategy: sizes.worth_of(confirmed[item.strategy], item.pairs) for item in judged if not item.diverged
     }
-    return {name: worth for name, worth in known.items() if worth is not None}
+    return {name: worth for name, worth in worths.items() if worth is not None}
 
 
 def _in_words(verdict: Verdict, worth: Worth | None) -> str:

@@ -101,18 +101,18 @@ def group(folder, **files):
     ("4:cpu,memory:/job/step", "memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
 ])  # fmt: skip
 def test_memory_is_what_the_tightest_group_of_the_process_leaves(line, top, limit, use, cache, tmp_path):
-    own, groups = tmp_path / "own", tmp_path / "groups"
-    own.write_text(f"1:name=systemd:/job\n{line}\n")
-    assert free_bytes(own, groups) > 2**20, "the machine's"
+    membership, groups = tmp_path / "membership", tmp_path / "groups"
+    membership.write_text(f"1:name=systemd:/job\n{line}\n")
+    assert free_bytes(membership, groups) > 2**20, "the machine's"
     step, stat = groups / top / "job" / "step", f"anon 9\n{cache} 300\n"
     group(step, **{limit: "max" if top == "." else str(2**63), use: "5000", "stat": stat})
-    assert free_bytes(own, groups) > 2**20
+    assert free_bytes(membership, groups) > 2**20
     group(step.parent, **{limit: "9000", use: "5000", "stat": stat})
-    assert free_bytes(own, groups) == 4300
+    assert free_bytes(membership, groups) == 4300
     group(step, **{limit: "7000"})
-    assert free_bytes(own, groups) == 2300
+    assert free_bytes(membership, groups) == 2300
     group(groups / top, **{limit: "400", use: "500"})
-    assert free_bytes(own, groups) == 0
+    assert free_bytes(membership, groups) == 0
     assert free_bytes(tmp_path / "none", groups) > 2**20
 
 

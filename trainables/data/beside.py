@@ -19,12 +19,12 @@ COLUMNS = {*SYSTEM, *(name for names in NOT_READ.values() for name in names)}
 NOTHING: tuple[Any, ...] = ("", "[]", "{}", [], {})
 
 
-def check_beside(form: str, own: Sequence[str], row: Mapping[str, Any], number: int) -> None:
+def check_beside(form: str, columns: Sequence[str], row: Mapping[str, Any], number: int) -> None:
     """Check that nothing is said beside a row's own columns that would be lost.
 
     Args:
         form: Name of the format, or ``turns``.
-        own: The format's columns.
+        columns: The format's columns.
         row: Column -> cell.
         number: The row's, for messages.
 
@@ -32,7 +32,7 @@ def check_beside(form: str, own: Sequence[str], row: Mapping[str, Any], number: 
         ValueError: Something is; names the column.
     """
     for name in NOT_READ.get(form, ()):
-        if name not in own and _says_something(row.get(name)):
+        if name not in columns and _says_something(row.get(name)):
             instead = "drop the column" if name == "chat_template_kwargs" else "write such rows as messages"
             raise ValueError(f"row {number:,} has {name!r}, which would be lost; {instead}")
 
@@ -43,13 +43,13 @@ def _says_something(cell: Any) -> bool:
     return cell is not None and cell not in NOTHING
 
 
-def system_of(own: Sequence[str], row: Mapping[str, Any], number: int) -> str:
+def system_of(columns: Sequence[str], row: Mapping[str, Any], number: int) -> str:
     """Return what a row has in a column for the system; empty if nothing.
 
     Raises:
         ValueError: It is no text.
     """
-    name = next((name for name in SYSTEM if name in row and name not in own), None)
+    name = next((name for name in SYSTEM if name in row and name not in columns), None)
     try:
         said = "" if name is None else text_of(row[name])
     except ValueError as error:

@@ -212,11 +212,11 @@ class AdapterStore:
 
     def _places(self, row: int, tenant: Tenant) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
         """Return each of a tenant's tensors with its views in every plane."""
-        found = []
+        places = []
         for name, (a, b) in tenant.adapter.factors.items():
             views = [self.layout[name].of(plane[row : row + 1], len(a)) for plane in self.flat]
-            found += [(a, [down[0] for down, _ in views]), (b, [up[0].t() for _, up in views])]
-        return found
+            places += [(a, [down[0] for down, _ in views]), (b, [up[0].t() for _, up in views])]
+        return places
 
     def _reorder(self, tenants: list[Tenant]) -> None:
         self._factors.clear()

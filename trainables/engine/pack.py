@@ -220,9 +220,9 @@ class Pack:
         ]
         norms = torch.zeros_like(losses)
         if any(steps):
-            store, own = slots[0].store, self._entries.enter(rows_of(steps, [slot.loss for slot in slots]))
+            store, entries = slots[0].store, self._entries.enter(rows_of(steps, [slot.loss for slot in slots]))
             rows = store.rows([slot.tenant for slot in slots])
-            norms = update(store.flat[:, rows], store.scales[rows], own, losses)
+            norms = update(store.flat[:, rows], store.scales[rows], entries, losses)
         read: list[list[float]] = torch.stack([losses.detach(), norms]).tolist()
         return read
 

@@ -5,28 +5,28 @@ from pathlib import Path
 
 import psutil
 
-OWN, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+MEMBERSHIP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 SECOND = ("memory.max", "memory.current", "inactive_file")
 FIRST = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 """Of a version of control groups: files of limit and use, and what of the use is files that the kernel may drop."""
 
 
-def free_bytes(own: Path = OWN, groups: Path = GROUPS) -> int:
+def free_bytes(membership: Path = MEMBERSHIP, groups: Path = GROUPS) -> int:
     """Return the memory that this process could still get, in bytes.
 
     psutil knows the machine alone; a container, or a job of a cluster, may be allowed less.
 
     Args:
-        own: File that names the control groups of this process; there is none but on Linux.
+        membership: File that names the control groups of this process; there is none but on Linux.
         groups: Folder of all groups.
     """
-    return int(min([psutil.virtual_memory().available, *_left_by(own, groups)]))
+    return int(min([psutil.virtual_memory().available, *_left_by(membership, groups)]))
 
 
-def _left_by(own: Path, groups: Path) -> Iterator[int]:
+def _left_by(membership: Path, groups: Path) -> Iterator[int]:
     """Give what each group with a limit leaves, from that of this process up: every one of them holds."""
     try:
-        lines = own.read_text(encoding="utf-8").splitlines()
+        lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
