@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +37,13 @@ def elsewhere(workload, tmp_path):
 
 def test_the_planned_base_loads(workload):
     assert base_of(workload).sites
+
+
+def test_padding_has_an_id_that_the_embedding_has(workload):
+    base = base_of(workload)
+    rows = base.model.get_input_embeddings().num_embeddings
+    ids = {given: replace(base, tokenizer=SimpleNamespace(pad_token_id=given)).pad_id for given in (None, 7, rows)}
+    assert ids == {None: 0, 7: 7, rows: 0}
 
 
 @pytest.mark.parametrize("name", ["merges.txt", "tokenizer.model"])
