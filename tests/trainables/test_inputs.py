@@ -46,7 +46,7 @@ def test_padding_has_an_id_that_the_embedding_has(workload):
     assert ids == {None: 0, 7: 7, rows: 0}
 
 
-@pytest.mark.parametrize("name", ["merges.txt", "tokenizer.model"])
+@pytest.mark.parametrize("name", ["merges.txt", "tokenizer.model", "chat_template.jinja"])
 def test_another_tokenizer_makes_another_base(workload, tmp_path, name):
     shutil.copytree(workload.model, tmp_path / "model")
     before = identity(str(tmp_path / "model"))
