@@ -33,8 +33,9 @@ def prepared(workload: Workload, ranks: Mapping[str, int]) -> Workload:
 
 
 def spec_of(
-    workload: Workload, ranks: Mapping[str, int], learning_rate: float, scaling: Scaling, seed: int
-) -> TrialSpec:
+    workload: Workload, ranks: Mapping[str, int], learning_rate: float, scaling: Scaling, seed: int,
+    alphas: Mapping[str, float] | None = None,
+) -> TrialSpec:  # fmt: skip
     """Return a trial of exactly these ranks, as plain LoRA trains them.
 
     Args:
@@ -43,10 +44,12 @@ def spec_of(
         learning_rate: Peak learning rate.
         scaling: How scales depend on ranks.
         seed: Of initial weights, order and dropout.
+        alphas: Adapted site -> alpha in the search, where it began with other ranks than it ended with; None if these
+            are not known, and ``scaling`` is to say them.
     """
     assert workload.coverage is not None
     in_order = " ".join(str(ranks[site.name]) for site in workload.coverage.sites)
-    return TrialSpec(Frozen.name, Frozen(in_order), learning_rate, scaling, seed)
+    return TrialSpec(Frozen.name, Frozen(in_order), learning_rate, scaling, seed, given_alphas=alphas)
 
 
 def train(

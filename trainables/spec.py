@@ -106,6 +106,8 @@ class TrialSpec:
         seed: Seed of the adapter's initial weights, the data order and dropout.
         budget_share: Share of the workload's budget that the trial may spend; above 1 for plain LoRA that shows what
             more parameters are worth.
+        given_alphas: LoRA's alpha for each adapted site, if it is to be that of an earlier trial; None has ``scaling``
+            say it.
     """
 
     label: str
@@ -114,6 +116,7 @@ class TrialSpec:
     scaling: Scaling = "constant"
     seed: int = 0
     budget_share: float = 1.0
+    given_alphas: Mapping[str, float] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < 100:
@@ -177,6 +180,8 @@ class TrialSpec:
 
         All policies agree on ``scale`` at the allocation's mean rank: what plain LoRA of the same cost would have.
         """
+        if self.given_alphas is not None:
+            return {name: self.given_alphas[name] for name in allocation.adapted}
         mean_rank = allocation.params / sum(site.cost for site in sites)
         exponent = {"constant": 1.0, "alpha/r": 0.0, "alpha/sqrt(r)": 0.5}[self.scaling]
         return {name: scale * mean_rank ** (1 - exponent) * rank**exponent for name, rank in allocation.adapted.items()}

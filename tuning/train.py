@@ -27,7 +27,7 @@ from analysis.results.confinement import check_folder
 from analysis.results.messages import first_line, run_command
 from analysis.results.rows import ResultRow, read_rows
 from analysis.results.run_info import PLAN, RunInfo
-from analysis.results.strict_json import parsed
+from analysis.results.strict_json import is_number, parsed
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment, assess
 from trainables.data.preparation import all_examples
@@ -83,6 +83,7 @@ def train(run_dir: Path, all_data: bool, output: Path | None) -> int:  # noqa: D
         workload = refit.prepared(_fitted(winner.plan, searched, all_data), winner.run.ranks or {})
     config = winner.run.trial_config
     chosen: dict[str, Any] = {"scaling": config.scaling or winner.plan.scaling, "seed": winner.run.seed or 0}
+    chosen["alphas"] = _alphas(winner.run)
     spec = refit.spec_of(workload, winner.run.ranks or {}, winner.run.learning_rate or 0.0, **chosen)
     click.echo(f"Training on {workload.data.train_examples:,} rows, {workload.steps:,} steps")
     with _in_a_line(), replacing_folder(output) as aside:
@@ -188,6 +189,13 @@ def _winner(run_dir: Path) -> Winner:
     if run is None or not any((run.ranks or {}).values()) or run.learning_rate is None:
         raise ValueError(f"{run_dir}: no run in it can be recommended, or its ranks or learning rate are unknown")
     return Winner(plan, info, assessment, run)
+
+
+def _alphas(run: ResultRow) -> dict[str, float] | None:
+    """Return the alphas that a run was trained with; None if it does not say those of all its sites."""
+    alphas = {name: (run.alphas or {}).get(name) for name, rank in (run.ranks or {}).items() if rank}
+    said = {name: alpha for name, alpha in alphas.items() if is_number(alpha) and alpha is not None and alpha > 0}
+    return said if said.keys() == alphas.keys() else None
 
 
 def _told(report: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,7 +39,14 @@ def test_the_planned_base_loads(workload):
     assert base_of(workload).sites
 
 
-@pytest.mark.parametrize("name", ["merges.txt", "tokenizer.model"])
+def test_padding_has_an_id_that_the_embedding_has(workload):
+    base = base_of(workload)
+    rows = base.model.get_input_embeddings().num_embeddings
+    ids = {given: replace(base, tokenizer=SimpleNamespace(pad_token_id=given)).pad_id for given in (None, 7, rows)}
+    assert ids == {None: 0, 7: 7, rows: 0}
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "tokenizer.model", "chat_template.jinja"])
 def test_another_tokenizer_makes_another_base(workload, tmp_path, name):
     shutil.copytree(workload.model, tmp_path / "model")
     before = identity(str(tmp_path / "model"))

@@ -139,6 +139,19 @@ def test_a_strategy_that_trains_otherwise_is_said_to_be_trained_as_plain_lora(fo
     assert "Note: its ranks are trained as plain LoRA" in capsys.readouterr().out
 
 
+def test_it_is_trained_at_the_scales_of_the_search_whatever_its_final_ranks_are(folder, reload_as):
+    reload_as(0.0, 0.0)
+    (row,) = read_rows(folder / "rows.jsonl")
+    alphas = {name: 1.5 * rank for name, rank in row.ranks.items() if rank}
+    config = {"adalora": {"learning_rate": 0.01}, "seed": 3, "scaling": "alpha/r"}
+    adalora = run("adalora", 3, 4.0, phase="search", ranks=row.ranks, config=config, alphas=alphas,
+                  trainable_parameters=None)  # fmt: skip
+    write_rows([adalora], folder / "rows.jsonl")
+    assert command(folder) == 0
+    assert json.loads((folder / "trained" / "row.json").read_text())["alphas"] == alphas
+    assert audited(folder / "trained" / "best_adapter", read(folder)).findings == ()
+
+
 @pytest.mark.parametrize(("file", "text", "culprit"), [
     ("plan.json", "{", "plan.json"),
     ("plan.json", '{"model": 3}', "plan.json"),

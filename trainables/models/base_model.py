@@ -66,8 +66,9 @@ class BaseModel:
 
     @property
     def pad_id(self) -> int:
-        """The padding id; padding is masked, so any id will do."""
-        return int(self.tokenizer.pad_token_id or 0)
+        """The padding id; padding is masked, so any id will do that the embedding has: a pad token may be newer."""
+        wanted = int(self.tokenizer.pad_token_id or 0)
+        return wanted if wanted < self.model.get_input_embeddings().num_embeddings else 0
 
     def autocast(self) -> Any:
         """Return a context in which a training pass computes."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from trainables.models import hub
 from trainables.models.files import resolve
 
-PARTS = {".safetensors", ".json", ".txt", ".model"}  # the last two are tokenizer files
+PARTS = {".safetensors", ".json", ".txt", ".model", ".jinja"}  # the last three are of tokenizers and their templates
 
 
 @functools.lru_cache
