@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GemmaConfig, GraniteConfig
 
 from strategies import RankBudget
 from strategies.baseline import Baseline
@@ -81,6 +82,21 @@ def test_blocks_that_compute_twice_take_less_and_longer_rows_more(model_folder):
     assert short.row_recomputed < short.row
     assert 3 < long.row / short.row < 4.5
     assert (long.trial, long.moments) == (8000, 8000)
+
+
+def test_all_logits_of_a_row_count_where_a_model_caps_or_scales_them(tmp_path):
+    sizes = {"vocab_size": 5000, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0}  # fmt: skip
+    rows = {}
+    scaled = CohereConfig(**sizes, logit_scale=0.5), GraniteConfig(**sizes, logits_scaling=2.0)
+    for config in (Gemma2Config(**sizes), GemmaConfig(**sizes), *scaled):
+        config.architectures = [type(AutoModelForCausalLM.from_config(config)).__name__]
+        folder = tmp_path / config.model_type
+        config.save_pretrained(folder)
+        rows[config.model_type] = footprint_of(str(folder), shape_of(str(folder)), IN_FLOAT32, "cuda", 500, 32)
+    logits = 12 * 32 * 5000
+    assert rows["gemma"].row < logits / 2
+    assert min(rows[kind].row_recomputed for kind in ("gemma2", "cohere", "granite")) > logits
 
 
 def test_passes_get_smaller_before_blocks_compute_twice():

@@ -7,8 +7,11 @@ import pytest
 
 from analysis.report import closing
 from analysis.results.run_info import RunInfo
+from strategies.base import Site
 from trainables.data.corpus import read_corpus
 from trainables.data.source import DataSource
+from trainables.models.base_model import Shape
+from trainables.models.context import Context
 from tuning.cli import main, resolve_plan
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import preflight
@@ -129,6 +132,35 @@ def test_all_rows_of_a_test_file_are_tested_on_up_to_1000_unless_a_number_was_as
     sources = [SearchPlan(dataset="x.csv", **plan).data_source() for plan in plans]
     assert [source.test_examples for source in sources] == [100, 1000, 100, 50]
     assert {source.validation_examples for source in sources} == {100}
+
+
+LLAMA = tuple(
+    Site(f"{block}.{name}", d_in, d_out, block, "mlp")
+    for block in range(32)
+    for name, d_in, d_out in (("up", 4096, 14336), ("gate", 4096, 14336), ("down", 14336, 4096))
+)
+"""The larger matrices of Llama-3.1-8B."""
+
+
+@pytest.mark.parametrize(("gigabytes", "tokens"), [(100, 8192), (33, 386), (20, 128)])
+def test_memory_shortens_rows_only_where_one_alone_does_not_fit_and_that_is_said(gigabytes, tokens, monkeypatch):
+    monkeypatch.setattr(preflight, "free_bytes", lambda: gigabytes * 10**9)
+    plan, shape = SearchPlan(dataset="x.csv", gpus_per_trial=0), Shape(None, 8_030_000_000, Context(8192, ""), 128256)
+    monkeypatch.setattr(Shape, "sites", LLAMA)
+    longest, note = preflight._longest(plan, shape, plan.data_source())
+    assert longest == tokens
+    assert note == (
+        f"--max-length auto: {tokens} tokens, for one longer row does not fit into memory" * (tokens < 8192)
+    )
+    on_gpu = SearchPlan(dataset="x.csv", gpus_per_trial=1)
+    assert preflight._longest(on_gpu, shape, on_gpu.data_source()) == (8192, "")
+
+
+def test_that_rows_are_shortened_is_said_with_what_is_said_of_the_data(monkeypatch):
+    monkeypatch.setattr(preflight, "_longest", lambda *_: (16, "they are short"))
+    assert preflight.check(SearchPlan(dataset=str(EXAMPLES / "pairs.csv"))).data["words"][-1] == "they are short"
+    monkeypatch.setattr(preflight, "_longest", lambda *_: (4096, "they are short"))
+    assert "they are short" not in preflight.check(SearchPlan(dataset=str(EXAMPLES / "pairs.csv"))).data["words"]
 
 
 def test_a_plan_keeps_the_numbers_that_were_used_and_is_the_same_with_them():

@@ -31,6 +31,8 @@ LIBRARY_BYTES = 80_000_000
 FRAGMENTED = 1.15
 """Memory that the C library takes for a pass on a CPU, over what is in use."""
 TOKENS_OF_HEAD = 64
+LOGIT_BYTES = 12
+"""Of a logit that is held: in float32 as it is, as a probability, and its gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ def _pass_bytes(model: str, dtype: Dtype, device: str, rank: int, length: int) -
     try:
         with _without_its_log(), FakeTensorMode(allow_non_fake_inputs=True):
             row = _Pass(skeleton_of(model, Precision(dtype).torch_dtype), rank)
-            return row.peak(length, False, device), row.peak(length, True, device)
+            logits = row.logit_bytes(length)
+            return logits + row.peak(length, False, device), logits + row.peak(length, True, device)
     except Exception as error:  # a model's code raises anything for tensors that are not there
         reason = first_line(error)
         raise ValueError(f"--model {model}: its memory cannot be known before it is loaded ({reason})") from error
@@ -170,6 +173,22 @@ class _Pass:
         self.model, (self.sites, self.blocks) = skeleton
         self.factors = {site.name: _factors(site, rank) for site in self.sites}
 
+    def logit_bytes(self, length: int) -> int:
+        """Return what the logits of a row take: none where they are computed in parts, since the head stands alone."""
+        head, body, changes = self.model.get_output_embeddings(), self.model.base_model, _Changes()
+        handles = [
+            body.register_forward_hook(lambda *_: changes.look(True)),
+            head.register_forward_pre_hook(lambda *_: changes.look(False)),
+            head.register_forward_hook(lambda *_: changes.look(True)),
+        ]
+        try:
+            with torch.no_grad(), changes:
+                self.model(input_ids=torch.zeros(1, 2, dtype=torch.long))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return LOGIT_BYTES * length * head.weight.shape[0] if changes.seen or body is self.model else 0
+
     def peak(self, length: int, recomputes: bool, device: str) -> int:
         head = self.model.get_output_embeddings().weight
         few = head.new_zeros(TOKENS_OF_HEAD, head.shape[1])  # chunks of logits are as large for any vocabulary
@@ -186,6 +205,26 @@ class _Pass:
                 losses = FrozenHeadLoss.apply(hidden, few, None, torch.zeros(len(hidden), dtype=torch.long))  # type: ignore[no-untyped-call]
             losses.sum().backward()
         return live.peak
+
+
+class _Changes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether anything but the head is computed between the last hidden state and the logits, such as a cap."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.looking, self.seen = False, False
+
+    def look(self, looking: bool) -> None:
+        """Look from now on, or not."""
+        self.looking = looking
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Compute an operation; another dtype or view of the logits is no change."""
+        computes = func.namespace == "aten" and not func.is_view and func.overloadpacket is not torch.ops.aten._to_copy
+        self.seen |= self.looking and computes
+        return func(*args, **(kwargs or {}))
 
 
 def _factors(site: Site, rank: int) -> Factors:

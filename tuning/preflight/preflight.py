@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from analysis.results.messages import has_secret
 from strategies import STRATEGIES, RankAllocation, RankBudget, allocate
+from strategies.base import Site
 from strategies.official import OFFICIAL
 from trainables.data import lengths
 from trainables.data.preparation import prepare
@@ -20,6 +19,8 @@ from trainables.data.source import DataSource
 from trainables.models import base_model, files, hub
 from trainables.models.base_model import Shape
 from trainables.models.coverage import Coverage
+from trainables.models.device import CPU, here
+from trainables.models.free_memory import free_bytes
 from trainables.models.identity import identity
 from trainables.spec import Workload
 from tuning.plan.search_plan import SearchPlan
@@ -105,7 +106,8 @@ def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
         raise ValueError(f"--max-length {plan.max_length}: give at most {shape.context.tokens}, {shape.context.why}")
     workload = plan.workload(_budget(plan, shape))
     source = replace(workload.data, dataset=dataset, **_pinned_others(workload.data))
-    prepared = prepare(source, model, _longest(plan, shape, source))
+    longest, note = _longest(plan, shape, source)
+    prepared = prepare(source, model, longest)
     workload = replace(workload, model=model, data=prepared.source, coverage=shape.coverage)
     digest = prepared.corpus_sha256
     if plan.corpus_sha256 not in {None, digest}:
@@ -128,6 +130,8 @@ def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
     log.info("base %s of %d parameters, %d sites; texts %s", workload.base, shape.params, len(shape.sites), digest)
     log.info("%s, %d steps a trial", workload.budget, workload.steps)
     data = lengths.data_facts(prepared)
+    if note and prepared.source.max_length == longest:
+        data = {**data, "words": [*data["words"], note]}
     for line in data["words"]:
         log.info("%s", line)
     enough = lengths.enough_to_test(prepared)
@@ -152,12 +156,32 @@ def _pinned_others(source: DataSource) -> dict[str, Any]:
     return {f"{split}_dataset": hub.pinned("dataset", name, None) for split, name in source.others.items()}
 
 
-def _longest(plan: SearchPlan, shape: Shape, source: DataSource) -> int:
-    """Return the most tokens that an example may have: what context and memory allow, if the data are to decide."""
+def _longest(plan: SearchPlan, shape: Shape, source: DataSource) -> tuple[int, str]:
+    """Return the most tokens that an example may have if the data are to decide, and what to say if it has as many.
+
+    That is the model's context; less only where one row does not fit whose blocks compute twice. Of a GPU, or another
+    machine, that is not known yet: where nothing fits on it, the search is refused before a weight is loaded.
+    """
     if not source.fits_length:
-        return source.max_length
-    fitting = psutil.virtual_memory().available // 2 // (token_bytes(shape) * plan.batch_size)
-    return min(max(int(fitting), SHORTEST), shape.context.tokens or source.max_length)
+        return source.max_length, ""
+    within = shape.context.tokens or source.max_length
+    if plan.ray_address is not None or plan.device != CPU or (plan.gpus_per_trial == "auto" and here().name != CPU):
+        return within, ""
+    left = free_bytes() - FLOAT_BYTES * shape.params
+    fitting = max(int(left) // _recomputed_token_bytes(shape), SHORTEST)
+    if fitting >= within:
+        return within, ""
+    return fitting, f"--max-length auto: {fitting:,} tokens, for one longer row does not fit into memory"
+
+
+def _recomputed_token_bytes(shape: Shape) -> int:
+    """Return about how much memory a token takes if blocks compute twice: the inputs of all, and all of the largest."""
+    blocks: dict[int, list[Site]] = {}
+    for site in shape.sites:
+        blocks.setdefault(site.depth, []).append(site)
+    inputs = sum(max(site.d_in for site in block) for block in blocks.values())
+    largest = max(2 * sum(site.d_in + site.d_out for site in block) for block in blocks.values())
+    return FLOAT_BYTES * (inputs + largest)
 
 
 def token_bytes(shape: Shape) -> int:
