@@ -49,7 +49,7 @@ def test_a_search_is_one_parent_with_a_child_per_trial_and_those_that_confirm_in
     assert "mlflow.parentRunId" not in parent.data.tags
     assert group.data.tags["mlflow.parentRunId"] == parent.info.run_id
     for trial, row in rows.items():
-        expected = group if row.phase == "confirm" else parent
+        expected = parent if row.phase == "search" else group
         assert runs[trial].data.tags["mlflow.parentRunId"] == expected.info.run_id
     assert parent.info.run_name == "first"
     assert {run.info.status for run in runs.values() if run.data.tags.get("phase") == "confirm"} == {"FINISHED"}

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from analysis.results.messages import first_line
 from trainables.data.formats import ASSISTANT, Document
 from trainables.data.source import DataSource
@@ -169,6 +167,9 @@ class Encoder:
 
     def _marked(self, messages: list[Message], tools: Any) -> list[tuple[int, int]]:
         """Find the tokens of the marked characters. Transformers' mask is wrong where tokens leave out their space."""
+        # here, since a program that only makes a plan need not wait for it
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         self._rendered(messages, tools)  # whose errors say what is wrong
         special = self.tokenizer.special_tokens_map
         (text,), (marked,) = render_jinja_template(
