@@ -53,7 +53,7 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Count an operator and compute it."""
-        name = func._schema.name
+        name = func.name().partition(".")[0]  # without which of its overloads
         if not func.is_view:
             self.calls[name] += 1
         if name in READS or (name in BY_BOOLEANS and any(i is not None and i.dtype == torch.bool for i in args[1])):

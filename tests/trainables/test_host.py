@@ -66,7 +66,6 @@ def test_the_untouched_base_has_the_loss_that_plain_transformers_measure_row_by_
     assert host.base_loss(reference, "test") != pytest.approx(host.base_loss(reference, "validation"), abs=1e-5)
 
 
-@pytest.mark.process
 def test_evidence_is_measured_in_smaller_passes_where_memory_ends_and_refused_in_one_line_after_one_row(
     host, reference, monkeypatch
 ):
@@ -88,6 +87,7 @@ def test_evidence_is_measured_in_smaller_passes_where_memory_ends_and_refused_in
     assert tried[-1] == 1
 
 
+@pytest.mark.process
 def test_a_trial_whose_process_was_killed_is_let_go_when_the_next_comes_and_no_other_is(
     host, reference, process, wait_for
 ):

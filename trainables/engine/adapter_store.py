@@ -88,7 +88,7 @@ class AdapterStore:
     def of(cls, adapters: Sequence[Adapter], planes: int) -> "AdapterStore":
         """Return a store of some adapters, in their order; gradients that they have accumulated are kept."""
         store = cls(planes, len(adapters))
-        store._admit([Tenant(adapter) for adapter in adapters])
+        store.add(*(Tenant(adapter) for adapter in adapters))
         return store
 
     def suits(self, tenant: Tenant) -> bool:
@@ -97,13 +97,21 @@ class AdapterStore:
         width = sum(place.rank * (place.d_in + place.d_out) for place in layout.values())
         return width <= MOST_PADDING * min(other.params for other in [*self.tenants, tenant])
 
-    def add(self, tenant: Tenant) -> None:
-        """Give a tenant a row; its values, gradients and moments are what they were.
+    def add(self, *tenants: Tenant) -> None:
+        """Give tenants a row each; their values, gradients and moments are what they were.
 
         Raises:
             RuntimeError: Memory does not suffice; then nothing has changed.
         """
-        self._admit([tenant])
+        layout, count = self._layout_with(tenants), len(self.tenants) + len(tenants)
+        with torch.inference_mode(False), torch.no_grad():
+            if layout != self.layout or count > self.flat.shape[1]:
+                rows = self.flat.shape[1]
+                self._grow(layout, rows if count <= rows else max(count, 2 * rows), tenants)
+            for tenant in tenants:
+                self._move_in(len(self.tenants), tenant)
+                self.tenants.append(tenant)
+        self._factors.clear()
 
     def remove(self, tenant: Tenant) -> None:
         """Give a tenant tensors of its own, with the values and moments that it has, and its row to others.
@@ -158,17 +166,6 @@ class AdapterStore:
                 gradients = place.of(self.flat[1, rows], rank) if self.planes > 1 else None
                 factors[name] = Factors(down, up, gradients)
         return factors
-
-    def _admit(self, tenants: Sequence[Tenant]) -> None:
-        layout, count = self._layout_with(tenants), len(self.tenants) + len(tenants)
-        with torch.inference_mode(False), torch.no_grad():
-            if layout != self.layout or count > self.flat.shape[1]:
-                rows = self.flat.shape[1]
-                self._grow(layout, rows if count <= rows else max(count, 2 * rows), tenants)
-            for tenant in tenants:
-                self._move_in(len(self.tenants), tenant)
-                self.tenants.append(tenant)
-        self._factors.clear()
 
     def _layout_with(self, tenants: Sequence[Tenant]) -> dict[str, Place]:
         sizes = {name: place[1:] for name, place in self.layout.items()}

@@ -19,7 +19,7 @@ from strategies.base import Site
 from trainables.engine.adapter_store import Factors
 from trainables.engine.recomputation import recomputed
 from trainables.engine.stacked_adapters import adapted
-from trainables.engine.torch_compat import storage_id
+from trainables.engine.torch_compat import is_to_another_dtype, storage_id
 from trainables.models.base_model import Shape, skeleton_of
 from trainables.models.device import device_of
 from trainables.models.precision import NF4_BITS, Dtype, Precision
@@ -222,7 +222,7 @@ class _Changes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Compute an operation; another dtype or view of the logits is no change."""
-        computes = func.namespace == "aten" and not func.is_view and func.overloadpacket is not torch.ops.aten._to_copy
+        computes = func.namespace == "aten" and not func.is_view and not is_to_another_dtype(func)
         self.seen |= self.looking and computes
         return func(*args, **(kwargs or {}))
 
