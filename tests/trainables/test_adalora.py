@@ -160,7 +160,7 @@ def test_beside_others_it_trains_as_alone_and_they_do_not_notice(model_folder, s
         assert mean_loss(pack.splits.validation, losses) == pytest.approx(alone, abs=1e-5)
         trained = slot.learner.outcome.weights
         assert trained.keys() == weights.keys()
-        # AdamW divides a gradient near 0 by itself, rounding included: 2 numbers of some thousands are 1e-5 to 4e-5 apart
+        # AdamW divides a gradient near 0 by itself, rounding included: 2 of some thousands are 1e-5 to 4e-5 apart
         assert all(torch.allclose(trained[name], tensor, rtol=0, atol=1e-4) for name, tensor in weights.items())
 
 
