@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import TrialConfig
+from analysis.results.trial_config import Phase, TrialConfig
 from tuning.callbacks.progress import Ahead, Progress
 from tuning.callbacks.terminal import SteadyConsole, Terminal
 from tuning.lifecycle.timeline import Stage
@@ -34,6 +34,14 @@ def test_where_there_is_no_terminal_an_ended_trial_is_one_plain_line():
     assert "diverged: at step [4]" in lines[1]
     assert "best 1.2500 (baseline_a)" in lines[1]
     assert "left" in lines[1]
+
+
+def test_plain_lora_of_another_size_is_not_called_the_best():
+    with Progress(2, console=Console(file=io.StringIO(), force_terminal=False)) as progress:
+        for trial_id, phase, loss in (("a", Phase.CONFIRM, 1.25), ("b", Phase.SIZES, 1.0)):
+            progress.started(TrialConfig("baseline", trial_id, learning_rate=0.02))
+            progress.ended(ResultRow(trial_id, trial_id, "baseline", "finished", phase=phase, final_eval_loss=loss))
+    assert progress.best == (1.25, "a")
 
 
 def test_a_terminal_shows_one_table_with_every_trial():

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Status, TrialConfig
+from analysis.results.trial_config import Phase, Status, TrialConfig
 
 BESIDE_ROWS = 9
 """Lines of a screen that the table's rows do not have."""
@@ -133,8 +133,10 @@ class Progress:
             self.console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def _note_best(self, row: ResultRow) -> None:
-        if row.status == Status.FINISHED and row.final_eval_loss is not None and row.final_eval_loss < self.best[0]:
-            self.best = (row.final_eval_loss, row.experiment_name)
+        loss = math.inf if row.final_eval_loss is None else row.final_eval_loss
+        # plain LoRA of another size shows what parameters are worth, and is no rival
+        if row.status == Status.FINISHED and row.phase != Phase.SIZES and loss < self.best[0]:
+            self.best = (loss, row.experiment_name)
 
     def _show(self) -> None:
         if self.live:
