@@ -30,6 +30,7 @@ from strategies.baseline import Baseline
 from trainables.data.splits import DataSource, Example, Splits
 from trainables.engine.pack import Pack
 from trainables.models.base_model import load
+from trainables.models.precision import IN_FLOAT32
 from trainables.spec import TrialSpec, Workload
 
 model, trials, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -39,7 +40,7 @@ def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
 before = peak()
-base = load(model)
+base = load(model, "cpu", IN_FLOAT32)  # as trials ask for it: another call would load a second one
 rows = tuple(Example(ids, ids) for ids in [tuple(range(100, 100 + length))] * 2)
 budget, data = RankBudget.like_uniform(8, base.sites), DataSource("pydoc", train_examples=2, max_length=length)
 splits = Splits(rows, rows, rows)
