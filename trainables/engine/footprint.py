@@ -41,7 +41,7 @@ class Footprint:
 
     Args:
         base: Of the base, and of a matrix that is taken out of four bits.
-        trial: Of each trial's adapter and its gradients.
+        trial: Of each trial's adapter, its gradients, and what passes are given of it.
         moments: Of each trial's optimizer.
         row: Of each row of a pass.
         row_recomputed: The same if blocks compute twice.
@@ -121,7 +121,7 @@ def footprint_of(model: str, shape: Shape, precision: Precision, device: str, pa
     apart = device_of(device).has_own_memory
     return Footprint(
         base=base_bytes(shape, precision) + (0 if apart else LIBRARY_BYTES),
-        trial=2 * FLOAT_BYTES * params,
+        trial=4 * FLOAT_BYTES * params,  # values, gradients, scales, and the values as passes take them
         moments=2 * FLOAT_BYTES * params,
         row=int(once * (1.0 if apart else FRAGMENTED)),
         row_recomputed=twice,
