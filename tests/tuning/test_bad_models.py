@@ -145,3 +145,16 @@ def test_an_encoder_that_calls_itself_causal_is_found_out(tmp_path, tiny_tokeniz
     tiny_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="see later ones"):
         load(str(tmp_path))
+
+
+def test_a_model_whose_sizes_do_not_fit_each_other_is_one_line(tmp_path, tiny_tokenizer):
+    from transformers import StableLmConfig, StableLmForCausalLM
+
+    from trainables.models.base_model import load
+
+    sizes = {"hidden_size": 48, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = StableLmConfig(vocab_size=300, num_key_value_heads=4, **sizes)  # a quarter of 12 is odd: no rotation
+    StableLmForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot compute four tokens with it \(.* tensor .*\); correct its config"):
+        load(str(tmp_path))

@@ -227,11 +227,23 @@ def load(model: str, device: str = CPU, precision: Precision = IN_FLOAT32) -> Ba
     without_warning_of_padding(network)
     network.config.use_cache = False
     device_of(device).place(network.eval())
-    if not looks_back_only(network):
+    if not _looks_back_only(model, network):
         raise ValueError(f"--model {model}: its tokens see later ones; give a causal language model")
     params = params_of(network)
     properties = coverage_of(network), params, device, separable_head(network), joining(network), precision
     return BaseModel(network, load_tokenizer(model), *properties)
+
+
+def _looks_back_only(model: str, network: Any) -> bool:
+    """Return ``looks_back_only``, the first pass of a model: one whose sizes do not fit each other fails in it."""
+    try:
+        return looks_back_only(network)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"--model {model}: Transformers cannot compute four tokens with it ({_reason(error)}); correct its config"
+        ) from error
 
 
 def is_saved_quantized(model: str) -> bool:
