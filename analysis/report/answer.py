@@ -41,7 +41,7 @@ def _about(assessment: SearchAssessment, info: RunInfo) -> str:
     """Return the line on model, data and budget; what is unknown is left out."""
     examples = "" if info.train_examples is None else f", {info.train_examples:,} training examples"
     plain = best_run([row for row in assessment.rows if row.strategy == PLAIN and row.budget_share in {None, 1.0}])
-    same = f", as plain LoRA of {ranks_in_words(plain)}" if plain is not None and plain.ranks else ""
+    same = f", the same as plain LoRA of {ranks_in_words(plain)}" if plain is not None and plain.ranks else ""
     facts = {
         "Model": info.model,
         "Data": info.dataset and f"{info.dataset}{examples}",

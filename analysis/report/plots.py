@@ -98,7 +98,7 @@ def _heatmap(
 @matplotlib.rc_context(STYLE)
 def differences(judged: Sequence[Verdict], margin: float) -> Figure:
     """Draw the strategies' differences to plain LoRA, whose mean must be known, and the band that does not matter."""
-    figure = Figure(figsize=(5.2, 0.8 + 0.36 * len(judged)), layout="constrained")
+    figure = Figure(figsize=(5.2, 0.8 + 0.44 * len(judged)), layout="constrained")
     axes = figure.add_subplot()
     axes.axvspan(-margin, margin, color=BAND, zorder=0)
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -113,6 +113,8 @@ def differences(judged: Sequence[Verdict], margin: float) -> Figure:
             tip(line, said)
         (mean,) = axes.plot([verdict.pairs.mean or 0.0], [position], "o", color=COLOURS[0])
         tip(mean, said)
+        number = f"{verdict.pairs.mean:+.4f}"
+        axes.text(1.02, position, number, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_yticks(
         range(len(judged)), [f"{label(verdict.strategy)}\n{verdict.answer}" for verdict in judged], fontsize=8
     )

@@ -99,11 +99,19 @@ def _of_a_winner(run: ResultRow, winner: Verdict, assessment: SearchAssessment) 
     mean = -math.expm1(winner.pairs.mean or 0.0)
     span = f"{percent(-math.expm1(high))} to {percent(-math.expm1(low))}"
     others = "and other test texts" if winner.pairs.documents else "on these test texts"
-    hold = f"{len(judged)} such intervals hold together" if len(judged) > 1 else "this interval holds"
-    worth = f"Its test perplexity is {percent(mean)} lower ({span}, {winner.pairs.seeds} seeds); {hold} 95 times in 100"
+    right = _right_at_once(len(judged))
+    worth = (
+        f"Its test perplexity is {percent(mean)} lower ({span}, {winner.pairs.seeds} seeds); {right}, 95 times in 100,"
+    )
     too_small = abs(winner.pairs.mean or 0.0) < winner.margin
     less = f", which is less than the {percent(margin_share(winner.margin))} that was said to matter"
     return use, f"{worth} for other seeds {others}{less if too_small else ''}.", _other_winners(winner, judged)
+
+
+def _right_at_once(intervals: int) -> str:
+    if intervals == 1:
+        return "the interval is right"
+    return f"the intervals of {'both' if intervals == 2 else f'all {intervals}'} comparisons are right at once"
 
 
 def _times(worth: Worth | None) -> str:
