@@ -164,6 +164,15 @@ class SearchChoices(Choices):
         0, description="Seed of the search, the adapters and the data order"
     )
 
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Take ``baseline,eva`` for two names."""
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return value
+        return [part for name in names for part in (name.split(",") if isinstance(name, str) else [name])]
+
     @field_validator("strategies")
     @classmethod
     def _check_strategies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
