@@ -12,6 +12,11 @@ from analysis.results import journal
 from analysis.results.strict_json import parsed
 
 PLAN, FACTS, EVIDENCE, FIGURES = "plan.json", "facts.json", "evidence.json", "figures"
+GIVEN = "given"
+"""What data and models that a program hands over are called until they are saved, and the folder in that of the run."""
+MODEL = "model"
+FILES_GIVEN = (MODEL, "dataset", "validation_dataset", "test_dataset")
+"""Choices that may be handed over."""
 MARGIN = 0.01
 """The difference in loss that does not matter where nothing says which, in nats per token."""
 DOUBLINGS = "doublings"
@@ -138,6 +143,22 @@ def in_words(seen: float | str) -> str:
     if isinstance(seen, str):
         return seen
     return f"loaded by plain Transformers and PEFT alone: {seen:.5f} nats per token on the validation split"
+
+
+def given_in(run_dir: Path, choices: Mapping[str, Any]) -> dict[str, str]:
+    """Return choice -> path of what a program handed over and the run folder has, which may have been moved since.
+
+    Args:
+        run_dir: Where it is now.
+        choices: Those of its plan.
+    """
+    folder = run_dir.resolve() / GIVEN
+    paths = {name: Path(choices[name]) for name in FILES_GIVEN if isinstance(choices.get(name), str)}
+    return {
+        name: str(folder / path.name)
+        for name, path in paths.items()
+        if path.parent.name == GIVEN and (folder / path.name).exists()
+    }
 
 
 def _part(file: str, values: Mapping[str, Any]) -> dict[str, Any]:

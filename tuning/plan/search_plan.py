@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import PrivateAttr, ValidationError, model_validator
 
+from analysis.results.run_info import GIVEN
 from strategies import CONTROLS, RankBudget
 from strategies.baseline import Baseline
 from strategies.official import OFFICIAL
@@ -55,7 +56,7 @@ class SearchPlan(
 
     def __init__(self, **choices: Any) -> None:
         handed_over = given.handed_over(choices)
-        super().__init__(**{**choices, **dict.fromkeys(handed_over, given.GIVEN)})
+        super().__init__(**{**choices, **dict.fromkeys(handed_over, GIVEN)})
         self._given = handed_over
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from analysis.results.messages import first_line
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
-from trainables.models.base_model import save_tokenizer
+from trainables.models.base_model import put_template, save_tokenizer
 from trainables.models.identity import has_changed
 from trainables.models.precision import IN_FLOAT32, Precision
 from trainables.postprocess.verification import NotReloaded, agree, in_words, loaded_from
@@ -185,6 +185,7 @@ def put_unverified(run: Run, adapter: Path, best: ResultRow, assessment: SearchA
         for path in adapter.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
             shutil.copyfile(path, aside / path.name)
         save_tokenizer(run.checked.workload.model, aside)
+        put_template(run.plan.chat_template, aside)
         seen = Markdown(f"not yet loaded by plain Transformers and PEFT, which {code(command)} does")
         use = Use(*loaded_from(run.checked.workload.model), str(folder.resolve()), False, seen)
         (aside / "README.md").write_text(card(best, assessment, info, use), encoding="utf-8")

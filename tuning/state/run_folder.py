@@ -8,9 +8,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from analysis.results.run_info import PLAN, RunInfo, planned
+from analysis.results.run_info import GIVEN, PLAN, RunInfo, planned
 from tuning.lifecycle import process
-from tuning.plan.given import GIVEN
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.always_plain import always_plain
 from tuning.preflight.preflight import Preflight
