@@ -22,6 +22,8 @@ NOT_IN_CONFIG = {
     'matrix\'s input, which PEFT makes with `init_lora_weights="eva"`.',
     "adalora": "It has the ranks and scales that the training ended with; it began with higher ranks and pruned them, "
     "which plain LoRA of this configuration does not do.",
+    "layer_lr": "It has the ranks and scales, not the learning rates, which were others at each depth: an optimizer "
+    "with a group of parameters for each block has them.",
 }
 
 

@@ -11,7 +11,7 @@ from analysis.results.trial_config import Phase, Status
 from analysis.stats.statistics import POWER, Answer, Paired, Said, has_fewer, judge
 
 PLAIN = "baseline"
-CONTAINING_PLAIN = ("linear_decay", "attention_heavy", "composite", "plain")
+CONTAINING_PLAIN = ("linear_decay", "attention_heavy", "composite", "plain", "layer_lr")
 """Strategies that have plain LoRA as one of their points, so that a better search would not have lost to it."""
 TOO_LITTLE: Final = "ahead, by too little to matter"
 NOT_FOUND: Final = "not found: the search was too short"

@@ -297,3 +297,14 @@ def test_a_search_confirms_in_full_and_says_its_verdict(finished):
     assert f"{used.test_loss:.4f} nats per token" in card
     assert "linear_decay: " in card
     assert (folder / "best_adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_nulls_have_no_controls_for_they_are_some():
+    rows = [*ROWS, trial("layer_lr", 3.0, slope=0.5), trial("random", 3.1, draw=0.5, spread=0.5)]
+    again = [
+        ResultRow(str(number), str(number), config.strategy, "finished", phase="confirm", seed=config.seed,
+                  config=config.to_ray(), final_eval_loss=4.0 - (config.strategy == "layer_lr"), test_loss=4.0)
+        for number, config in enumerate(confirmations(PLAN, rows))
+    ]  # fmt: skip
+    assert {"layer_lr", "random"} <= {row.strategy for row in again}
+    assert {config.control_of for config in controls(PLAN, [*rows, *again])} == {"linear_decay"}

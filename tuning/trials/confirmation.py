@@ -75,7 +75,7 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     Those of every strategy that wins, at the size at which it does, and of the one of the lowest mean evaluation loss
     over its confirmation runs with the whole budget. If ranks were found while training there are no scores: the ranks
     that its best run of the search ended with are then given to plain LoRA from the start (``frozen``), at plain LoRA's
-    learning rate, and the control of that is its shuffle.
+    learning rate, and the control of that is its shuffle. A null is a control itself, and has none.
 
     Args:
         plan: The search.
@@ -85,7 +85,7 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     confirmed = {
         name: runs
         for name, runs in assessment.confirmed.items()
-        if runs[0].strategy not in {Baseline.name, *ALL_CONTROLS}
+        if runs[0].strategy not in {Baseline.name, *ALL_CONTROLS} and not STRATEGIES[runs[0].strategy].is_null
     }
     whole = {
         name: runs for name, runs in confirmed.items() if runs[0].budget_share in {None, 1.0} and ranking.usable(runs)
