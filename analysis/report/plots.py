@@ -107,14 +107,16 @@ def differences(judged: Sequence[Verdict], margin: float) -> Figure:
         (ticks,) = axes.plot(values, [position] * len(values), "|", color=QUIET, markersize=9)
         tip(ticks, f"{verdict.strategy}: {', '.join(f'{value:+.4f}' for value in values)}")
         interval = f", {span(verdict.pairs.interval)}" if verdict.pairs.interval else ""
-        said = f"{verdict.strategy}: {verdict.pairs.mean:+.4f}{interval}, {verdict.answer}"
+        said = f"{verdict.strategy}: {verdict.pairs.mean:+.4f}{interval}, {verdict.reads}"
         if verdict.pairs.interval is not None:
             (line,) = axes.plot(verdict.pairs.interval, [position] * 2, color=COLOURS[0], linewidth=2)
             tip(line, said)
         (mean,) = axes.plot([verdict.pairs.mean or 0.0], [position], "o", color=COLOURS[0])
         tip(mean, said)
     axes.set_yticks(
-        range(len(judged)), [f"{label(verdict.strategy)}\n{verdict.answer}" for verdict in judged], fontsize=8
+        range(len(judged)),
+        ["\n".join((label(verdict.strategy), *verdict.reads.split(", "))) for verdict in judged],
+        fontsize=8,
     )
     axes.set_ylim(len(judged) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))

@@ -9,7 +9,6 @@ from analysis.results.markup import code, fenced, inline, table
 from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
-from analysis.stats.verdicts import is_plain
 
 REASONS = {
     Phase.SEARCH: "has the lowest evaluation loss of all finished trials; nothing has confirmed it",
@@ -32,7 +31,7 @@ def section(assessment: SearchAssessment) -> list[str]:
     best = assessment.recommended
     if best is None or not best.ranks:
         return []
-    reason = PLAIN_WINS if best.phase == Phase.CONFIRM and is_plain(best) else REASONS[best.phase]
+    reason = PLAIN_WINS if best.phase == Phase.CONFIRM and assessment.is_reference(best) else REASONS[best.phase]
     lines = ["## Winner", "", f"{code(best.experiment_name)} {reason}.", ""]
     lines += [f"- **Strategy:** {inline(best.strategy)}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from analysis.stats.verdicts import CONTAINING_PLAIN
-from strategies import STRATEGIES, RankBudget, Site, allocate
+from analysis.stats import verdicts
+from strategies import CONTAINING_PLAIN, RIVALS, STRATEGIES, RankBudget, Site, allocate
 from strategies.allocation import units
 from strategies.at_random import AtRandom
 from strategies.attention_heavy import AttentionHeavy
@@ -88,8 +88,9 @@ def test_a_neutral_strategy_is_plain_lora(strategy):
     assert not strategy.training
 
 
-def test_a_verdict_knows_which_strategies_have_plain_lora_as_a_point():
-    assert {strategy.name for strategy in NEUTRAL} == set(CONTAINING_PLAIN)
+def test_who_has_plain_lora_as_a_point_says_so_and_a_verdict_names_the_same_rivals():
+    assert set(CONTAINING_PLAIN) == {"linear_decay", "attention_heavy", "composite", "plain", "layer_lr"}
+    assert verdicts.RIVALS == RIVALS
 
 
 @pytest.mark.parametrize(

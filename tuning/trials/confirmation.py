@@ -12,7 +12,7 @@ from analysis.stats.statistics import has_fewer
 from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
 from strategies.controls import Shuffled
-from tuning.plan.search_plan import SIZES, SearchPlan
+from tuning.plan.search_plan import SearchPlan
 
 ALL_CONTROLS = (*CONTROLS, Frozen.name)
 
@@ -41,7 +41,7 @@ def sizes(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     """Return plain LoRA's best configuration at other sizes than the budget's, seed by seed; none without a verdict.
 
     Seeds are the first of the confirmation's, so that each run is paired with one of each strategy. At half the budget
-    plain LoRA needs a rank of 2 to have any at all matrices.
+    plain LoRA needs a rank of 2 to have any at all matrices, at a quarter one of 4.
 
     Args:
         plan: The search.
@@ -50,7 +50,9 @@ def sizes(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     if not plan.size_seeds or not confirmations(plan, rows):
         return []
     best = ranking.best_of_each_strategy([row for row in rows if row.phase == Phase.SEARCH])[Baseline.name]
-    shares = {name: share for name, share in SIZES.items() if share * min((best.ranks or {"": 2}).values()) >= 1}
+    shares = {
+        name: share for name, share in plan.sizes_tried.items() if share * min((best.ranks or {"": 2}).values()) >= 1
+    }
     config = best.trial_config.with_whole_budget()
     sized = [replace(config, budget_share=share, source=f"{best.trial_id}-{name}") for name, share in shares.items()]
     runs = _from_fresh_seeds(plan, sized, Phase.SIZES)
