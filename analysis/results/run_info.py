@@ -29,6 +29,10 @@ def _planned(default: object = None) -> Any:
     return field(default=default, metadata={"file": PLAN})
 
 
+CONTAINING_PLAIN = ("linear_decay", "attention_heavy", "composite", "plain")
+"""Of runs that do not say which: strategies that have plain LoRA as one of their points."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunInfo:
     """What a report shows of a run and its rows do not have; every field is named as in its file.
@@ -50,6 +54,7 @@ class RunInfo:
         data: What was used of the data and what was left out: rows, counts, lengths in tokens, shares of rows.
         coverage: Which of the base's matrices were adapted, and why the others were not, in words.
         always_plain: Strategies that could be nothing but plain LoRA on these matrices.
+        containing_plain: Strategies that have plain LoRA as one of their points.
         command: Command that started the search.
         versions: Library -> its version; that of this project's code, too.
         engine: How the trials were trained, in words.
@@ -86,6 +91,7 @@ class RunInfo:
     data: Mapping[str, Any] = field(default_factory=dict)
     coverage: str | None = None
     always_plain: tuple[str, ...] = ()
+    containing_plain: tuple[str, ...] = CONTAINING_PLAIN
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     engine: str | None = None

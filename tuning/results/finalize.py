@@ -57,7 +57,7 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
     """
     plan, record = run.plan, run.record
     rows = list(record.rows.values())
-    assessment = assess(rows, plan.margin)
+    assessment = assess(rows, plan.margin, run.facts.containing_plain)
     best = assessment.recommended
     log.info("report of %d trials; recommended: %s", len(rows), best and best.experiment_name)
     write_rows(rows, plan.run_dir / "rows.csv")
