@@ -8,6 +8,7 @@ from typing import Final
 
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status
+from analysis.stats.looks import error_of
 from analysis.stats.statistics import POWER, Answer, Paired, Said, has_fewer, judge
 
 PLAIN = "baseline"
@@ -117,7 +118,7 @@ def paired(runs: Sequence[ResultRow], others: Sequence[ResultRow], comparisons: 
         if run.test_loss is not None and other.test_loss is not None:
             differences.append(run.test_loss - other.test_loss)
             complete_pairs.append((run, other))
-    return Paired(tuple(differences), comparisons, *_documents(complete_pairs))
+    return Paired(tuple(differences), comparisons, *_documents(complete_pairs), error=error_of(runs))
 
 
 def params_of(runs: Sequence[ResultRow]) -> int | None:
@@ -129,13 +130,19 @@ def params_of(runs: Sequence[ResultRow]) -> int | None:
 def _judged(name: str, runs: Sequence[ResultRow], plain: Sequence[ResultRow], rivals: int, margin: float) -> Verdict:
     pairs, params = paired(runs, plain, rivals), params_of(runs)
     fewer = has_fewer(params, params_of(plain))
-    ends = Counter(row.status for row in (*runs, *plain))
+    ends = Counter(row.status for row in (*runs, *_beside(runs, plain)))
     diverged, failed = ends[Status.DIVERGED], ends[Status.FAILED]
     answer: Answer = "cannot tell" if diverged else judge(pairs, margin, fewer)
     said: Said = _read(answer, name, pairs, margin)
     needed = pairs.seeds_needed(margin, fewer) if answer == "cannot tell" and not diverged else None
     losses = tuple(row.test_loss for row in runs if row.test_loss is not None)
     return Verdict(name, said, pairs, losses, params, fewer, diverged, failed, needed, margin)
+
+
+def _beside(runs: Sequence[ResultRow], plain: Sequence[ResultRow]) -> Sequence[ResultRow]:
+    """Return plain LoRA's runs that a strategy was judged by; it may have more, since others are looked at later."""
+    seeds = {row.seed for row in runs}
+    return [row for row in plain if row.seed in seeds] if runs[0].trial_config.looks else plain
 
 
 def _read(answer: Answer, name: str, pairs: Paired, margin: float) -> Said:
