@@ -8,11 +8,9 @@ import numpy as np
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status
 from analysis.stats.verdicts import PLAIN, Verdict, confirmed_runs, verdicts
+from benchmarks.looks import MARGIN, RUN_SD, RUN_TEXT_SD, TEXT_SD, rows
 
 EFFECTS = {"none": 0.0, "small": -0.01, "large": -0.05}
-MARGIN = 0.01  # in nats per token, as everything here
-# standard deviations by run, by strategy and text, and by run and text
-RUN_SD, TEXT_SD, RUN_TEXT_SD = 0.004, 0.02, 0.01
 ALIKE = (100,) * 100
 FEW_LONG = (2000,) * 4 + (100,) * 60
 UNLIKE = tuple(100 * windows for windows in (39, 12, 9, 8, 7, 6, 5, 4, 3, 2, 2, 1, 1, 1))  # as the bundled test split
@@ -21,8 +19,13 @@ UNLIKE = tuple(100 * windows for windows in (39, 12, 9, 8, 7, 6, 5, 4, 3, 2, 2, 
 @click.command(help=__doc__)
 @click.option("--searches", default=1000, show_default=True)
 @click.option("--strategies", default=3, show_default=True, help="Strategies that are compared with plain LoRA.")
-def main(searches: int, strategies: int) -> None:
+@click.option("--looks", is_flag=True, help="Of searches that look at 5, 10, 20 and 40 seeds (--confirm-seeds auto).")
+def main(searches: int, strategies: int, looks: bool) -> None:
     """Print, by effect, texts and seeds, how often each answer is given and how often intervals cover the effect."""
+    if looks:
+        for line in rows(EFFECTS, ((), ALIKE, FEW_LONG, UNLIKE), strategies, searches):
+            print(line, flush=True)
+        return
     print("| effect | texts | seeds | covers | over seeds alone | win | tie | loss | cannot tell | any win |")
     print("| --- " * 10 + "|")
     for name, effect in EFFECTS.items():
@@ -63,14 +66,14 @@ def simulated(
         losses = 4 + rng.normal(0, 1, texts) + rng.normal(0, run_sd, (arms, seeds, 1))
         losses = losses + rng.normal(0, TEXT_SD, (arms, 1, texts)) + rng.normal(0, run_text_sd, (arms, seeds, texts))
         losses[1:] += effect
-        rows = [
+        runs = [
             ResultRow(
                 f"{name}{seed}", name, name, Status.FINISHED, phase=Phase.CONFIRM, seed=seed, trainable_parameters=1000,
                 test_loss=float(text_losses @ weights / weights.sum()),
                 test_documents=list(zip((text_losses * weights).tolist(), tokens, strict=True)),
-            ) for name, runs in zip(names, losses, strict=True) for seed, text_losses in enumerate(runs)
+            ) for name, of_seeds in zip(names, losses, strict=True) for seed, text_losses in enumerate(of_seeds)
         ]  # fmt: skip
-        yield verdicts(confirmed_runs(rows), MARGIN)
+        yield verdicts(confirmed_runs(runs), MARGIN)
 
 
 def covers(interval: tuple[float, float] | None, effect: float) -> bool:

@@ -11,6 +11,8 @@ from analysis.results.atomic_write import replace_text
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
+from analysis.stats.looks import looks_of
+from analysis.stats.outlook import lacks
 from analysis.stats.recommendation import Choice, recommend
 from analysis.stats.sizes import Sizes
 from analysis.stats.statistics import Paired
@@ -98,6 +100,8 @@ def _judged(verdict: Verdict, runs: Sequence[ResultRow]) -> dict[str, Any]:
         "interval": None if verdict.pairs.interval is None else list(map(_number, verdict.pairs.interval)),
         "seeds": verdict.pairs.seeds,
         "seeds_needed": verdict.needed,
+        "level": verdict.pairs.level,
+        "lacks": lacks(verdict, looks_of(runs)),
         "diverged": verdict.diverged,
         "failed": verdict.failed,
         **_means(runs),

@@ -8,6 +8,8 @@ from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status
 from analysis.stats import controls, ranking
 from analysis.stats.assessment import SearchAssessment
+from analysis.stats.looks import levels, looks_of
+from analysis.stats.outlook import no_more
 from analysis.stats.sizes import LEAST_MARGIN
 from analysis.stats.statistics import span, spread
 from analysis.stats.verdicts import (
@@ -47,7 +49,7 @@ def section(assessment: SearchAssessment, looks: int = 1, coverage: str | None =
             f"This is about the matrices that were adapted, and says nothing of the others ({inline(coverage)}).",
             "",
         ]
-    lines += [_table(assessment), "", *_legend(assessment)[:-1], *_equivalents(assessment), ""]
+    lines += [_table(assessment), "", *_legend(assessment)[:-1], *_looks(assessment), *_equivalents(assessment), ""]
     if looks > 1:
         lines[-1:] = [
             f"- **Looks:** this search was judged {looks} times on the same test split, each time with 5 % to err; who "
@@ -108,7 +110,7 @@ def _legend(assessment: SearchAssessment) -> list[str]:
     )
     at_edge = [inline(name) for name in ranking.at_the_edge(assessment.searched)]
     reservation = f" Of {', '.join(at_edge)} the best rate is at the edge of those tried: a wider range may be better."
-    level = 100 * judged[0].pairs.level if judged else 95.0
+    level = levels([item.pairs for item in judged]) if judged else "95 %"
     together = f"the {len(judged)} together" if len(judged) > 1 else "it"
     return [
         f"- **Runs:** the best configuration of every strategy, trained again in full from seeds "
@@ -118,7 +120,7 @@ def _legend(assessment: SearchAssessment) -> list[str]:
         f"{reservation if at_edge else ''}",
         *([f"- **Budget:** {min(sizes):,} to {max(sizes):,} trainable parameters at the end."] if sizes else []),
         f"- **Interval:** of the mean paired difference, Student's t; {together} right 95 % of the time, "
-        f"{level:.4g} % each. {_texts(judged)} It decides. *Over seeds alone* is the bootstrap's percentile interval "
+        f"{level} each. {_texts(judged)} It decides. *Over seeds alone* is the bootstrap's percentile interval "
         f"at the same level, which is too narrow for few seeds and knows these texts only; it is printed for "
         f"comparison.",
         f"- **Words:** *win*, *loss*: the interval excludes 0. *Tie*: it lies within ±{margin:.2g}, the difference "
@@ -160,6 +162,20 @@ def _equivalents(assessment: SearchAssessment) -> list[str]:
         f"from the same seeds, at the learning rate that is best at 1. Between them it is assumed that more parameters "
         f"never harm and that no doubling gains more than the one before; of sizes beyond them nothing is said. Each "
         f"interval is at the level of the verdict's.",
+    ]
+
+
+def _looks(assessment: SearchAssessment) -> list[str]:
+    """Return the line of the legend on a search that looked for itself at how many seeds it takes."""
+    looks = looks_of(assessment.plain_runs)
+    if not looks:
+        return []
+    ends = [(item, no_more(item, looks)) for item in assessment.verdicts]
+    each = "; ".join(f"{inline(item.strategy)} {item.pairs.seeds} ({why or 'more may tell'})" for item, why in ends)
+    return [
+        f"- **Looks at seeds:** after {', '.join(map(str, looks))} seeds each strategy was looked at of which nobody "
+        f"could tell yet, as long as more seeds might tell. The looks share the 5 % that all together may err (Lan and "
+        f"DeMets, after Pocock), so an interval holds whatever made its seeds end. Seeds: {each}."
     ]
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, Self
 
 LEARNING_RATE, BUDGET_SHARE, CONTROL_OF = "learning_rate", "budget_share", "of"
+LOOKS = (5, 10, 20, 40)
+"""Numbers of seeds at which a search that looks for itself is looked at."""
 
 
 class Phase(StrEnum):
@@ -47,6 +50,7 @@ class TrialConfig:
         control_of: The strategy that it is a control of.
         source: The trial that it repeats with another seed.
         official: The experiment of the seed report that it is.
+        looks: Numbers of seeds at which confirmation runs are looked at, rising; empty if they are looked at once.
     """
 
     strategy: str
@@ -60,6 +64,7 @@ class TrialConfig:
     control_of: str | None = None
     source: str | None = None
     official: str | None = None
+    looks: tuple[int, ...] = ()
 
     @classmethod
     def from_ray(cls, config: Mapping[str, Any]) -> Self:
@@ -67,7 +72,7 @@ class TrialConfig:
 
         Raises:
             KeyError: No strategy is named.
-            ValueError: The phase is unknown.
+            ValueError: The phase is unknown, or looks are no rising numbers.
         """
         strategy = config["strategy"]
         params = dict(config.get(strategy) or {})
@@ -79,6 +84,7 @@ class TrialConfig:
             budget_share=params.pop(BUDGET_SHARE, None),
             control_of=params.pop(CONTROL_OF, None),
             params=params,
+            looks=_looks(config.get("looks")),
             **{name: config.get(name) for name in ("scaling", "seed", "source", "official")},
         )
 
@@ -94,6 +100,7 @@ class TrialConfig:
                 "official": self.official,
                 **(rates if self.official is not None else {self.strategy: params or None}),
                 "source": self.source,
+                "looks": ",".join(map(str, self.looks)) or None,
                 "phase": None if self.phase == Phase.SEARCH else str(self.phase),
                 "trial_id": self.trial_id or None,
             }
@@ -115,3 +122,11 @@ class TrialConfig:
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _looks(text: Any) -> tuple[int, ...]:
+    """Return numbers of seeds from text such as ``5,10``; none from None."""
+    looks = () if text is None else tuple(int(word) for word in str(text).split(","))
+    if any(look <= before for before, look in pairwise((0, *looks))):
+        raise ValueError(f"looks must rise, got {str(text)[:40]}")
+    return looks

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Status
+from analysis.stats.looks import levels
 from analysis.stats.statistics import Paired, judge, span
 from analysis.stats.verdicts import label, paired
 
@@ -62,12 +63,13 @@ def section(judged_controls: Sequence[Control], margin: float) -> list[str]:
     if not judged_controls:
         return []
     together = f"; the {len(judged_controls)} together right 95 % of the time" if len(judged_controls) > 1 else ""
+    each = levels([control.pairs for control in judged_controls])
     return [
         "### Controls", "",
         *(f"- **{inline(control.original)} against {inline(control.name)}:** {_answer_in_words(control, margin)}."
           for control in judged_controls), "",
         f"Ranks dealt to other matrices are trained at the learning rate of those that they are a control of, which "
-        f"was not chosen for them. Each interval is at {100 * judged_controls[0].pairs.level:.4g} %{together}.", "",
+        f"was not chosen for them. Each interval is at {each}{together}.", "",
     ]  # fmt: skip
 
 

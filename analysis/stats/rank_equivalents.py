@@ -46,7 +46,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from analysis.stats.statistics import Paired
+from analysis.stats.statistics import CONFIDENCE, Paired
 
 HALVINGS = 12
 """Bisections of an interval between two sizes: to a thousandth of a doubling where they are four apart."""
@@ -61,12 +61,14 @@ class Losses:
         documents: Learned tokens of each document; empty if they are unknown.
         by_document: Summed loss of each document, of shape (arms, seeds, documents); empty like ``documents``.
         comparisons: As of ``Paired``.
+        error: As of ``Paired``.
     """
 
     means: np.ndarray
     documents: tuple[int, ...] = ()
     by_document: np.ndarray | None = None
     comparisons: int = 1
+    error: float = 1 - CONFIDENCE
 
     def contrast(self, weights: Mapping[int, float]) -> Paired:
         """Return a weighted sum of arms, by seed.
@@ -79,9 +81,9 @@ class Losses:
             vector[arm] += weight
         differences = tuple((vector @ self.means).tolist())
         if self.by_document is None or not self.documents:
-            return Paired(differences, self.comparisons)
+            return Paired(differences, self.comparisons, error=self.error)
         by_document = np.tensordot(vector, self.by_document, 1).tolist()
-        return Paired(differences, self.comparisons, self.documents, tuple(map(tuple, by_document)))
+        return Paired(differences, self.comparisons, self.documents, tuple(map(tuple, by_document)), self.error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,7 @@ class Sizes:
             at_budget: Its test losses minus plain LoRA's, as its verdict has them.
         """
         losses = losses_of([*self.runs, runs], comparisons=at_budget.comparisons)
+        losses = replace(losses, error=at_budget.error)
         return worth(self.doublings, losses, at_budget) if losses.means.size else None
 
 

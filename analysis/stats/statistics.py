@@ -16,7 +16,7 @@ and the documents in the split. Losses are in nats.
         d   = mean_s d_s
 
     Level of each interval (``level``); Bonferroni
-        1 - a,  a = 0.05 / m
+        1 - a,  a = e / m,  e = 0.05 (``error``), or the part of it that one look of several has (``looks``)
 
     Variance of d from the choice of seeds, for S' seeds, with S' - 1 degrees of freedom; Student (1908)
         V_seed(S') = sum_s (d_s - d)^2 / (S - 1) / S'
@@ -92,6 +92,7 @@ class Paired:
         documents: Learned tokens of each document of the test split. Empty if they are unknown: the interval then holds
             for these documents alone.
         by_document: For each seed the difference of each document's summed loss, in the order of ``documents``.
+        error: Allowed to all comparisons together; less than 5 % where other looks share it, see ``looks``.
 
     Source:
         The module's docstring has the formulas. Student's t covers the truth as often as it promises at 3 to 10 seeds,
@@ -104,6 +105,7 @@ class Paired:
     comparisons: int = 1
     documents: tuple[int, ...] = ()
     by_document: tuple[tuple[float, ...], ...] = ()
+    error: float = 1 - CONFIDENCE
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, self.differences)):
@@ -123,16 +125,20 @@ class Paired:
 
     @property
     def level(self) -> float:
-        """Confidence level of each interval; all comparisons together then have 95 % (Bonferroni)."""
-        return 1 - (1 - CONFIDENCE) / self.comparisons
+        """Confidence level of each interval; all comparisons together then have ``1 - error`` (Bonferroni)."""
+        return 1 - self.error / self.comparisons
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """Confidence interval of the mean difference; None with fewer than two pairs or with one document."""
         if self.mean is None or self.seeds < 2 or len(self.documents) == 1:
             return None
-        half_width = float(self._half_width((1 + self.level) / 2, self.seeds))
+        half_width = self.half_width(self.seeds)
         return self.mean - half_width, self.mean + half_width
+
+    def half_width(self, seeds: int) -> float:
+        """Return half of the width that the interval of so many seeds would have, with all variances as estimated."""
+        return float(self._half_width((1 + self.level) / 2, seeds))
 
     def bootstrap(self, seed: int = 0) -> tuple[float, float] | None:
         """Return the percentile bootstrap's interval over seeds alone; None with fewer than two pairs."""

@@ -9,6 +9,7 @@ from typing import Final
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import CONTAINING_PLAIN
 from analysis.results.trial_config import Phase, Status
+from analysis.stats.looks import error_of
 from analysis.stats.ranking import mean_loss
 from analysis.stats.statistics import POWER, Answer, Paired, Said, has_fewer, judge
 
@@ -179,7 +180,7 @@ def paired(runs: Sequence[ResultRow], others: Sequence[ResultRow], comparisons: 
         if run.test_loss is not None and other.test_loss is not None:
             differences.append(run.test_loss - other.test_loss)
             complete_pairs.append((run, other))
-    return Paired(tuple(differences), comparisons, *_documents(complete_pairs))
+    return Paired(tuple(differences), comparisons, *_documents(complete_pairs), error=error_of(runs))
 
 
 def params_of(runs: Sequence[ResultRow]) -> int | None:
@@ -199,13 +200,19 @@ def _judged(
     reference = in_words(plain[0]) if plain else "plain LoRA"
     pairs, params = paired(runs, plain, rivals), params_of(runs)
     fewer = has_fewer(params, params_of(plain))
-    ends = Counter(row.status for row in (*runs, *plain))
+    ends = Counter(row.status for row in (*runs, *_beside(runs, plain)))
     diverged, failed = ends[Status.DIVERGED], ends[Status.FAILED]
     answer: Answer = "cannot tell" if diverged else judge(pairs, margin, fewer)
     said: Said = _read(answer, pairs, margin, name in containing_plain and reference == "plain LoRA")
     needed = pairs.seeds_needed(margin, fewer) if answer == "cannot tell" and not diverged else None
     losses = tuple(row.test_loss for row in runs if row.test_loss is not None)
     return Verdict(name, said, pairs, losses, params, fewer, diverged, failed, needed, margin, reference=reference)
+
+
+def _beside(runs: Sequence[ResultRow], plain: Sequence[ResultRow]) -> Sequence[ResultRow]:
+    """Return plain LoRA's runs that a strategy was judged by; it may have more, since others are looked at later."""
+    seeds = {row.seed for row in runs}
+    return [row for row in plain if row.seed in seeds] if runs[0].trial_config.looks else plain
 
 
 def _read(answer: Answer, pairs: Paired, margin: float, has_it_as_a_point: bool) -> Said:

@@ -140,5 +140,6 @@ def asked(plan: SearchPlan) -> str:
     """Return what was asked for, in a few lines."""
     budget = f"{plan.budget:,} parameters" if plan.budget else f"that of plain LoRA of rank {plan.budget_rank or 2}"
     what = "the five experiments of the seed report" if plan.official else ", ".join(plan.strategies)
-    seeds = f", then {plan.confirm_seeds} fresh seeds for the verdict" if plan.most_confirmations else ""
+    count = f"{plan.first_seeds} to {plan.most_seeds}" if plan.looks else plan.confirm_seeds
+    seeds = f", then {count} fresh seeds for the verdict" if plan.most_confirmations else ""
     return f"{plan.trials} trials: {what}\nmodel {plan.model}\ndata {plan.dataset}\nbudget {budget}{seeds}"

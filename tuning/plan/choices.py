@@ -50,6 +50,9 @@ def number_or_word(value: Any) -> Any:
     return value
 
 
+Seeds = Annotated[Annotated[int, Field(ge=0, le=1000)] | Literal["auto"], BeforeValidator(number_or_word)]
+
+
 class Choices(BaseModel):
     """A group of choices. Unknown names are refused."""
 
@@ -201,8 +204,10 @@ class TrainingChoices(Choices):
 class VerdictChoices(Choices):
     """How what was found is confirmed."""
 
-    confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = Field(
-        3, description="Fresh seeds from which the best of each strategy is trained again for the verdict; 0 gives none"
+    confirm_seeds: Seeds = Field(
+        3,
+        description="Fresh seeds from which the best of each strategy is trained again for the verdict; 0 gives none, "
+        "`auto` looks at 5, 10, 20 and 40 and stops when nothing is left to tell",
     )
     sizes: bool = Field(
         True,

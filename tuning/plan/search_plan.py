@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import PrivateAttr, ValidationError, model_validator
 
 from analysis.results.run_info import GIVEN
+from analysis.results.trial_config import LOOKS
 from strategies import CONTROLS, RIVALS, RankBudget
 from strategies.baseline import Baseline
 from strategies.official import OFFICIAL
@@ -149,13 +150,33 @@ class SearchPlan(
         return BUNDLED_LEARNING_RATE if self.model == "bundled" else USUAL_LEARNING_RATE
 
     @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds at which confirmation runs are looked at, rising; empty where their number is given."""
+        return LOOKS if isinstance(self.confirm_seeds, str) else ()
+
+    @property
+    def most_seeds(self) -> int:
+        """From how many seeds a configuration is confirmed at most."""
+        return LOOKS[-1] if isinstance(self.confirm_seeds, str) else self.confirm_seeds
+
+    @property
+    def first_seeds(self) -> int:
+        """From how many seeds all that is confirmed has runs."""
+        return LOOKS[0] if isinstance(self.confirm_seeds, str) else self.confirm_seeds
+
+    @property
+    def likely_seeds(self) -> int:
+        """From about how many seeds a configuration is confirmed."""
+        return LOOKS[1] if isinstance(self.confirm_seeds, str) else self.confirm_seeds
+
+    @property
     def most_confirmations(self) -> int:
         """How many confirmation runs there can be, those of controls included."""
         if self.official or Baseline.name not in self.strategies or len(self.strategies) < 2:
             return 0
         rivals = len(self.strategies) - 1
         sizes, smaller_plain = (2, 1) if self.searches_budget else (1, 0)
-        judged = self.confirm_seeds * (1 + smaller_plain + sizes * rivals * (1 + len(CONTROLS)))
+        judged = self.most_seeds * (1 + smaller_plain + sizes * rivals * (1 + len(CONTROLS)))
         return judged + self.size_seeds * len(self.sizes_tried)
 
     @property
@@ -173,9 +194,9 @@ class SearchPlan(
         if not self.sizes or self.official or Baseline.name not in self.strategies or len(self.strategies) < 2:
             return 0
         searched = self.trials * (SHARE_TRAINED if self.scheduler == "asha" else 1.0)
-        confirmed = self.confirm_seeds * (len(self.strategies) + len(CONTROLS))
-        most = self.confirm_seeds if self.thorough else int(MOST_LONGER * (searched + confirmed) / len(SIZES))
-        seeds = min(self.confirm_seeds, most)
+        confirmed = self.first_seeds * (len(self.strategies) + len(CONTROLS))
+        most = self.first_seeds if self.thorough else int(MOST_LONGER * (searched + confirmed) / len(SIZES))
+        seeds = min(self.first_seeds, most)
         return seeds if seeds > 1 else 0
 
     @property
@@ -184,8 +205,8 @@ class SearchPlan(
         if not self.most_confirmations:
             return {}
         return {
-            "confirmation": self.confirm_seeds * len(self.strategies) + self.size_seeds * len(self.sizes_tried),
-            "controls": self.confirm_seeds * len(CONTROLS),
+            "confirmation": self.likely_seeds * len(self.strategies) + self.size_seeds * len(self.sizes_tried),
+            "controls": self.likely_seeds * len(CONTROLS),
         }
 
     @property

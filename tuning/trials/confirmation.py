@@ -13,6 +13,7 @@ from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
 from strategies.controls import Shuffled
 from tuning.plan.search_plan import SearchPlan
+from tuning.trials.looking import Looks, looked
 
 ALL_CONTROLS = (*CONTROLS, Frozen.name)
 
@@ -27,6 +28,17 @@ def confirmations(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConf
         plan: The search.
         rows: Its trials.
     """
+    if plan.looks:
+        return [run for run in looks(plan, rows).wanted if run.phase == Phase.CONFIRM]
+    return _all(plan, rows)
+
+
+def looks(plan: SearchPlan, rows: Sequence[ResultRow]) -> Looks:
+    """Return what the looks of a search that looks for itself have come to; nothing if there is nothing to compare."""
+    return looked(plan, rows, [*_all(plan, rows), *sizes(plan, rows)])
+
+
+def _all(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     searched = [row for row in rows if row.phase == Phase.SEARCH]
     best = ranking.best_of_each_strategy(searched)
     if plan.official or Baseline.name not in best or len(best) < 2:
@@ -47,7 +59,7 @@ def sizes(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
         plan: The search.
         rows: Its trials.
     """
-    if not plan.size_seeds or not confirmations(plan, rows):
+    if not plan.size_seeds or not _all(plan, rows):
         return []
     best = ranking.best_of_each_strategy([row for row in rows if row.phase == Phase.SEARCH])[Baseline.name]
     shares = {
@@ -94,11 +106,13 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     }
     leader = min(whole, key=lambda name: ranking.mean_loss(whole[name]), default=None)
     winners = [item.strategy for item in assessment.verdicts if item.answer == "win"]
-    configs: list[TrialConfig] = []
+    runs: list[TrialConfig] = []
     for name in dict.fromkeys(name for name in (leader, *winners) if name in confirmed):
         frozen = STRATEGIES[confirmed[name][0].strategy].allocates_while_training
-        configs += _frozen(assessment.best_of_each, confirmed[name]) if frozen else _misplaced(confirmed[name][0])
-    return _from_fresh_seeds(plan, configs)
+        configs = _frozen(assessment.best_of_each, confirmed[name]) if frozen else _misplaced(confirmed[name][0])
+        seeds = {run.seed for run in confirmed[name]}  # by looks each has as many as it took
+        runs += [run for run in _from_fresh_seeds(plan, configs) if run.seed in seeds or not plan.looks]
+    return sorted(runs, key=lambda run: run.seed or 0)
 
 
 def _misplaced(run: ResultRow) -> list[TrialConfig]:
@@ -130,9 +144,10 @@ def _from_fresh_seeds(
     Seeds follow the search's own, so no run of the search is among them. A seed decides the initial adapter, the order
     of the data and dropout, so runs of one seed are paired.
     """
-    seeds = range(plan.seed + 1, plan.seed + 1 + plan.confirm_seeds)
+    seeds = range(plan.seed + 1, plan.seed + 1 + plan.most_seeds)
+    at = plan.looks if phase == Phase.CONFIRM else ()
     return [
-        replace(config, seed=seed, phase=phase, trial_id=f"{config.strategy}_{config.source}_seed{seed}")
+        replace(config, seed=seed, phase=phase, looks=at, trial_id=f"{config.strategy}_{config.source}_seed{seed}")
         for seed in seeds
         for config in configs
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 
 from analysis.results.run_info import RunInfo
-from analysis.results.trial_config import Phase
+from analysis.results.trial_config import Phase, TrialConfig
 from trainables.actors.host_registry import Hosts
 from tuning.callbacks.metrics import Metrics
 from tuning.callbacks.trial_callback import Harvest
@@ -21,7 +21,7 @@ from tuning.state import checkpoints
 from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.trials import tuner
-from tuning.trials.confirmation import ALL_CONTROLS, confirmations, controls, regrouped, sizes
+from tuning.trials.confirmation import ALL_CONTROLS, confirmations, controls, looks, regrouped, sizes
 from tuning.trials.fixed_search import FixedSearch
 from tuning.trials.optuna_search import StudySearch
 
@@ -63,23 +63,55 @@ def train(run: Run) -> optuna.Study | None:
     if left > 0:
         run.timeline.enter(Stage.FIRST_STEP)
         _phase(run, trainable, search, left, listeners, Phase.SEARCH)
-    for what, make, kind in ((Stage.CONFIRMATION, confirmations, False), (Stage.CONTROLS, controls, True)):
-        if run.stop.stop_all():
-            break
-        rows = list(record.rows.values())
-        wanted = make(plan, rows) + ([] if kind else sizes(plan, rows))
-        for row in regrouped([row for row in rows if (row.strategy in ALL_CONTROLS) is kind], wanted):
-            record.ended(row)
-        again = FixedSearch(wanted, record)
-        if len(again):
-            run.timeline.enter(what)
-            run.observer.noted(f"\n{what.capitalize()}: {len(again)} runs from {plan.confirm_seeds} fresh seeds")
-            log.info("%s: %s", what, ", ".join(config.trial_id for config in wanted))
-            to_mlflow.open_group(Phase.CONFIRM)
-            _phase(run, trainable, again, len(again), listeners, what)
+    for what in (Stage.CONFIRMATION, Stage.CONTROLS):
+        _confirm(run, trainable, listeners, what)
     if not run.stop.stop_all() and record.of_phase(Phase.CONFIRM):
         to_mlflow.close_group(Phase.CONFIRM)
     return search.study if isinstance(search, StudySearch) else None
+
+
+def _confirm(run: Run, trainable: Any, listeners: tuple[Any, ...], what: Stage) -> None:
+    """Train what confirms a search, or its controls, that is not there yet; look by look where a search looks."""
+    of_controls, told, before = what == Stage.CONTROLS, 0, None
+    while not run.stop.stop_all():
+        wanted = _wanted(run, of_controls)
+        if not of_controls and run.plan.looks:
+            told = _tell_looks(run, told)
+        if wanted == before or all(config.trial_id in run.record.rows for config in wanted):
+            break
+        before = wanted
+        _train_again(run, trainable, listeners, what, wanted)
+        if of_controls or not run.plan.looks:
+            break
+
+
+def _wanted(run: Run, of_controls: bool) -> list[TrialConfig]:
+    """Return what confirms a search so far, or its controls; what confirms it no longer is put aside."""
+    plan, rows = run.plan, list(run.record.rows.values())
+    wanted = controls(plan, rows) if of_controls else [*confirmations(plan, rows), *sizes(plan, rows)]
+    for row in regrouped([row for row in rows if (row.strategy in ALL_CONTROLS) is of_controls], wanted):
+        run.record.ended(row)
+    return wanted
+
+
+def _train_again(run: Run, trainable: Any, listeners: tuple[Any, ...], what: Stage, wanted: list[TrialConfig]) -> None:
+    again = FixedSearch(wanted, run.record)
+    left = {config.seed for config in wanted if config.trial_id not in run.record.rows}
+    seeds = len(left) if run.plan.looks else run.plan.confirm_seeds
+    run.timeline.enter(what)
+    run.observer.noted(f"\n{what.capitalize()}: {len(again)} runs from {seeds} fresh seeds")
+    log.info("%s: %s", what, ", ".join(config.trial_id for config in wanted))
+    listeners[0].open_group(Phase.CONFIRM)
+    _phase(run, trainable, again, len(again), listeners, what)
+
+
+def _tell_looks(run: Run, told: int) -> int:
+    """Say what looks have told of strategies since as many were told of, and return of how many they have now."""
+    sentences = looks(run.plan, list(run.record.rows.values())).told
+    for sentence in sentences[told:]:
+        run.observer.noted(f"Look: {sentence}")
+        log.info("look: %s", sentence)
+    return len(sentences)
 
 
 def _phase(
