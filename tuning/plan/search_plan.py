@@ -33,7 +33,7 @@ MOST_LONGER, SHARE_TRAINED = 0.3, 0.5
 """What other sizes of plain LoRA may add to a search, and about how much of its trials early stopping leaves."""
 SIZES = {"half": 0.5, "double": 2.0}
 """Name -> size of plain LoRA over the budget's."""
-SEARCH_ONLY = ("budget", "budget_rank", "objective", "strategies", "num_samples", "confirm_seeds")
+SEARCH_ONLY = ("budget", "budget_rank", "objective", "strategies", "num_samples", "confirm_seeds", "time_limit")
 
 
 class SearchPlan(
