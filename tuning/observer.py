@@ -43,7 +43,7 @@ class SearchObserver:
     """
 
     def planned(self, plan: SearchPlan) -> None:
-        """Hear what was asked for; nothing of it is checked yet."""
+        """Hear what was asked for; nothing of it is checked yet. Again, if a time limit decides some of it."""
 
     def stage_began(self, stage: Stage) -> None:
         """Hear what the search is busy with from now on."""

@@ -21,7 +21,7 @@ from tuning.lifecycle.search_log import FileLog
 from tuning.lifecycle.stop import Stop
 from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.observer import Guarded, SearchObserver
-from tuning.plan import given
+from tuning.plan import given, time_limit
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan, first_problem
 from tuning.preflight import base_dtype, disk_space, measuring, memory, preflight, preview
@@ -35,6 +35,7 @@ from tuning.search_result import SearchResult, SearchStopped, Unusable
 from tuning.state import continuation, run_folder
 from tuning.state.record import Record
 from tuning.tracking import events
+from tuning.trials.deadline import Deadline
 from tuning.trials.phases import Run
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def dry_run(plan: SearchPlan, as_json: bool = False, observer: SearchObserver | 
     observer = Guarded(observer)
     with _refusing():
         checked = measuring.looked_at_here(plan, preflight.check(plan, needs_weights=False))
+        plan = time_limit.planned(plan, preview.run_seconds(plan, checked), checked.has_verdict)
     for line in [preview.as_json(plan, checked)] if as_json else preview.lines(plan, checked):
         observer.noted(line)
 
@@ -87,6 +89,7 @@ def search(plan: SearchPlan, observer: SearchObserver | None = None) -> SearchRe
                 raise ValueError(f"--name {plan.name}: {plan.run_dir} exists; choose another name, or {continued}")
             plan = stack.enter_context(run_folder.given_saved(plan, is_named))
             checked = preflight.check(plan)
+            plan = _in_time(plan, checked, watch.observer)
             disk_space.check(plan, checked)
             search_id = uuid.uuid4().hex
             plan, checked, hosts, dashboard = _measured(stack, plan, checked, search_id, watch)
@@ -254,9 +257,23 @@ def _ray(plan: SearchPlan, checked: Preflight, search_id: str, observer: SearchO
         yield dashboard
 
 
+def _in_time(plan: SearchPlan, checked: Preflight, observer: SearchObserver) -> SearchPlan:
+    """Return a plan with what its time limit allows, and say so; as it is without one."""
+    if plan.time_limit is None:
+        return plan
+    plan = time_limit.planned(plan, preview.run_seconds(plan, checked), checked.has_verdict)
+    observer.planned(plan)
+    observer.noted(time_limit.sentence(plan))
+    return plan
+
+
 def _prepared(plan: SearchPlan, checked: Preflight, record: Record, facts: RunInfo, hosts: Hosts, watch: Watch) -> Run:
     finalize.keep_evidence(plan.run_dir, checked.workload)
     stop = Stop(plan.run_dir, disk_space.reserve_bytes(checked))
+    deadline = None
+    if plan.time_limit is not None:
+        estimate, timeline = preview.run_seconds(plan, checked), watch.timeline
+        deadline = Deadline(plan, record, checked.workload.steps, estimate, lambda: sum(timeline.seconds.values()))
     mlflow = (summary.tracking_uri(plan), summary.artifact_uri(plan))
     sink = events.open_sink(plan.run_dir, *mlflow, search=facts.search_id, warn=watch.observer.warned)
-    return Run(plan, checked, record, stop, facts, sink, hosts, watch.timeline, watch.observer)
+    return Run(plan, checked, record, stop, facts, sink, hosts, watch.timeline, watch.observer, deadline)

@@ -61,7 +61,7 @@ class RunInfo:
         revision: The commit of the code that ran.
         continued: Commands that resumed the search.
         changes: What was allowed to differ then, in words.
-        resource_events: What memory did not allow, in words.
+        resource_events: What memory, or a time limit, did not allow, in words.
         looks: Number of plans that were judged on the test split, one after the other.
         importance: Strategy -> parameter -> its share of the total importance for the loss.
         base_losses: Loss of the untouched base in nats per token: ``eval_loss`` on the validation split, ``test_loss``

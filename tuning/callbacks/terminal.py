@@ -141,5 +141,7 @@ def asked(plan: SearchPlan) -> str:
     budget = f"{plan.budget:,} parameters" if plan.budget else f"that of plain LoRA of rank {plan.budget_rank or 2}"
     what = "the five experiments of the seed report" if plan.official else ", ".join(plan.strategies)
     count = f"{plan.first_seeds} to {plan.most_seeds}" if plan.looks else plan.confirm_seeds
-    seeds = f", then {count} fresh seeds for the verdict" if plan.most_confirmations else ""
-    return f"{plan.trials} trials: {what}\nmodel {plan.model}\ndata {plan.dataset}\nbudget {budget}{seeds}"
+    is_said = plan.most_confirmations and plan.time_limit is None
+    seeds = f", then {count} fresh seeds for the verdict" if is_said else ""
+    trials = f"{plan.trials} trials" if plan.time_limit is None else f"within {plan.time_limit}"
+    return f"{trials}: {what}\nmodel {plan.model}\ndata {plan.dataset}\nbudget {budget}{seeds}"

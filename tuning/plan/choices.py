@@ -20,6 +20,8 @@ LONGEST_TEXT = 4096
 YES_OR_NO = ("official", "plain_points", "sizes", "thorough")
 LARGEST_COUNT = 2**31  # confirmation seeds follow the search's, and NumPy takes none above 2**32
 
+TIME_PATTERN = r"([0-9]{1,5}([.][0-9]+)?h)?([0-9]{1,7}m)?"
+
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -152,6 +154,9 @@ class SearchChoices(Choices):
     )
     official: bool = Field(False, description="Train the five experiments of the seed report instead of searching")
     num_samples: Count = Field(20, description="Trials, the same number for every strategy, give or take one")
+    time_limit: str | None = Field(
+        None, description="Time for all, report included, as `10h`, `90m` or `2h30m`; trials and seeds follow from it"
+    )
     scheduler: Literal["asha", "fifo"] = Field("asha", description="`asha` stops weak trials early, `fifo` none")
     reports: Count = Field(4, description="Evaluations per trial, at most one a step")
     learning_rate: Positive | None = Field(
@@ -175,6 +180,21 @@ class SearchChoices(Choices):
         if not isinstance(names, list | tuple):
             return value
         return [part for name in names for part in (name.split(",") if isinstance(name, str) else [name])]
+
+    @property
+    def time_limit_seconds(self) -> float | None:
+        """Seconds that the search may take, its report included; None without a limit."""
+        if self.time_limit is None:
+            return None
+        hours, _, minutes = self.time_limit.rpartition("h")
+        return 3600 * float(hours or 0) + 60 * float(minutes.removesuffix("m") or 0)
+
+    @field_validator("time_limit")
+    @classmethod
+    def _check_time_limit(cls, value: str | None) -> str | None:
+        if value is not None and not (re.fullmatch(TIME_PATTERN, value) and re.search("[1-9]", value)):
+            raise ValueError("must be as 10h, 90m or 2h30m")
+        return value
 
     @field_validator("strategies")
     @classmethod

@@ -36,7 +36,9 @@ SIZES = {"half": 0.5, "double": 2.0}
 """Name -> size of plain LoRA over the budget's."""
 ALL_SIZES = {"quarter": 0.25, **SIZES, "four": 4.0}
 """Those of a thorough search."""
-SEARCH_ONLY = ("budget", "budget_rank", "objective", "strategies", "num_samples", "confirm_seeds", "thorough")
+SEARCH_ONLY = (
+    "budget", "budget_rank", "objective", "strategies", "num_samples", "confirm_seeds", "time_limit", "thorough",
+)  # fmt: skip
 
 
 class SearchPlan(

@@ -12,6 +12,7 @@ from trainables.data import lengths
 from trainables.models.base_model import load_tokenizer
 from trainables.models.device import here
 from tuning.observer import SearchSize
+from tuning.plan import time_limit
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
 from tuning.preflight import disk_space, memory
@@ -80,6 +81,8 @@ def _cost(plan: SearchPlan, checked: Preflight) -> Iterator[str]:
     trials = f"{plan.trials} trials and {again} confirmation runs"
     yield f"cost: at most {trials} x {checked.workload.steps} steps, {tokens:,} tokens in all"
     yield f"time: about {_seconds(plan, checked) / 60:,.0f} minutes at this machine's speed"
+    if plan.time_limit is not None:
+        yield time_limit.sentence(plan)
     needs = _memory(plan, checked)
     yield needs.sentence or f"memory: about {_memory_bytes(plan, checked) / 1e6:,.0f} MB at least, which is not there"
     yield from memory.cards(plan, checked)
@@ -110,6 +113,7 @@ def _content(plan: SearchPlan, checked: Preflight) -> dict[str, Any]:
             name: allocation and dict(allocation.ranks) for name, allocation in checked.allocations.items()
         },
         "seconds": _seconds(plan, checked),
+        **({} if plan.time_limit is None else {"trials": plan.trials, "confirm_seeds": plan.confirm_seeds}),
         "memory_bytes": _memory_bytes(plan, checked),
         "memory": _memory(plan, checked).content,
         "disk_bytes": disk_space.needed_bytes(plan, checked),
@@ -120,6 +124,11 @@ def _seconds(plan: SearchPlan, checked: Preflight) -> float:
     """Return about how long the training takes if one trial follows the other: six operations a weight and token."""
     tokens = checked.token_estimate(plan.trials + plan.most_confirmations)
     return 6 * checked.shape.params * tokens / _operations_a_second()
+
+
+def run_seconds(plan: SearchPlan, checked: Preflight) -> float:
+    """Return about how long one trial takes that is trained in full and has a device for itself."""
+    return 6 * checked.shape.params * checked.token_estimate(1) / _operations_a_second()
 
 
 def _operations_a_second(size: int = 512, times: int = 8) -> float:

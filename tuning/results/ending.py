@@ -94,7 +94,8 @@ def _to_its_end(run: Run, dashboard: str) -> SearchResult:
     rows = assessment.rows
     for line in summary.lines(plan, assessment, dashboard, run.facts.search_id):
         run.observer.noted(line)
-    if (searched := len(record.of_phase(Phase.SEARCH))) < plan.trials:
+    is_short = run.deadline is not None and run.deadline.kept_out
+    if (searched := len(record.of_phase(Phase.SEARCH))) < plan.trials and not is_short:
         run.observer.noted(f"\nOnly {searched} of {plan.trials} trials: there are no more configurations that differ.")
     save_facts(replace(facts, seconds=run.timeline.seconds), plan.run_dir)
     status = SOME_FAILED if any(row.status == Status.FAILED for row in rows) else OK

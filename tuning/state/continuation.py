@@ -28,7 +28,7 @@ REPORTED = ("--margin is ",)
 LOCK, LATEST = ".lock", "latest"
 FREE = (
     "name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host",
-    "gradient_checkpointing",
+    "gradient_checkpointing", "time_limit",
 )  # fmt: skip
 """Choices that change nothing about what is found."""
 TRAINED = sorted(

@@ -50,7 +50,7 @@ class Record:
         exhausted: Strategies that have no configuration left that differs.
         reports: Trial id -> step -> report, of trials that have no row yet.
         restarts: How often each trial was started again.
-        resource_events: What memory did not allow.
+        resource_events: What memory, or a time limit, did not allow.
         looks: What was judged on the test split: how many trials and seeds, by which margin.
         shrink: Trial id -> its adapter cut to fewer parameters, of trials that have been the winner.
         samples: Trial id -> what was written with its adapter and others', and a note; of trials that were the winner.
@@ -122,7 +122,7 @@ class Record:
         self._note("restarted", trial_id=trial_id)
 
     def short_of(self, what: str) -> None:
-        """Note what memory did not allow, once."""
+        """Note what memory, or a time limit, did not allow, once."""
         if what not in self.resource_events:
             log.warning("resource event: %s", what)
             self._note("resource", what=what)

@@ -110,8 +110,8 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     for name in dict.fromkeys(name for name in (leader, *winners) if name in confirmed):
         frozen = STRATEGIES[confirmed[name][0].strategy].allocates_while_training
         configs = _frozen(assessment.best_of_each, confirmed[name]) if frozen else _misplaced(confirmed[name][0])
-        seeds = {run.seed for run in confirmed[name]}  # by looks each has as many as it took
-        runs += [run for run in _from_fresh_seeds(plan, configs) if run.seed in seeds or not plan.looks]
+        seeds = {run.seed for run in confirmed[name]}  # each has as many as looks, or time, have left it
+        runs += [run for run in _from_fresh_seeds(plan, configs) if run.seed in seeds]
     return sorted(runs, key=lambda run: run.seed or 0)
 
 

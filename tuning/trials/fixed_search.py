@@ -1,6 +1,6 @@
 """A search over configurations that are all known beforehand."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -16,11 +16,17 @@ class FixedSearch(Searcher):  # type: ignore[misc]
     Args:
         configs: Each with its ``trial_id``; those that have ended already are left out.
         record: Where each is noted before it is handed out.
+        may_begin: Returns whether there is time for one; where there is none, it is the last that was asked about.
     """
 
-    def __init__(self, configs: Iterable[TrialConfig], record: Record) -> None:
+    def __init__(
+        self,
+        configs: Iterable[TrialConfig],
+        record: Record,
+        may_begin: Callable[[TrialConfig], bool] = lambda config: True,
+    ) -> None:
         super().__init__(metric=METRIC, mode="min")
-        self._record = record
+        self._record, self._may_begin = record, may_begin
         self._left = [config for config in configs if config.trial_id not in record.rows]
 
     def __len__(self) -> int:
@@ -29,6 +35,8 @@ class FixedSearch(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """Return the next configuration."""
+        if self._left and not self._may_begin(self._left[0]):
+            self._left.clear()
         if not self._left:
             return str(Searcher.FINISHED)
         config = self._left.pop(0)

@@ -47,6 +47,9 @@ class StudySearch(Searcher):  # type: ignore[misc]
         plan: The search.
         effective_key: Configuration -> a key that is equal for configurations that train the same thing.
         record: Where each configuration is noted before it is handed out, and what is known from before.
+
+    Attributes:
+        may_begin: Returns whether there is time for a trial that has not begun yet.
     """
 
     def __init__(self, plan: SearchPlan, effective_key: Callable[[TrialConfig], str], record: Record) -> None:
@@ -59,6 +62,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._live: dict[str, optuna.Trial] = {}
         self._told: set[tuple[str, int]] = set()
         self._unfinished = record.unfinished(Phase.SEARCH)
+        self.may_begin: Callable[[], bool] = lambda: True
         self._recall()
 
     @property
@@ -84,6 +88,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """
         if self._unfinished:
             return self._again(trial_id, self._unfinished.pop(0)).to_ray()
+        if not self.may_begin():
+            return str(Searcher.FINISHED)
         while left := [name for name in self._plan.strategies if name not in self._record.exhausted]:
             name = min(left, key=self._turns.__getitem__)
             fixed = fixed_part(self._plan, name, is_first=not self._turns[name])

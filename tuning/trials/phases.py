@@ -1,11 +1,13 @@
 """The phases of a search: search, confirmation, controls."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 
+from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import Phase, TrialConfig
 from trainables.actors.host_registry import Hosts
@@ -18,10 +20,12 @@ from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight
 from tuning.state import checkpoints
+from tuning.state.facts import save_facts
 from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.trials import tuner
 from tuning.trials.confirmation import ALL_CONTROLS, confirmations, controls, looks, regrouped, sizes
+from tuning.trials.deadline import Deadline
 from tuning.trials.fixed_search import FixedSearch
 from tuning.trials.optuna_search import StudySearch
 
@@ -41,6 +45,7 @@ class Run:
     hosts: Hosts
     timeline: Timeline
     observer: SearchObserver
+    deadline: Deadline | None = None
 
     @property
     def data(self) -> tuple[str, str]:
@@ -56,15 +61,18 @@ def train(run: Run) -> optuna.Study | None:
     for row in record.rows.values():
         gauges.ended(row)
         to_mlflow.ended(row)  # a kill may have come between the record and those who are told
-    listeners = (to_mlflow, gauges, TrialLog(run.timeline))
+    listeners = (to_mlflow, gauges, TrialLog(run.timeline), *([Spent(run)] if run.deadline else []))
     trainable = tuner.trainable(plan, run.hosts, record)
     search = tuner.searcher(plan, run.checked, record)
+    if run.deadline and isinstance(search, StudySearch):
+        search.may_begin = run.deadline.may_search
     left = plan.trials - len(record.of_phase(Phase.SEARCH))
     if left > 0:
         run.timeline.enter(Stage.FIRST_STEP)
         _phase(run, trainable, search, left, listeners, Phase.SEARCH)
     for what in (Stage.CONFIRMATION, Stage.CONTROLS):
         _confirm(run, trainable, listeners, what)
+    _tell_shortened(run)
     if not run.stop.stop_all() and record.of_phase(Phase.CONFIRM):
         to_mlflow.close_group(Phase.CONFIRM)
     return search.study if isinstance(search, StudySearch) else None
@@ -96,6 +104,9 @@ def _wanted(run: Run, of_controls: bool) -> list[TrialConfig]:
 
 def _train_again(run: Run, trainable: Any, listeners: tuple[Any, ...], what: Stage, wanted: list[TrialConfig]) -> None:
     again = FixedSearch(wanted, run.record)
+    if (deadline := run.deadline) is not None:
+        in_turn = sorted(wanted, key=lambda config: config.seed or 0)  # other sizes beside what they are compared with
+        again = FixedSearch(in_turn, run.record, lambda config: deadline.may_confirm(config, wanted))
     left = {config.seed for config in wanted if config.trial_id not in run.record.rows}
     seeds = len(left) if run.plan.looks else run.plan.confirm_seeds
     run.timeline.enter(what)
@@ -103,6 +114,35 @@ def _train_again(run: Run, trainable: Any, listeners: tuple[Any, ...], what: Sta
     log.info("%s: %s", what, ", ".join(config.trial_id for config in wanted))
     listeners[0].open_group(Phase.CONFIRM)
     _phase(run, trainable, again, len(again), listeners, what)
+
+
+def _tell_shortened(run: Run) -> None:
+    """Say, and note, what there was no time for."""
+    if run.deadline is None or not run.deadline.kept_out or run.stop.stop_all():
+        return
+    confirmed = {row.seed for row in run.record.of_phase(Phase.CONFIRM)}
+    searched = len(run.record.of_phase(Phase.SEARCH))
+    seeds = f"{len(confirmed)} of {'at most ' if run.plan.looks else ''}{run.plan.most_seeds} seeds"
+    what = f"time limit {run.plan.time_limit}: {searched} of {run.plan.trials} trials and {seeds} were in time"
+    run.record.short_of(what)
+    run.observer.noted(f"\n{what[0].upper()}{what[1:]}")
+
+
+class Spent:
+    """Notes as each trial ends what a search has taken so far, so that a kill takes nothing of it back."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def started(self, config: TrialConfig) -> None:
+        """Note nothing."""
+
+    def reported(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Note nothing."""
+
+    def ended(self, row: ResultRow) -> None:
+        """Note the time in ``facts.json``."""
+        save_facts(replace(self._run.facts, seconds=self._run.timeline.seconds), self._run.plan.run_dir)
 
 
 def _tell_looks(run: Run, told: int) -> int:
