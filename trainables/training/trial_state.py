@@ -235,7 +235,7 @@ class Learner:
                 else:
                     tensor.zero_()
 
-    def _provenance(self) -> Mapping[str, str]:
+    def _provenance(self) -> Mapping[str, Any]:
         """Return the base and allocation that a checkpoint must match; the allocation is as planned and audited."""
         workload = self.workload
         allocation = self.spec.digest(self.sites, workload.budget, workload.evidence)

@@ -56,13 +56,15 @@ def train(run: Run) -> optuna.Study | None:
     for row in record.rows.values():
         gauges.ended(row)
         to_mlflow.ended(row)  # a kill may have come between the record and those who are told
-    listeners = (to_mlflow, gauges, TrialLog(run.timeline))
+    ended_trials = checkpoints.EndedTrials(plan, record.rows.values())
+    listeners = (to_mlflow, gauges, TrialLog(run.timeline), ended_trials)
     trainable = tuner.trainable(plan, run.hosts, record)
     search = tuner.searcher(plan, run.checked, record)
     left = plan.trials - len(record.of_phase(Phase.SEARCH))
     if left > 0:
         run.timeline.enter(Stage.FIRST_STEP)
         _phase(run, trainable, search, left, listeners, Phase.SEARCH)
+    ended_trials.make_room()
     for what, make, kind in ((Stage.CONFIRMATION, confirmations, False), (Stage.CONTROLS, controls, True)):
         if run.stop.stop_all():
             break
@@ -77,6 +79,7 @@ def train(run: Run) -> optuna.Study | None:
             log.info("%s: %s", what, ", ".join(config.trial_id for config in wanted))
             to_mlflow.open_group(Phase.CONFIRM)
             _phase(run, trainable, again, len(again), listeners, what)
+            ended_trials.make_room()
     if not run.stop.stop_all() and record.of_phase(Phase.CONFIRM):
         to_mlflow.close_group(Phase.CONFIRM)
     return search.study if isinstance(search, StudySearch) else None
