@@ -15,6 +15,8 @@ from analysis.results.run_info import FACTS, PLAN, given_in
 from analysis.results.strict_json import is_number, parsed
 from analysis.results.trial_config import Phase
 from trainables.data.corpus import read_corpus, sha256_of
+from trainables.models import hub
+from trainables.models.identity import in_todays_form
 from trainables.models.precision import FLOAT32
 from trainables.spec import TrialSpec
 from tuning.plan.choices import BudgetChoices, ModelChoice, TrainingChoices
@@ -195,7 +197,8 @@ def origin(record: Record, plan: SearchPlan) -> dict[str, Any]:
     def said(name: str, kind: type) -> Any:
         return next((value for source in sources if isinstance(value := source.get(name), kind) and value), None)
 
-    identity = {"search_id": said("search_id", str), "base_sha256": said("base_sha256", str)}
+    base = in_todays_form(hub.at(plan.model, plan.model_revision), said("base_sha256", str))
+    identity = {"search_id": said("search_id", str), "base_sha256": base}
     return {**identity, "versions": said("versions", dict), "corpus_sha256": plan.corpus_sha256}
 
 
