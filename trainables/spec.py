@@ -89,6 +89,11 @@ class Workload:
         )
 
     @property
+    def rows_together(self) -> int:
+        """Rows of one pass of the trials together, for which memory was planned; at most those of a batch."""
+        return min(self.batch_size, self.micro_batch * self.pack_size)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of a full trial."""
         return max(1, round(self.epochs * self.data.train_examples / self.batch_size))

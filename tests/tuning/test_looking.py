@@ -178,7 +178,7 @@ def test_a_search_looks_says_so_and_goes_on_at_the_same_look_if_it_is_killed(
     for verdict in assess(rows, 0.00001).verdicts:
         assert verdict.pairs.seeds in LOOKS
         assert f"Look: {verdict.strategy}, after {verdict.pairs.seeds} seeds: " in out
-        assert f"  {verdict.strategy}: {verdict.answer}. " in out
+        assert f"  {verdict.strategy}: {verdict.reads}. " in out
     assert "- **Looks at seeds:** after 5, 10, 20, 40 seeds" in (tmp_path / "unbroken" / "report.md").read_text()
 
     assert "after 10 seeds: " in out, "none of this is tried otherwise"

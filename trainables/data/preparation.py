@@ -5,10 +5,9 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from trainables.data.corpus import Corpus, corpus_sha256, read_corpus
+from trainables.data.corpus import Corpus, read_corpus, sha256_of
 from trainables.data.dealing import (
     WINDOWED,
     Enough,
@@ -55,9 +54,7 @@ class Prepared:
     @property
     def corpus_sha256(self) -> str:
         """A digest of all texts, and of the template that was given for them."""
-        template = self.source.chat_template
-        given = [Document("", Path(template).read_text(encoding="utf-8"))] if template else []
-        return corpus_sha256([*self.corpus.all_documents, *given])
+        return sha256_of(self.source, self.corpus)
 
 
 @functools.lru_cache(maxsize=1)

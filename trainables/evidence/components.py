@@ -54,6 +54,8 @@ class ComponentsFile:
             "eva", workload.base, corpus_sha256, asdict(workload.data), splits_of(workload).train_sha256,
             workload.batch_size, asdict(workload.budget), MOST_RHO, ENOUGH,
         ]  # fmt: skip
+        if workload.rows_together < workload.batch_size:
+            parts.append(workload.rows_together)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def read(self, path: Path) -> Measured:

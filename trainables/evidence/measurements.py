@@ -47,7 +47,7 @@ def measure(workload: Workload, measurement: str, rows: int | None = None) -> Me
 
 def rows_of_pass(workload: Workload) -> int:
     """Return the rows of one pass of the trials together, for which memory was planned; at most those of a batch."""
-    return min(workload.batch_size, workload.micro_batch * workload.pack_size)
+    return workload.rows_together
 
 
 def _copy(tensor: Any) -> torch.Tensor:

@@ -187,6 +187,12 @@ class SearchPlan(
         return ALL_SIZES if self.thorough else SIZES
 
     @property
+    def most_handed_out(self) -> int:
+        """How many confirmation runs there can be of which one may be recommended: controls and other sizes are not."""
+        rivals, sizes = len(self.strategies) - 1, 2 if self.searches_budget else 1
+        return self.most_seeds * sizes * (1 + rivals) if self.most_confirmations else 0
+
+    @property
     def size_seeds(self) -> int:
         """From how many of the confirmation's seeds plain LoRA of other sizes is trained, so that little is added.
 
