@@ -240,7 +240,7 @@ REPORTS = ("matplotlib", "scipy.stats", "mlflow", "datasets")
 @pytest.mark.parametrize(
     ("modules", "unneeded"),
     [
-        (("tuning.pipeline",), ("peft", "bitsandbytes", *REPORTS)),
+        (("tuning.pipeline",), ("torch", "transformers", "peft", "bitsandbytes", *REPORTS)),
         (("trainables.actors.packed_trainable", "trainables.actors.host"), ("torch", "peft", "transformers")),
     ],
 )

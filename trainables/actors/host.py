@@ -81,6 +81,7 @@ class Host:
     work: ClassVar[tuple[str, ...]] = (
         "engine.batcher",
         "training.adalora",
+        "evidence.importance",
         "evidence.measurements",
         "evidence.input_pca",
         "engine.capacity",
