@@ -108,6 +108,10 @@ class Host:
         if owner is not None:
             threading.Thread(target=end_with_process, args=(owner,), daemon=True).start()
 
+    def call(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Call a function here, where torch is imported anyway."""
+        return function(*arguments)
+
     def load(self, reference: list[Any]) -> None:
         """Load the base, so that later calls need not wait for it.
 

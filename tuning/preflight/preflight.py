@@ -92,12 +92,7 @@ def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
     """
     from trainables.models.base_model import shape_of
 
-    _check_folder(plan)
-    if plan.mlflow_uri is None and has_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
-        raise ValueError(
-            "MLFLOW_TRACKING_URI: a password in it would be saved and logged; leave it out and set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD"
-        )
+    check_places(plan)
     model = hub.pinned("model", plan.model, plan.model_revision)
     dataset = hub.pinned("dataset", plan.dataset, plan.dataset_revision)
     shape = shape_of(model)
@@ -139,6 +134,20 @@ def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
     return Preflight(
         shape, workload, digest, _allocations(plan, shape, workload), data, enough, has_weights=has_weights
     )
+
+
+def check_places(plan: SearchPlan) -> None:
+    """Check where a search writes to: its folder, and MLflow's address.
+
+    Raises:
+        ValueError: As of ``check``.
+    """
+    _check_folder(plan)
+    if plan.mlflow_uri is None and has_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        raise ValueError(
+            "MLFLOW_TRACKING_URI: a password in it would be saved and logged; leave it out and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD"
+        )
 
 
 def _check_weights(model: str, needed: bool) -> bool:

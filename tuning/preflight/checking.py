@@ -1,0 +1,149 @@
+"""Where a plan is checked: in this process if it has torch already, and by a host otherwise, which has it anyway."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import ray
+
+from trainables.actors.host_registry import Hosts
+from trainables.models import files, hub
+from trainables.models.device import CUDA, device_of
+from tuning.cluster import hosting
+from tuning.lifecycle import process
+from tuning.lifecycle.search_log import heard_by
+from tuning.observer import SearchObserver, SearchSize
+from tuning.plan.search_plan import SearchPlan
+from tuning.preflight import base_dtype, memory, preflight, preview
+from tuning.preflight.preflight import Preflight
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a host has found out about a plan.
+
+    Args:
+        plan: The plan, its dtype decided.
+        preflight: What is known of it, and how it fits into memory.
+        size: How large the search is.
+        notes: Lines for an observer.
+        logged: Name of a logger, level and message of what was logged.
+    """
+
+    plan: SearchPlan
+    preflight: Preflight
+    size: SearchSize
+    notes: Sequence[str]
+    logged: Sequence[tuple[str, int, str]]
+
+
+def asks_a_host(plan: SearchPlan) -> bool:
+    """Return True if a host is to check a plan: a command then never imports torch, which takes seconds.
+
+    A program may have it already, and is not to wait for a Ray to hear what is wrong. Nodes of a Ray that others have
+    started may not see what this process does.
+    """
+    begins_ray = plan.ray_address is None and not ray.is_initialized()
+    return begins_ray and process.is_of_a_search() and "torch" not in sys.modules
+
+
+def check_at_once(plan: SearchPlan) -> None:
+    """Check what needs no torch and no time, before a Ray is started for the rest.
+
+    Raises:
+        ValueError: The runs folder, MLflow's address or a model's files are not as they must be.
+    """
+    preflight.check_places(plan)
+    if not hub.is_hub_id(plan.model):
+        files.check_weights(plan.model)
+
+
+def by_host(plan: SearchPlan, hosts: Hosts, observer: SearchObserver) -> Checked:
+    """Have a host check a plan, and say what it says.
+
+    Args:
+        plan: The search, its devices decided.
+        hosts: Those of the search.
+        observer: Hears it.
+
+    Raises:
+        ValueError: As ``preflight.check`` and ``memory.planned``.
+    """
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    checked: Checked = hosting.call(plan, hosts, checked_here, plan, os.getcwd(), threads)
+    for name, level, message in checked.logged:
+        logging.getLogger(name).log(level, "%s", message)
+    observer.sized(checked.size)
+    for line in checked.notes:
+        observer.noted(line)
+    return checked
+
+
+def checked_here(plan: SearchPlan, folder: str, threads: int) -> Checked:
+    """Check a plan in this process, a host's, before it loads the base.
+
+    Args:
+        plan: The search, its devices decided.
+        folder: The search's working directory, from which paths lead.
+        threads: Of the products by which the machine's speed is told; Ray gives a host one.
+
+    Raises:
+        ValueError: As of ``by_host``.
+    """
+    import torch
+
+    from trainables.data.preparation import prepare
+
+    torch.set_num_threads(threads)
+    said, notes = _Said(), _Notes()
+    with contextlib.chdir(folder), heard_by(said):
+        checked = preflight.check(plan)
+        size = preview.size(plan, checked)
+        total = device_of(CUDA).total_bytes() if plan.device == CUDA else None
+        plan, checked = fitted(plan, checked, total, notes)
+    prepare.cache_clear()  # the texts, which nobody needs any more
+    return Checked(plan, checked, size, notes.lines, said.lines)
+
+
+def fitted(
+    plan: SearchPlan, checked: Preflight, total: float | None, observer: SearchObserver
+) -> tuple[SearchPlan, Preflight]:
+    """Return a plan and what is known of it with dtype and passes decided.
+
+    Args:
+        plan: The search, its devices decided.
+        checked: What is known of it.
+        total: Memory of the GPU that trains, in bytes; None where none does.
+        observer: Hears what was decided.
+
+    Raises:
+        ValueError: As ``memory.planned``.
+    """
+    checked = replace(checked, workload=plan.trained_with(checked.workload))
+    plan = base_dtype.decided(plan, checked, observer)
+    checked = replace(checked, workload=plan.trained_with(checked.workload))
+    return plan, memory.planned(plan, checked, total or memory.bytes_here(plan), observer)
+
+
+@dataclass
+class _Notes(SearchObserver):
+    """Keeps what is noted."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def noted(self, line: str) -> None:
+        self.lines.append(line)
+
+
+class _Said(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[str, int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((record.name, record.levelno, record.getMessage()))
