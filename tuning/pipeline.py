@@ -23,7 +23,7 @@ from tuning.observer import Guarded, SearchObserver
 from tuning.plan import given
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan, first_problem
-from tuning.preflight import checking, disk_space, measuring, preflight, preview
+from tuning.preflight import asking, checking, disk_space, measuring, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, summary
@@ -239,15 +239,15 @@ def _checked(
         Plan and preflight; and Ray and hosts, which end with ``stack``, if it took a host: all that is decided before
         the base is loaded is decided then.
     """
-    if not checking.asks_a_host(plan):
+    if not asking.asks_a_host(plan):
         return plan, preflight.check(plan), None
-    checking.check_at_once(plan)
+    asking.check_at_once(plan)
     watch.timeline.enter(Stage.RAY)
     dashboard = stack.enter_context(_ray(plan, None, search_id, watch.observer))
     plan = devices.decided(plan, watch.observer)
     hosts = stack.enter_context(hosting.hosts_for(plan, None))
     watch.timeline.enter(Stage.CHECKS)
-    checked = checking.by_host(plan, hosts, watch.observer)
+    checked = asking.by_host(plan, hosts, watch.observer)
     return checked.plan, checked.preflight, Begun(hosts, dashboard)
 
 

@@ -10,7 +10,7 @@ from tests.fakes.observers import Lines
 from tuning.cluster import hosting
 from tuning.lifecycle import process
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight import checking, preflight, preview
+from tuning.preflight import asking, checking, preflight, preview
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def host(monkeypatch):
 def test_a_host_finds_what_this_process_would(plan, host, monkeypatch):
     monkeypatch.setattr(preview, "_operations_a_second", lambda: 1e9)
     observer = Lines()
-    checked = checking.by_host(plan, None, observer)
+    checked = asking.by_host(plan, None, observer)
     assert host == [checking.checked_here]
     here = preflight.check(plan)
     assert (checked.plan, checked.preflight) == checking.fitted(plan, here, None, Lines())
@@ -53,7 +53,7 @@ def test_what_a_host_notes_and_logs_is_noted_and_logged_here(plan, host, monkeyp
     monkeypatch.setattr(checking.base_dtype, "decided", decided)
     observer = Lines()
     with caplog.at_level(logging.INFO):
-        checking.by_host(plan, None, observer)
+        asking.by_host(plan, None, observer)
     assert observer.noted_lines == ["it is so"]
     assert any(
         name == "tuning.preflight.preflight" and "steps a trial" in line for name, _, line in caplog.record_tuples
@@ -73,11 +73,11 @@ def test_paths_lead_from_where_the_search_was_started(plan, host, tmp_path, monk
 )
 def test_a_host_is_asked_where_a_command_has_no_torch_and_begins_its_own_ray(plan, monkeypatch, what, asks):
     monkeypatch.setattr(process, "_counts_from_its_start", what != "a program")
-    monkeypatch.setattr(checking.ray, "is_initialized", lambda: what == "a Ray")
+    monkeypatch.setattr(asking.ray, "is_initialized", lambda: what == "a Ray")
     modules = {name: module for name, module in sys.modules.items() if name != "torch" or what == "torch"}
     monkeypatch.setattr(sys, "modules", {**modules, **({"torch": os} if what == "torch" else {})})
-    assert checking.asks_a_host(plan) is (what == "nothing")
-    assert not checking.asks_a_host(plan.model_copy(update={"ray_address": "auto"}))
+    assert asking.asks_a_host(plan) is (what == "nothing")
+    assert not asking.asks_a_host(plan.model_copy(update={"ray_address": "auto"}))
 
 
 def test_a_model_without_weights_is_refused_before_a_ray_is_started(plan, tmp_path):
@@ -85,4 +85,4 @@ def test_a_model_without_weights_is_refused_before_a_ray_is_started(plan, tmp_pa
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="no weights in it"):
-        checking.check_at_once(plan.model_copy(update={"model": str(folder)}))
+        asking.check_at_once(plan.model_copy(update={"model": str(folder)}))

@@ -241,11 +241,12 @@ REPORTS = ("matplotlib", "scipy.stats", "mlflow", "datasets")
     ("modules", "unneeded"),
     [
         (("tuning.pipeline",), ("torch", "transformers", "peft", "bitsandbytes", *REPORTS)),
+        (("tuning.preflight.checking",), ("torch", "ray.tune", "pandas", "optuna", *REPORTS)),
         (("trainables.actors.packed_trainable", "trainables.actors.host"), ("torch", "peft", "transformers")),
     ],
 )
 def test_a_process_waits_for_no_library_that_it_does_not_need_yet(modules, unneeded):
-    """The driver before its first trial, and a packed trial's."""
+    """The driver before its first trial, a host that checks a plan, and a packed trial's."""
     code = f"import sys, {', '.join(modules)}; print({{*{unneeded}}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "set()\n"

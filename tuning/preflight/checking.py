@@ -1,19 +1,11 @@
-"""Where a plan is checked: in this process if it has torch already, and by a host otherwise, which has it anyway."""
+"""A plan checked by a host, which has torch, before it loads the base. Imports no Ray Tune, which it has not."""
 
 import contextlib
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import ray
-
-from trainables.actors.host_registry import Hosts
-from trainables.models import files, hub
 from trainables.models.device import CUDA, device_of
-from tuning.cluster import hosting
-from tuning.lifecycle import process
 from tuning.lifecycle.search_log import heard_by
 from tuning.observer import SearchObserver, SearchSize
 from tuning.plan.search_plan import SearchPlan
@@ -40,48 +32,6 @@ class Checked:
     logged: Sequence[tuple[str, int, str]]
 
 
-def asks_a_host(plan: SearchPlan) -> bool:
-    """Return True if a host is to check a plan: a command then never imports torch, which takes seconds.
-
-    A program may have it already, and is not to wait for a Ray to hear what is wrong. Nodes of a Ray that others have
-    started may not see what this process does.
-    """
-    begins_ray = plan.ray_address is None and not ray.is_initialized()
-    return begins_ray and process.is_of_a_search() and "torch" not in sys.modules
-
-
-def check_at_once(plan: SearchPlan) -> None:
-    """Check what needs no torch and no time, before a Ray is started for the rest.
-
-    Raises:
-        ValueError: The runs folder, MLflow's address or a model's files are not as they must be.
-    """
-    preflight.check_places(plan)
-    if not hub.is_hub_id(plan.model):
-        files.check_weights(plan.model)
-
-
-def by_host(plan: SearchPlan, hosts: Hosts, observer: SearchObserver) -> Checked:
-    """Have a host check a plan, and say what it says.
-
-    Args:
-        plan: The search, its devices decided.
-        hosts: Those of the search.
-        observer: Hears it.
-
-    Raises:
-        ValueError: As ``preflight.check`` and ``memory.planned``.
-    """
-    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    checked: Checked = hosting.call(plan, hosts, checked_here, plan, os.getcwd(), threads)
-    for name, level, message in checked.logged:
-        logging.getLogger(name).log(level, "%s", message)
-    observer.sized(checked.size)
-    for line in checked.notes:
-        observer.noted(line)
-    return checked
-
-
 def checked_here(plan: SearchPlan, folder: str, threads: int) -> Checked:
     """Check a plan in this process, a host's, before it loads the base.
 
@@ -91,7 +41,7 @@ def checked_here(plan: SearchPlan, folder: str, threads: int) -> Checked:
         threads: Of the products by which the machine's speed is told; Ray gives a host one.
 
     Raises:
-        ValueError: As of ``by_host``.
+        ValueError: As of ``preflight.check`` and ``memory.planned``.
     """
     import torch
 
