@@ -21,7 +21,8 @@ from trainables.data.splits import IGNORED, DataSource
 from trainables.engine.pack import Pack
 from trainables.evidence.components import ComponentsFile, evidence_of
 from trainables.evidence.input_pca import Decomposition
-from trainables.evidence.measurements import keep, measure
+from trainables.evidence.kept import keep
+from trainables.evidence.measurements import measure
 from trainables.models.base_model import load
 from trainables.models.matrices import sites_of
 from trainables.spec import TrialSpec, Workload

@@ -81,6 +81,7 @@ class Host:
     work: ClassVar[tuple[str, ...]] = (
         "engine.batcher",
         "training.adalora",
+        "evidence.importance",
         "evidence.measurements",
         "evidence.input_pca",
         "engine.capacity",
@@ -106,6 +107,10 @@ class Host:
             threading.Thread(target=end_with, args=(lease,), daemon=True).start()
         if owner is not None:
             threading.Thread(target=end_with_process, args=(owner,), daemon=True).start()
+
+    def call(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Call a function here, where torch is imported anyway."""
+        return function(*arguments)
 
     def load(self, reference: list[Any]) -> None:
         """Load the base, so that later calls need not wait for it.

@@ -264,6 +264,11 @@ def given_by(gpus: object) -> str:
     return MPS if gpus == MPS else CUDA if gpus else CPU
 
 
+def is_apple() -> bool:
+    """Return True on a machine that may have the GPU of an Apple chip; others need no torch to know that."""
+    return sys.platform == "darwin"
+
+
 def here() -> Device:
     """Return the best device that this process sees."""
     import torch
