@@ -29,7 +29,7 @@ REPORTED = ("--margin is ",)
 LOCK, LATEST = ".lock", "latest"
 FREE = (
     "name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host",
-    "gradient_checkpointing",
+    "gradient_checkpointing", "cuda_graphs",
 )  # fmt: skip
 """Choices that change nothing about what is found."""
 TRAINED = sorted(
