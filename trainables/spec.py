@@ -44,6 +44,7 @@ class Workload:
         pack_size: Trials that share a process and its base.
         precision: How that lies in memory.
         recomputes: Whether its blocks keep their inputs alone for the backward pass.
+        captures: Whether packed passes are captured, where the device can.
         rows_per_pass: Rows of a trial in one packed pass, where memory decides; None where speed may.
         evidence: What was measured before training; empty if no strategy needs it.
         coverage: The matrices that can carry an adapter; None takes all that the model's modules tell of.
@@ -68,6 +69,7 @@ class Workload:
     pack_size: int = 1
     precision: Precision = IN_FLOAT32
     recomputes: bool = False
+    captures: bool = True
     rows_per_pass: int | None = None
     evidence: Evidence = field(default_factory=dict)
     coverage: Coverage | None = None

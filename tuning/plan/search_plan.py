@@ -229,7 +229,8 @@ class SearchPlan(
 
     def trained_with(self, workload: Workload) -> Workload:
         """Return a workload with the devices and the dtype that this plan has."""
-        return replace(workload, device=self.device, pack_size=self.trials_per_pack, precision=self.precision)
+        workload = replace(workload, device=self.device, pack_size=self.trials_per_pack, precision=self.precision)
+        return replace(workload, captures=self.cuda_graphs == "auto")
 
     def workload(self, budget: RankBudget) -> Workload:
         """Return what all trials share; evidence is added once it is measured."""
@@ -248,6 +249,7 @@ class SearchPlan(
             device=self.device,
             pack_size=self.trials_per_pack,
             precision=self.precision,
+            captures=self.cuda_graphs == "auto",
         )
 
 

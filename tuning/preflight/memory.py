@@ -87,6 +87,8 @@ def planned(plan: SearchPlan, checked: Preflight, there: float | None, observer:
     Raises:
         ValueError: Nothing fits on a GPU; it says what would. On a CPU that is said, and tried.
     """
+    if plan.device == CUDA and plan.cuda_graphs == "auto" and plan.dropout:
+        log.info("training steps are no CUDA graphs: --dropout %g", plan.dropout)
     if there is not None and plan.gradient_checkpointing != "on" and _most_bytes(plan, checked) < FAR_LESS * there:
         return checked
     memory = memory_of(plan, checked, there)

@@ -30,7 +30,7 @@ REPORTED = ("--margin is ",)
 LOCK, LATEST = ".lock", "latest"
 FREE = (
     "name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host",
-    "gradient_checkpointing", "time_limit",
+    "gradient_checkpointing", "time_limit", "cuda_graphs",
 )  # fmt: skip
 """Choices that change nothing about what is found."""
 TRAINED = sorted(
