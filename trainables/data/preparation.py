@@ -123,6 +123,10 @@ class _Preparation:
         }
         counts: Any = {f"{name}_examples": count for name, count in wanted.items()}
         resolved = replace(source, train_share=None, keeps_quarters=False, **counts)
+        if source.train_share is None and wanted != asked_examples(source):
+            # how much of a long text is tokenised follows from the counts: those that are saved give these splits again
+            self.source, self.looked_at = resolved, []
+            return self.prepared()
         unused = sum(group.unused for group in self.looked_at)
         lengths = sorted(len(tokens.input_ids) for group in self.looked_at for tokens in group.tokens)
         return Prepared(resolved, self.corpus, Splits(**drawn), groups_used(pools, drawn), lengths, unused,

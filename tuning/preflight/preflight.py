@@ -70,6 +70,7 @@ class Preflight:
             "corpus_sha256": self.corpus_sha256,
             "model_revision": hub.commit_of(self.workload.model),
             "dataset_revision": hub.commit_of(self.workload.data.dataset),
+            **{f"{split}_dataset": name for split, name in source.others.items() if hub.commit_of(name)},
         }
 
     def token_estimate(self, trials: int) -> int:
@@ -165,7 +166,8 @@ def _check_weights(model: str, needed: bool) -> bool:
 
 
 def _pinned_others(source: DataSource) -> dict[str, Any]:
-    return {f"{split}_dataset": hub.pinned("dataset", name, None) for split, name in source.others.items()}
+    names = {f"{split}_dataset": name for split, name in source.others.items()}
+    return {name: hub.pinned("dataset", repo, None, name.replace("_", "-")) for name, repo in names.items()}
 
 
 def _longest(plan: SearchPlan, shape: Shape, source: DataSource) -> tuple[int, str]:
