@@ -256,7 +256,11 @@ COMMAND = """
 import sys
 from tuning.callbacks.terminal import Terminal
 from tuning.command import run
-Terminal.started = lambda terminal, config: print("loaded:", {"torch", "transformers", "peft"} & {*sys.modules})
+begun = Terminal.started
+def started(terminal, config):
+    print("loaded:", {"torch", "transformers", "peft"} & {*sys.modules}, flush=True)
+    begun(terminal, config)
+Terminal.started = started
 sys.exit(run(sys.argv[1:]))
 """
 
