@@ -25,7 +25,7 @@ from analysis.report.winner import NOT_IN_CONFIG
 from analysis.results.atomic_write import replacing_folder
 from analysis.results.confinement import check_folder
 from analysis.results.messages import first_line, run_command
-from analysis.results.rows import ResultRow
+from analysis.results.rows import ResultRow, surviving_rows
 from analysis.results.run_info import PLAN, RunInfo, given_in
 from analysis.results.strict_json import is_number, parsed
 from analysis.results.trial_config import Phase
