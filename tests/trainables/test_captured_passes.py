@@ -184,6 +184,16 @@ def test_a_shape_is_captured_the_third_time_and_trials_that_come_have_others(lon
     assert graphs.warmed_up == 5
 
 
+def test_graphs_make_room_for_what_trials_wait_for_and_come_again(long, spec, graphs):
+    long = same_lengths(long)
+    pack, slots = stepped(long, spec, 3)
+    pack.make_room()
+    assert not pack._passes._replays
+    for _ in range(3):
+        pack.step(slots)
+    assert (graphs.captures, graphs.warmed_up) == (2, 4)
+
+
 def test_two_passes_of_one_shape_keep_a_result_each(long, spec, graphs):
     pack, slots = stepped(same_lengths(long), spec, 1)
     first, _, again = (pack.evaluate(slots, "validation") for _ in range(3))

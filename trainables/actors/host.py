@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
@@ -175,7 +175,7 @@ class Host:
         from trainables.postprocess.continuations import continued
 
         workload = self._unpack(reference)
-        with self._executing(workload).between_rounds():
+        with self._between_rounds(workload):
             return continued(workload, adapters)
 
     def hand_out(self, reference: list[Any], adapter: Path, output: Path) -> float:
@@ -183,7 +183,7 @@ class Host:
         from trainables.postprocess.forms import write_all
 
         workload = self._unpack(reference)
-        with self._executing(workload).between_rounds():
+        with self._between_rounds(workload):
             return write_all(workload, adapter, output)
 
     def shrink_curve(self, reference: list[Any], adapter: Path) -> list[dict[str, Any]]:
@@ -191,7 +191,7 @@ class Host:
         from trainables.postprocess.truncation import shrink_curve
 
         workload = self._unpack(reference)
-        with self._executing(workload).between_rounds():
+        with self._between_rounds(workload):
             return shrink_curve(workload, adapter)
 
     def assign(self, handle: TrialHandle, hosts: int) -> int:
@@ -289,6 +289,14 @@ class Host:
                     _give_large_pieces_back()
                 self.unpacked = (reference, workload)
             return self.unpacked[1]
+
+    @contextlib.contextmanager
+    def _between_rounds(self, workload: "Workload") -> Iterator[None]:
+        """Have trials wait, and all memory that they can do without be free."""
+        executor = self._executing(workload)
+        with executor.between_rounds():
+            executor.pack.make_room()
+            yield
 
     def _executing(self, workload: "Workload") -> "BatchedExecutor":
         from trainables.engine.batcher import BatchedExecutor

@@ -134,6 +134,11 @@ class Pack:
         self._stores = [store for store in self._stores if store.tenants]
         self._keep_passes()
 
+    def make_room(self) -> None:
+        """Give back the memory of graphs to whatever else is to be computed; they are captured again afterwards."""
+        self._passes.keep(())
+        device_of(self.device).release_memory()
+
     def _keep_passes(self) -> None:
         self._passes.keep([store.memory for store in self._stores])
 
