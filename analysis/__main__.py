@@ -91,7 +91,7 @@ def _read(run_dir: Path, generated: str) -> Search:
 
 
 def _search(name: str, info: RunInfo, rows: Sequence[ResultRow]) -> Search:
-    return Search(name, info, assess(rows, info.margin))
+    return Search(name, info, assess(rows, info.margin, info.containing_plain))
 
 
 def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int:

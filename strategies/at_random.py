@@ -23,6 +23,7 @@ class AtRandom(Strategy):
     draw: float = 0.5
     spread: float = 0.5
     name: ClassVar[str] = "random"
+    is_null: ClassVar[bool] = True
     known_good: ClassVar[Mapping[str, float | str]] = {"draw": 0.5, "spread": 0.5}
 
     @classmethod

@@ -83,6 +83,8 @@ class Strategy(ABC):
     """What is trained in place of A and B, a ``trainables.training.parametrization.Parametrization``; None if these."""
     allocates_while_training: ClassVar[bool] = False
     """Whether its ranks change while a trial trains; the scores then are those that it begins with."""
+    is_null: ClassVar[bool] = False
+    """Whether it is searched only to show what is gained without placing ranks; then it has no controls itself."""
     known_good: ClassVar[Mapping[str, float | str]] = {}
     """The point of its search space that a search tries first."""
     neutral: ClassVar[Mapping[str, float | str] | None] = None
@@ -109,6 +111,13 @@ class Strategy(ABC):
         if self.parametrization is not None:
             return repr(self)
         return f"{self.initializer} of {self.measurement}" if self.initializer is not None else ""
+
+    def rate_factors(self, sites: Sequence[Site]) -> Mapping[str, float]:
+        """Return site name -> what the learning rate is multiplied by there; a site that is left out has 1.
+
+        A strategy that trains something else in place of A and B has none.
+        """
+        return {}
 
     def start_budget(self, sites: Sequence[Site], budget: "RankBudget") -> "RankBudget":
         """Return the budget that a trial begins with; it ends within ``budget``."""

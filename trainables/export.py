@@ -18,9 +18,10 @@ from peft import PeftModel
 from safetensors import SafetensorError
 
 from analysis.report.card import Use, card
+from analysis.results.confinement import check_folder
 from analysis.results.messages import first_line, run_command
 from analysis.results.rows import read_rows
-from analysis.results.run_info import PLAN, RunInfo
+from analysis.results.run_info import PLAN, RunInfo, given_in
 from analysis.stats.assessment import assess
 from trainables.adapters import CONFIG, WEIGHTS
 from trainables.adapters.saved_config import read_folder
@@ -29,7 +30,7 @@ from trainables.data.source import DataSource
 from trainables.data.splits import Example
 from trainables.engine.evaluation import exact_loss
 from trainables.models import hub
-from trainables.models.base_model import dense, load, read_network, save_tokenizer
+from trainables.models.base_model import CHAT_TEMPLATE, dense, load, put_template, read_network, save_tokenizer
 from trainables.models.device import CPU
 from trainables.models.identity import check_unchanged
 from trainables.models.precision import Precision
@@ -96,18 +97,19 @@ class Searched:
 @click.option("--form", type=click.Choice(list(FORMS)), default="uniform", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder that does not exist yet.")
 def convert(run_dir: Path, form: str, output: Path) -> int:  # noqa: D103  (its help is the docstring of the module)
+    check_folder(run_dir, but=("ray",))
     adapter, output = _adapter(run_dir).resolve(), output.resolve()
     unverified = output.with_name(output.name + UNVERIFIED)
     for folder in {output, unverified} - ({adapter} & {unverified}):  # what a stopped search left may be verified
         if folder.exists():
             raise click.UsageError(f"--output {output}: {folder} exists; give a folder that does not")
-    choices, aside = _choices(run_dir / PLAN), output.with_name(f".{output.name}.partial")
+    choices, aside = _choices(run_dir, adapter), output.with_name(f".{output.name}.partial")
     searched = _searched(run_dir, choices, adapter)
     model, precision = searched.model, searched.precision
     shutil.rmtree(aside, ignore_errors=True)
     try:
         FORMS[form](model, precision, adapter, aside)
-        forms.put_template(choices.get("chat_template"), aside)
+        put_template(choices.get("chat_template"), aside)
         sound, seen = _seen(searched, adapter, aside, form)
         handed_out = output if sound else unverified
         if form != "merged":
@@ -134,12 +136,22 @@ def _adapter(run_dir: Path) -> Path:
     return adapter
 
 
-def _choices(plan: Path) -> dict[str, Any]:
+def _choices(run_dir: Path, adapter: Path) -> dict[str, Any]:
+    """Return the choices of a run's plan; what the run folder has of their files is taken from there.
+
+    Of a chat template nothing else is: it becomes a part of what is exported, and a plan may name any file.
+    """
+    plan = run_dir / PLAN
     try:
         choices: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))
+        choices |= given_in(run_dir, choices)
         hub.at(choices["model"], choices.get("model_revision"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{plan}: no plan that can be read ({error}); give the folder of a finished run") from error
+    if choices.get("chat_template") is not None:
+        choices["chat_template"] = str(adapter / CHAT_TEMPLATE)
+        if not (adapter / CHAT_TEMPLATE).is_file():
+            raise ValueError(f"{adapter}: no {CHAT_TEMPLATE} in it; copy the search's --chat-template there")
     return choices
 
 

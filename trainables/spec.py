@@ -170,6 +170,10 @@ class TrialSpec:
         """As ``Strategy.parametrization``."""
         return self.strategy.parametrization if self.strategy is not None else None
 
+    def rate_factors(self, sites: Sequence[Site]) -> Mapping[str, float]:
+        """As ``Strategy.rate_factors``."""
+        return self.strategy.rate_factors(sites) if self.strategy is not None else {}
+
     @property
     def training(self) -> str:
         """What of the trial, beside ranks, scale, learning rate and seed, makes it train otherwise than others."""

@@ -59,8 +59,6 @@ def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
     if left_out := [name for name in left_out if given.get(name) is None]:
         click.echo(f"--config {config}: of another run, whose {', '.join(left_out)} are not taken", err=True)
     chosen = {name: value for name, value in given.items() if value is not None and value != ()}
-    if "strategies" in chosen:
-        chosen["strategies"] = tuple(name for names in chosen["strategies"] for name in names.split(","))
     return values | chosen
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import assess
+from strategies import CONTAINING_PLAIN
 from trainables.actors.host_registry import Hosts
 from tuning.cluster import connection, devices, hosting, node_check, ray_compat
 from tuning.lifecycle import output, process, search_log
@@ -211,7 +212,7 @@ def _refuse(name: str, changes: list[str], allowed: bool) -> None:
 def _complete(plan: SearchPlan, record: Record, observer: SearchObserver) -> SearchResult:
     """Show what a search has found in which nothing is left to be done."""
     observer.noted(f"{plan.name} is complete; --extend N would add trials")
-    for line in summary.lines(plan, assess(list(record.rows.values()), plan.margin), "", ""):
+    for line in summary.lines(plan, assess(list(record.rows.values()), plan.margin, CONTAINING_PLAIN), "", ""):
         observer.noted(line)
     result = SearchResult(plan.run_dir, record.exit_status)
     observer.finished(result)

@@ -108,7 +108,7 @@ class SearchResult:
         from analysis.stats.assessment import assess  # as above
 
         info = RunInfo.of_run(self.run_dir, "")
-        return assess(_rows(self.run_dir / ROWS), info.margin)
+        return assess(_rows(self.run_dir / ROWS), info.margin, info.containing_plain)
 
 
 def _rows(path: Path) -> Sequence[ResultRow]:

@@ -26,7 +26,7 @@ from analysis.results.atomic_write import replacing_folder
 from analysis.results.confinement import check_folder
 from analysis.results.messages import first_line, run_command
 from analysis.results.rows import ResultRow, read_rows
-from analysis.results.run_info import PLAN, RunInfo
+from analysis.results.run_info import PLAN, RunInfo, given_in
 from analysis.results.strict_json import is_number, parsed
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment, assess
@@ -37,7 +37,6 @@ from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import ADAPTER, BEST, UNIFORM, UNVERIFIED
 from trainables.training.session import Diverged
 from tuning.observer import SearchObserver
-from tuning.plan import given
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight, check
 
@@ -180,7 +179,7 @@ def _winner(run_dir: Path) -> Winner:
     check_folder(run_dir, but=("ray",))
     try:
         saved = parsed((run_dir / PLAN).read_text(encoding="utf-8"))
-        moved = given.found_in(run_dir.resolve() / given.GIVEN, saved)
+        moved = given_in(run_dir, saved)
         plan = SearchPlan(**{**saved, **moved, "runs_dir": str(run_dir.resolve().parent)})
     except (TypeError, ValidationError) as error:
         raise ValueError(f"{run_dir / PLAN}: no plan that can be read ({' '.join(str(error).split())[:80]})") from error

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 from analysis.results.markup import Markdown, fenced, inline, table
 from analysis.results.rows import MOST_NATS, ResultRow
-from analysis.results.run_info import RunInfo, in_words
+from analysis.results.run_info import RunInfo
+from analysis.results.run_info import in_words as load_in_words
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.ranking import best_run
 from analysis.stats.recommendation import Recommendation, ranks_in_words, recommend
-from analysis.stats.verdicts import PLAIN, params_of
+from analysis.stats.verdicts import PLAIN, in_words, params_of
 
 ADAPTER = "best_adapter"
 """The folder of a run that has the adapter to use."""
@@ -41,7 +42,7 @@ def _about(assessment: SearchAssessment, info: RunInfo) -> str:
     """Return the line on model, data and budget; what is unknown is left out."""
     examples = "" if info.train_examples is None else f", {info.train_examples:,} training examples"
     plain = best_run([row for row in assessment.rows if row.strategy == PLAIN and row.budget_share in {None, 1.0}])
-    same = f", as plain LoRA of {ranks_in_words(plain)}" if plain is not None and plain.ranks else ""
+    same = f", the same as plain LoRA of {ranks_in_words(plain)}" if plain is not None and plain.ranks else ""
     facts = {
         "Model": info.model,
         "Data": info.dataset and f"{info.dataset}{examples}",
@@ -61,7 +62,8 @@ def _table(assessment: SearchAssessment, info: RunInfo, recommendation: Recommen
 
 def _confirmed(assessment: SearchAssessment, recommendation: Recommendation, run: ResultRow) -> list[list[str]]:
     """Return a line for plain LoRA and one for the winner; without one, for what came nearest."""
-    body = [_mean_line(f"plain LoRA, {ranks_in_words(assessment.plain_runs[0])}", assessment.plain_runs)]
+    plain = assessment.plain_runs
+    body = [_mean_line(f"{in_words(plain[0])}, {ranks_in_words(plain[0])}", plain)]
     if (verdict := recommendation.verdict) is None:
         return body
     runs = assessment.confirmed[verdict.strategy]
@@ -77,7 +79,7 @@ def _single(assessment: SearchAssessment, run: ResultRow) -> list[list[str]]:
     plain = assessment.best_of_each.get(PLAIN)
     singles = {row.trial_id: row for row in (plain, run) if row is not None}
     return [
-        [f"best single run of {'plain LoRA' if row.strategy == PLAIN else row.strategy}, {ranks_in_words(row)}",
+        [f"best single run of {in_words(row)}, {ranks_in_words(row)}",
          *_losses(row.final_eval_loss), _size(row.trainable_parameters), _seconds([row])]
         for row in singles.values()
     ]  # fmt: skip
@@ -110,7 +112,7 @@ def _loading(info: RunInfo) -> list[str]:
     """Return the code that loads the adapter; if that could not be verified, where it is instead, and why."""
     if info.handed_out and ADAPTER not in info.handed_out:
         return [
-            f"Its adapter is not to be used: {inline(name)}, {inline(in_words(seen))}."
+            f"Its adapter is not to be used: {inline(name)}, {inline(load_in_words(seen))}."
             for name, seen in info.handed_out.items()
         ]
     base = "BASE" if info.model is None else BUNDLED.get(info.model, info.model)

@@ -125,7 +125,7 @@ def _lines(search: Search) -> list[list[str]]:
         return [[*search_cells, "", "", "none: no confirmation runs to compare", "", "", ""]]
     return [
         [
-            *search_cells, "" if verdict.params is None else f"{verdict.params:,}", verdict.strategy, verdict.answer,
+            *search_cells, "" if verdict.params is None else f"{verdict.params:,}", verdict.strategy, verdict.reads,
             "" if verdict.pairs.mean is None else f"{verdict.pairs.mean:+.4f}", span(verdict.pairs.interval),
             str(verdict.pairs.seeds),
         ]
@@ -135,13 +135,13 @@ def _lines(search: Search) -> list[list[str]]:
 
 def _counts(searches: Sequence[Search]) -> str:
     judged = [verdict for search in searches for verdict in search.assessment.verdicts]
-    answers = list(dict.fromkeys(verdict.answer for verdict in judged))
+    answers = list(dict.fromkeys(verdict.reads for verdict in judged))
     names = list(dict.fromkeys(verdict.strategy for verdict in judged))
     body = [
         [
             name,
             *(
-                str(sum(verdict.strategy == name and verdict.answer == answer for verdict in judged))
+                str(sum(verdict.strategy == name and verdict.reads == answer for verdict in judged))
                 for answer in answers
             ),
         ]

@@ -20,7 +20,7 @@ def key_findings(assessment: SearchAssessment) -> list[str]:
     rows = assessment.searched
     lines = ["## Key Findings", "", f"1. **Best Performance:** {_best_performance(assessment.best_trial, rows)}"]
     lines += [f"2. **Best Efficiency:** {_best_efficiency(assessment.most_efficient)}"]
-    answers = "; ".join(f"{inline(title(verdict.strategy))}: {verdict.answer}" for verdict in assessment.verdicts)
+    answers = "; ".join(f"{inline(title(verdict.strategy))}: {verdict.reads}" for verdict in assessment.verdicts)
     comparison = f"{answers} (from confirmation runs, see Verdict)" if answers else _adaptive(rows)
     lines += [f"3. **Adaptive vs Baseline:** {comparison}", ""]
     unusable_rows = [row for row in rows if row.status in {Status.DIVERGED, Status.FAILED} or _lacks_loss(row)]

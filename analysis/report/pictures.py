@@ -74,8 +74,8 @@ def _differences(assessment: SearchAssessment) -> Picture | None:
     judged = [verdict for verdict in assessment.verdicts if verdict.pairs.mean is not None]
     if not judged:
         return None
-    summary = "; ".join(f"{verdict.strategy} {verdict.pairs.mean:+.4f}, {verdict.answer}" for verdict in judged)
-    caption = "Dot: mean of the seeds. Line: its interval. Ticks: single seeds. Grey: what does not matter."
+    summary = "; ".join(f"{verdict.strategy} {verdict.pairs.mean:+.4f}, {verdict.reads}" for verdict in judged)
+    caption = "Dot and number: mean of the seeds. Line: its interval. Ticks: single seeds. Grey: too little to matter."
     words = f"Mean difference in test loss to plain LoRA, in nats per token: {summary}."
     figure = plots.differences(judged, assessment.margin)
     return Picture("differences", "Differences to plain LoRA", words, caption, figure)

@@ -98,7 +98,7 @@ def _heatmap(
 @matplotlib.rc_context(STYLE)
 def differences(judged: Sequence[Verdict], margin: float) -> Figure:
     """Draw the strategies' differences to plain LoRA, whose mean must be known, and the band that does not matter."""
-    figure = Figure(figsize=(5.2, 0.8 + 0.36 * len(judged)), layout="constrained")
+    figure = Figure(figsize=(5.2, 0.8 + 0.44 * len(judged)), layout="constrained")
     axes = figure.add_subplot()
     axes.axvspan(-margin, margin, color=BAND, zorder=0)
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -107,14 +107,18 @@ def differences(judged: Sequence[Verdict], margin: float) -> Figure:
         (ticks,) = axes.plot(values, [position] * len(values), "|", color=QUIET, markersize=9)
         tip(ticks, f"{verdict.strategy}: {', '.join(f'{value:+.4f}' for value in values)}")
         interval = f", {span(verdict.pairs.interval)}" if verdict.pairs.interval else ""
-        said = f"{verdict.strategy}: {verdict.pairs.mean:+.4f}{interval}, {verdict.answer}"
+        said = f"{verdict.strategy}: {verdict.pairs.mean:+.4f}{interval}, {verdict.reads}"
         if verdict.pairs.interval is not None:
             (line,) = axes.plot(verdict.pairs.interval, [position] * 2, color=COLOURS[0], linewidth=2)
             tip(line, said)
         (mean,) = axes.plot([verdict.pairs.mean or 0.0], [position], "o", color=COLOURS[0])
         tip(mean, said)
+        number = f"{verdict.pairs.mean:+.4f}"
+        axes.text(1.02, position, number, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_yticks(
-        range(len(judged)), [f"{label(verdict.strategy)}\n{verdict.answer}" for verdict in judged], fontsize=8
+        range(len(judged)),
+        ["\n".join((label(verdict.strategy), *verdict.reads.split(", "))) for verdict in judged],
+        fontsize=8,
     )
     axes.set_ylim(len(judged) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))

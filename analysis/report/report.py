@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.report import answer, closing, findings, samples, trials, verdict_section, winner
+from analysis.report import answer, bill, closing, findings, samples, trials, verdict_section, winner
 from analysis.report.pictures import Picture
 from analysis.results.markup import inline
 from analysis.results.rows import ResultRow
@@ -90,6 +90,7 @@ def _rest(assessment: SearchAssessment, info: RunInfo, others: dict[str, Picture
         *samples.section(info),
         *trials.section(assessment.searched),
         *closing.cost(assessment.rows, info),
+        *bill.section(assessment, info.base_params),
         *lines.pop("pareto", []),
         *closing.parameter_importance(info),
         *(line for name in ("ranks", "learning_curves", "learning_rates") for line in lines.pop(name, [])),

@@ -36,6 +36,7 @@ def content(assessment: SearchAssessment, info: RunInfo) -> dict[str, Any]:
         "margin_asked": assessment.margin_asked,
         "visible": _number(recommendation.visible),
         "recommended": None if recommendation.run is None else _run(recommendation.run),
+        "reference": assessment.reference if assessment.plain_runs else None,
         "plain_lora": _means(assessment.plain_runs),
         "sizes": [] if assessment.sizes is None else _sizes(assessment.sizes),
         "per_doubling": None if assessment.sizes is None else _gain(assessment.sizes.gain),
@@ -91,6 +92,10 @@ def _judged(verdict: Verdict, runs: Sequence[ResultRow]) -> dict[str, Any]:
     return {
         "strategy": verdict.strategy,
         "answer": verdict.answer,
+        "reads": verdict.reads,
+        "beats": list(verdict.tried.beaten),
+        "does_not_beat": list(verdict.tried.unbeaten),
+        "not_tried": list(verdict.tried.missing),
         "difference": _number(verdict.pairs.mean),
         "interval": None if verdict.pairs.interval is None else list(map(_number, verdict.pairs.interval)),
         "seeds": verdict.pairs.seeds,

@@ -12,7 +12,18 @@ from analysis.stats.looks import levels, looks_of
 from analysis.stats.outlook import no_more
 from analysis.stats.sizes import LEAST_MARGIN
 from analysis.stats.statistics import span, spread
-from analysis.stats.verdicts import NOT_FOUND, PLAIN, TOO_LITTLE, Verdict, paired, params_of
+from analysis.stats.verdicts import (
+    NOT_FOUND,
+    NOT_TRIED,
+    PLAIN,
+    RIVALS,
+    SEARCHED_PLAIN,
+    TOO_LITTLE,
+    Verdict,
+    in_words,
+    paired,
+    params_of,
+)
 
 HEADERS = ("strategy", "verdict", "test loss", "difference", "interval", "over seeds alone", "seeds", "parameters")
 
@@ -51,21 +62,23 @@ def difference_in_words(run: ResultRow, assessment: SearchAssessment) -> str | N
     """Return a confirmation run's difference to plain LoRA's of the same seed, in words; None if it is unknown."""
     if (difference := assessment.difference_to_plain(run)) is None:
         return None
-    seed = "against plain LoRA of the same seed; the verdict is on the mean of all seeds"
+    seed = f"against {in_words(assessment.plain_runs[0])} of the same seed; the verdict is on the mean of all seeds"
     return f"{difference:+.4f} nats per token {seed}"
 
 
 def _table(assessment: SearchAssessment) -> str:
     plain, judged = assessment.plain_runs, assessment.verdicts
     plain_losses = tuple(row.test_loss for row in plain if row.test_loss is not None)
-    body = [[PLAIN, "reference", _loss(plain_losses), "", "", "", len(plain_losses), _size(params_of(plain))]]
+    body = [
+        [assessment.reference, "reference", _loss(plain_losses), "", "", "", len(plain_losses), _size(params_of(plain))]
+    ]
     for verdict in judged:
         mean = "" if verdict.pairs.mean is None else f"{verdict.pairs.mean:+.4f}"
         intervals = (span(verdict.pairs.interval), span(verdict.pairs.bootstrap()))
         body.append(
             [
                 verdict.strategy,
-                verdict.answer,
+                verdict.reads,
                 _loss(verdict.losses),
                 mean,
                 *intervals,
@@ -113,8 +126,23 @@ def _legend(assessment: SearchAssessment) -> list[str]:
         f"- **Words:** *win*, *loss*: the interval excludes 0. *Tie*: it lies within ±{margin:.2g}, the difference "
         f"that does not matter. *Non-inferior with fewer parameters*: it ends below +{margin:.2g}, with at least 5 % "
         f"fewer. *{TOO_LITTLE[0].upper()}{TOO_LITTLE[1:]}*: it lies between -{margin:.2g} and 0. "
-        f"*{NOT_FOUND[0].upper()}{NOT_FOUND[1:]}*: a loss of a strategy that has plain LoRA as one of its own points.",
+        f"*{NOT_FOUND[0].upper()}{NOT_FOUND[1:]}*: a loss of a strategy that has plain LoRA as one of its own points. "
+        f"*{NOT_TRIED[0].upper()}{NOT_TRIED[1:]}*: a win in a search that lacks some of {', '.join(RIVALS)}; "
+        f"--thorough has them all.",
+        *_reference(assessment),
         "",
+    ]
+
+
+def _reference(assessment: SearchAssessment) -> list[str]:
+    """Return the line of the legend on which plain LoRA strategies are judged against, if there were two."""
+    if not {PLAIN, SEARCHED_PLAIN} <= assessment.confirmed.keys():
+        return []
+    other = SEARCHED_PLAIN if assessment.reference == PLAIN else PLAIN
+    name, rival = (in_words(assessment.confirmed[label][0]) for label in (assessment.reference, other))
+    return [
+        f"- **Reference:** {name} ({assessment.reference}), and not {rival} ({other}): its mean loss on the validation "
+        f"split is the lower one, or runs of the other did not end well. The test split has no part in that."
     ]
 
 

@@ -9,7 +9,6 @@ from analysis.results.markup import code, fenced, inline, table
 from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
-from analysis.stats.verdicts import is_plain
 
 REASONS = {
     Phase.SEARCH: "has the lowest evaluation loss of all finished trials; nothing has confirmed it",
@@ -22,6 +21,8 @@ NOT_IN_CONFIG = {
     'matrix\'s input, which PEFT makes with `init_lora_weights="eva"`.',
     "adalora": "It has the ranks and scales that the training ended with; it began with higher ranks and pruned them, "
     "which plain LoRA of this configuration does not do.",
+    "layer_lr": "It has the ranks and scales, not the learning rates, which were others at each depth: an optimizer "
+    "with a group of parameters for each block has them.",
 }
 
 
@@ -30,7 +31,7 @@ def section(assessment: SearchAssessment) -> list[str]:
     best = assessment.recommended
     if best is None or not best.ranks:
         return []
-    reason = PLAIN_WINS if best.phase == Phase.CONFIRM and is_plain(best) else REASONS[best.phase]
+    reason = PLAIN_WINS if best.phase == Phase.CONFIRM and assessment.is_reference(best) else REASONS[best.phase]
     lines = ["## Winner", "", f"{code(best.experiment_name)} {reason}.", ""]
     lines += [f"- **Strategy:** {inline(best.strategy)}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:

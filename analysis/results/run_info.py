@@ -12,6 +12,11 @@ from analysis.results import journal
 from analysis.results.strict_json import parsed
 
 PLAN, FACTS, EVIDENCE, FIGURES = "plan.json", "facts.json", "evidence.json", "figures"
+GIVEN = "given"
+"""What data and models that a program hands over are called until they are saved, and the folder in that of the run."""
+MODEL = "model"
+FILES_GIVEN = (MODEL, "dataset", "validation_dataset", "test_dataset")
+"""Choices that may be handed over."""
 MARGIN = 0.01
 """The difference in loss that does not matter where nothing says which, in nats per token."""
 DOUBLINGS = "doublings"
@@ -22,6 +27,10 @@ MARGIN_PATTERN = rf"^([0-9]*[.])?[0-9]+{DOUBLINGS}$"
 def _planned(default: object = None) -> Any:
     """Return a field that ``plan.json`` has. One that names no file is in ``facts.json``."""
     return field(default=default, metadata={"file": PLAN})
+
+
+CONTAINING_PLAIN = ("linear_decay", "attention_heavy", "composite", "plain")
+"""Of runs that do not say which: strategies that have plain LoRA as one of their points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class RunInfo:
         data: What was used of the data and what was left out: rows, counts, lengths in tokens, shares of rows.
         coverage: Which of the base's matrices were adapted, and why the others were not, in words.
         always_plain: Strategies that could be nothing but plain LoRA on these matrices.
+        containing_plain: Strategies that have plain LoRA as one of their points.
         command: Command that started the search.
         versions: Library -> its version; that of this project's code, too.
         engine: How the trials were trained, in words.
@@ -81,6 +91,7 @@ class RunInfo:
     data: Mapping[str, Any] = field(default_factory=dict)
     coverage: str | None = None
     always_plain: tuple[str, ...] = ()
+    containing_plain: tuple[str, ...] = CONTAINING_PLAIN
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     engine: str | None = None
@@ -138,6 +149,22 @@ def in_words(seen: float | str) -> str:
     if isinstance(seen, str):
         return seen
     return f"loaded by plain Transformers and PEFT alone: {seen:.5f} nats per token on the validation split"
+
+
+def given_in(run_dir: Path, choices: Mapping[str, Any]) -> dict[str, str]:
+    """Return choice -> path of what a program handed over and the run folder has, which may have been moved since.
+
+    Args:
+        run_dir: Where it is now.
+        choices: Those of its plan.
+    """
+    folder = run_dir.resolve() / GIVEN
+    paths = {name: Path(choices[name]) for name in FILES_GIVEN if isinstance(choices.get(name), str)}
+    return {
+        name: str(folder / path.name)
+        for name, path in paths.items()
+        if path.parent.name == GIVEN and (folder / path.name).exists()
+    }
 
 
 def _part(file: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 
 from analysis.results.markup import inline
 from analysis.results.rows import MOST_NATS, ResultRow
+from analysis.results.run_info import CONTAINING_PLAIN
 from analysis.results.trial_config import Phase
 from analysis.stats import ranking
 from analysis.stats.controls import Control, controls
 from analysis.stats.rank_equivalents import Worth
+from analysis.stats.rivals import with_rivals
 from analysis.stats.sizes import Sizes, margin_in_nats, sizes_of
 from analysis.stats.verdicts import (
     NOT_FOUND,
@@ -17,8 +19,9 @@ from analysis.stats.verdicts import (
     TOO_LITTLE,
     Verdict,
     confirmed_runs,
-    is_plain,
+    label,
     paired,
+    reference_of,
     verdicts,
 )
 
@@ -36,13 +39,14 @@ class SearchAssessment:
         best_trial: The one of lowest evaluation loss of them all; None without a usable one.
         most_efficient: The trial of the search with the smallest trainable share; None if that is unknown of all.
         confirmed: Label -> its confirmation runs, controls' among them.
-        verdicts: On every strategy that was confirmed, lowest mean difference first.
+        reference: Label of what strategies are judged against, as ``reference_of`` chooses it.
+        verdicts: On every other strategy that was confirmed, lowest mean difference first.
         sizes: Plain LoRA at other sizes; None if there are none.
         worth: Strategy -> what it is worth in parameters, where that is known; of none where sizes are alike.
         answer: The verdicts in words, a line of Markdown each.
         controls: Every control beside what it is a control of.
         recommended: The run to use; None without a usable one. Of the strategies that win it is of that of lowest mean
-            evaluation loss, else of plain LoRA; of its confirmation runs the one of lowest evaluation loss. So which
+            evaluation loss, else of the reference; of its confirmation runs the one of lowest evaluation loss. So which
             strategies win is all that the test split decides. Without confirmation runs it is the best trial.
     """
 
@@ -54,6 +58,7 @@ class SearchAssessment:
     best_trial: ResultRow | None
     most_efficient: ResultRow | None
     confirmed: Mapping[str, Sequence[ResultRow]]
+    reference: str
     verdicts: Sequence[Verdict]
     sizes: Sizes | None
     worth: Mapping[str, Worth]
@@ -63,28 +68,36 @@ class SearchAssessment:
 
     @property
     def plain_runs(self) -> Sequence[ResultRow]:
-        """The confirmation runs of plain LoRA, which all others are judged against."""
-        return self.confirmed.get(PLAIN, ())
+        """The confirmation runs of the plain LoRA that all others are judged against."""
+        return self.confirmed.get(self.reference, ())
 
     def difference_to_plain(self, run: ResultRow) -> float | None:
         """Return a confirmation run's test loss minus plain LoRA's of the same seed; None if that is unknown."""
-        if run.phase != Phase.CONFIRM or is_plain(run):
+        if run.phase != Phase.CONFIRM or self.is_reference(run):
             return None
         return paired([run], self.plain_runs, 1).mean
 
+    def is_reference(self, run: ResultRow) -> bool:
+        """Return True if a run is of what strategies are judged against."""
+        return run.control_of is None and label(run, run.strategy) == self.reference
 
-def assess(rows: Sequence[ResultRow], margin: float | str) -> SearchAssessment:
+
+def assess(
+    rows: Sequence[ResultRow], margin: float | str, containing_plain: Sequence[str] = CONTAINING_PLAIN
+) -> SearchAssessment:
     """Judge a search.
 
     Args:
         rows: All its rows, of every phase.
         margin: Difference in test loss that does not matter, as ``sizes.margin_in_nats`` takes it.
+        containing_plain: Strategies that have plain LoRA as one of their points.
     """
     searched = [row for row in rows if row.phase == Phase.SEARCH]
     best_trial, confirmed = ranking.best_run(searched), confirmed_runs(rows)
     sizes = sizes_of(rows, confirmed.get(PLAIN, ()))
     nats = margin_in_nats(margin, sizes)
-    judged = verdicts(confirmed, nats, searched)
+    judged = with_rivals(verdicts(confirmed, nats, searched, containing_plain), confirmed)
+    reference = reference_of(confirmed)
     worth = _worth(None if sizes is None or sizes.are_alike(nats) else sizes, judged, confirmed)
     return SearchAssessment(
         rows=rows,
@@ -95,28 +108,37 @@ def assess(rows: Sequence[ResultRow], margin: float | str) -> SearchAssessment:
         best_trial=best_trial,
         most_efficient=ranking.most_efficient(searched),
         confirmed=confirmed,
+        reference=reference,
         verdicts=judged,
         sizes=sizes,
         worth=worth,
         answer=[_in_words(verdict, worth.get(verdict.strategy)) for verdict in judged],
         controls=controls(confirmed),
-        recommended=_recommended(confirmed, judged) or best_trial,
+        recommended=_recommended(confirmed, judged, reference) or best_trial,
     )
 
 
-def _recommended(confirmed: Mapping[str, Sequence[ResultRow]], judged: Sequence[Verdict]) -> ResultRow | None:
+def _recommended(
+    confirmed: Mapping[str, Sequence[ResultRow]], judged: Sequence[Verdict], reference: str
+) -> ResultRow | None:
     winners = [confirmed[verdict.strategy] for verdict in judged if verdict.answer == "win"]
-    return ranking.best_run(min(winners, key=ranking.mean_loss, default=confirmed.get(PLAIN, ())))
+    return ranking.best_run(min(winners, key=ranking.mean_loss, default=confirmed.get(reference, ())))
 
 
 def _worth(
     sizes: Sizes | None, judged: Sequence[Verdict], confirmed: Mapping[str, Sequence[ResultRow]]
 ) -> dict[str, Worth]:
-    """Return what strategies are worth whose runs ended well; one of fewer parameters is compared at its own size."""
+    """Return what strategies are worth whose runs ended well; one of fewer parameters is compared at its own size.
+
+    Sizes are of one rank everywhere, whatever the verdict is against.
+    """
     if sizes is None:
         return {}
+    plain = confirmed[PLAIN]
     worths = {
-        item.strategy: sizes.worth_of(confirmed[item.strategy], item.pairs) for item in judged if not item.diverged
+        item.strategy: sizes.worth_of(runs, paired(runs, plain, item.pairs.comparisons))
+        for item in judged
+        if not item.diverged and item.strategy != PLAIN and (runs := confirmed[item.strategy])
     }
     return {name: worth for name, worth in worths.items() if worth is not None}
 
@@ -124,7 +146,8 @@ def _worth(
 def _in_words(verdict: Verdict, worth: Worth | None) -> str:
     failures = f" {verdict.failed} of the runs compared failed, and their seeds are left out." if verdict.failed else ""
     times = "" if worth is None else f" {worth.sentence[0].upper()}{worth.sentence[1:]}."
-    return f"- **{inline(verdict.strategy)}: {verdict.answer}.** {_reason(verdict)}{times}{failures}"
+    rivals = f" {verdict.tried.sentence}" if verdict.tried.sentence else ""
+    return f"- **{inline(verdict.strategy)}: {verdict.reads}.** {_reason(verdict)}{rivals}{times}{failures}"
 
 
 def _reason(verdict: Verdict) -> str:
@@ -137,7 +160,7 @@ def _reason(verdict: Verdict) -> str:
     low, high = verdict.pairs.interval
     change = math.expm1(min(verdict.pairs.mean, MOST_NATS))
     text = (
-        f"Test loss {verdict.pairs.mean:+.4f} against plain LoRA (interval {low:+.4f} to {high:+.4f}, "
+        f"Test loss {verdict.pairs.mean:+.4f} against {verdict.reference} (interval {low:+.4f} to {high:+.4f}, "
         f"{verdict.pairs.seeds} seeds), which is {change:+.2%} in perplexity."
     )
     if not verdict.pairs.documents:

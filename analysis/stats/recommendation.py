@@ -10,7 +10,7 @@ from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.rank_equivalents import Worth
 from analysis.stats.statistics import POWER
-from analysis.stats.verdicts import NOT_FOUND, PLAIN, TOO_LITTLE, Verdict, label
+from analysis.stats.verdicts import NOT_FOUND, PLAIN, SEARCHED_PLAIN, TOO_LITTLE, Verdict, in_words, label, listed
 
 
 class Choice(StrEnum):
@@ -48,11 +48,11 @@ def recommend(assessment: SearchAssessment) -> Recommendation:
     winner = next((item for item in judged if item.strategy == label(run, run.strategy)), None)
     visible = max((item.pairs.visible or 0.0 for item in _seen(judged)), default=None)
     if winner is not None:
-        choice = Choice.PLAIN if run.strategy == PLAIN else Choice.ADAPTIVE
+        choice = Choice.PLAIN if run.strategy in {PLAIN, SEARCHED_PLAIN} else Choice.ADAPTIVE
         return Recommendation(choice, run, winner, visible, _of_a_winner(run, winner, assessment))
     undecided = any(item.answer == "cannot tell" for item in judged)
     more = f"{_to_see(judged, visible)}{_not_found(judged)}"
-    sentences = (f"Use plain LoRA, {ranks_in_words(run)}.", _nothing_beat_it(judged, visible), more)
+    sentences = (f"Use {in_words(run)}, {ranks_in_words(run)}.", _nothing_beat_it(judged, visible), more)
     return Recommendation(Choice.UNDECIDED if undecided else Choice.PLAIN, run, judged[0], visible, sentences)
 
 
@@ -81,7 +81,7 @@ def _unconfirmed(assessment: SearchAssessment) -> tuple[str, str, str]:
         nothing_else = "Nothing else was trained on the same seeds, so nothing says that it is better or worse."
         ahead = "To compare: search more strategies than one (--strategies)."
         return f"Undecided: only plain LoRA, {ranks_in_words(run)}, was confirmed.", nothing_else, ahead
-    name = "plain LoRA" if run.strategy == PLAIN else run.strategy
+    name = in_words(run)
     return (
         "Undecided: nothing was confirmed against plain LoRA.",
         f"The best single run is of {name}, {ranks_in_words(run)}, and a single run may be best by chance.",
@@ -91,19 +91,34 @@ def _unconfirmed(assessment: SearchAssessment) -> tuple[str, str, str]:
 
 def _of_a_winner(run: ResultRow, winner: Verdict, assessment: SearchAssessment) -> tuple[str, str, str]:
     judged = assessment.verdicts
-    name = f"plain LoRA{winner.strategy.removeprefix(PLAIN)}" if run.strategy == PLAIN else winner.strategy
+    name = f"{in_words(run)}{winner.strategy.removeprefix(run.strategy)}"
     size = "" if winner.params is None else f" and {winner.params:,} parameters"
     times = _times(assessment.worth.get(winner.strategy))
-    use = f"Use {name}, with {ranks_in_words(run)}{size}: it beat plain LoRA{times}."
+    use = f"Use {name}, with {ranks_in_words(run)}{size}: it beat {winner.reference}{times}."
     low, high = winner.pairs.interval or (0.0, 0.0)
     mean = -math.expm1(winner.pairs.mean or 0.0)
     span = f"{percent(-math.expm1(high))} to {percent(-math.expm1(low))}"
     others = "and other test texts" if winner.pairs.documents else "on these test texts"
-    hold = f"{len(judged)} such intervals hold together" if len(judged) > 1 else "this interval holds"
-    worth = f"Its test perplexity is {percent(mean)} lower ({span}, {winner.pairs.seeds} seeds); {hold} 95 times in 100"
+    right = _right_at_once(len(judged))
+    worth = (
+        f"Its test perplexity is {percent(mean)} lower ({span}, {winner.pairs.seeds} seeds); {right}, 95 times in 100,"
+    )
     too_small = abs(winner.pairs.mean or 0.0) < winner.margin
     less = f", which is less than the {percent(margin_share(winner.margin))} that was said to matter"
-    return use, f"{worth} for other seeds {others}{less if too_small else ''}.", _other_winners(winner, judged)
+    held = f"{worth} for other seeds {others}{less if too_small else ''}.{_rivals(winner)}"
+    return use, held, _other_winners(winner, judged)
+
+
+def _rivals(winner: Verdict) -> str:
+    """Return what is to be said of a winner's rivals."""
+    said = f" {winner.tried.sentence}" if winner.tried.sentence else ""
+    return f"{said} To try all of them: --thorough." if winner.tried.missing else said
+
+
+def _right_at_once(intervals: int) -> str:
+    if intervals == 1:
+        return "the interval is right"
+    return f"the intervals of {'both' if intervals == 2 else f'all {intervals}'} comparisons are right at once"
 
 
 def _times(worth: Worth | None) -> str:
@@ -119,7 +134,7 @@ def _other_winners(winner: Verdict, judged: Sequence[Verdict]) -> str:
     others = [item.strategy for item in judged if item.answer == "win" and item is not winner]
     if not others:
         return "No other beat it." if len(judged) == 1 else "Of the others none beat it."
-    return f"{_listed(others)} beat plain LoRA, too; {winner.strategy} has the lowest validation loss of them all."
+    return f"{listed(others)} beat plain LoRA, too; {winner.strategy} has the lowest validation loss of them all."
 
 
 def _seen(judged: Sequence[Verdict]) -> list[Verdict]:
@@ -130,20 +145,20 @@ def _seen(judged: Sequence[Verdict]) -> list[Verdict]:
 def _nothing_beat_it(judged: Sequence[Verdict], visible: float | None) -> str:
     unsure = [item for item in judged if item.answer == "cannot tell"]
     ahead = [item.strategy for item in judged if item.answer == TOO_LITTLE]
-    start = f"Nothing beat it by what matters ({_listed(ahead)} by less)" if ahead else "Nothing beat it"
+    start = f"Nothing beat it by what matters ({listed(ahead)} by less)" if ahead else "Nothing beat it"
     start += f", but {_of_whom(unsure, judged)} cannot be told yet" if unsure else ""
     if visible is None:
         return f"{start}: {_why_nothing_is_seen(judged)}."
     seeds = min(item.pairs.seeds for item in _seen(judged))
     seen = f"with {seeds} seeds we would have seen {percent(margin_share(visible))}, {POWER * 10:.0f} times in 10"
     blind = [item.strategy for item in judged if item not in _seen(judged)]
-    return f"{start}; {seen}{f', but not of {_listed(blind)}' if blind else ''}."
+    return f"{start}; {seen}{f', but not of {listed(blind)}' if blind else ''}."
 
 
 def _of_whom(unsure: Sequence[Verdict], judged: Sequence[Verdict]) -> str:
     if len(unsure) == len(judged) > 1:
         return f"of all {len(judged)} it"
-    return f"of {_listed([item.strategy for item in unsure])} it"
+    return f"of {listed([item.strategy for item in unsure])} it"
 
 
 def _why_nothing_is_seen(judged: Sequence[Verdict]) -> str:
@@ -162,7 +177,7 @@ def _to_see(judged: Sequence[Verdict], visible: float | None) -> str:
         return f"To see {what}: --confirm-seeds 3 is the least, 10 is usual."
     if visible <= margin:
         smaller = [item.strategy for item in judged if item.answer == "non-inferior with fewer parameters"]
-        also = f" {_listed(smaller)} is no more than that behind, with fewer parameters." if smaller else ""
+        also = f" {listed(smaller)} is no more than that behind, with fewer parameters." if smaller else ""
         return f"So {what}, the least that was said to matter, would have been seen.{also}"
     counts = [item.pairs.seeds_to_see(margin) for item in _seen(judged)]
     if None in counts:
@@ -172,8 +187,4 @@ def _to_see(judged: Sequence[Verdict], visible: float | None) -> str:
 
 def _not_found(judged: Sequence[Verdict]) -> str:
     names = [item.strategy for item in judged if item.answer == NOT_FOUND]
-    return f" Of {_listed(names)} the search was too short: plain LoRA is a point of it." if names else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f" Of {listed(names)} the search was too short: plain LoRA is a point of it." if names else ""

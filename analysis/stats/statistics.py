@@ -1,4 +1,4 @@
-"""Is a strategy better than plain LoRA? Paired differences, their interval, and one of five answers.
+"""Is a strategy better than plain LoRA? Paired differences, their interval, and an answer.
 
 Two ways to train, x and y, are compared over S seeds on a test split of D documents. Two samples are random: the seeds,
 and the documents in the split. Losses are in nats.

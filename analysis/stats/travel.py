@@ -13,7 +13,7 @@ from analysis.stats.verdicts import PLAIN
 def ahead(assessment: SearchAssessment) -> str | None:
     """Return the strategy of lowest mean test loss, plain LoRA among them; None without a verdict."""
     means = means_of(assessment)
-    return min([*means, PLAIN], key=lambda name: means.get(name, 0.0)) if means else None
+    return min([*means, assessment.reference], key=lambda name: means.get(name, 0.0)) if means else None
 
 
 def means_of(assessment: SearchAssessment) -> dict[str, float]:

@@ -7,15 +7,45 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from analysis.results.rows import ResultRow
+from analysis.results.run_info import CONTAINING_PLAIN
 from analysis.results.trial_config import Phase, Status
 from analysis.stats.looks import error_of
+from analysis.stats.ranking import mean_loss
 from analysis.stats.statistics import POWER, Answer, Paired, Said, has_fewer, judge
 
 PLAIN = "baseline"
-CONTAINING_PLAIN = ("linear_decay", "attention_heavy", "composite", "plain")
-"""Strategies that have plain LoRA as one of their points, so that a better search would not have lost to it."""
+SEARCHED_PLAIN = "plain"
+"""Plain LoRA on a set of matrices. It takes the place of ``PLAIN`` where it is ahead of it on the validation split."""
+SETS = {"mlp": " on the MLP", "attention": " on attention", "upper_half": " on the upper half of the blocks"}
 TOO_LITTLE: Final = "ahead, by too little to matter"
+NOT_TRIED: Final = "ahead, not yet tried against the strongest rivals"
 NOT_FOUND: Final = "not found: the search was too short"
+
+
+RIVALS = ("plain", "random", "layer_lr")
+"""The strongest simple rivals: plain LoRA on a set of matrices, ranks at random, rates by depth in place of ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How a win stands against rivals and controls, each by an interval of the paired difference.
+
+    Args:
+        beaten: Those whose interval excludes 0.
+        unbeaten: The others that were trained.
+        missing: Of ``RIVALS`` those that were not.
+    """
+
+    beaten: tuple[str, ...] = ()
+    unbeaten: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What is to be said of it; empty if nothing was tried."""
+        parts = {"It beats": self.beaten, "does not beat": self.unbeaten, "was not tried against": self.missing}
+        said = [f"{verb} {listed(names)}" for verb, names in parts.items() if names]
+        return f"{'' if self.beaten else 'It '}{'; it '.join(said)}." if said else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +56,7 @@ class Verdict:
         strategy: The strategy's label, with its share of the budget if that is not the whole.
         answer: One of five, or how it reads where more is known: a win that lies within the margin is ``TOO_LITTLE``, a
             loss of a strategy that has plain LoRA as one of its points is ``NOT_FOUND``.
-        pairs: Its test loss minus plain LoRA's, a value per seed that both finished.
+        pairs: Its test loss minus the reference's, a value per seed that both finished.
         losses: Its test losses.
         params: Its trainable parameters; None if unknown.
         fewer: True if these are known to be at least 5 % fewer than plain LoRA's.
@@ -36,6 +66,8 @@ class Verdict:
         margin: Difference that does not matter.
         trials: How many trials of it the search had; None if that is not known.
         came_up: How many of them were no worse than plain LoRA's best on the validation split.
+        reference: What it is judged against, in words.
+        tried: Of a win, how it stands against rivals and controls.
     """
 
     strategy: str
@@ -50,6 +82,13 @@ class Verdict:
     margin: float
     trials: int | None = None
     came_up: int = 0
+    reference: str = "plain LoRA"
+    tried: Tried = Tried()
+
+    @property
+    def reads(self) -> str:
+        """The answer as people read it: a win over plain LoRA alone is not yet one over the strongest rivals."""
+        return NOT_TRIED if self.answer == "win" and self.tried.missing else self.answer
 
     @property
     def trials_needed(self) -> int | None:
@@ -63,9 +102,12 @@ class Verdict:
 
 
 def verdicts(
-    confirmed: Mapping[str, Sequence[ResultRow]], margin: float, searched: Sequence[ResultRow] = ()
+    confirmed: Mapping[str, Sequence[ResultRow]],
+    margin: float,
+    searched: Sequence[ResultRow] = (),
+    containing_plain: Sequence[str] = CONTAINING_PLAIN,
 ) -> list[Verdict]:
-    """Judge every strategy that was confirmed, controls apart, against plain LoRA; lowest mean difference first.
+    """Judge every strategy that was confirmed, controls apart, against the reference; lowest mean difference first.
 
     A strategy of which a run diverged gets no verdict: leaving that run out would flatter it. If one of plain LoRA did,
     none gets any.
@@ -74,16 +116,36 @@ def verdicts(
         confirmed: Label -> its confirmation runs, as ``confirmed_runs`` gives them.
         margin: Difference in test loss that does not matter, in nats per token.
         searched: The trials of the search.
+        containing_plain: Strategies that have plain LoRA as one of their points.
     """
-    plain = confirmed.get(PLAIN, ())
-    rivals = [name for name, runs in confirmed.items() if name != PLAIN and runs[0].control_of is None]
-    judged = [_with_search(_judged(name, confirmed[name], plain, len(rivals), margin), searched) for name in rivals]
+    reference = reference_of(confirmed)
+    others = [name for name, runs in confirmed.items() if name != reference and runs[0].control_of is None]
+    runs = confirmed.get(reference, ())
+    judged = [_judged(name, confirmed[name], runs, len(others), margin, containing_plain) for name in others]
+    judged = [_with_search(verdict, searched) for verdict in judged]
     return sorted(judged, key=lambda verdict: math.inf if verdict.pairs.mean is None else verdict.pairs.mean)
 
 
-def is_plain(run: ResultRow) -> bool:
-    """Return True if a run is of what strategies are judged against: plain LoRA with the whole budget."""
-    return label(run, run.strategy) == PLAIN
+def reference_of(confirmed: Mapping[str, Sequence[ResultRow]]) -> str:
+    """Return the label of what strategies are judged against: of two kinds of plain LoRA the better one.
+
+    It is one rank everywhere, unless plain LoRA on a set of matrices was searched, all runs of both ended well, and its
+    mean loss on the validation split is lower. The test split has no part in the choice.
+
+    Args:
+        confirmed: Label -> its confirmation runs.
+    """
+    kinds = {name: confirmed[name] for name in (PLAIN, SEARCHED_PLAIN) if name in confirmed}
+    if len(kinds) < 2 or any(row.status != Status.FINISHED for runs in kinds.values() for row in runs):
+        return PLAIN
+    return min(kinds, key=lambda name: mean_loss(kinds[name]))
+
+
+def in_words(run: ResultRow) -> str:
+    """Return what a run is of, in words: plain LoRA, and on which matrices if not on all, or the strategy's name."""
+    if run.strategy not in {PLAIN, SEARCHED_PLAIN}:
+        return run.strategy
+    return f"plain LoRA{SETS.get(str(run.trial_config.params.get('modules')), '')}"
 
 
 def confirmed_runs(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
@@ -127,16 +189,24 @@ def params_of(runs: Sequence[ResultRow]) -> int | None:
     return max((size for size in sizes if size is not None), default=None)
 
 
-def _judged(name: str, runs: Sequence[ResultRow], plain: Sequence[ResultRow], rivals: int, margin: float) -> Verdict:
+def _judged(
+    name: str,
+    runs: Sequence[ResultRow],
+    plain: Sequence[ResultRow],
+    rivals: int,
+    margin: float,
+    containing_plain: Sequence[str],
+) -> Verdict:
+    reference = in_words(plain[0]) if plain else "plain LoRA"
     pairs, params = paired(runs, plain, rivals), params_of(runs)
     fewer = has_fewer(params, params_of(plain))
     ends = Counter(row.status for row in (*runs, *_beside(runs, plain)))
     diverged, failed = ends[Status.DIVERGED], ends[Status.FAILED]
     answer: Answer = "cannot tell" if diverged else judge(pairs, margin, fewer)
-    said: Said = _read(answer, name, pairs, margin)
+    said: Said = _read(answer, pairs, margin, name in containing_plain and reference == "plain LoRA")
     needed = pairs.seeds_needed(margin, fewer) if answer == "cannot tell" and not diverged else None
     losses = tuple(row.test_loss for row in runs if row.test_loss is not None)
-    return Verdict(name, said, pairs, losses, params, fewer, diverged, failed, needed, margin)
+    return Verdict(name, said, pairs, losses, params, fewer, diverged, failed, needed, margin, reference=reference)
 
 
 def _beside(runs: Sequence[ResultRow], plain: Sequence[ResultRow]) -> Sequence[ResultRow]:
@@ -145,13 +215,18 @@ def _beside(runs: Sequence[ResultRow], plain: Sequence[ResultRow]) -> Sequence[R
     return [row for row in plain if row.seed in seeds] if runs[0].trial_config.looks else plain
 
 
-def _read(answer: Answer, name: str, pairs: Paired, margin: float) -> Said:
+def _read(answer: Answer, pairs: Paired, margin: float, has_it_as_a_point: bool) -> Said:
     """Return how an answer reads where more is known than the interval."""
     if answer == "win" and pairs.interval is not None and pairs.interval[0] > -margin:
         return TOO_LITTLE
-    if answer == "loss" and name in CONTAINING_PLAIN:
+    if answer == "loss" and has_it_as_a_point:
         return NOT_FOUND
     return answer
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _with_search(verdict: Verdict, searched: Sequence[ResultRow]) -> Verdict:

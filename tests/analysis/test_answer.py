@@ -31,7 +31,7 @@ def cells(text):
 
 
 def test_the_answer_names_model_data_and_budget_and_nothing_that_is_unknown():
-    budget = "**Budget:** 1,000 trainable parameters, as plain LoRA of rank 2"
+    budget = "**Budget:** 1,000 trainable parameters, the same as plain LoRA of rank 2"
     assert f"**Model:** org/model · **Data:** texts, 1,200 training examples · {budget}\n" in answer(*PLAIN, **INFO)
     assert "None" not in answer(*PLAIN)
 

@@ -7,6 +7,7 @@ import pytest
 from analysis.report import verdict_section
 from analysis.results.rows import write_rows
 from analysis.stats import verdicts
+from analysis.stats.verdicts import NOT_TRIED
 from tests.fakes.rows import PLAIN, assess, report, run, runs
 
 BETTER = runs("empirical", 3.95, 4.051, 4.149)
@@ -35,7 +36,7 @@ def test_all_that_is_asked_of_a_search_is_what_its_rows_say():
     ]  # fmt: skip
     assert [item.pairs.mean for item in assessment.verdicts] == pytest.approx([-0.05, 0.05])
     empirical, eva = assessment.answer
-    assert empirical.startswith("- **empirical: win.** Test loss -0.0500 against plain LoRA (interval ")
+    assert empirical.startswith(f"- **empirical: {NOT_TRIED}.** Test loss -0.0500 against plain LoRA (interval ")
     assert eva.startswith("- **eva: loss.** Test loss +0.0500 against plain LoRA (interval ")
     assert [item.name for item in assessment.controls] == ["shuffled empirical"]
     assert assessment.recommended == BETTER[0]
@@ -57,8 +58,8 @@ def test_a_report_judges_each_strategy_once_whoever_tells_of_it(tmp_path, comman
     (tmp_path / "plan.json").write_text("{}")
     assert command(tmp_path).returncode == 0
     text = (tmp_path / "report.md").read_text()
-    for said in ("3. **Adaptive vs Baseline:** Empirical: win; ", "- **empirical: win.** ", "empirical -0.0500, win; ",
-                 "`empirical_seed1` is the run to use"):  # fmt: skip
+    for said in (f"3. **Adaptive vs Baseline:** Empirical: {NOT_TRIED}; ", f"- **empirical: {NOT_TRIED}.** ",
+                 f"empirical -0.0500, {NOT_TRIED}; ", "`empirical_seed1` is the run to use"):  # fmt: skip
         assert said in text
     assert len(judged) == 2
     assert command(tmp_path, tmp_path, "--output", tmp_path / "both.md").returncode == 0

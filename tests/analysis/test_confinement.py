@@ -53,6 +53,14 @@ def test_a_report_is_made_of_no_folder_that_a_link_leads_out_of(run, monkeypatch
     assert not (run / "report.html").exists()
 
 
+def test_a_report_is_made_of_a_run_whose_trials_lie_on_another_disk_and_nothing_is_touched_there(run, monkeypatch):
+    (run.parent / "disk").mkdir()
+    (run / "ray").symlink_to(run.parent / "disk")
+    monkeypatch.setattr(sys, "argv", ["analysis", str(run)])
+    assert main() == 0
+    assert [*(run.parent / "disk").iterdir()] == []
+
+
 def test_a_folder_may_be_a_link_and_have_links_that_stay_in_it(run):
     (run / "also.json").symlink_to("plan.json")
     (run.parent / "link").symlink_to(run)

@@ -8,12 +8,12 @@ import ray
 from strategies.measurement import Measured
 from tests.fakes.trial import (
     BASE_LOSSES,
-    VALIDATION_LOSS,
     Rounds,
     continued_by,
     coverage_of,
     forms_of,
     measured_of,
+    reloaded_of,
     shrink_curve_of,
 )
 from trainables.actors.host import Host
@@ -66,4 +66,4 @@ class FakeHosts(Hosts):
     actor: ClassVar[type] = FakeHost
 
     def reloaded_here(self, workload: Workload, adapters: Any, examples: Any) -> list[Any]:
-        return [VALIDATION_LOSS for _ in adapters]
+        return [reloaded_of(adapter) for adapter in adapters]

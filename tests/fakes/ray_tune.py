@@ -26,13 +26,13 @@ from safetensors import SafetensorError
 from analysis.results.trial_config import TrialConfig
 from tests.fakes.trial import (
     BASE_LOSSES,
-    VALIDATION_LOSS,
     FakeSession,
     Rounds,
     continued_by,
     coverage_of,
     forms_of,
     measured_of,
+    reloaded_of,
     shrink_curve_of,
 )
 from trainables.spec import TrialSpec, Workload
@@ -198,7 +198,7 @@ class NoHosts:
     workload: Workload
 
     def reloaded_here(self, workload: Workload, adapters: Any, examples: Any) -> list[Any]:
-        return [VALIDATION_LOSS for _ in adapters]
+        return [reloaded_of(adapter) for adapter in adapters]
 
     def sharing(self, workload: Workload) -> "NoHosts":
         return NoHosts(workload)

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from strategies.base import Site
 from strategies.empirical import EVIDENCE_KINDS, IMPORTANCE
@@ -137,7 +137,7 @@ class FakeLearner:
     def _write_tensors(self, folder: Path) -> None:
         (folder / checkpoint.ADAPTER).mkdir()
         save_file({"step": np.array([self.step])}, folder / checkpoint.STATE)
-        save_file({"a": np.zeros(4, "float32")}, folder / checkpoint.ADAPTER / checkpoint.WEIGHTS)
+        save_file({"loss": np.array([self.loss])}, folder / checkpoint.ADAPTER / checkpoint.WEIGHTS)
         config = {"peft_type": "LORA", "target_modules": sorted(self.allocation.adapted)}
         (folder / checkpoint.ADAPTER / checkpoint.CONFIG).write_text(json.dumps(config))
 
@@ -189,8 +189,6 @@ def measured_of(workload: Workload, measurement: str) -> Measured:
     return Measured({kind: {s.name: (1.0 + s.depth) ** power for s in sites} for power, kind in powers})
 
 
-VALIDATION_LOSS = 2.5
-"""What every adapter has in float32, whoever measures it."""
 BASE_LOSSES = {"validation": 5.5, "test": 5.75}
 """What the untouched base has on each split."""
 
@@ -207,7 +205,12 @@ def forms_of(adapter: Path, output: Path) -> float:
         (output / form).mkdir(parents=True)
         for path in adapter.iterdir():
             (output / form / path.name).write_bytes(path.read_bytes())
-    return VALIDATION_LOSS
+    return reloaded_of(adapter)
+
+
+def reloaded_of(adapter: Path) -> float:
+    """Return an adapter's loss on the validation split, whoever measures it."""
+    return float(load_file(adapter / checkpoint.WEIGHTS)["loss"][0])
 
 
 def shrink_curve_of(adapter: Path) -> list[dict[str, float]]:

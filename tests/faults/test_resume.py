@@ -250,7 +250,7 @@ def test_changes_that_are_allowed_are_recorded_also_where_no_room_is_left_for_th
     assert read_rows(copied / "rows.csv") == read_rows(copied / "rows.jsonl")
 
 
-@pytest.mark.parametrize("place", ["rows.csv", "search.log", ".lock", "ray/search-1", "trials", "best_adapter"])
+@pytest.mark.parametrize("place", ["rows.csv", "search.log", ".lock", "ray", "ray/search-1", "trials", "best_adapter"])
 def test_a_search_whose_folder_a_link_leads_out_of_is_not_taken_up(simulated, copied, capsys, place):
     outside = copied.parent.parent / "mine"
     outside.mkdir()

@@ -1,5 +1,6 @@
 """Whatever somebody else's run folder says: it is used or refused in one line, and no other file is touched by it."""
 
+import csv
 import json
 import shutil
 import sys
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 from analysis.__main__ import main as analysis
 from analysis.results import journal
 from tests.fakes import mlflow
+from trainables.training import checkpoint
 from tuning.cli import main
 from tuning.tracking.__main__ import command as replay
 
 PLANTED = "planted-3c1f"
 FILES = ("plan.json", "facts.json", "rows.jsonl", "record.jsonl", "mlflow-outbox.jsonl", "mlflow-state.json")
-LATER = [FILES[1], FILES[2], *FILES[4:]]
+SESSION, ADAPTER = (f"ray/*/*/checkpoint_*/session/{name}" for name in (checkpoint.META, "adapter/adapter_config.json"))
+LATER = [FILES[1], FILES[2], *FILES[4:], "evidence.json", SESSION, ADAPTER, "best_adapter/adapter_config.json"]
 ODD = st.sampled_from(
     [
         "{planted}", "../../../mine.txt", "../mine.txt", "![a]({planted})", "file://{planted}", "<img src='{planted}'>",
@@ -40,17 +43,32 @@ def changes(draw):
 
 
 def changed(path, change, planted):
-    """Replace a value somewhere in a file of JSON, or of lines of it, and seal the line again."""
+    """Replace a value somewhere in a file of JSON, or of lines of it, or a table, and seal it again."""
     number, way, odd = change
     odd = json.loads(json.dumps(odd).replace("{planted}", str(planted)))
-    lines = (
-        path.read_text().splitlines() if path.name != "plan.json" and path.name != "facts.json" else [path.read_text()]
-    )
+    if path.suffix == ".csv":
+        return _changed_cell(path, number, way, odd)
+    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     value = json.loads(lines[number % len(lines)])
     is_sealed = value.pop(journal.CHECKSUM, None) is not None
     value = _replaced(value, way, odd)
+    if path.name == checkpoint.META and isinstance(value, dict):
+        rest = {name: of_it for name, of_it in value.items() if name != "sha256"}
+        value = {**rest, "sha256": checkpoint._digest(path.parent, rest)}
     lines[number % len(lines)] = journal.sealed(value) if is_sealed and isinstance(value, dict) else json.dumps(value)
     path.write_text("\n".join(lines) + "\n")
+    return None
+
+
+def _changed_cell(path, number, way, odd):
+    with path.open(newline="") as file:
+        rows = [*csv.reader(file)]
+    cells = rows[1 + number % (len(rows) - 1)]
+    column, *further = (way[0] % len(cells), *way[1:])
+    nested = cells[column][:1] in "[{" and further
+    cells[column] = json.dumps(_replaced(json.loads(cells[column] or "null"), further, odd)) if nested else str(odd)
+    with path.open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
+        csv.writer(file).writerows(rows)
 
 
 def _replaced(value, way, odd):
@@ -73,7 +91,8 @@ def strange(left, tmp_path, monkeypatch, capsys, simulated):
         folder = tmp_path / "runs" / "first"
         shutil.rmtree(folder.parent, ignore_errors=True)
         shutil.copytree(left, folder)
-        changed(folder / name, change, planted)
+        paths = sorted(folder.glob(name))
+        changed(paths[change[0] % len(paths)], change, planted)
         capsys.readouterr()
         status = do(folder)
         errors = capsys.readouterr().err
@@ -96,11 +115,20 @@ def strange(left, tmp_path, monkeypatch, capsys, simulated):
     return attempt
 
 
-@pytest.mark.parametrize("name", FILES[:3])
+@pytest.mark.parametrize("name", [*FILES[:3], "evidence.json"])
 @STRANGE
 @given(change=changes())
 def test_a_report_is_made_of_a_strange_run_or_it_is_refused(strange, name, change):
     strange(name, change, lambda folder: strange.run(analysis, folder))
+
+
+@STRANGE
+@given(change=changes())
+def test_a_report_is_made_of_a_strange_table_or_it_is_refused(strange, change):
+    def report(folder):
+        return strange.run(analysis, "--rows", folder / "rows.csv", "--output", folder / "of_rows.md")
+
+    strange("rows.csv", change, report)
 
 
 @pytest.mark.parametrize("name", FILES[4:])

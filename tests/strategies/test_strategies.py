@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from analysis.stats.verdicts import CONTAINING_PLAIN
-from strategies import STRATEGIES, RankBudget, Site, allocate
+from analysis.stats import verdicts
+from strategies import CONTAINING_PLAIN, RIVALS, STRATEGIES, RankBudget, Site, allocate
 from strategies.allocation import units
 from strategies.at_random import AtRandom
 from strategies.attention_heavy import AttentionHeavy
@@ -14,6 +14,7 @@ from strategies.composite import Composite
 from strategies.empirical import EVIDENCE_KINDS, Empirical
 from strategies.eva import Eva
 from strategies.geometry import GEOMETRIES
+from strategies.layer_lr import LayerLr
 from strategies.linear_decay import LinearDecay
 from strategies.plain import Plain
 from tests import readme
@@ -87,8 +88,9 @@ def test_a_neutral_strategy_is_plain_lora(strategy):
     assert not strategy.training
 
 
-def test_a_verdict_knows_which_strategies_have_plain_lora_as_a_point():
-    assert {strategy.name for strategy in NEUTRAL} == set(CONTAINING_PLAIN)
+def test_who_has_plain_lora_as_a_point_says_so_and_a_verdict_names_the_same_rivals():
+    assert set(CONTAINING_PLAIN) == {"linear_decay", "attention_heavy", "composite", "plain", "layer_lr"}
+    assert verdicts.RIVALS == RIVALS
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,14 @@ def test_random_allocations_are_the_same_on_any_machine_and_others_for_another_d
     # random.Random("0.5").gauss(0, 1) twice
     assert list(AtRandom(0.5, 1.0).scores(blocks, {}).values()) == pytest.approx([0.7149568, 0.1125346], rel=1e-6)
     assert AtRandom(0.5000001).scores(blocks, {}) != AtRandom(0.5).scores(blocks, {})
+
+
+def test_rates_by_depth_have_the_slope_that_ranks_have_and_leave_the_ranks_alone():
+    blocks = sites_in_blocks(3)
+    assert list(LayerLr(0.5).rate_factors(blocks).values()) == [1.5, 1, 0.5]
+    assert list(LayerLr(-1.5).rate_factors(blocks).values()) == [0, 1, 2.5]
+    assert set(LayerLr(0.5).scores(blocks, {}).values()) == {1.0}
+    assert (bool(LayerLr(0.5).training), LayerLr(0.5).training == LayerLr(0.4).training) == (True, False)
 
 
 def test_empirical_scores_are_tempered_shares_of_the_mean():

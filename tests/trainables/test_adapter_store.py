@@ -149,3 +149,30 @@ def test_an_adapter_for_which_memory_does_not_suffice_changes_nothing(store, thr
     assert store.flat is rows
     assert store.tenants == three
     assert all(all(map(torch.equal, values(t), b)) for t, b in zip(three, before, strict=True))
+
+
+def factors_at(store, tenant, name):
+    """Return the factors of a tenant's learning rates at a site, as one set; those of its padding, too."""
+    row = store.tenants.index(tenant)
+    rates = store.rate_factors(slice(row, row + 1))
+    return {
+        factor for view in store.layout[name].of(rates, store.layout[name].rank) for factor in view.unique().tolist()
+    }
+
+
+def test_learning_rates_of_sites_stay_with_their_row_wherever_it_goes(three, store):
+    assert store.rate_factors(slice(0, 3)) is None
+    sloped = Tenant(adapter(1.0, x=2, y=1), rate_factors={"x": 0.5, "y": 1.5})
+    store.add(sloped)
+    assert (factors_at(store, sloped, "x"), factors_at(store, sloped, "y")) == ({0.5}, {1.5})
+    assert (store.rate_factors(slice(0, 4))[:3] == 1).all()
+    assert store.rate_factors(slice(0, 3)) is None, "of those that have none nothing is multiplied"
+    store.rows([sloped, three[1]])
+    assert store.tenants[0] is sloped
+    assert (factors_at(store, sloped, "x"), factors_at(store, sloped, "y")) == ({0.5}, {1.5})
+    store.add(Tenant(adapter(1.0, x=9)))  # a larger rank moves all
+    assert (factors_at(store, sloped, "x"), factors_at(store, sloped, "y")) == ({0.5}, {1.5})
+    store.remove(sloped)
+    late = Tenant(adapter(1.0, x=1), rate_factors={"x": 2.0})
+    store.add(late)
+    assert (factors_at(store, late, "x"), factors_at(store, late, "y")) == ({2.0}, {1.0})

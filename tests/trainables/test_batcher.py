@@ -2,12 +2,15 @@
 
 import dataclasses
 import gc
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from tests.reference import SoloSession
+from trainables.adapters import adapter
 from trainables.data.splits import mean_loss
 from trainables.engine.batcher import BatchedExecutor
 from trainables.engine.pack import Pack
@@ -68,8 +71,7 @@ def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, stra
     with ThreadPoolExecutor(1) as pool:
         report = pool.submit(next_report, unbroken)
         wait_for(lambda: unbroken.learner.step >= 3)
-        with unbroken._executor.between_rounds():
-            unbroken.save(tmp_path / "saved")
+        unbroken.save(tmp_path / "saved")
         expected = report.result()
     taken_up = session()
     taken_up.load(tmp_path / "saved")
@@ -78,6 +80,40 @@ def test_a_trial_saved_between_two_steps_reports_as_if_it_had_gone_on(long, stra
     for name in ("step", "tokens", "report", "train_loss", "eval_loss", "allocation"):
         assert resumed[name] == expected[name], name
     assert next_report(taken_up)["eval_loss"] == next_report(unbroken)["eval_loss"]
+
+
+def test_while_a_checkpoint_is_written_no_neighbour_moves_what_is_written(long, spec, tmp_path, monkeypatch, wait_for):
+    """Whoever trains, comes or goes moves rows of the store that all trials of a pack share."""
+    executor = BatchedExecutor(Pack.of(long, 2))
+    saved, other = (executor.admit(long, spec(learning_rate=0.01, seed=seed)) for seed in range(2))
+    saved.train(1), other.train(1)
+    expected = {name: tensor.detach().clone() for name, tensor in saved.learner.adapter.weights.items()}
+
+    def write(tensors, path, **options):
+        reports.append(pool.submit(other.train, 1))
+        time.sleep(0.2)  # long enough for the other's step
+        write_(tensors, path, **options)
+
+    with ThreadPoolExecutor(1) as pool:
+        reports, write_ = [], adapter.save_file
+        monkeypatch.setattr(adapter, "save_file", write)
+        saved.save(tmp_path / "saved")
+        assert reports[0].result().step == 2
+    written = adapter.load_weights(tmp_path / "saved" / "adapter")
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_trial_whose_checkpoint_cannot_be_loaded_leaves_the_pack(workload, spec, tmp_path):
+    pack = Pack.of(workload, 2)
+    session = BatchedExecutor(pack).admit(workload, spec(learning_rate=0.01))
+    weights = weakref.ref(session.learner.parameters[0])
+    try:
+        session.load(tmp_path / "none")
+    except (ValueError, OSError):
+        assert session.failed
+    del session
+    gc.collect()
+    assert weights() is None
 
 
 def test_a_pack_keeps_nothing_of_a_trial_that_has_left(workload, spec):

@@ -39,13 +39,13 @@ def planes():
     return flat
 
 
-def together(flat, step, done, losses=(0.0, 0.0, 0.0), waiting=()):
+def together(flat, step, done, losses=(0.0, 0.0, 0.0), waiting=(), factors=None):
     flat[1] += gradients(step) / SCALES
     steps = [
         None if k in waiting else Step(done[k] + 1, rate(learning_rate, done[k]), decay, clip)
         for k, (learning_rate, decay, clip) in enumerate(TRIALS)
     ]
-    return update(flat, SCALES, rows_of(steps, [0.0] * len(TRIALS)), torch.tensor(losses))
+    return update(flat, SCALES, rows_of(steps, [0.0] * len(TRIALS)), torch.tensor(losses), factors)
 
 
 def test_two_hundred_steps_are_those_of_each_alone():
@@ -57,6 +57,35 @@ def test_two_hundred_steps_are_those_of_each_alone():
     for k in range(len(TRIALS)):
         for here, there in zip((flat[0, k], flat[2, k], flat[3, k]), alone(k, range(200)), strict=True):
             assert torch.allclose(here, there, rtol=1e-6, atol=1e-6)
+
+
+FACTORS = torch.tensor([1.0, 0.25, 0.0, 2.5]).repeat_interleave(WIDTH // 4)
+
+
+def in_groups(trial, steps):
+    """Train a trial with a group of PyTorch's optimizer for each factor; all are clipped together."""
+    learning_rate, decay, clip = TRIALS[trial]
+    parts = [part.clone().requires_grad_() for part in torch.linspace(-1, 1, WIDTH).chunk(4)]
+    factors = [float(part[0]) for part in FACTORS.chunk(4)]
+    optimizer = torch.optim.AdamW([{"params": [part]} for part in parts], weight_decay=decay)
+    for step in range(steps):
+        for part, gradient in zip(parts, gradients(step)[trial].chunk(4), strict=True):
+            part.grad = gradient.clone()
+        torch.nn.utils.clip_grad_norm_(parts, clip)
+        for group, factor in zip(optimizer.param_groups, factors, strict=True):
+            group["lr"] = factor * rate(learning_rate, step)
+        optimizer.step()
+    return torch.cat(parts).detach()
+
+
+def test_a_learning_rate_for_each_slot_is_what_groups_are_to_the_optimizer_of_each_alone():
+    flat, factors = planes(), torch.stack([FACTORS, torch.ones(WIDTH), FACTORS])
+    for step in range(200):
+        together(flat, step, [step] * 3, factors=factors)
+    for k in (0, 2):
+        assert torch.allclose(flat[0, k], in_groups(k, 200), rtol=1e-5, atol=1e-5)
+    assert torch.equal(flat[0, 0, WIDTH // 2 : 3 * WIDTH // 4], torch.linspace(-1, 1, WIDTH)[WIDTH // 2 : -WIDTH // 4])
+    assert torch.allclose(flat[0, 1], alone(1, range(200))[0], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("wrong", ["loss", "earlier loss", "gradient"])

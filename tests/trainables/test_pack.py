@@ -69,7 +69,10 @@ def alone(workload, spec, steps=STEPS):
     model = peft_adapter.attach_planned(dataclasses.replace(base, model=network), workload, spec)
     peft_adapter.set_dropout(model, True)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=workload.weight_decay)
+    groups = [
+        {"params": [p], "factor": factor_of(n, spec, base)} for n, p in model.named_parameters() if p.requires_grad
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, weight_decay=workload.weight_decay)
     train, rising = load_splits(workload.data, workload.model).train, max(1, round(workload.warmup * workload.steps))
     losses = []
     for step, rows in enumerate(batch_order(len(train), workload.batch_size, workload.steps, spec.seed)[:steps]):
@@ -85,10 +88,20 @@ def alone(workload, spec, steps=STEPS):
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(parameters, workload.clip_norm)
         share = min((step + 1) / rising, (workload.steps - step) / (workload.steps - rising + 1))
-        optimizer.param_groups[0]["lr"] = spec.learning_rate * share
+        for group in optimizer.param_groups:
+            group["lr"] = spec.learning_rate * share * group["factor"]
         optimizer.step()
         losses.append(total)
     return losses, {name: tensor.clone() for name, tensor in peft.get_peft_model_state_dict(model).items()}
+
+
+def factor_of(name, spec, base):
+    """Return what a parameter's learning rate is multiplied by: of a sloped trial 1.5, 1.25, ... .5 from below."""
+    if spec.label != "layer_lr":
+        return 1.0
+    top = max(site.depth for site in base.sites)
+    depth = next(site.depth for site in base.sites if f".{site.name}.lora_" in name)
+    return 1.5 - depth / top
 
 
 class Recorded:
@@ -154,6 +167,30 @@ def test_five_different_trials_packed_train_as_each_does_alone(pack, model_folde
     for recorded, trial in zip(together, chosen, strict=True):
         check_agreement(recorded, alone(*trial, steps))
     check_pads(pack, together)
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+def test_learning_rates_by_depth_train_as_groups_of_the_optimizer_do_and_change_nobody_else(pack, model_folder, source):
+    workload, spec = trials(model_folder, source)[0]
+    sloped = TrialSpec.from_config(TrialConfig("layer_lr", params={"slope": 0.5}, learning_rate=1e-2, seed=4))
+    chosen = [(workload, spec), (dataclasses.replace(workload, weight_decay=0.1), sloped)]
+    for recorded, trial in zip(packed(pack, chosen, 20), chosen, strict=True):
+        check_agreement(recorded, alone(*trial, 20))
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+def test_learning_rates_by_depth_go_on_from_a_checkpoint_as_if_nothing_had_been(pack, model_folder, source, tmp_path):
+    workload = trials(model_folder, source)[0][0]
+    sloped = TrialSpec.from_config(TrialConfig("layer_lr", params={"slope": 0.5}, learning_rate=1e-2, seed=4))
+    (whole,) = packed(pack, [(workload, sloped)], 12)
+    (half,) = packed(pack, [(workload, sloped)], 6)
+    half.slot.learner.save(tmp_path / "saved")
+    again = pack.admit(workload, sloped)
+    again.learner.load(tmp_path / "saved")
+    while again.learner.step < 12:
+        pack.step([again])
+    expected = whole.slot.learner.adapter.weights
+    assert all(torch.allclose(tensor, expected[name]) for name, tensor in again.learner.adapter.weights.items())
 
 
 def check_pads(pack, recorded):

@@ -99,11 +99,14 @@ def run(handed_out, tiny_text, tmp_path):
     model = str(shutil.copytree(model, tmp_path / "base"))
     folder = tmp_path / "run"
     shutil.copytree(adapter, folder / "best_adapter_unverified")
-    (tmp_path / "given.jinja").write_text("{{ messages[0].content }}")
-    plan = {"chat_template": str(tmp_path / "given.jinja"), "model": model,
+    (folder / "best_adapter_unverified" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    (tmp_path / "mine.jinja").write_text("of somebody else")
+    plan = {"chat_template": str(tmp_path / "mine.jinja"), "model": model,
             "dataset": str(tiny_text), "train_examples": 8, "validation_examples": 4,
             "test_examples": 4, "max_length": 32}  # fmt: skip
-    prepared = prepare(DataSource(**{name: value for name, value in plan.items() if name != "model"}), model)
+    chosen = {name: value for name, value in plan.items() if name != "model"}
+    chosen["chat_template"] = str(folder / "best_adapter_unverified" / "chat_template.jinja")
+    prepared = prepare(DataSource(**chosen), model)
     (folder / "plan.json").write_text(json.dumps({**plan, "corpus_sha256": prepared.corpus_sha256}))
     facts = {"base_sha256": identity(model), "handed_out": {"best_adapter_unverified": "not verified"}}
     (folder / "facts.json").write_text(json.dumps(facts))
@@ -161,6 +164,42 @@ def test_without_its_data_a_form_is_not_verified(run, monkeypatch, capsys, tmp_p
     assert (status, out) == (6, "")
     assert "its validation rows are not to be had" in errors
     assert [path.name for path in tmp_path.glob("*form*")] == ["form_unverified"]
+
+
+def test_a_file_that_a_plan_calls_its_template_does_not_get_into_an_export(run, monkeypatch, capsys, tmp_path):
+    (run / "best_adapter_unverified" / "chat_template.jinja").unlink()
+    status, out, errors = exported(run, "uniform", tmp_path / "form", monkeypatch, capsys)
+    assert (status, out, len(errors.splitlines())) == (2, "", 1)
+    assert "no chat_template.jinja in it; copy the search's --chat-template there" in errors
+    assert not list(tmp_path.glob("*form*"))
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "tokenizer.json"])
+def test_a_run_that_a_link_leads_out_of_is_not_exported(name, run, monkeypatch, capsys, tmp_path):
+    path = run / "best_adapter_unverified" / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(tmp_path / "mine.jinja")
+    status, out, errors = exported(run, "merged", tmp_path / "form", monkeypatch, capsys)
+    assert (status, out, len(errors.splitlines())) == (2, "", 1)
+    assert f"{path}: a link that leads out of {run}" in errors
+    assert not list(tmp_path.glob("*form*"))
+
+
+def test_rows_that_a_program_handed_over_are_exported_with_from_where_the_run_is_now(
+    run, tiny_text, monkeypatch, capsys, tmp_path
+):
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "given").mkdir()
+    lines = [json.dumps({"text": line}) for line in tiny_text.read_text().splitlines() if line.strip()]
+    (run / "given" / "dataset.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (run / "plan.json").write_text(
+        json.dumps({**plan, "corpus_sha256": None, "dataset": "/moved/since/run/given/dataset.jsonl"})
+    )
+    monkeypatch.setattr(export, "exact_loss", lambda *_: 4.0)
+    monkeypatch.setattr(export, "reloaded", lambda *_: [4.0])
+    status, out, errors = exported(run, "uniform", tmp_path / "form", monkeypatch, capsys)
+    assert (status, errors) == (0, "")
+    assert "4.00000 nats per token on the validation rows" in out
 
 
 @pytest.mark.parametrize("form", ["adapter", "merged"])

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from strategies import STRATEGIES
@@ -107,9 +108,15 @@ def test_the_first_word_chooses_and_without_one_it_is_a_search(called, words, ca
     assert called == [call]
 
 
-def test_strategies_may_stand_between_commas():
-    given = {"strategies": ("baseline,eva", "adalora")}
-    assert resolve_plan(None, given).strategies == ("baseline", "eva", "adalora")
+@pytest.mark.parametrize("said", [("baseline,eva", "adalora"), ["baseline", "eva,adalora"], "baseline,eva,adalora"])
+def test_strategies_may_stand_between_commas_in_a_flag_a_file_and_a_keyword(said):
+    assert resolve_plan(None, {"strategies": said}).strategies == ("baseline", "eva", "adalora")
+    assert SearchPlan(strategies=said).strategies == ("baseline", "eva", "adalora")
+
+
+def test_what_is_no_list_of_strategies_is_one_line():
+    with pytest.raises(click.ClickException, match="strategies"):
+        resolve_plan(None, {"strategies": False})
 
 
 def test_the_flags_of_a_plan_give_the_plan_again():

@@ -171,6 +171,40 @@ def test_plain_lora_is_trained_at_half_and_double_the_budget_at_its_best_rate_fr
     assert allocation.ranks == {"a": 4, "b": 4, "c": 4}
 
 
+def test_a_thorough_search_trains_plain_lora_at_a_quarter_to_four_times_the_budget():
+    best = dataclasses.replace(ROWS[0], ranks={"a": 4, "b": 4})
+    plan = SearchPlan(seed=7, confirm_seeds=2, thorough=True)
+    shares = [config.budget_share for config in sizes(plan, [best, *ROWS[1:]]) if config.seed == 8]
+    assert shares == [0.25, 0.5, 2.0, 4.0]
+    assert plan.likely_runs["confirmation"] == 2 * (len(SEARCHED) + 3) + 2 * 4
+    assert {config.budget_share for config in sizes(plan, [dataclasses.replace(best, ranks={"a": 3}), *ROWS[1:]])} == {
+        0.5, 2.0, 4.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("choices", "strategies", "trials"),
+    [
+        (
+            {"strategies": ("baseline", "eva"), "num_samples": 20},
+            ("baseline", "eva", "plain", "random", "layer_lr"),
+            50,
+        ),
+        ({"strategies": ("random", "baseline"), "num_samples": 5}, ("random", "baseline", "plain", "layer_lr"), 10),
+        ({}, (*SEARCHED, "plain", "random", "layer_lr"), 32),
+    ],
+)
+def test_a_thorough_search_has_all_rivals_and_takes_no_trial_from_the_others(choices, strategies, trials):
+    plan = SearchPlan(**choices, thorough=True)
+    assert (plan.strategies, plan.num_samples) == (strategies, trials)
+    assert SearchPlan(**plan.model_dump()) == plan, "a saved plan is read as it was"
+
+
+def test_the_five_experiments_have_no_rivals():
+    with pytest.raises(ValueError, match="--thorough True: --official"):
+        SearchPlan(official=True, thorough=True, confirm_seeds=0)
+
+
 def test_half_of_rank_1_is_no_plain_lora_and_without_a_verdict_or_the_choice_there_are_no_sizes():
     best = dataclasses.replace(ROWS[0], ranks={"a": 1, "b": 1})
     assert {config.budget_share for config in sizes(PLAN, [best, *ROWS[1:]])} == {2.0}
@@ -186,6 +220,7 @@ def test_half_of_rank_1_is_no_plain_lora_and_without_a_verdict_or_the_choice_the
         ({"confirm_seeds": 10, "num_samples": 8, "strategies": ("baseline", "eva")}, 6),
         ({"confirm_seeds": 10, "num_samples": 8, "strategies": ("baseline", "eva"), "scheduler": "fifo"}, 7),
         ({"confirm_seeds": 2, "num_samples": 2, "strategies": ("baseline", "eva")}, 0),
+        ({"confirm_seeds": 10, "num_samples": 8, "strategies": ("baseline", "eva"), "thorough": True}, 10),
         ({"strategies": ("baseline",)}, 0),
         ({"official": True}, 0),
     ],
@@ -239,10 +274,11 @@ def test_a_search_is_judged_once_for_its_controls_and_once_at_its_end(
     verdict = json.loads((tmp_path / "judged" / "verdict.json").read_text())
     assert stored[PARENT].tags["verdict"] == verdict["verdict"]
     assert stored[PARENT].tags["answer"] == " ".join(verdict["sentences"])
+    reads = {item["strategy"]: item["reads"] for item in verdict["strategies"]}
     for item in last:
         assert stored[PARENT].tags[f"verdict {item.strategy}"] == item.answer
-        assert f"  {item.strategy}: {item.answer}. " in out
-        assert f"- **{item.strategy}: {item.answer}.** " in card
+        assert f"  {item.strategy}: {reads[item.strategy]}. " in out
+        assert f"- **{item.strategy}: {reads[item.strategy]}.** " in card
 
 
 @pytest.mark.process
@@ -297,3 +333,14 @@ def test_a_search_confirms_in_full_and_says_its_verdict(finished):
     assert f"{used.test_loss:.4f} nats per token" in card
     assert "linear_decay: " in card
     assert (folder / "best_adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_nulls_have_no_controls_for_they_are_some():
+    rows = [*ROWS, trial("layer_lr", 3.0, slope=0.5), trial("random", 3.1, draw=0.5, spread=0.5)]
+    again = [
+        ResultRow(str(number), str(number), config.strategy, "finished", phase="confirm", seed=config.seed,
+                  config=config.to_ray(), final_eval_loss=4.0 - (config.strategy == "layer_lr"), test_loss=4.0)
+        for number, config in enumerate(confirmations(PLAN, rows))
+    ]  # fmt: skip
+    assert {"layer_lr", "random"} <= {row.strategy for row in again}
+    assert {config.control_of for config in controls(PLAN, [*rows, *again])} == {"linear_decay"}

@@ -56,6 +56,20 @@ def test_a_strategy_that_is_told_of_gets_no_more_seeds_and_the_others_go_on():
     assert {row.trial_config.looks for row in rows if row.phase == "confirm"} == {LOOKS}
 
 
+def test_what_strategies_may_be_judged_against_has_as_many_seeds_as_any_of_them():
+    """Plain LoRA on a set of matrices is told of after five seeds, and may be what the others are judged against."""
+    searched = [*SEARCHED, replace(SEARCHED[0], trial_id="plain0", experiment_name="plain0", strategy="plain",
+                                   config={"strategy": "plain", "seed": 7})]  # fmt: skip
+    rows = searched
+    for _ in range(2):
+        rows = trained(PLAN, rows, eva=WIN, linear_decay=UNCLEAR, plain=WIN)
+    assert seeds_of(rows)["plain"] == seeds_of(rows)["baseline"] == seeds_of(rows)["linear_decay"] == 10
+    only = [row for row in searched if row.strategy in {"baseline", "plain"}]
+    for _ in range(2):
+        only = trained(PLAN, only, plain=(0.05, 0.051))
+    assert seeds_of(only) == {"baseline": 5, "plain": 5}
+
+
 def test_a_search_ends_where_all_are_told_of_and_no_later_than_its_last_look():
     rows = trained(PLAN, SEARCHED, eva=WIN, linear_decay=WIN)
     assert trained(PLAN, rows) == rows
@@ -164,7 +178,7 @@ def test_a_search_looks_says_so_and_goes_on_at_the_same_look_if_it_is_killed(
     for verdict in assess(rows, 0.00001).verdicts:
         assert verdict.pairs.seeds in LOOKS
         assert f"Look: {verdict.strategy}, after {verdict.pairs.seeds} seeds: " in out
-        assert f"  {verdict.strategy}: {verdict.answer}. " in out
+        assert f"  {verdict.strategy}: {verdict.reads}. " in out
     assert "- **Looks at seeds:** after 5, 10, 20, 40 seeds" in (tmp_path / "unbroken" / "report.md").read_text()
 
     assert "after 10 seeds: " in out, "none of this is tried otherwise"

@@ -1,6 +1,6 @@
 """The tensors of many adapters in one: a trial has a row of values, gradients and moments, and a site views of it."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -51,10 +51,12 @@ class Tenant:
     Args:
         adapter: Its tensors become views of the store.
         states: Parameter -> what an optimizer knows of it, by name; its moments become views, too.
+        rate_factors: Adapted site -> what its learning rate is multiplied by; empty if by 1 everywhere.
     """
 
     adapter: Adapter
     states: MutableMapping[torch.Tensor, dict[str, torch.Tensor]] = field(default_factory=dict)
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def params(self) -> int:
@@ -81,6 +83,7 @@ class AdapterStore:
         self.tenants: list[Tenant] = []
         self.layout: dict[str, Place] = {}
         self.flat, self.scales = torch.zeros(planes, rows, 0), torch.ones(rows, 0)
+        self._rate_factors: torch.Tensor | None = None  # as large as a plane, and few trials have any
         self._scaled: dict[torch.dtype, torch.Tensor] = {}
         self._factors: dict[tuple[int, int, torch.dtype], dict[str, Factors]] = {}
 
@@ -128,6 +131,7 @@ class AdapterStore:
                 state |= {name: state[name].clone() for name in MOMENTS if name in state}
             row = len(self.tenants) - 1
             self.flat[:, row], self.scales[row] = 0, 1
+            self._rates(row, {})
         self.tenants.pop()
 
     def rows(self, tenants: Sequence[Tenant]) -> slice:
@@ -151,6 +155,12 @@ class AdapterStore:
             if key not in self._factors:
                 self._factors[key] = self._views(rows, self._scaled[dtype])
         return self._factors[key]
+
+    def rate_factors(self, rows: slice) -> torch.Tensor | None:
+        """Return what each learning rate of some rows is multiplied by, (rows, width); None if by 1 everywhere."""
+        if self._rate_factors is None or not any(tenant.rate_factors for tenant in self.tenants[rows]):
+            return None
+        return self._rate_factors[rows]
 
     def scale_gradients(self, rows: slice) -> None:
         """Make the gradients that passes have added to those of the adapters; once, after a step's last pass."""
@@ -185,6 +195,7 @@ class AdapterStore:
         flat, scales = torch.zeros(self.planes, rows, width, device=device), torch.ones(rows, width, device=device)
         self.flat, self.scales, self.layout = flat, scales, layout
         self._scaled.clear()
+        self._rate_factors = None
         for row, tenant in enumerate(self.tenants):
             self._move_in(row, tenant)
 
@@ -192,12 +203,23 @@ class AdapterStore:
         """Copy a tenant's tensors into a row, and make them views of it."""
         for name, scale in tenant.adapter.scales.items():
             self.layout[name].of(self.scales[row : row + 1], self.layout[name].rank)[1].fill_(scale)
+        self._rates(row, tenant.rate_factors)
         for tensor, (value, *others) in self._places(row, tenant):
             value.copy_(tensor)
             for place, source in zip(others, _others(tensor, tenant), strict=False):
                 if source is not None:
                     place.copy_(source)
         self._point(row, tenant)
+
+    def _rates(self, row: int, factors: Mapping[str, float]) -> None:
+        """Set the factors of a row's learning rates; there is nothing to set as long as nobody has any."""
+        if self._rate_factors is None and factors:
+            self._rate_factors = torch.ones_like(self.scales)
+        if self._rate_factors is not None:
+            self._rate_factors[row] = 1
+            for name, factor in factors.items():
+                for view in self.layout[name].of(self._rate_factors[row : row + 1], self.layout[name].rank):
+                    view.fill_(factor)
 
     def _point(self, row: int, tenant: Tenant) -> None:
         for tensor, (value, *others) in self._places(row, tenant):
@@ -222,6 +244,8 @@ class AdapterStore:
         with torch.inference_mode(False), torch.no_grad():
             order, count = [self.tenants.index(tenant) for tenant in tenants], len(tenants)
             self.flat[:, :count], self.scales[:count] = self.flat[:, order], self.scales[order]
+            if self._rate_factors is not None:
+                self._rate_factors[:count] = self._rate_factors[order]
             for row, (before, tenant) in enumerate(zip(order, tenants, strict=True)):
                 if row != before:
                     self._point(row, tenant)

@@ -153,19 +153,29 @@ class PackedSession:
         """Train up to ``steps`` more steps, together with the pack, and evaluate."""
         until = min(self.learner.step + steps, self.learner.workload.steps)
         losses = self._executor.fulfil(self._slot, StepRequest(until, "validation"))
-        return self.learner.report(mean_loss(self.splits.validation, losses))
+        with self._executor.between_rounds():
+            return self.learner.report(mean_loss(self.splits.validation, losses))
 
     def test_losses(self) -> list[float]:
         """Return the summed loss of each example of the test split."""
         return self._executor.fulfil(self._slot, StepRequest(self.learner.step, "test"))
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint; its ``adapter`` folder is an ordinary PEFT adapter."""
-        self.learner.save(folder)
+        """Write a checkpoint between two rounds; its ``adapter`` folder is an ordinary PEFT adapter.
+
+        A neighbour that trains, comes or goes moves the rows of all in the pack's store, of which this writes views.
+        """
+        with self._executor.between_rounds():
+            self.learner.save(folder)
 
     def load(self, folder: Path) -> None:
-        """Continue from a checkpoint."""
-        self.learner.load(folder)
+        """Continue from a checkpoint; a trial that cannot has left the pack."""
+        try:
+            with self._executor.between_rounds():
+                self.learner.load(folder)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Leave the pack between two rounds; a thread that waits for the trial's report gets an error."""

@@ -111,7 +111,7 @@ class Pack:
             raise ValueError(f"batch size {workload.batch_size} is no multiple of the micro-batch {self.micro_batch}")
         adapter = peft_adapter.fresh_planned(self.base, workload, spec)
         learner = Learner(workload, spec, self.base, adapter, len(self.splits.train))
-        tenant = Tenant(adapter, learner.begun_moments())
+        tenant = Tenant(adapter, learner.begun_moments(), learner.rate_factors)
         store = next((store for store in self._stores if store.suits(tenant)), None)
         if store is None:
             store = AdapterStore(4, multiple=device_of(self.device).rank_multiple)
@@ -222,7 +222,7 @@ class Pack:
         if any(steps):
             store, entries = slots[0].store, self._entries.enter(rows_of(steps, [slot.loss for slot in slots]))
             rows = store.rows([slot.tenant for slot in slots])
-            norms = update(store.flat[:, rows], store.scales[rows], entries, losses)
+            norms = update(store.flat[:, rows], store.scales[rows], entries, losses, store.rate_factors(rows))
         read: list[list[float]] = torch.stack([losses.detach(), norms]).tolist()
         return read
 

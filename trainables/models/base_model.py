@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from trainables.models.transformers_compat import without_warning_of_padding
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # errors are raised by this module, in one line
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""File of a tokenizer that Transformers reads its template from."""
 CAUSAL = re.compile(r"(CausalLM|LMHeadModel)$")
 UNTRUSTED: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}  # a model's code never runs
 
@@ -179,6 +182,12 @@ def _read_tokenizer(model: str) -> Any:
 def save_tokenizer(model: str, folder: Path) -> None:
     """Write a model's tokenizer as it came, chat template included."""
     _read_tokenizer(model).save_pretrained(str(folder))
+
+
+def put_template(chat_template: str | None, folder: Path) -> None:
+    """Put the template that a search was given, if any, into the place of the model's own."""
+    if chat_template is not None:
+        shutil.copyfile(chat_template, folder / CHAT_TEMPLATE)
 
 
 def check_fit(model: str) -> None:

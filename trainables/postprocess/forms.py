@@ -1,7 +1,6 @@
 """The winner's adapter as others read it: named as people name matrices, and with one rank and one scale."""
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +10,10 @@ from trainables.adapters import naming
 from trainables.adapters.adapter import Adapter
 from trainables.adapters.saved_config import read_folder
 from trainables.engine.evaluation import exact_loss
-from trainables.models.base_model import BaseModel, save_tokenizer
+from trainables.models.base_model import BaseModel, put_template, save_tokenizer
 from trainables.spec import Workload
 from trainables.training.checkpoint import BEST, UNIFORM
 from trainables.training.inputs import base_of, splits_of
-
-CHAT_TEMPLATE = "chat_template.jinja"
-"""File of a tokenizer that Transformers reads its template from."""
 
 
 def write_all(workload: Workload, adapter: Path, output: Path) -> float:
@@ -36,12 +32,6 @@ def write_all(workload: Workload, adapter: Path, output: Path) -> float:
         write(workload.model, form, output / name)
         put_template(workload.data.chat_template, output / name)
     return exact_loss(base, trained, splits_of(workload).validation, workload.micro_batch)
-
-
-def put_template(chat_template: str | None, folder: Path) -> None:
-    """Put the template that a search was given, if any, into the place of the model's own."""
-    if chat_template is not None:
-        shutil.copyfile(chat_template, folder / CHAT_TEMPLATE)
 
 
 def write(model: str, adapter: Adapter, folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results.atomic_write import replacing_folder
+from analysis.results.strict_json import is_count, is_number
 from trainables.adapters import CONFIG, WEIGHTS
 
 ADAPTER = "adapter"
@@ -73,13 +74,24 @@ def fitting(folder: Path, expected: Mapping[str, str]) -> Progress:
 
 
 def progress_of(folder: Path) -> Progress | None:
-    """Return a checkpoint's progress; None if a file of it is missing, cut off or changed."""
+    """Return a checkpoint's progress; None if a file of it is missing, cut off or changed, or says what none can be."""
     try:
-        values = json.loads((folder / META).read_text())
+        values = json.loads((folder / META).read_text(encoding="utf-8"))
         digest = values.pop("sha256")
-        return Progress(**values) if digest == _digest(folder, values) else None
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        progress = Progress(**values)
+        return progress if _can_be(progress) and digest == _digest(folder, values) else None
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
+
+
+def _can_be(progress: Progress) -> bool:
+    """Return True if a progress has what it should have: somebody else may have written it, digest and all."""
+    counts, names, recent = (progress.step, progress.tokens), (progress.base, progress.allocation), progress.recent
+    if not all(is_count(value) and value >= 0 for value in counts) or not all(isinstance(name, str) for name in names):
+        return False
+    if not isinstance(recent, dict) or not all(type(value) in {int, float} for value in recent.values()):
+        return False
+    return is_number(progress.seconds) and progress.seconds >= 0
 
 
 def newest(folders: Iterable[Path]) -> Path | None:

@@ -52,7 +52,13 @@ def rows_of(steps: Sequence[Step | None], losses: Sequence[float]) -> torch.Tens
 
 
 @torch.no_grad()
-def update(planes: torch.Tensor, scales: torch.Tensor, rows: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+def update(
+    planes: torch.Tensor,
+    scales: torch.Tensor,
+    rows: torch.Tensor,
+    losses: torch.Tensor,
+    factors: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Do each trial's step, and zero its gradients; one whose loss or gradient is not finite keeps all that it has.
 
     Memory is taken before anything is changed, so that a step for which it does not suffice may be done again.
@@ -62,6 +68,7 @@ def update(planes: torch.Tensor, scales: torch.Tensor, rows: torch.Tensor, losse
         scales: (trials, width), what the gradients are yet to be multiplied by.
         rows: From ``rows_of``.
         losses: Of this pass, (trials,).
+        factors: (trials, width), what each learning rate is multiplied by; None if by 1 everywhere.
 
     Returns:
         The norms of the gradients before they were scaled down, (trials,).
@@ -76,6 +83,8 @@ def update(planes: torch.Tensor, scales: torch.Tensor, rows: torch.Tensor, losse
     norms: torch.Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     steps = (is_due > 0) & torch.isfinite(norms + losses[:, None] + earlier)
     rate, shrinking = torch.where(steps, rate, 0.0), torch.where(steps, shrinking, 1.0)
+    if factors is not None:
+        rate, shrinking = rate * factors, 1 - (1 - shrinking) * factors
     fading, fresh = torch.where(steps, BETAS[1], 1.0), steps * (1 - BETAS[0])
     scaled = torch.where(steps, scaled.mul_((clip / (norms + 1e-6)).clamp(max=1.0)), 0.0)
     denominator = torch.empty_like(scaled)

@@ -63,7 +63,8 @@ class Learner:
         self.parametrization = parametrization_of(adapter, workload, spec, base)
         self.parameters = self.parametrization.parameters
         self.trains_adapter = type(self.parametrization) is Plain
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=workload.weight_decay)
+        self.rate_factors = self._rate_factors()
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=spec.learning_rate, weight_decay=workload.weight_decay)
         self.order = batch_order(examples, workload.batch_size, workload.steps, spec.seed)
         self.rng = device_of(self.device).rng_state()
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -107,7 +108,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.workload.clip_norm).item()
         self.check(loss, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * group["rate_factor"]
         self.optimizer.step()
         self.count(loss, tokens)
         self.parametrization.settle(self.step)
@@ -115,7 +116,7 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """Of the next step, where a site has no factor of its own."""
         factor = learning_rate_factor(self.step, self.workload.steps, self.workload.warmup)
         return self.spec.learning_rate * factor
 
@@ -234,6 +235,25 @@ class Learner:
                     tensor.copy_(saved[number][name])
                 else:
                     tensor.zero_()
+
+    def _rate_factors(self) -> dict[str, float]:
+        """Return adapted site -> what the learning rate is multiplied by there; empty if it is 1 everywhere.
+
+        Raises:
+            ValueError: The trial trains something else than A and B, which is not of a site.
+        """
+        factors = self.spec.rate_factors(self.sites)
+        factors = {name: factors.get(name, 1.0) for name in self.adapter.factors} if factors else {}
+        if factors and not self.trains_adapter:
+            raise ValueError(f"{self.spec.label}: learning rates of sites are for strategies that train A and B")
+        return factors
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups, in the order of the parameters, which a checkpoint numbers by it."""
+        if not self.rate_factors:
+            return [{"params": self.parameters, "rate_factor": 1.0}]
+        pairs = self.adapter.factors.items()
+        return [{"params": list(pair), "rate_factor": self.rate_factors[name]} for name, pair in pairs]
 
     def _provenance(self) -> Mapping[str, str]:
         """Return the base and allocation that a checkpoint must match; the allocation is as planned and audited."""

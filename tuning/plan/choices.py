@@ -17,7 +17,7 @@ from trainables.models.targets import ALL, Targets
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MLFLOW_URI = r"^(https?://[^/\s]+|(sqlite|postgresql|mysql|mssql)(\+\w+)?:///?[^\s]+|databricks(-uc)?(://\S+)?$)"
 LONGEST_TEXT = 4096
-YES_OR_NO = ("official", "plain_points", "sizes")
+YES_OR_NO = ("official", "plain_points", "sizes", "thorough")
 LARGEST_COUNT = 2**31  # confirmation seeds follow the search's, and NumPy takes none above 2**32
 
 TIME_PATTERN = r"([0-9]{1,5}([.][0-9]+)?h)?([0-9]{1,7}m)?"
@@ -187,6 +187,15 @@ class SearchChoices(Choices):
             raise ValueError("must be as 10h, 90m or 2h30m")
         return value
 
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Take ``baseline,eva`` for two names."""
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return value
+        return [part for name in names for part in (name.split(",") if isinstance(name, str) else [name])]
+
     @field_validator("strategies")
     @classmethod
     def _check_strategies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -223,6 +232,11 @@ class VerdictChoices(Choices):
     sizes: bool = Field(
         True,
         description="Train plain LoRA of half and double the budget, too, to say what differences are worth",
+    )
+    thorough: bool = Field(
+        False,
+        description="Search the strongest rivals, too, in trials of their own: plain, random and layer_lr; and train "
+        "plain LoRA of a quarter to four times the budget",
     )
     margin: Annotated[Positive | Annotated[str, Field(pattern=MARGIN_PATTERN)], BeforeValidator(number_or_word)] = (
         Field(

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-GIVEN = "given"
-"""What a choice is called until it is saved, and the folder in that of the run into which it is."""
-DATA = ("dataset", "validation_dataset", "test_dataset")
-MODEL = "model"
+from analysis.results.run_info import FILES_GIVEN, MODEL
+
+DATA = tuple(name for name in FILES_GIVEN if name != MODEL)
 
 
 def handed_over(choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,19 +32,6 @@ def save(given: Mapping[str, Any], folder: Path) -> dict[str, str]:
     for name, value in given.items():
         _save_model(value, paths[name]) if name == MODEL else _save_rows(name, value, paths[name])
     return {name: str(path.resolve()) for name, path in paths.items()}
-
-
-def found_in(folder: Path, choices: Mapping[str, Any]) -> dict[str, str]:
-    """Return choice -> path of what ``save`` has written, if the folder was moved since.
-
-    Args:
-        folder: Where it is now.
-        choices: Those of the saved plan.
-    """
-    paths = {name: folder / Path(choices[name]).name for name in (MODEL, *DATA) if isinstance(choices.get(name), str)}
-    return {
-        name: str(path) for name, path in paths.items() if Path(choices[name]).parent.name == GIVEN and path.exists()
-    }
 
 
 def _is_data(value: Any) -> bool:

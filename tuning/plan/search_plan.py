@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from pydantic import PrivateAttr, ValidationError, model_validator
 
+from analysis.results.run_info import GIVEN
 from analysis.results.trial_config import LOOKS
-from strategies import CONTROLS, RankBudget
+from strategies import CONTROLS, RIVALS, RankBudget
 from strategies.baseline import Baseline
 from strategies.official import OFFICIAL
 from trainables.spec import Workload
@@ -33,7 +34,11 @@ MOST_LONGER, SHARE_TRAINED = 0.3, 0.5
 """What other sizes of plain LoRA may add to a search, and about how much of its trials early stopping leaves."""
 SIZES = {"half": 0.5, "double": 2.0}
 """Name -> size of plain LoRA over the budget's."""
-SEARCH_ONLY = ("budget", "budget_rank", "objective", "strategies", "num_samples", "confirm_seeds", "time_limit")
+ALL_SIZES = {"quarter": 0.25, **SIZES, "four": 4.0}
+"""Those of a thorough search."""
+SEARCH_ONLY = (
+    "budget", "budget_rank", "objective", "strategies", "num_samples", "confirm_seeds", "thorough", "time_limit",
+)  # fmt: skip
 
 
 class SearchPlan(
@@ -56,8 +61,20 @@ class SearchPlan(
 
     def __init__(self, **choices: Any) -> None:
         handed_over = given.handed_over(choices)
-        super().__init__(**{**choices, **dict.fromkeys(handed_over, given.GIVEN)})
+        super().__init__(**{**choices, **dict.fromkeys(handed_over, GIVEN)})
         self._given = handed_over
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_rivals(cls, values: Any) -> Any:
+        """Add the rivals of a thorough search, with as many trials as each of the strategies that were asked for."""
+        fields = cls.model_fields
+        asked, trials = (values.get(name, fields[name].default) for name in ("strategies", "num_samples"))
+        is_usual = values.get("thorough") is True and not values.get("official") and isinstance(trials, int)
+        if not is_usual or not isinstance(asked, list | tuple) or not asked:
+            return values
+        more = tuple(name for name in RIVALS if name not in asked)
+        return {**values, "strategies": (*asked, *more), "num_samples": trials + trials * len(more) // len(asked)}
 
     @model_validator(mode="after")
     def _check_groups_together(self) -> Self:
@@ -162,20 +179,26 @@ class SearchPlan(
         rivals = len(self.strategies) - 1
         sizes, smaller_plain = (2, 1) if self.searches_budget else (1, 0)
         judged = self.most_seeds * (1 + smaller_plain + sizes * rivals * (1 + len(CONTROLS)))
-        return judged + self.size_seeds * len(SIZES)
+        return judged + self.size_seeds * len(self.sizes_tried)
+
+    @property
+    def sizes_tried(self) -> Mapping[str, float]:
+        """Name -> size of plain LoRA over the budget's, of those that are trained for what differences are worth."""
+        return ALL_SIZES if self.thorough else SIZES
 
     @property
     def size_seeds(self) -> int:
         """From how many of the confirmation's seeds plain LoRA of other sizes is trained, so that little is added.
 
         The search takes at most 1.3 times what it would take without, trials that are stopped early counted as halves.
-        Where that leaves one seed there is none, for one says nothing.
+        Where that leaves one seed there is none, for one says nothing. A thorough search has all seeds.
         """
         if not self.sizes or self.official or Baseline.name not in self.strategies or len(self.strategies) < 2:
             return 0
         searched = self.trials * (SHARE_TRAINED if self.scheduler == "asha" else 1.0)
         confirmed = self.first_seeds * (len(self.strategies) + len(CONTROLS))
-        seeds = min(self.first_seeds, int(MOST_LONGER * (searched + confirmed) / len(SIZES)))
+        most = self.first_seeds if self.thorough else int(MOST_LONGER * (searched + confirmed) / len(SIZES))
+        seeds = min(self.first_seeds, most)
         return seeds if seeds > 1 else 0
 
     @property
@@ -184,7 +207,7 @@ class SearchPlan(
         if not self.most_confirmations:
             return {}
         return {
-            "confirmation": self.likely_seeds * len(self.strategies) + self.size_seeds * len(SIZES),
+            "confirmation": self.likely_seeds * len(self.strategies) + self.size_seeds * len(self.sizes_tried),
             "controls": self.likely_seeds * len(CONTROLS),
         }
 

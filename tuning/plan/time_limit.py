@@ -3,7 +3,7 @@
 import math
 
 from strategies import CONTROLS
-from tuning.plan.search_plan import SHARE_TRAINED, SIZES, SearchPlan
+from tuning.plan.search_plan import SHARE_TRAINED, SearchPlan
 
 RESERVED, REPORT_SECONDS = 0.04, 45.0
 """What of the limit is kept for the report: a share of it, and at least so much."""
@@ -39,7 +39,7 @@ def planned(plan: SearchPlan, run_seconds: float, has_verdict: bool = True) -> S
     runs, beside = max(0.0, trial_seconds(plan)) / run_seconds, names + len(CONTROLS)
     seeds = min(most_seeds, max(FEWEST_SEEDS, int(runs / 2 / beside)))
     trials = min(most_trials, max(names, int((runs - _confirmed(plan, seeds)) / share)))
-    left = runs - trials * share - _confirmed(plan, 0) - (len(SIZES) * seeds if plan.sizes else 0)
+    left = runs - trials * share - _confirmed(plan, 0) - (len(plan.sizes_tried) * seeds if plan.sizes else 0)
     seeds = min(most_seeds, max(seeds, int(left / beside)))
     return plan.model_copy(update={"num_samples": trials, **({} if plan.looks else {"confirm_seeds": seeds})})
 
@@ -55,7 +55,7 @@ def _most_seeds(plan: SearchPlan, is_given: bool) -> int:
 
 def _confirmed(plan: SearchPlan, seeds: int) -> int:
     """Return about how many runs confirm a search: of strategies, controls of one, and other sizes of plain LoRA."""
-    return seeds * (len(plan.strategies) + len(CONTROLS) + (len(SIZES) if plan.sizes else 0))
+    return seeds * (len(plan.strategies) + len(CONTROLS) + (len(plan.sizes_tried) if plan.sizes else 0))
 
 
 def sentence(plan: SearchPlan) -> str:

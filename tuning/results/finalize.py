@@ -19,7 +19,7 @@ from analysis.stats.assessment import SearchAssessment, assess
 from analysis.stats.recommendation import recommend
 from trainables.spec import Workload
 from trainables.training import checkpoint
-from trainables.training.checkpoint import ADAPTER, BEST, SESSION
+from trainables.training.checkpoint import ADAPTER, BEST, SESSION, UNVERIFIED
 from tuning.cluster.hosting import ask
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import measuring
@@ -57,7 +57,7 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
     """
     plan, record = run.plan, run.record
     rows = list(record.rows.values())
-    assessment = assess(rows, plan.margin)
+    assessment = assess(rows, plan.margin, run.facts.containing_plain)
     best = assessment.recommended
     log.info("report of %d trials; recommended: %s", len(rows), best and best.experiment_name)
     write_rows(rows, plan.run_dir / "rows.csv")
@@ -81,7 +81,7 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
             if curve := _shrink_curve(run, adapter):
                 record.shrunk(best.trial_id, curve)
             failure = samples.write(run, assessment, lambda row: adapter_of(plan, row))
-            forms = handout.prepared(run, adapter)
+            forms = handout.prepared(run, adapter, best.final_eval_loss)
     if best:
         facts = replace(facts, handed_out=handout.folders(record, best, adapter, forms))
         for line in handout.set_apart(plan.run_dir, record, best, facts.handed_out):
@@ -96,7 +96,7 @@ def leave(run: Run, study: optuna.Study | None, in_time: bool = True) -> tuple[S
     from analysis.report.publish import publish  # here: it loads Matplotlib, and trials do not wait for that
 
     publish(assessment, info, plan.run_dir / "report.md")
-    if best and adapter and not forms:
+    if best and adapter and BEST + UNVERIFIED in facts.handed_out and not forms:
         handout.put_unverified(run, adapter, best, assessment, info)
     return assessment, facts
 

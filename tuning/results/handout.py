@@ -15,7 +15,7 @@ from analysis.results.messages import first_line
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
-from trainables.models.base_model import save_tokenizer
+from trainables.models.base_model import put_template, save_tokenizer
 from trainables.models.identity import has_changed
 from trainables.models.precision import IN_FLOAT32, Precision
 from trainables.postprocess.verification import NotReloaded, agree, in_words, loaded_from
@@ -37,7 +37,8 @@ class Forms:
 
     Args:
         folder: Holds a folder of each form.
-        measured: Its loss on the validation split without autocast, as trials are measured.
+        measured: Its loss on the validation split as its trial reported it; over a base in less than float32, where the
+            trials beside it matter, as a host has measured it since.
         reloaded: Form -> the same as plain Transformers and PEFT measure it, or why they do not.
         precision: How the base lies in memory for both.
     """
@@ -64,12 +65,13 @@ class Forms:
         }
 
 
-def prepared(run: Run, adapter: Path) -> Forms | None:
+def prepared(run: Run, adapter: Path, trained: float | None) -> Forms | None:
     """Have a host write every form of an adapter, and others' code load and measure them once the hosts have ended.
 
     Args:
         run: The search.
         adapter: Folder of the adapter, in a checkpoint.
+        trained: Its loss as its trial reported it, which is what is promised; None if that is not known.
 
     Returns:
         The forms; None, and say so, if they could not be made.
@@ -78,7 +80,7 @@ def prepared(run: Run, adapter: Path) -> Forms | None:
         Stopped: The search is to stop.
     """
     try:
-        return _measured(run, adapter)
+        return _measured(run, adapter, trained)
     except RayError as error:
         log.warning("the winner's adapter could not be verified", exc_info=True)
         reason = first_line(error.cause) if isinstance(error, RayTaskError) else first_line(error)
@@ -86,7 +88,7 @@ def prepared(run: Run, adapter: Path) -> Forms | None:
         return None
 
 
-def _measured(run: Run, adapter: Path) -> Forms:
+def _measured(run: Run, adapter: Path, trained: float | None) -> Forms:
     folder = run.plan.run_dir / ASIDE
     shutil.rmtree(folder, ignore_errors=True)
     measured = ask(run.plan, run.hosts, "hand_out", adapter, folder, stop=run.stop)
@@ -96,7 +98,8 @@ def _measured(run: Run, adapter: Path) -> Forms:
     paths, examples = [folder / form for form in (BEST, UNIFORM)], workload.splits.validation
     losses = hosting.run(run.plan, type(run.hosts).reloaded_here, run.hosts, workload, paths, examples, stop=run.stop)
     log.info("the winner has %r, and loaded by plain Transformers and PEFT %r", measured, losses)
-    return Forms(folder, measured, dict(zip((BEST, UNIFORM), losses, strict=True)), workload.precision)
+    promised = measured if trained is None or not workload.precision.exact else trained  # rounding depends on the pack
+    return Forms(folder, promised, dict(zip((BEST, UNIFORM), losses, strict=True)), workload.precision)
 
 
 def folders(record: Record, best: ResultRow, adapter: Path | None, forms: Forms | None) -> dict[str, float | str]:
@@ -110,7 +113,7 @@ def folders(record: Record, best: ResultRow, adapter: Path | None, forms: Forms 
     """
     if forms is not None:
         return forms.losses
-    if adapter is None and record.handout is not None and record.handout[0] == best.trial_id:
+    if record.handout is not None and record.handout[0] == best.trial_id:
         return record.handout[1]
     return {BEST + UNVERIFIED: "not verified" if adapter else "its checkpoint is gone"}
 
@@ -182,6 +185,7 @@ def put_unverified(run: Run, adapter: Path, best: ResultRow, assessment: SearchA
         for path in adapter.iterdir():  # ``copytree`` would hide what went wrong, such as a full disk
             shutil.copyfile(path, aside / path.name)
         save_tokenizer(run.checked.workload.model, aside)
+        put_template(run.plan.chat_template, aside)
         seen = Markdown(f"not yet loaded by plain Transformers and PEFT, which {code(command)} does")
         use = Use(*loaded_from(run.checked.workload.model), str(folder.resolve()), False, seen)
         (aside / "README.md").write_text(card(best, assessment, info, use), encoding="utf-8")

@@ -33,10 +33,12 @@ def report_again(
         changes: What differs, in words.
         observer: Hears what was found.
     """
-    status, assessment = record.exit_status, assess(list(record.rows.values()), plan.margin)
-    if status is None or not _is_all_there(plan, record, assessment):
+    if (status := record.exit_status) is None:
         return None
     earlier = RunInfo.of_run(plan.run_dir, "")
+    assessment = assess(list(record.rows.values()), plan.margin, earlier.containing_plain)
+    if not _is_all_there(plan, record, assessment):
+        return None
     record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin_in_words}")
     facts = replace(
         earlier,

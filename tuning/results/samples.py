@@ -14,7 +14,7 @@ from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats import ranking
 from analysis.stats.assessment import SearchAssessment
-from analysis.stats.verdicts import PLAIN, is_plain
+from analysis.stats.verdicts import PLAIN
 from tuning.cluster.hosting import ask
 from tuning.tracking import events
 from tuning.tracking.mlflow_client import PARENT
@@ -54,7 +54,7 @@ def write(run: Run, assessment: SearchAssessment, adapter_of: Callable[[ResultRo
 def writers(assessment: SearchAssessment) -> dict[str, ResultRow]:
     """Return the runs whose adapters write, by the names that the report has for them: plain LoRA's, and the winner."""
     best, plain = assessment.recommended, ranking.best_run(assessment.plain_runs)
-    if best is not None and is_plain(best):
+    if best is not None and assessment.is_reference(best):
         return {PLAIN_LORA: best}
     runs = {PLAIN_LORA: plain or assessment.best_of_each.get(PLAIN), best.strategy if best else "": best}
     return {name: row for name, row in runs.items() if row is not None}

@@ -11,13 +11,12 @@ from pydantic import ValidationError
 
 from analysis.results.atomic_write import replace_text
 from analysis.results.confinement import check_folder
-from analysis.results.run_info import FACTS, PLAN
+from analysis.results.run_info import FACTS, PLAN, given_in
 from analysis.results.strict_json import is_number, parsed
 from analysis.results.trial_config import Phase
 from trainables.data.splits import corpus_sha256, read_documents
 from trainables.models.precision import FLOAT32
 from trainables.spec import TrialSpec
-from tuning.plan import given
 from tuning.plan.choices import BudgetChoices, ModelChoice, TrainingChoices
 from tuning.plan.data_choices import DataChoices
 from tuning.plan.places import absolute
@@ -95,7 +94,7 @@ def saved_plan(record: Record) -> SearchPlan:
         raise ValueError(f"{record.run_dir}: neither {EVENTS} nor {PLAN} has a plan that can be read; start anew")
     place = {"name": record.run_dir.name, "runs_dir": str(record.run_dir.parent)}
     saved = {**OF_OLD, **saved}
-    return SearchPlan(**{**saved, **given.found_in(record.run_dir / given.GIVEN, saved), **place})
+    return SearchPlan(**{**saved, **given_in(record.run_dir, saved), **place})
 
 
 def check_trials(record: Record) -> None:

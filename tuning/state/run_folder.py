@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from analysis.results.run_info import PLAN, RunInfo, planned
+from analysis.results.run_info import GIVEN, PLAN, RunInfo, planned
+from strategies import CONTAINING_PLAIN
 from tuning.lifecycle import process
-from tuning.plan.given import GIVEN
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.always_plain import always_plain
 from tuning.preflight.preflight import Preflight
@@ -38,6 +38,7 @@ def facts_of(plan: SearchPlan, checked: Preflight, search_id: str, record: Recor
         budget_params=checked.workload.budget.params,
         coverage=str(checked.shape.coverage),
         always_plain=always_plain(() if plan.official else plan.strategies, checked.workload),
+        containing_plain=CONTAINING_PLAIN,
         data=checked.data,
         base_losses=checked.base_losses,
         command=commands[0],

@@ -12,7 +12,7 @@ from analysis.stats.statistics import has_fewer
 from strategies import CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
 from strategies.controls import Shuffled
-from tuning.plan.search_plan import SIZES, SearchPlan
+from tuning.plan.search_plan import SearchPlan
 from tuning.trials.looking import Looks, looked
 
 ALL_CONTROLS = (*CONTROLS, Frozen.name)
@@ -53,7 +53,7 @@ def sizes(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     """Return plain LoRA's best configuration at other sizes than the budget's, seed by seed; none without a verdict.
 
     Seeds are the first of the confirmation's, so that each run is paired with one of each strategy. At half the budget
-    plain LoRA needs a rank of 2 to have any at all matrices.
+    plain LoRA needs a rank of 2 to have any at all matrices, at a quarter one of 4.
 
     Args:
         plan: The search.
@@ -62,7 +62,9 @@ def sizes(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     if not plan.size_seeds or not _all(plan, rows):
         return []
     best = ranking.best_of_each_strategy([row for row in rows if row.phase == Phase.SEARCH])[Baseline.name]
-    shares = {name: share for name, share in SIZES.items() if share * min((best.ranks or {"": 2}).values()) >= 1}
+    shares = {
+        name: share for name, share in plan.sizes_tried.items() if share * min((best.ranks or {"": 2}).values()) >= 1
+    }
     config = best.trial_config.with_whole_budget()
     sized = [replace(config, budget_share=share, source=f"{best.trial_id}-{name}") for name, share in shares.items()]
     runs = _from_fresh_seeds(plan, sized, Phase.SIZES)
@@ -87,7 +89,7 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     Those of every strategy that wins, at the size at which it does, and of the one of the lowest mean evaluation loss
     over its confirmation runs with the whole budget. If ranks were found while training there are no scores: the ranks
     that its best run of the search ended with are then given to plain LoRA from the start (``frozen``), at plain LoRA's
-    learning rate, and the control of that is its shuffle.
+    learning rate, and the control of that is its shuffle. A null is a control itself, and has none.
 
     Args:
         plan: The search.
@@ -97,7 +99,7 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
     confirmed = {
         name: runs
         for name, runs in assessment.confirmed.items()
-        if runs[0].strategy not in {Baseline.name, *ALL_CONTROLS}
+        if runs[0].strategy not in {Baseline.name, *ALL_CONTROLS} and not STRATEGIES[runs[0].strategy].is_null
     }
     whole = {
         name: runs for name, runs in confirmed.items() if runs[0].budget_share in {None, 1.0} and ranking.usable(runs)

@@ -7,6 +7,7 @@ from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status, TrialConfig
 from analysis.stats.assessment import assess
 from analysis.stats.outlook import no_more
+from analysis.stats.rivals import PLAIN_KINDS
 from analysis.stats.verdicts import PLAIN, label
 from tuning.plan.search_plan import SearchPlan
 
@@ -27,7 +28,8 @@ class Looks:
 def looked(plan: SearchPlan, rows: Sequence[ResultRow], runs: Sequence[TrialConfig]) -> Looks:
     """Replay a search's looks: after each, strategies that are told of, or have no hope, get no more seeds.
 
-    A look sees the runs of its own seeds alone, so a search that goes on after it was cut off comes to the same.
+    A look sees the runs of its own seeds alone, so a search that goes on after it was cut off comes to the same. What
+    others may be judged against, either kind of plain LoRA, has as many seeds as any of them.
 
     Args:
         plan: The search; it has looks.
@@ -44,11 +46,13 @@ def looked(plan: SearchPlan, rows: Sequence[ResultRow], runs: Sequence[TrialConf
         if any(run.trial_id not in ended for run in wanted):
             break
         seen = [replace(ended[run.trial_id], phase=run.phase) for run in wanted]
-        for verdict in assess([*searched, *seen], plan.margin).verdicts:
+        verdicts = assess([*searched, *seen], plan.margin).verdicts
+        rivals = [item for item in verdicts if item.strategy not in PLAIN_KINDS] or verdicts
+        for verdict in rivals:
             if verdict.strategy not in over and (why := no_more(verdict, plan.looks)):
                 over.add(verdict.strategy)
                 told.append(f"{verdict.strategy}, after {look} seeds: {why}")
-        if over.issuperset(_name(run) for run in runs if _name(run) != PLAIN):
+        if over.issuperset(item.strategy for item in rivals):
             break
     return Looks(tuple(wanted), tuple(told))
 

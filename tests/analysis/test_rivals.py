@@ -1,0 +1,126 @@
+"""What strategies are judged against, and which rivals a win beats."""
+
+import json
+
+import pytest
+
+from analysis.report.verdict_file import content
+from analysis.results.rows import write_rows
+from analysis.results.run_info import RunInfo
+from analysis.stats import assessment
+from analysis.stats.recommendation import Choice, recommend
+from analysis.stats.verdicts import NOT_FOUND, NOT_TRIED
+from tests.fakes.rows import MARGIN, PLAIN, assess, runs, words
+
+BETTER = runs("empirical", 3.95, 4.051, 4.149)
+
+
+def on_the_mlp(*losses, **values):
+    return runs("plain", *losses, config={"plain": {"modules": "mlp"}}, **values)
+
+
+def verdict_of(strategy, rows):
+    (verdict,) = (item for item in assess(rows).verdicts if item.strategy == strategy)
+    return verdict
+
+
+def test_a_win_over_plain_lora_alone_is_ahead_and_not_yet_tried_and_used_all_the_same():
+    rows = [*PLAIN, *BETTER]
+    verdict = verdict_of("empirical", rows)
+    assert (verdict.answer, verdict.reads) == ("win", NOT_TRIED)
+    assert assess(rows).answer[0].startswith(f"- **empirical: {NOT_TRIED}.**")
+    assert "It was not tried against plain, random and layer_lr." in assess(rows).answer[0]
+    advice = recommend(assess(rows))
+    assert (advice.choice, advice.run) == (Choice.ADAPTIVE, BETTER[0])
+    assert advice.sentences[1].endswith(
+        "It was not tried against plain, random and layer_lr. To try all of them: --thorough."
+    )
+    assert f"| empirical  | {NOT_TRIED} |" in words(rows)
+
+
+def test_a_win_that_was_tried_against_all_rivals_is_one_and_says_which_it_beats():
+    # of the validation losses, test loss + .1, one rank everywhere has the lower mean, so that is the reference
+    shuffled = control("shuffled", "empirical", 4.0, 4.1, 4.2)
+    rivals = [*on_the_mlp(4.01, 4.11, 4.21), *runs("random", 3.951, 4.05, 4.15), *runs("layer_lr", 4.0, 4.101, 4.199)]
+    rows = [*PLAIN, *BETTER, *shuffled, *rivals]
+    verdict = verdict_of("empirical", rows)
+    # against random -.001, .001, -.001, against all others about -.05 or -.06
+    assert (verdict.tried.beaten, verdict.tried.unbeaten) == (("shuffled", "plain", "layer_lr"), ("random",))
+    assert (verdict.reads, verdict.tried.missing) == ("win", ())
+    assert "It beats shuffled, plain and layer_lr; it does not beat random." in assess(rows).answer[0]
+    assert "--thorough" not in " ".join(recommend(assess(rows)).sentences)
+
+
+def control(name, of, *losses):
+    return runs(name, *losses, config={name: {"of": of}})
+
+
+def test_what_wins_are_tried_against_shares_one_level():
+    # -.010, -.012, -.008: the half-width is .0050 at 95 % and .0145 at an eighth of 5 %, for random wins, too
+    near = runs("random", 3.96, 4.063, 4.157)
+    assert verdict_of("empirical", [*PLAIN, *BETTER, *near]).tried.beaten == ("random",)
+    controls = [row for name in ("shuffled", "inverted", "frozen") for row in control(name, "empirical", 4.5, 4.6, 4.7)]
+    far = [*on_the_mlp(4.5, 4.6, 4.7), *runs("layer_lr", 4.5, 4.6, 4.7), *controls]
+    assert verdict_of("empirical", [*PLAIN, *BETTER, *near, *far]).tried.unbeaten == ("random",)
+
+
+def test_controls_of_another_are_no_rivals_and_one_whose_runs_diverged_was_not_tried():
+    other = control("shuffled", "composite", 4.0, 4.1, 4.2)
+    rows = [*PLAIN, *BETTER, *other, *runs("random", 4.0, None, None)]
+    tried = verdict_of("empirical", rows).tried
+    assert (tried.beaten, tried.unbeaten, tried.missing) == ((), (), ("plain", "random", "layer_lr"))
+
+
+def test_plain_lora_on_a_set_of_matrices_is_the_reference_where_its_validation_loss_is_lower():
+    # the test losses say the opposite: they have no part in the choice
+    ahead = on_the_mlp(4.02, 4.121, 4.219, final_eval_loss=3.0)
+    rows = [*PLAIN, *ahead, *runs("empirical", 3.97, 4.072, 4.168)]
+    said = assess(rows)
+    assert (said.reference, said.plain_runs) == ("plain", ahead)
+    assert [item.strategy for item in said.verdicts] == ["empirical", "baseline"]
+    assert said.verdicts[0].pairs.mean == pytest.approx(-0.05)
+    assert said.answer[0].split("Test loss ")[1].startswith("-0.0500 against plain LoRA on the MLP (interval ")
+    assert "plain LoRA on the MLP (plain), and not plain LoRA (baseline)" in words(rows)
+    assert said.difference_to_plain(ahead[0]) is None
+    alike = on_the_mlp(4.0, 4.101, 4.199, final_eval_loss=3.0)
+    without_a_win = assess([*PLAIN, *alike])
+    assert without_a_win.recommended == alike[0]
+    assert recommend(without_a_win).sentences[0] == "Use plain LoRA on the MLP, rank 2."
+
+
+def test_plain_lora_that_wins_has_no_rivals():
+    ahead = on_the_mlp(4.05, 4.151, 4.249, final_eval_loss=3.0)
+    (verdict,) = assess([*PLAIN, *ahead]).verdicts
+    assert (verdict.strategy, verdict.reads, verdict.tried.missing) == ("baseline", "win", ())
+
+
+@pytest.mark.parametrize("other", [on_the_mlp(3.9, 4.0, 4.1, final_eval_loss=5.0), on_the_mlp(3.9, 4.0, None)])
+def test_it_is_not_where_that_is_higher_or_a_run_of_it_diverged(other):
+    assert assess([*PLAIN, *other]).reference == "baseline"
+
+
+def test_a_loss_to_a_set_of_matrices_is_one_for_it_is_no_point_of_what_contains_plain_lora():
+    ahead = on_the_mlp(3.9, 4.0, 4.1)
+    behind = runs("composite", 4.05, 4.149, 4.251)
+    assert verdict_of("composite", [*PLAIN, *behind]).answer == NOT_FOUND
+    assert verdict_of("composite", [*PLAIN, *behind, *ahead]).answer == "loss"
+
+
+def test_a_strategy_of_ones_own_that_contains_plain_lora_was_not_searched_for_long_enough(tmp_path, command):
+    rows = [*PLAIN, *runs("early_half", 4.05, 4.149, 4.251)]
+    (mine,) = assessment.assess(rows, MARGIN, ("early_half",)).verdicts
+    assert mine.answer == NOT_FOUND
+    assert assessment.assess(rows, MARGIN).verdicts[0].answer == "loss"
+    write_rows(rows, tmp_path / "rows.jsonl")
+    (tmp_path / "plan.json").write_text('{"margin": 0.01}')
+    (tmp_path / "facts.json").write_text('{"containing_plain": ["early_half"]}')
+    assert json.loads(command(tmp_path, "--verdict").stdout)["strategies"][0]["answer"] == NOT_FOUND
+
+
+def test_programs_read_which_rivals_are_beaten():
+    random = runs("random", 4.0, 4.101, 4.199)
+    judged = content(assess([*PLAIN, *BETTER, *random]), RunInfo("now"))
+    assert judged["reference"] == "baseline"
+    (win,) = (item for item in judged["strategies"] if item["strategy"] == "empirical")
+    assert (win["answer"], win["reads"]) == ("win", NOT_TRIED)
+    assert (win["beats"], win["does_not_beat"], win["not_tried"]) == (["random"], [], ["plain", "layer_lr"])
