@@ -18,11 +18,11 @@ import click
 
 from analysis.report import verdict_file
 from analysis.report.compare import Search
-from analysis.report.publish import publish, publish_comparison, publish_rows
+from analysis.report.publish import publish, publish_comparison, publish_rows, report_beside
 from analysis.results.confinement import check_folder
 from analysis.results.messages import run_command
 from analysis.results.rows import ResultRow, read_rows, surviving_rows
-from analysis.results.run_info import RunInfo
+from analysis.results.run_info import FIGURES, RunInfo
 from analysis.stats.assessment import assess
 from analysis.stats.recommendation import recommend
 
@@ -60,6 +60,11 @@ def rebuild(  # noqa: D103  (its help is the docstring of the module)
     if len(run_dirs) > 1:
         publish_comparison(searches, generated, output)
     else:
+        if (other := report_beside(output)) is not None:
+            raise ValueError(
+                f"--output {output}: {other.name} beside it is a report, too, whose {FIGURES} and {verdict_file.NAME} "
+                f"it would replace; give a folder of its own"
+            )
         search = searches[0] if rows is None else _search("", RunInfo(generated), read_rows(rows))
         given = {name: value for name, value in overview.items() if value is not None}
         (publish if rows is None else publish_rows)(search.assessment, replace(search.info, **given), output)

@@ -13,6 +13,7 @@ from strategies import RankBudget
 from trainables.engine.pack import Pack
 from trainables.models.base_model import shape_of
 from trainables.spec import TrialSpec, Workload
+from trainables.training.inputs import base_of, splits_of
 
 ROWS = 8
 
@@ -31,8 +32,8 @@ def main(model: str, trials: int, steps: int, pairs: int) -> None:
     configs = [TrialConfig("baseline", learning_rate=0.002, seed=seed) for seed in range(trials)]
     packs = []
     for join in (False, True):
-        pack = Pack.of(workload, ROWS)
-        pack.base = replace(pack.base, joining=pack.base.joining if join else None)
+        base = base_of(workload)
+        pack = Pack(base if join else replace(base, joining=None), splits_of(workload), ROWS)
         packs.append((pack, [pack.admit(workload, TrialSpec.from_config(config)) for config in configs]))
     padded, joined = packs
     train(*padded, 1), train(*joined, 1)

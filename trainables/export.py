@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from analysis.report.card import Use, card
 from analysis.results.confinement import check_folder
 from analysis.results.messages import first_line, run_command
-from analysis.results.rows import read_rows
-from analysis.results.run_info import PLAN, RunInfo, given_in
+from analysis.results.rows import surviving_rows
+from analysis.results.run_info import PLAN, RunInfo, given_in, handed_out_trial
 from analysis.stats.assessment import assess
 from trainables.adapters import CONFIG, WEIGHTS
 from trainables.adapters.saved_config import read_folder
@@ -113,7 +113,7 @@ def convert(run_dir: Path, form: str, output: Path) -> int:  # noqa: D103  (its 
         sound, seen = _seen(searched, adapter, aside, form)
         handed_out = output if sound else unverified
         if form != "merged":
-            _write_card(run_dir, aside, Use(*loaded_from(model), str(handed_out), form == "uniform", seen))
+            _write_card(run_dir, adapter, aside, Use(*loaded_from(model), str(handed_out), form == "uniform", seen))
         if adapter == unverified:
             shutil.rmtree(adapter)
         aside.rename(handed_out)
@@ -203,15 +203,21 @@ def _seen(searched: Searched, adapter: Path, folder: Path, form: str) -> tuple[b
     return other is None, in_words(expected[0] if other is None else other, loss, precision)
 
 
-def _write_card(run_dir: Path, folder: Path, use: Use) -> None:
-    """Write the model card, if the run's rows are there."""
-    if not (run_dir / "rows.jsonl").is_file():
-        return
+def _write_card(run_dir: Path, adapter: Path, folder: Path, use: Use) -> None:
+    """Write the model card of the trial whose adapter it is, if its row is there."""
+    path = run_dir / "rows.jsonl"
+    rows, damage = surviving_rows(path) if path.is_file() else ([], [])
+    for number, reason in damage:
+        click.echo(f"{path}, line {number:,}: {reason}; left out", err=True)
     info = RunInfo.of_run(run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
-    assessment = assess(read_rows(run_dir / "rows.jsonl"), info.margin)
-    if assessment.recommended is not None:
-        text = card(assessment.recommended, assessment, info, use)
-        (folder / "README.md").write_text(text, encoding="utf-8")
+    assessment = assess(rows, info.margin)
+    run = assessment.recommended
+    if adapter.name == BEST and (trial := handed_out_trial(run_dir)) is not None:  # a killed search may have a better
+        run = next((row for row in rows if row.trial_id == trial), None)
+    if run is None:
+        click.echo(f"no model card is written: {path} has no row of the trial whose adapter this is", err=True)
+        return
+    (folder / "README.md").write_text(card(run, assessment, info, use), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int:

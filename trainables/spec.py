@@ -44,6 +44,7 @@ class Workload:
         pack_size: Trials that share a process and its base.
         precision: How that lies in memory.
         recomputes: Whether its blocks keep their inputs alone for the backward pass.
+        captures: Whether packed passes are captured, where the device can.
         rows_per_pass: Rows of a trial in one packed pass, where memory decides; None where speed may.
         evidence: What was measured before training; empty if no strategy needs it.
         coverage: The matrices that can carry an adapter; None takes all that the model's modules tell of.
@@ -68,6 +69,7 @@ class Workload:
     pack_size: int = 1
     precision: Precision = IN_FLOAT32
     recomputes: bool = False
+    captures: bool = True
     rows_per_pass: int | None = None
     evidence: Evidence = field(default_factory=dict)
     coverage: Coverage | None = None
@@ -87,6 +89,11 @@ class Workload:
             for rows in range(1, self.batch_size + 1)
             if self.batch_size % rows == 0 and rows * self.pack_size <= max(self.batch_size, self.pack_size)
         )
+
+    @property
+    def rows_together(self) -> int:
+        """Rows of one pass of the trials together, for which memory was planned; at most those of a batch."""
+        return min(self.batch_size, self.micro_batch * self.pack_size)
 
     @property
     def steps(self) -> int:

@@ -24,7 +24,7 @@ from tuning.observer import Guarded, SearchObserver
 from tuning.plan import given, time_limit
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan, first_problem
-from tuning.preflight import base_dtype, disk_space, measuring, memory, preflight, preview
+from tuning.preflight import asking, checking, disk_space, measuring, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, summary
@@ -48,6 +48,19 @@ class Watch:
     observer: SearchObserver
     timeline: Timeline
     log_file: FileLog
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What has begun before model and data are read.
+
+    Args:
+        hosts: They have not loaded the base.
+        dashboard: Address of Ray's.
+    """
+
+    hosts: Hosts
+    dashboard: str
 
 
 def dry_run(plan: SearchPlan, as_json: bool = False, observer: SearchObserver | None = None) -> None:
@@ -88,11 +101,10 @@ def search(plan: SearchPlan, observer: SearchObserver | None = None) -> SearchRe
                 continued = f"--resume {plan.name} takes it up"
                 raise ValueError(f"--name {plan.name}: {plan.run_dir} exists; choose another name, or {continued}")
             plan = stack.enter_context(run_folder.given_saved(plan, is_named))
-            checked = preflight.check(plan)
-            plan = _in_time(plan, checked, watch.observer)
-            disk_space.check(plan, checked)
             search_id = uuid.uuid4().hex
-            plan, checked, hosts, dashboard = _measured(stack, plan, checked, search_id, watch)
+            plan, checked, begun = _checked(stack, plan, search_id, watch)
+            disk_space.check(plan, checked)
+            plan, checked, hosts, dashboard = _measured(stack, plan, checked, begun or search_id, watch)
             facts = replace(run_folder.facts_of(plan, checked, search_id), seconds=watch.timeline.seconds)
             plan, record = run_folder.created(plan, facts, is_named)
             process.leave_with(f"Stopped. To go on: {again(plan)}")
@@ -151,8 +163,11 @@ def resume(
                 return result
             process.leave_with(f"Stopped. To go on: {again(plan)}")
             watch.observer.planned(plan)
-            checked = preflight.check(plan.model_copy(update={"corpus_sha256": None}))
             origin = continuation.origin(record, before)
+            search_id = origin["search_id"] or uuid.uuid4().hex
+            kept = {"corpus_sha256": plan.corpus_sha256, "time_limit": plan.time_limit}  # what follows from both stays
+            plan, checked, begun = _checked(stack, plan.model_copy(update=dict.fromkeys(kept)), search_id, watch)
+            plan = plan.model_copy(update=kept)
             others = continuation.other_circumstances(origin, str(checked.workload.base), checked.corpus_sha256)
             continuation.check_pairs(record, others)
             _refuse(name, others, allow_changes)
@@ -161,8 +176,7 @@ def resume(
                 checked = replace(checked, has_verdict=True)
             if not changes and not others:
                 checked = replace(checked, base_losses=record.base_losses)
-            search_id = origin["search_id"] or uuid.uuid4().hex
-            plan, checked, hosts, dashboard = _measured(stack, plan, checked, search_id, watch)
+            plan, checked, hosts, dashboard = _measured(stack, plan, checked, begun or search_id, watch)
             watch.timeline.add(continuation.seconds_so_far(run_dir))
             facts = run_folder.facts_of(plan, checked, search_id, record)
             curve = finalize.known_curve(assess(list(record.rows.values()), plan.margin), record)
@@ -219,25 +233,56 @@ def _complete(plan: SearchPlan, record: Record, observer: SearchObserver) -> Sea
     return result
 
 
+def _checked(
+    stack: ExitStack, plan: SearchPlan, search_id: str, watch: Watch
+) -> tuple[SearchPlan, Preflight, Begun | None]:
+    """Have a plan checked where torch is.
+
+    Returns:
+        Plan and preflight; and Ray and hosts, which end with ``stack``, if it took a host: all that is decided before
+        the base is loaded is decided then.
+    """
+    if not asking.asks_a_host(plan):
+        checked = preflight.check(plan)
+        return checking.in_time(plan, checked, watch.observer), checked, None
+    asking.check_at_once(plan)
+    watch.timeline.enter(Stage.RAY)
+    dashboard = stack.enter_context(_ray(plan, None, search_id, watch.observer))
+    plan = devices.decided(plan, watch.observer)
+    hosts = stack.enter_context(hosting.hosts_for(plan, None))
+    watch.timeline.enter(Stage.CHECKS)
+    answer = asking.by_host(plan, hosts, watch.observer)
+    return answer.plan, answer.preflight, Begun(hosts, dashboard)
+
+
 def _measured(
-    stack: ExitStack, plan: SearchPlan, checked: Preflight, search_id: str, watch: Watch
+    stack: ExitStack, plan: SearchPlan, checked: Preflight, begun: Begun | str, watch: Watch
 ) -> tuple[SearchPlan, Preflight, Hosts, str]:
-    """Begin Ray and hosts, which end with ``stack``, and return what is known once they have measured.
+    """Have hosts load the base and measure, and return what is known then.
+
+    Args:
+        stack: What Ray and hosts end with.
+        plan: The search.
+        checked: What is known of it.
+        begun: Ray and hosts, or under which id of the search they are to begin.
+        watch: Who follows it.
 
     Returns:
         Plan, preflight and hosts, and the address of Ray's dashboard.
     """
     observer, timeline = watch.observer, watch.timeline
-    observer.sized(preview.size(plan, checked))
-    timeline.enter(Stage.RAY)
-    dashboard = stack.enter_context(_ray(plan, checked, search_id, observer))
-    plan = devices.decided(plan, observer)
-    checked = replace(checked, workload=plan.trained_with(checked.workload))
-    plan = base_dtype.decided(plan, checked, observer)
-    checked = replace(checked, workload=plan.trained_with(checked.workload))
-    checked = memory.planned(plan, checked, devices.memory_there(plan) or memory.bytes_here(plan), observer)
-    timeline.enter(Stage.LOADING)
-    hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
+    if isinstance(begun, Begun):
+        timeline.enter(Stage.LOADING)
+        hosts, dashboard = begun.hosts.sharing(checked.workload), begun.dashboard
+        hosting.load(plan, hosts)
+    else:
+        observer.sized(preview.size(plan, checked))
+        timeline.enter(Stage.RAY)
+        dashboard = stack.enter_context(_ray(plan, checked, begun, observer))
+        plan = devices.decided(plan, observer)
+        plan, checked = checking.fitted(plan, checked, devices.memory_there(plan), observer)
+        timeline.enter(Stage.LOADING)
+        hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
     timeline.enter(Stage.MEASURING)
     plan, checked = measuring.measured(plan, checked, hosts, observer)
     if not plan.official and (plain := always_plain(plan.strategies, checked.workload)):
@@ -247,24 +292,14 @@ def _measured(
 
 
 @contextmanager
-def _ray(plan: SearchPlan, checked: Preflight, search_id: str, observer: SearchObserver) -> Iterator[str]:
+def _ray(plan: SearchPlan, checked: Preflight | None, search_id: str, observer: SearchObserver) -> Iterator[str]:
     with connection.ray_for(plan, search_id, observer) as dashboard:
-        if plan.ray_address is not None or not ray_compat.began_here():
+        if checked is not None and (plan.ray_address is not None or not ray_compat.began_here()):
             node_check.check(plan, checked.workload)
         observer.noted(f"Ray dashboard, while this search runs: http://{dashboard} (its token: ray get-auth-token)")
         if gpus := connection.unused_gpus(plan):
             observer.noted(f"Ray has {gpus} GPU(s) and --gpus-per-trial is 0: training on CPU")
         yield dashboard
-
-
-def _in_time(plan: SearchPlan, checked: Preflight, observer: SearchObserver) -> SearchPlan:
-    """Return a plan with what its time limit allows, and say so; as it is without one."""
-    if plan.time_limit is None:
-        return plan
-    plan = time_limit.planned(plan, preview.run_seconds(plan, checked), checked.has_verdict)
-    observer.planned(plan)
-    observer.noted(time_limit.sentence(plan))
-    return plan
 
 
 def _prepared(plan: SearchPlan, checked: Preflight, record: Record, facts: RunInfo, hosts: Hosts, watch: Watch) -> Run:

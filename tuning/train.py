@@ -25,7 +25,7 @@ from analysis.report.winner import NOT_IN_CONFIG
 from analysis.results.atomic_write import replacing_folder
 from analysis.results.confinement import check_folder
 from analysis.results.messages import first_line, run_command
-from analysis.results.rows import ResultRow, read_rows
+from analysis.results.rows import ResultRow, surviving_rows
 from analysis.results.run_info import PLAN, RunInfo, given_in
 from analysis.results.strict_json import is_number, parsed
 from analysis.results.trial_config import Phase
@@ -183,7 +183,10 @@ def _winner(run_dir: Path) -> Winner:
         plan = SearchPlan(**{**saved, **moved, "runs_dir": str(run_dir.resolve().parent)})
     except (TypeError, ValidationError) as error:
         raise ValueError(f"{run_dir / PLAN}: no plan that can be read ({' '.join(str(error).split())[:80]})") from error
-    assessment = assess(read_rows(run_dir / "rows.jsonl"), info.margin)
+    rows, damage = surviving_rows(run_dir / "rows.jsonl")
+    for number, reason in damage:
+        click.echo(f"{run_dir / 'rows.jsonl'}, line {number:,}: {reason}; left out", err=True)
+    assessment = assess(rows, info.margin)
     run = assessment.recommended
     if run is None or not any((run.ranks or {}).values()) or run.learning_rate is None:
         raise ValueError(f"{run_dir}: no run in it can be recommended, or its ranks or learning rate are unknown")

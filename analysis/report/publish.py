@@ -5,7 +5,7 @@ from pathlib import Path
 
 from analysis.report import compare, page, pictures, report, verdict_file
 from analysis.results.atomic_write import replace_text
-from analysis.results.run_info import RunInfo
+from analysis.results.run_info import FIGURES, RunInfo
 from analysis.stats.assessment import SearchAssessment
 
 
@@ -27,6 +27,16 @@ def publish_rows(assessment: SearchAssessment, info: RunInfo, path: Path) -> Non
     """Write a report of rows that are of no run; the arguments are those of ``publish``."""
     drawn_pictures = pictures.drawn(assessment, info)
     _write(report.render_rows(assessment, info, drawn_pictures), drawn_pictures, path, folded_after=None)
+
+
+def report_beside(path: Path) -> Path | None:
+    """Return another report with pictures in the folder of a report that is to be written; None if there is none."""
+    others = sorted(other for other in path.parent.glob("*.md") if other.with_suffix(".html").is_file())
+    return next((other for other in others if other.name != path.name and _has_pictures(other)), None)
+
+
+def _has_pictures(path: Path) -> bool:
+    return f"]({FIGURES}/" in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _write(text: str, drawn_pictures: Sequence[pictures.Picture], path: Path, folded_after: str | None) -> None:

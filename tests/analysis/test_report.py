@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from analysis.__main__ import main
+from analysis.report import publish
 from analysis.report.card import Use, card
 from analysis.report.drawing import save
 from analysis.report.findings import key_findings
@@ -264,3 +266,19 @@ def test_answer_and_verdict_come_first_then_the_seeds_sections_and_the_rest_and_
 def test_a_picture_that_the_report_has_no_place_for_is_shown_all_the_same():
     other = Picture("other", "Another Picture", "What it shows", "How to read it", heatmaps({"ranks": RANKS}))
     assert "## Another Picture" in render(assess([row("a")]), RunInfo("now"), [other])
+
+
+@pytest.mark.parametrize(("text", "is_in_the_way"), [("![Loss](figures/loss.svg)", True), ("No pictures.", False)])
+def test_a_report_replaces_no_pictures_of_another(tmp_path, monkeypatch, capsys, text, is_in_the_way):
+    (tmp_path / "first.md").write_text(text)
+    (tmp_path / "first.html").touch()
+    monkeypatch.setattr(publish.pictures, "drawn", lambda assessment, info: [])
+    output = tmp_path / "second.md"
+    monkeypatch.setattr(sys, "argv", ["analysis", "--rows", str(SEED / "rows.csv"), "--output", str(output)])
+    assert main() == (2 if is_in_the_way else 0)
+    assert output.exists() is not is_in_the_way
+    assert ("first.md beside it is a report, too" in capsys.readouterr().err) is is_in_the_way
+    again = str(tmp_path / "first.md")
+    monkeypatch.setattr(sys, "argv", ["analysis", "--rows", str(SEED / "rows.csv"), "--output", again])
+    (tmp_path / "second.md").unlink(missing_ok=True)
+    assert main() == 0, "the same report again replaces its own"

@@ -240,7 +240,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have searches of this process train nothing and use no Ray."""
     from tuning import pipeline
     from tuning.cluster import devices, hosting
-    from tuning.preflight import measuring
+    from tuning.preflight import asking, measuring
     from tuning.results import finalize, handout, samples
     from tuning.state import run_folder
     from tuning.trials import tuner
@@ -250,6 +250,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": CPUS}))
     monkeypatch.setattr(tuner, "save_all", _save_all)
     monkeypatch.setattr(pipeline, "_ray", _no_ray)
+    monkeypatch.setattr(asking, "asks_a_host", lambda plan: False)
     monkeypatch.setattr(run_folder, "revision", lambda: None)  # it asks git, which is a process
     monkeypatch.setattr(hosting, "hosts_for", _no_hosts)
     monkeypatch.setattr(hosting, "_names", lambda plan: [])

@@ -13,6 +13,8 @@ from ray.tune.logger import JsonLoggerCallback
 
 from analysis.results.rows import read_rows
 from tuning.preflight import disk_space
+from tuning.results import finalize
+from tuning.state.continuation import saved_plan
 from tuning.state.record import Record
 from tuning.trials import tuner
 
@@ -127,6 +129,13 @@ def test_a_disk_that_rays_own_files_find_full_stops_the_search_as_well(fake_host
     kept = read_rows(tmp_path / "rays" / "rows.jsonl")
     assert [row.trial_id for row in kept] == ["t001", "t002"]
     _assert_it_goes_on(told, tmp_path, "rays", kept)
+
+
+def test_a_finished_search_keeps_an_adapter_of_each_trial_and_nothing_to_go_on_with(left):
+    plan, rows = saved_plan(Record(left)), read_rows(left / "rows.jsonl")
+    assert [*left.rglob("state.safetensors")] == []
+    assert len([*left.glob("ray/*/*/checkpoint_*/session")]) == len(rows) == 8
+    assert all(finalize.adapter_of(plan, row) for row in rows)
 
 
 @pytest.mark.process

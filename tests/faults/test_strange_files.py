@@ -126,7 +126,8 @@ def test_a_report_is_made_of_a_strange_run_or_it_is_refused(strange, name, chang
 @given(change=changes())
 def test_a_report_is_made_of_a_strange_table_or_it_is_refused(strange, change):
     def report(folder):
-        return strange.run(analysis, "--rows", folder / "rows.csv", "--output", folder / "of_rows.md")
+        (folder.parent / "again").mkdir()
+        return strange.run(analysis, "--rows", folder / "rows.csv", "--output", folder.parent / "again" / "of_rows.md")
 
     strange("rows.csv", change, report)
 

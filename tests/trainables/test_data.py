@@ -1,11 +1,15 @@
 import json
+import random
 from collections import Counter
 
 import pandas as pd
 import pytest
 import torch
 
+from trainables.data import dealing
 from trainables.data.collate import collate
+from trainables.data.dealing import shuffled
+from trainables.data.preparation import prepare
 from trainables.data.splits import (
     IGNORED,
     DataSource,
@@ -114,6 +118,7 @@ def test_the_digest_changes_with_the_text(tmp_path):
         ("table.csv", b"a,b\n1,2\n", "no column 'text'"),
         ("table.jsonl", b'{"text": "a"}\n{"text": ', "cannot be read"),
         ("table.xlsx", b"PK", "unknown kind of file"),
+        ("excel.csv", b"sep=;\r\n", "no rows in it"),
         ("latin.csv", "text\nna\xefve\n".encode("latin-1"), "not UTF-8"),
     ],
 )
@@ -124,6 +129,36 @@ def test_wrong_data_is_named_in_one_line(tmp_path, name, content, culprit):
     with pytest.raises(ValueError, match=culprit) as caught:
         read_documents(DataSource(dataset=str(path)))
     assert str(path) in str(caught.value)
+
+
+def test_the_numbers_that_are_saved_give_the_same_splits_where_there_was_less_than_was_asked_for(
+    tiny_gpt2, tmp_path, monkeypatch
+):
+    """How much of a long text is tokenised follows from how many examples are wanted."""
+    monkeypatch.setattr(dealing, "TEXT_CHARACTERS", 100)
+    path, word = tmp_path / "long.txt", random.Random(0)
+    lengths = (8000, 10, 10, 10, 10, 10, 10)
+    path.write_text("\n".join(" ".join(word.choices(["a", "list", "of", "objects"], k=count)) for count in lengths))
+    asked = DataSource(
+        dataset=str(path), train_examples=20, validation_examples=10, test_examples=10, max_length=16
+    )  # fmt: skip
+    first = prepare(asked, str(tiny_gpt2))
+    assert first.source.test_examples < 10
+    again = prepare(first.source, str(tiny_gpt2))
+    assert again.source == first.source
+    assert again.splits == first.splits
+
+
+def test_rows_in_which_nothing_is_asked_have_no_prompt_in_common(tmp_path):
+    path, system, answer = tmp_path / "rows.jsonl", {"role": "system", "content": "Be brief."}, {"role": "assistant"}
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": prompt, "completion": [answer | {"content": f"{number}"}]}) + "\n"
+            for number, prompt in enumerate([[], [], [system], [system], [{"role": "user", "content": "?"}]] * 2)
+        )
+    )
+    documents = read_documents(DataSource(dataset=str(path)))
+    assert sorted(len(group) for group in shuffled(documents, DataSource(dataset=str(path)))) == [1] * 8 + [2]
 
 
 def test_too_little_text_is_refused(tiny_gpt2, tmp_path):

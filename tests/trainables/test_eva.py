@@ -21,7 +21,8 @@ from trainables.data.splits import IGNORED, DataSource
 from trainables.engine.pack import Pack
 from trainables.evidence.components import ComponentsFile, evidence_of
 from trainables.evidence.input_pca import Decomposition
-from trainables.evidence.measurements import keep, measure
+from trainables.evidence.kept import keep
+from trainables.evidence.measurements import measure
 from trainables.models.base_model import load
 from trainables.models.matrices import sites_of
 from trainables.spec import TrialSpec, Workload
@@ -43,6 +44,30 @@ def decomposed(model, *batches, rank=2):
         for rows in batches:
             decomposition.add(model, rows)
     return decomposition
+
+
+def test_a_batch_in_parts_runs_no_more_rows_in_a_pass_and_finds_about_the_same(model):
+    passes = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, arguments, given: passes.append(len(given["input_ids"])), with_kwargs=True
+    )
+    whole, parts = (Decomposition(sites_of(model), RankBudget.like_uniform(2, sites_of(model))) for _ in range(2))
+    with torch.no_grad():
+        for seed in range(3):
+            whole.add(model, batch(seed=seed))
+            parts.add(model, batch(seed=seed), rows=4)
+    assert passes == [6, 4, 2] * 3
+    ratios, others = whole.result().evidence, parts.result().evidence
+    for kind, of_sites in ratios.items():
+        assert others[kind] == pytest.approx(of_sites, rel=0.4), kind
+    assert whole._before.keys() == parts._before.keys(), "what a batch changed is compared, not what a part did"
+
+
+def test_planned_passes_are_a_part_of_what_the_components_depend_on(tiny_gpt2, tiny_text):
+    data = DataSource(str(tiny_text), train_examples=8, validation_examples=4, test_examples=4, max_length=32)
+    workload = Workload(str(tiny_gpt2), data, RankBudget(64), 1, 8, 1, 1.0)
+    keys = {rows: ComponentsFile().key(dataclasses.replace(workload, rows_per_pass=rows), "a") for rows in (None, 2, 8)}
+    assert keys[None] == keys[8] != keys[2]
 
 
 def test_the_vectors_are_those_of_pefts_eva(model):

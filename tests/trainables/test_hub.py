@@ -49,6 +49,9 @@ def test_a_revision_is_looked_up_once_and_its_commit_used_whatever_becomes_of_it
     refer(cache / "datasets--org--texts", v1=NEW)
     assert [document.text for document in read_documents(DataSource(dataset=old))] == ["text of a"]
     assert hub.pinned("dataset", "org/texts", OLD) == old
+    assert hub.pinned("dataset", old, None) == old, "as a saved plan has it of a data set for one split"
+    with pytest.raises(ValueError, match="--test-dataset org/none: nothing of that name"):
+        hub.pinned("dataset", "org/none", None, "test-dataset")
 
 
 def test_what_is_on_disk_or_built_in_has_no_revision(tiny_gpt2):

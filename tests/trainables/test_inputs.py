@@ -10,7 +10,7 @@ from strategies import RankBudget
 from tests.reference import SoloSession
 from trainables.data.splits import DataSource, load_splits
 from trainables.engine.pack import Pack
-from trainables.models.identity import identity
+from trainables.models.identity import check_unchanged, identity, in_todays_form
 from trainables.spec import TrialSpec, Workload
 from trainables.training.inputs import base_of, splits_of
 
@@ -53,6 +53,20 @@ def test_another_tokenizer_makes_another_base(workload, tmp_path, name):
     (tmp_path / "model" / name).write_text("a b")
     identity.cache_clear()
     assert identity(str(tmp_path / "model")) != before
+
+
+def test_a_search_from_before_templates_counted_is_over_the_same_base_and_no_other(workload, tmp_path):
+    model = str(shutil.copytree(workload.model, tmp_path / "model"))
+    before = identity(model)
+    (tmp_path / "model" / "chat_template.jinja").write_text("a")
+    identity.cache_clear()
+    assert in_todays_form(model, before) == identity(model) != before
+    check_unchanged(model, before)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    identity.cache_clear()
+    assert in_todays_form(model, before) == before
+    with pytest.raises(ValueError, match="its files have changed since the search"):
+        check_unchanged(model, before)
 
 
 SPEC = TrialSpec.from_config(TrialConfig("baseline", learning_rate=0.01))

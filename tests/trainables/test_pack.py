@@ -150,7 +150,7 @@ def joined(monkeypatch):
         passes.append(lanes.joined)
         return lanes
 
-    monkeypatch.setattr("trainables.engine.pack.arrange", arranging)
+    monkeypatch.setattr("trainables.engine.pass_inputs.arrange", arranging)
     return passes
 
 

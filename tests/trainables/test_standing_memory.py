@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from trainables.engine import pack as engine
+from trainables.engine import pass_inputs as engine
 from trainables.engine.pack import Pack
 from trainables.models.device import CUDA, Cuda, Device
 

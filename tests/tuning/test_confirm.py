@@ -281,6 +281,24 @@ def test_a_search_is_judged_once_for_its_controls_and_once_at_its_end(
         assert f"- **{item.strategy}: {reads[item.strategy]}.** " in card
 
 
+@pytest.mark.search
+def test_a_thorough_search_tries_what_wins_against_all_rivals(simulated, small, tmp_path):
+    flags = [*small, "--strategies", "baseline", "--strategies", "linear_decay", "--num-samples", "4", "--thorough"]
+    assert main([*flags, "--confirm-seeds", "2", "--runs-dir", str(tmp_path), "--name", "thorough"]) == 0
+    rows = read_rows(tmp_path / "thorough" / "rows.jsonl")
+    names = ("baseline", "linear_decay", "plain", "random", "layer_lr")
+    assert Counter(row.strategy for row in rows if row.phase == "search") == dict.fromkeys(names, 2)
+    assert {row.budget_share for row in rows if row.phase == "sizes"} == {0.5, 2.0, 4.0}
+    verdict = json.loads((tmp_path / "thorough" / "verdict.json").read_text())
+    assert len(verdict["strategies"]) == 4
+    wins = [item for item in verdict["strategies"] if item["answer"] == "win"]
+    assert wins
+    assert {item["reads"] for item in wins} == {"win"}
+    assert {*wins[0]["beats"], *wins[0]["does_not_beat"]} >= {"random", "layer_lr"} - {wins[0]["strategy"]}
+    facts = json.loads((tmp_path / "thorough" / "facts.json").read_text())
+    assert set(facts["containing_plain"]) >= {"layer_lr", "plain"}
+
+
 @pytest.mark.process
 def test_a_search_confirms_in_full_and_says_its_verdict(finished):
     done, folder, *_ = finished

@@ -13,6 +13,7 @@ from analysis.results.run_info import FACTS
 from analysis.results.trial_config import Phase, TrialConfig
 from tests.fakes.observers import Lines
 from tests.reference import SoloSession
+from trainables.data.corpus import read_corpus, sha256_of
 from trainables.spec import TrialSpec
 from tuning.cli import main, resolve_plan
 from tuning.pipeline import resume
@@ -278,6 +279,43 @@ def test_texts_are_the_same_wherever_their_file_lies(simulated, small, tmp_path,
     (tmp_path / "there" / "other.txt").write_text("Other texts\n" * 5 + "".join(f"line {n}\n" for n in range(60)))
     assert main([*resumed, "--dataset", "other.txt"]) == 2
     assert "--dataset is " in capsys.readouterr().err
+
+
+@pytest.fixture
+def with_own_files(tmp_path):
+    """A plan with a split and a template of its own, and a function that gives another with its files elsewhere."""
+    (tmp_path / "a").mkdir()
+    names = {"dataset": "all.jsonl", "test_dataset": "test.jsonl", "chat_template": "own.jinja"}
+    for name in names.values():
+        (tmp_path / "a" / name).write_text('{"text": "' + name + '"}\n')
+    plan = SearchPlan(**{choice: str(tmp_path / "a" / name) for choice, name in names.items()})
+    source = plan.data_source()
+    plan = plan.model_copy(update={"corpus_sha256": sha256_of(source, read_corpus(source))})
+
+    def elsewhere(changed=None):
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        if changed:
+            (tmp_path / "b" / names[changed]).write_text('{"text": "another"}\n')
+        return {choice: str(tmp_path / "b" / name) for choice, name in names.items()}
+
+    return plan, elsewhere
+
+
+def test_own_splits_and_a_template_are_the_same_wherever_their_files_lie(with_own_files):
+    plan, elsewhere = with_own_files
+    assert changed_plan(plan, elsewhere(), 0)[1] == []
+
+
+@pytest.mark.parametrize("choice", ["dataset", "test_dataset", "chat_template"])
+def test_another_split_or_template_is_a_change(with_own_files, choice):
+    plan, elsewhere = with_own_files
+    changes = changed_plan(plan, elsewhere(changed=choice), 0)[1]
+    assert f"--{choice.replace('_', '-')} is " in " ".join(changes)
+
+
+def test_a_template_that_is_gone_is_a_change(with_own_files, tmp_path):
+    plan, _ = with_own_files
+    assert changed_plan(plan, {"chat_template": str(tmp_path / "gone.jinja")}, 0)[1][0].startswith("--chat-template is")
 
 
 def test_a_server_in_a_file_is_named_from_the_root(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ def on(monkeypatch, lines):
     def decided(plan, gpus, seen):
         monkeypatch.setattr(devices.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(gpus)})
         monkeypatch.setattr(devices, "_seen_by_a_trial", lambda: seen)
+        monkeypatch.setattr(devices, "is_apple", lambda: seen == "mps")
         monkeypatch.setattr(devices, "here", lambda: Device(seen))
         return devices.decided(plan, lines)
 

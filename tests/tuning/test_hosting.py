@@ -54,6 +54,18 @@ def processes(name):
     return [ray.get_actor(actor_name) for actor_name in ray.util.list_named_actors() if actor_name.endswith(name)]
 
 
+def test_a_host_that_has_no_base_yet_answers_what_a_function_does_and_raises_what_it_raises(plan, checked, monkeypatch):
+    monkeypatch.setattr(hosting, "Hosts", FakeHosts)
+    with hosting.hosts_for(plan, None) as hosts:
+        begun = names()
+        assert begun[0] == "cpu0"
+        assert hosting.call(plan, hosts, math.hypot, 3.0, 4.0) == 5.0
+        with pytest.raises(ValueError, match="math domain error"):
+            hosting.call(plan, hosts, math.sqrt, -1.0)
+        assert names() == begun
+    assert names() == []
+
+
 def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_the_end(plan, checked, kind):
     shutil.rmtree(Path(plan.runs_dir) / ".evidence", ignore_errors=True)  # the other kind's
     with hosting.hosts_for(plan, checked.workload) as hosts:

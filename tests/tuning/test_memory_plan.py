@@ -40,6 +40,15 @@ def test_what_fits_is_trained_as_it_would_be_without_a_planner(planned, capsys):
     )
 
 
+def test_steps_are_graphs_where_they_are_wanted_and_it_is_logged_that_dropout_has_none(planned, caplog):
+    with caplog.at_level("INFO", "tuning"):
+        assert not planned(30, cuda_graphs="off", dropout=0.1).captures
+        assert planned(30).captures
+        assert "no CUDA graphs" not in caplog.text
+        planned(30, dropout=0.1)
+    assert "training steps are no CUDA graphs: --dropout 0.1" in caplog.text
+
+
 def test_a_small_card_has_small_passes_and_a_smaller_one_computes_blocks_twice(planned, capsys):
     assert (planned(10).micro_batch, planned(10).recomputes) == (4, False)
     assert (planned(3.3).micro_batch, planned(3.3).recomputes) == (8, True)

@@ -22,7 +22,8 @@ from trainables.adapters import peft_adapter
 from trainables.adapters.adapter import AllocationMismatch
 from trainables.data.splits import DataSource
 from trainables.engine.pack import Pack
-from trainables.evidence.measurements import MeasuredFile, format_of, keep, measure
+from trainables.evidence.kept import MeasuredFile, format_of, keep
+from trainables.evidence.measurements import measure
 from trainables.models.base_model import load
 from trainables.spec import TrialSpec, Workload
 from tuning.cli import main

@@ -240,12 +240,37 @@ REPORTS = ("matplotlib", "scipy.stats", "mlflow", "datasets")
 @pytest.mark.parametrize(
     ("modules", "unneeded"),
     [
-        (("tuning.pipeline",), ("peft", "bitsandbytes", *REPORTS)),
+        (("tuning.pipeline",), ("torch", "transformers", "peft", "bitsandbytes", *REPORTS)),
+        (("tuning.preflight.checking",), ("torch", "ray.tune", "pandas", "optuna", *REPORTS)),
         (("trainables.actors.packed_trainable", "trainables.actors.host"), ("torch", "peft", "transformers")),
     ],
 )
 def test_a_process_waits_for_no_library_that_it_does_not_need_yet(modules, unneeded):
-    """The driver before its first trial, and a packed trial's."""
+    """The driver before its first trial, a host that checks a plan, and a packed trial's."""
     code = f"import sys, {', '.join(modules)}; print({{*{unneeded}}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "set()\n"
+
+
+COMMAND = """
+import sys
+from tuning.callbacks.terminal import Terminal
+from tuning.command import run
+begun = Terminal.started
+def started(terminal, config):
+    print("loaded:", {"torch", "transformers", "peft"} & {*sys.modules}, flush=True)
+    begun(terminal, config)
+Terminal.started = started
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.process
+def test_the_process_of_a_search_has_imported_no_torch_when_its_first_trial_begins(small, tmp_path):
+    """What is measured for ``empirical`` it has read from its host, and from a file."""
+    flags = [*small, "--strategies", "empirical", "--num-samples", "1", "--runs-dir", str(tmp_path), "--name", "light"]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *flags], capture_output=True, text=True, check=False, cwd=ROOT, timeout=240
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "loaded: set()" in done.stdout.splitlines()

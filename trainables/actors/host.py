@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
@@ -81,6 +81,7 @@ class Host:
     work: ClassVar[tuple[str, ...]] = (
         "engine.batcher",
         "training.adalora",
+        "evidence.importance",
         "evidence.measurements",
         "evidence.input_pca",
         "engine.capacity",
@@ -106,6 +107,10 @@ class Host:
             threading.Thread(target=end_with, args=(lease,), daemon=True).start()
         if owner is not None:
             threading.Thread(target=end_with_process, args=(owner,), daemon=True).start()
+
+    def call(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Call a function here, where torch is imported anyway."""
+        return function(*arguments)
 
     def load(self, reference: list[Any]) -> None:
         """Load the base, so that later calls need not wait for it.
@@ -170,7 +175,7 @@ class Host:
         from trainables.postprocess.continuations import continued
 
         workload = self._unpack(reference)
-        with self._executing(workload).between_rounds():
+        with self._between_rounds(workload):
             return continued(workload, adapters)
 
     def hand_out(self, reference: list[Any], adapter: Path, output: Path) -> float:
@@ -178,7 +183,7 @@ class Host:
         from trainables.postprocess.forms import write_all
 
         workload = self._unpack(reference)
-        with self._executing(workload).between_rounds():
+        with self._between_rounds(workload):
             return write_all(workload, adapter, output)
 
     def shrink_curve(self, reference: list[Any], adapter: Path) -> list[dict[str, Any]]:
@@ -186,7 +191,7 @@ class Host:
         from trainables.postprocess.truncation import shrink_curve
 
         workload = self._unpack(reference)
-        with self._executing(workload).between_rounds():
+        with self._between_rounds(workload):
             return shrink_curve(workload, adapter)
 
     def assign(self, handle: TrialHandle, hosts: int) -> int:
@@ -284,6 +289,14 @@ class Host:
                     _give_large_pieces_back()
                 self.unpacked = (reference, workload)
             return self.unpacked[1]
+
+    @contextlib.contextmanager
+    def _between_rounds(self, workload: "Workload") -> Iterator[None]:
+        """Have trials wait, and all memory that they can do without be free."""
+        executor = self._executing(workload)
+        with executor.between_rounds():
+            executor.pack.make_room()
+            yield
 
     def _executing(self, workload: "Workload") -> "BatchedExecutor":
         from trainables.engine.batcher import BatchedExecutor

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from trainables.data.formats import DUPLICATE, EMPTY, Document, documents_of, is_wanted
 from trainables.data.locations import located, read_tables
@@ -89,6 +90,13 @@ def _read(source: DataSource, flag: str, dataset: str, split: str | None, left_o
     for table in read_tables(flag, dataset, partial(is_wanted, source), source.dataset_config, hub_split):
         with located(table.place):
             yield from documents_of(source, table, left_out)
+
+
+def sha256_of(source: DataSource, corpus: Corpus) -> str:
+    """Return a digest of all texts of a source, and of the template that was given for them."""
+    template = source.chat_template
+    given = [Document("", Path(template).read_text(encoding="utf-8"))] if template else []
+    return corpus_sha256([*corpus.all_documents, *given])
 
 
 def corpus_sha256(documents: Sequence[Document]) -> str:

@@ -116,7 +116,7 @@ def shuffled(documents: Sequence[Document], source: DataSource) -> list[list[Doc
     random.Random(source.split_seed).shuffle(in_any_order)
     groups: dict[str, list[Document]] = {}
     for index, document in enumerate(in_any_order):
-        groups.setdefault(document.prompt or f"\0{index}", []).append(document)
+        groups.setdefault(document.asked or f"\0{index}", []).append(document)
     return list(groups.values())
 
 

@@ -51,6 +51,16 @@ class Document:
     system: str = ""
     place: str = field(default="", compare=False)
 
+    @property
+    def asked(self) -> str:
+        """The prompt, if anything is asked in it; a system's text alone, which rows have in common, asks nothing."""
+        if self.form not in {"turns", "chat", "alpaca"}:
+            return self.prompt
+        said = json.loads(self.prompt)
+        if self.form == "alpaca":
+            return self.prompt if any(said) else ""
+        return self.prompt if any(message["role"] != "system" for message in said) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

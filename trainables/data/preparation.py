@@ -5,10 +5,9 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from trainables.data.corpus import Corpus, corpus_sha256, read_corpus
+from trainables.data.corpus import Corpus, read_corpus, sha256_of
 from trainables.data.dealing import (
     WINDOWED,
     Enough,
@@ -55,9 +54,7 @@ class Prepared:
     @property
     def corpus_sha256(self) -> str:
         """A digest of all texts, and of the template that was given for them."""
-        template = self.source.chat_template
-        given = [Document("", Path(template).read_text(encoding="utf-8"))] if template else []
-        return corpus_sha256([*self.corpus.all_documents, *given])
+        return sha256_of(self.source, self.corpus)
 
 
 @functools.lru_cache(maxsize=1)
@@ -126,6 +123,10 @@ class _Preparation:
         }
         counts: Any = {f"{name}_examples": count for name, count in wanted.items()}
         resolved = replace(source, train_share=None, keeps_quarters=False, **counts)
+        if source.train_share is None and wanted != asked_examples(source):
+            # how much of a long text is tokenised follows from the counts: those that are saved give these splits again
+            self.source, self.looked_at = resolved, []
+            return self.prepared()
         unused = sum(group.unused for group in self.looked_at)
         lengths = sorted(len(tokens.input_ids) for group in self.looked_at for tokens in group.tokens)
         return Prepared(resolved, self.corpus, Splits(**drawn), groups_used(pools, drawn), lengths, unused,

@@ -82,7 +82,7 @@ def _cells(path: Path, wanted: Callable[[str], bool]) -> Table:
     if said := EXCEL.match(text):
         text, delimiters = text[said.end() :], (said[1],)
     delimiter = max(delimiters, key=lambda sign: len(_header(text, sign)))
-    header = _header(text, delimiter) or next(_parsed(text, delimiter))[1]
+    header = _header(text, delimiter) or next(_parsed(text, delimiter), (0, []))[1]
     if twice := next((name for name in header if name and header.count(name) > 1), None):
         raise ValueError(f"two columns are called {twice!r}; rename one")
     rows = []

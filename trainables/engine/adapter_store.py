@@ -1,5 +1,6 @@
 """The tensors of many adapters in one: a trial has a row of values, gradients and moments, and a site views of it."""
 
+import itertools
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import torch
 from trainables.adapters.adapter import Adapter
 from trainables.training.flat_adamw import MOMENTS
 
+_MEMORIES = itertools.count()
 MOST_PADDING = 8
 """A row is at most so many times as long as what its trial has; others get a store of their own."""
 
@@ -70,7 +72,7 @@ class AdapterStore:
     Adapters' own tensors become views, so that an optimizer of one trial changes the store, and one operation over a
     plane those of all. Passes are given them scaled. What is beyond an adapter's rank is zero and stays so. The memory
     moves only when an adapter comes that has a larger rank at a site than any before it, or when there is no row left:
-    then there are twice as many.
+    then there are twice as many. ``memory`` is another number from then on.
 
     Args:
         planes: 1 for values alone, 2 with gradients, 4 with moments.
@@ -84,8 +86,10 @@ class AdapterStore:
         self.layout: dict[str, Place] = {}
         self.flat, self.scales = torch.zeros(planes, rows, 0), torch.ones(rows, 0)
         self._rate_factors: torch.Tensor | None = None  # as large as a plane, and few trials have any
+        self.memory = next(_MEMORIES)
         self._scaled: dict[torch.dtype, torch.Tensor] = {}
         self._factors: dict[tuple[int, int, torch.dtype], dict[str, Factors]] = {}
+        self._ranks: dict[tuple[int, int], dict[str, int]] = {}
 
     @classmethod
     def of(cls, adapters: Sequence[Adapter], planes: int) -> "AdapterStore":
@@ -115,6 +119,7 @@ class AdapterStore:
                 self._move_in(len(self.tenants), tenant)
                 self.tenants.append(tenant)
         self._factors.clear()
+        self._ranks.clear()
 
     def remove(self, tenant: Tenant) -> None:
         """Give a tenant tensors of its own, with the values and moments that it has, and its row to others.
@@ -162,19 +167,26 @@ class AdapterStore:
             return None
         return self._rate_factors[rows]
 
+    def ranks(self, rows: slice) -> dict[str, int]:
+        """Return the rank of ``factors`` at each site that one of some rows adapts."""
+        key = (rows.start, rows.stop)
+        if key not in self._ranks:
+            each = [tenant.adapter.ranks for tenant in self.tenants[rows]]
+            largest = {name: max(ranks.get(name, 0) for ranks in each) for name in self.layout}
+            self._ranks[key] = {name: _padded(rank, self.multiple) for name, rank in largest.items() if rank}
+        return self._ranks[key]
+
     def scale_gradients(self, rows: slice) -> None:
         """Make the gradients that passes have added to those of the adapters; once, after a step's last pass."""
         self.flat[1, rows].mul_(self.scales[rows])
 
     def _views(self, rows: slice, values: torch.Tensor) -> dict[str, Factors]:
         factors = {}
-        for name, place in self.layout.items():
-            rank = max(tenant.adapter.ranks.get(name, 0) for tenant in self.tenants[rows])
-            if rank:
-                rank = _padded(rank, self.multiple)
-                down, up = (view.requires_grad_(self.planes > 1) for view in place.of(values[rows].detach(), rank))
-                gradients = place.of(self.flat[1, rows], rank) if self.planes > 1 else None
-                factors[name] = Factors(down, up, gradients)
+        for name, rank in self.ranks(rows).items():
+            place = self.layout[name]
+            down, up = (view.requires_grad_(self.planes > 1) for view in place.of(values[rows].detach(), rank))
+            gradients = place.of(self.flat[1, rows], rank) if self.planes > 1 else None
+            factors[name] = Factors(down, up, gradients)
         return factors
 
     def _layout_with(self, tenants: Sequence[Tenant]) -> dict[str, Place]:
@@ -193,7 +205,7 @@ class AdapterStore:
         width = sum(place.rank * (place.d_in + place.d_out) for place in layout.values())
         device = next((t.device for tenant in coming for t in tenant.adapter.parameters), self.flat.device)
         flat, scales = torch.zeros(self.planes, rows, width, device=device), torch.ones(rows, width, device=device)
-        self.flat, self.scales, self.layout = flat, scales, layout
+        self.flat, self.scales, self.layout, self.memory = flat, scales, layout, next(_MEMORIES)
         self._scaled.clear()
         self._rate_factors = None
         for row, tenant in enumerate(self.tenants):
@@ -239,6 +251,7 @@ class AdapterStore:
 
     def _reorder(self, tenants: list[Tenant]) -> None:
         self._factors.clear()
+        self._ranks.clear()
         if self.tenants == tenants:
             return
         with torch.inference_mode(False), torch.no_grad():

@@ -9,30 +9,38 @@ import torch
 from trainables.adapters.adapter import Adapter
 from trainables.data.splits import Example, mean_loss
 from trainables.engine.adapter_store import AdapterStore
-from trainables.engine.sequence_packing import Entries, Lanes, arrange
+from trainables.engine.sequence_packing import LaneInputs, Lanes, arrange
 from trainables.engine.stacked_adapters import adapted
 from trainables.models.base_model import BaseModel
 from trainables.models.transformers_compat import rows_known
 from trainables.training.losses import by_length, losses_at
 
 
-def lane_losses(
-    base: BaseModel, rows: Sequence[Example], lanes: Lanes, entries: Entries | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def lane_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loss of each learned token, in nats, row after row as they lie in the lanes, and the row of each.
 
     After those of the last row may come some that belong to none.
     """
-    inputs = lanes.inputs(rows, base.pad_id, base.joining == "mask", entries)
-    with rows_known(lanes.joined):
-        losses = losses_at(base.model, inputs.model, inputs.places, inputs.targets, base.separable_head)
-    return losses, inputs.owners
+    inputs = lanes.inputs(rows, base.pad_id, base.joining == "mask")
+    return _losses(base, inputs, lanes.joined), inputs.owners
 
 
-def row_losses(base: BaseModel, rows: Sequence[Example], lanes: Lanes, entries: Entries | None = None) -> torch.Tensor:
-    """Return the summed loss of each row, in nats, shape (rows,)."""
-    losses, owners = lane_losses(base, rows, lanes, entries)
-    return losses.new_zeros(len(rows) + 1).index_add(0, owners, losses)[:-1]
+def row_losses(base: BaseModel, inputs: LaneInputs, joined: bool, rows: int) -> torch.Tensor:
+    """Return the summed loss of each row, in nats, shape (rows,).
+
+    Args:
+        base: The frozen base.
+        inputs: On its device.
+        joined: Whether any lane has two rows.
+        rows: How many there are.
+    """
+    losses = _losses(base, inputs, joined)
+    return losses.new_zeros(rows + 1).index_add(0, inputs.owners, losses)[:-1]
+
+
+def _losses(base: BaseModel, inputs: LaneInputs, joined: bool) -> torch.Tensor:
+    with rows_known(joined):
+        return losses_at(base.model, inputs.model, inputs.places, inputs.targets, base.separable_head)
 
 
 @torch.inference_mode()
@@ -58,7 +66,8 @@ def losses_of(
             part = [examples[index] for index in order[start : start + rows]]
             lengths = [[len(example.input_ids) for example in part]] * models
             lanes = arrange(lengths, width, base.joining is not None, base.device)
-            parts.append(row_losses(base, part * models, lanes).view(models, -1))
+            inputs = lanes.inputs(part * models, base.pad_id, base.joining == "mask")
+            parts.append(row_losses(base, inputs, lanes.joined, len(part) * models).view(models, -1))
     columns = sorted(range(len(order)), key=order.__getitem__)
     in_order: list[list[float]] = torch.cat(parts, 1)[:, columns].tolist()
     return in_order

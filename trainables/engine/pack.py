@@ -11,11 +11,13 @@ import torch
 from trainables.adapters import peft_adapter
 from trainables.data.splits import Example, Splits
 from trainables.engine.adapter_store import AdapterStore, Factors, Tenant
+from trainables.engine.captured_passes import CapturedPasses
 from trainables.engine.device_errors import out_of_memory
 from trainables.engine.evaluation import row_losses
+from trainables.engine.pass_inputs import Layout, PassInputs
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.recomputation import recomputed
-from trainables.engine.sequence_packing import Entries, Lanes, arrange
+from trainables.engine.sequence_packing import Entries, LaneInputs, Lanes
 from trainables.engine.stacked_adapters import adapted
 from trainables.models.base_model import BaseModel
 from trainables.models.device import device_of
@@ -76,11 +78,15 @@ class Pack:
         splits: The examples.
         micro_batch: Rows of a trial in one pass; every trial's batch size must be a multiple of it.
         recomputes: Whether blocks keep their inputs alone for the backward pass.
+        captures: Whether passes without dropout are captured, where the device can.
 
-    ``max_trials_per_pass`` is how many trials fit into one pass; ``resource_events`` lists what lowered it.
+    ``max_trials_per_pass`` is how many trials fit into one pass; ``resource_events`` lists what lowered it, and
+    why passes are not captured any more.
     """
 
-    def __init__(self, base: BaseModel, splits: Splits, micro_batch: int, recomputes: bool = False) -> None:
+    def __init__(
+        self, base: BaseModel, splits: Splits, micro_batch: int, recomputes: bool = False, captures: bool = True
+    ) -> None:
         self.base, self.splits, self.device, self.micro_batch = base, splits, base.device, micro_batch
         self.recomputes = recomputes
         self.prefix = FrozenPrefix(base.model, base.coverage.blocks, base.pad_id, base.device)
@@ -88,8 +94,10 @@ class Pack:
         self.resource_events: list[str] = []
         self._stores: list[AdapterStore] = []
         self._entries = Entries(base.device)
-        self._longest = max(len(e.input_ids) for part in (splits.train, splits.validation, splits.test) for e in part)
-        self._width = min(site.d_in for site in self.base.sites)
+        longest = max(len(e.input_ids) for part in (splits.train, splits.validation, splits.test) for e in part)
+        self._layout = Layout(base, longest)
+        self._learned = [example.learned_tokens for example in splits.train]
+        self._passes = CapturedPasses(device_of(base.device).graphs() if captures else None, self.resource_events)
 
     @classmethod
     def of(cls, workload: Workload, micro_batch: int) -> "Pack":
@@ -98,7 +106,7 @@ class Pack:
         Raises:
             ValueError: The base on this node is not the one that was planned.
         """
-        return cls(base_of(workload), splits_of(workload), micro_batch, workload.recomputes)
+        return cls(base_of(workload), splits_of(workload), micro_batch, workload.recomputes, workload.captures)
 
     def admit(self, workload: Workload, spec: TrialSpec) -> Slot:
         """Make a slot for a trial; the others do not change.
@@ -117,12 +125,22 @@ class Pack:
             store = AdapterStore(4, multiple=device_of(self.device).rank_multiple)
             self._stores.append(store)
         store.add(tenant)
+        self._keep_passes()
         return Slot(learner, device_of(self.device).generator(), tenant, store)
 
     def forget(self, slot: Slot) -> None:
         """Release a slot's tensors."""
         slot.store.remove(slot.tenant)
         self._stores = [store for store in self._stores if store.tenants]
+        self._keep_passes()
+
+    def make_room(self) -> None:
+        """Give back the memory of graphs to whatever else is to be computed; they are captured again afterwards."""
+        self._passes.keep(())
+        device_of(self.device).release_memory()
+
+    def _keep_passes(self) -> None:
+        self._passes.keep([store.memory for store in self._stores])
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Do one micro-batch of each slot; those whose batch is full take their optimizer step.
@@ -150,7 +168,10 @@ class Pack:
         """Make passes smaller after one for which memory did not suffice; return the slots that failed."""
         for slot in slots:
             slot.begin_again()
+        without_graphs = self._passes.stop("memory did not suffice beside theirs")
         device_of(self.device).release_memory()
+        if without_graphs:
+            return []
         if len(slots) == 1:
             slots[0].failure = error.with_traceback(None)  # its frames would keep the memory
             return slots
@@ -164,10 +185,10 @@ class Pack:
         for slot in slots:
             if slot.micro == 0:
                 slot.generator.set_state(slot.learner.rng)
-        rows = [self._micro_batch(slot) for slot in slots]
-        tokens = [sum(self.splits.train[index].learned_tokens for index in slot.examples) for slot in slots]
-        losses = self._losses(slots, rows, tokens).sum(1)
-        for slot, loss, norm, count in zip(slots, *self._update(slots, losses), tokens, strict=True):
+        tokens = [sum(self._learned[index] for index in slot.examples) for slot in slots]
+        result = self._trained(slots, self._layout.of([self._micro_batch(slot) for slot in slots]), tokens)
+        self._layout.make_ready([rows for slot in slots if (rows := self._micro_batch(slot, ahead=1))])
+        for slot, loss, norm, count in zip(slots, *result.tolist(), tokens, strict=True):
             slot.micro, slot.loss = slot.micro + 1, slot.loss + loss
             if slot.micro * self.micro_batch == len(slot.examples):
                 self._advance(slot, norm, count)
@@ -188,7 +209,11 @@ class Pack:
         examples: Sequence[Example] = getattr(self.splits, split)
         order = by_length(examples)
         parts = [order[start : start + self.micro_batch] for start in range(0, len(order), self.micro_batch)]
-        losses = [self._losses(slots, [[examples[index] for index in part]] * len(slots)) for part in parts]
+        factors = self._factors(slots)
+        losses = []
+        for part in parts:
+            rows = self._layout.of([[examples[index] for index in part]] * len(slots))
+            losses.append(self._evaluated(slots, rows, factors).view(len(slots), -1))
         columns = sorted(range(len(order)), key=order.__getitem__)
         in_order: list[list[float]] = torch.cat(losses, 1)[:, columns].tolist()
         for slot in slots:
@@ -203,14 +228,27 @@ class Pack:
             groups.setdefault((id(slot.store), slot.prefix), []).append(slot)
         return list(groups.values())
 
-    def _micro_batch(self, slot: Slot) -> list[Example]:
-        start = slot.micro * self.micro_batch
-        return [self.splits.train[index] for index in slot.examples[start : start + self.micro_batch]]
+    def _micro_batch(self, slot: Slot, ahead: int = 0) -> list[Example]:
+        """Return the examples of a slot's next micro-batch, or of one some micro-batches ahead; none after its last."""
+        learner, (steps, micro) = slot.learner, divmod(slot.micro + ahead, len(slot.examples) // self.micro_batch)
+        if learner.step + steps >= len(learner.order):
+            return []
+        start = micro * self.micro_batch
+        indices = learner.order[learner.step + steps][start : start + self.micro_batch]
+        return [self.splits.train[index] for index in indices]
 
-    def _update(self, slots: Sequence[Slot], losses: torch.Tensor) -> list[list[float]]:
-        """Do the steps of slots whose batch is full; return each slot's loss and gradient norm, read together.
+    def _trained(self, slots: Sequence[Slot], inputs: PassInputs, tokens: Sequence[int]) -> torch.Tensor:
+        """Add the gradients of a micro-batch of each slot, and do the steps of those whose batch is full.
 
         A slot that trains something else than its adapter does its step itself.
+
+        Args:
+            slots: Of the pass.
+            inputs: Their micro-batches.
+            tokens: Each slot's learned tokens of a step.
+
+        Returns:
+            Each slot's loss and gradient norm, (2, slots).
         """
         steps = [
             slot.learner.next_step
@@ -218,13 +256,51 @@ class Pack:
             else None
             for slot in slots
         ]
-        norms = torch.zeros_like(losses)
-        if any(steps):
-            store, entries = slots[0].store, self._entries.enter(rows_of(steps, [slot.loss for slot in slots]))
-            rows = store.rows([slot.tenant for slot in slots])
-            norms = update(store.flat[:, rows], store.scales[rows], entries, losses, store.rate_factors(rows))
-        read: list[list[float]] = torch.stack([losses.detach(), norms]).tolist()
-        return read
+        store, rows, updates, dtype = slots[0].store, self._rows(slots), any(steps), self.base.computes_in
+        drawing = slots if any(slot.learner.workload.dropout for slot in slots) else ()
+        compute = self._ready(slots, inputs, drawing)
+        counts = self._entries.enter(torch.tensor(tokens))
+        entries = self._entries.enter(rows_of(steps, [slot.loss for slot in slots]))
+
+        def work() -> torch.Tensor:
+            losses = compute(factors=store.factors(rows, dtype), tokens=counts).sum(1)
+            norms = torch.zeros_like(losses)
+            if updates:
+                norms = update(store.flat[:, rows], store.scales[rows], entries, losses, store.rate_factors(rows))
+            return torch.stack([losses.detach(), norms])
+
+        if drawing:
+            return work()
+        return self._passes.do(self._kind(slots, inputs, updates, "step"), work)
+
+    def _evaluated(self, slots: Sequence[Slot], inputs: PassInputs, factors: dict[str, Factors]) -> torch.Tensor:
+        """Return the summed loss of each row of each slot, in nats, shape (slots, rows)."""
+        work = functools.partial(self._ready(slots, inputs), factors)
+        return self._passes.do(self._kind(slots, inputs, False, "evaluation"), work)
+
+    def _ready(
+        self, slots: Sequence[Slot], inputs: PassInputs, drawing: Sequence[Slot] = ()
+    ) -> Callable[..., torch.Tensor]:
+        """Put a pass's inputs onto the device, and return ``_losses`` of them; ``drawing`` as there."""
+        given, depth = inputs.numbers.entered(self.base.joining == "mask", self._entries), self._depth(slots)
+        states = self.prefix.states(depth, inputs.examples, inputs.lanes)
+        if states is not None and self._passes.captures:
+            states = self._entries.enter(states)
+        # not the slots themselves: a pass that is done again would keep those of the first time
+        return functools.partial(self._losses, len(slots), inputs.lanes, given, depth, states, drawing)
+
+    def _kind(self, slots: Sequence[Slot], inputs: PassInputs, updates: bool, what: str) -> tuple[object, ...]:
+        """Return all that what a pass asks of the device depends on."""
+        store, rows, lanes = slots[0].store, self._rows(slots), inputs.lanes
+        laid = lanes.per_trial, lanes.length, len(inputs.examples), tuple(inputs.numbers.sizes)
+        over = store.memory, rows.start, rows.stop, tuple(store.ranks(rows).items())
+        rates = updates and store.rate_factors(rows) is not None
+        return *over, laid, self._depth(slots), updates, rates, what
+
+    def _depth(self, slots: Sequence[Slot]) -> int:
+        """Return how many blocks a pass skips."""
+        depth = slots[0].prefix
+        return depth if self.base.coverage.skips and self.prefix.is_sound(depth, self.splits.train[:2]) else 0
 
     def _advance(self, slot: Slot, norm: float, tokens: int) -> None:
         slot.learner.rng = slot.generator.get_state()
@@ -241,40 +317,43 @@ class Pack:
         slot.micro, slot.loss = 0, 0.0
 
     def _losses(
-        self, slots: Sequence[Slot], rows: Sequence[Sequence[Example]], tokens: Sequence[int] | None = None
+        self,
+        trials: int,
+        lanes: Lanes,
+        given: LaneInputs,
+        depth: int,
+        states: torch.Tensor | None,
+        drawing: Sequence[Slot],
+        factors: dict[str, Factors],
+        tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the summed loss of each row of each slot, in nats, shape (slots, rows).
 
         Args:
-            slots: Of the pass.
-            rows: Of each slot.
+            trials: Of the pass.
+            lanes: Where the rows lie.
+            given: The rows.
+            depth: Blocks that are skipped.
+            states: What these make of the rows; None if there are none.
+            drawing: The slots, if one of them has dropout.
+            factors: Of the slots.
             tokens: In training, each slot's learned tokens of a step; adds to the gradients of its mean loss.
         """
-        examples = [example for group in rows for example in group]
-        lengths = [[len(example.input_ids) for example in group] for group in rows]
-        lanes = arrange(lengths, self._width, self.base.joining is not None, self.device, self._longest)
-        depth = slots[0].prefix if self._may_skip(slots[0].prefix) else 0
-        prefix = self.prefix.skipped(depth, examples, lanes)
-        training = tokens is not None
-        dropping = training and any(slot.learner.workload.dropout for slot in slots)
-        mask = functools.partial(_dropout, slots, lanes) if dropping else None
-        twice = self.prefix.blocks[depth:] if self.recomputes and training else []
-        drawing = [slot.generator for slot in slots] if dropping else []
-        with recomputed(twice, drawing), adapted(self.base.model, self._factors(slots), mask):
-            with self.base.autocast(), prefix:
-                losses = row_losses(self.base, examples, lanes, self._entries).view(len(slots), -1)
+        mask = functools.partial(_dropout, drawing, lanes) if drawing else None
+        twice = self.prefix.blocks[depth:] if self.recomputes and tokens is not None else []
+        with recomputed(twice, [slot.generator for slot in drawing]), adapted(self.base.model, factors, mask):
+            with self.base.autocast(), self.prefix.skipped(depth, states):
+                losses = row_losses(self.base, given, lanes.joined, len(lanes.starts)).view(trials, -1)
             if tokens is not None:
                 # a sum of per-trial means: each trial's gradient is what it would be alone
-                means = losses.sum(1) / self._entries.enter(torch.tensor(tokens))
-                means.sum().backward()  # type: ignore[no-untyped-call]
+                (losses.sum(1) / tokens).sum().backward()  # type: ignore[no-untyped-call]
             return losses
 
-    def _may_skip(self, depth: int) -> bool:
-        return self.base.coverage.skips and self.prefix.is_sound(depth, self.splits.train[:2])
+    def _rows(self, slots: Sequence[Slot]) -> slice:
+        return slots[0].store.rows([slot.tenant for slot in slots])
 
     def _factors(self, slots: Sequence[Slot]) -> dict[str, Factors]:
-        store = slots[0].store
-        return store.factors(store.rows([slot.tenant for slot in slots]), self.base.computes_in)
+        return slots[0].store.factors(self._rows(slots), self.base.computes_in)
 
 
 def _dropout(slots: Sequence[Slot], lanes: Lanes, name: str, x: torch.Tensor) -> torch.Tensor:

@@ -45,13 +45,19 @@ class FrozenPrefix:
         self.left_bytes = limit_bytes
         self._cache: dict[tuple[int, Example], torch.Tensor] = {}
 
+    def states(self, depth: int, examples: Sequence[Example], lanes: Lanes) -> torch.Tensor | None:
+        """Return what the blocks below ``depth`` make of ``examples`` as laid out in ``lanes``, (lanes, length, width).
+
+        None if there are none below.
+        """
+        return lanes.spread(self._states(depth, examples)) if depth else None
+
     @contextmanager
-    def skipped(self, depth: int, examples: Sequence[Example], lanes: Lanes) -> Iterator[None]:
-        """Skip the blocks below ``depth``; the inputs must be ``examples``, as laid out in ``lanes``."""
-        if depth == 0:
+    def skipped(self, depth: int, states: torch.Tensor | None) -> Iterator[None]:
+        """Skip the blocks below ``depth``; the inputs must be those of the ``states``."""
+        if states is None:
             yield
             return
-        states = lanes.spread(self._states(depth, examples))
         hook = self.blocks[depth].register_forward_pre_hook(
             lambda block, args, kwargs: ((states, *args[1:]), kwargs), with_kwargs=True
         )
@@ -83,7 +89,7 @@ class FrozenPrefix:
         with torch.inference_mode(False), torch.no_grad():
             whole = self.model.base_model(**inputs)[0][real]
             try:
-                with self.skipped(depth, examples, lanes):
+                with self.skipped(depth, self.states(depth, examples, lanes)):
                     skipped = self.model.base_model(**inputs)[0][real]
             except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
                 if out_of_memory(error):  # which says nothing about the blocks

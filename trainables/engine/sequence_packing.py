@@ -36,7 +36,7 @@ class Entries:
         if key not in self.memory:
             with torch.inference_mode(False):  # evaluation enters, too, and training goes on with it
                 self.memory[key] = torch.empty_like(numbers, device=self.device)
-        return self.memory[key].copy_(numbers)
+        return self.memory[key].copy_(numbers, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +54,37 @@ class LaneInputs:
     places: torch.Tensor
     targets: torch.Tensor
     owners: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaneNumbers:
+    """What a pass computes, before it is on the device.
+
+    Args:
+        lanes: Where rows lie.
+        numbers: Tokens, positions, places, targets and owners, one after the other.
+        sizes: How many there are of each.
+    """
+
+    lanes: "Lanes"
+    numbers: torch.Tensor
+    sizes: list[int]
+
+    def entered(self, masked: bool = False, entries: Entries | None = None) -> LaneInputs:
+        """Return them on the device.
+
+        Args:
+            masked: Whether a mask keeps the rows of a lane apart, since positions that begin anew do not.
+            entries: Where numbers come onto the device, if they are to come to the same memory again.
+        """
+        entries = entries or Entries(self.lanes.device)
+        together = torch.split(entries.enter(self.numbers), self.sizes)
+        model = {"input_ids": together[0].view(-1, self.lanes.length)}
+        if self.lanes.joined:
+            model["position_ids"] = together[1].view(-1, self.lanes.length)
+        if self.lanes.joined and masked:
+            model["attention_mask"] = entries.enter(self.lanes.mask)
+        return LaneInputs(model, *together[2:])
 
 
 @dataclass(frozen=True)
@@ -82,9 +113,13 @@ class Lanes:
         return self.per_trial < len(self.lengths[0])
 
     def inputs(
-        self, examples: Sequence[Example], pad_id: int, masked: bool = False, entries: "Entries | None" = None
-    ) -> "LaneInputs":
-        """Return what the model is given, and what is learned of it.
+        self, examples: Sequence[Example], pad_id: int, masked: bool = False, entries: Entries | None = None
+    ) -> LaneInputs:
+        """Return what the model is given, and what is learned of it; arguments as of ``numbers`` and ``entered``."""
+        return self.numbers(examples, pad_id).entered(masked, entries)
+
+    def numbers(self, examples: Sequence[Example], pad_id: int) -> LaneNumbers:
+        """Return what the model is to be given, and what is learned of it, without the device.
 
         Padding comes after a row, so it needs no attention mask. The first token of a row has no prediction, so it is
         not learned.
@@ -92,8 +127,6 @@ class Lanes:
         Args:
             examples: The rows.
             pad_id: Token between them.
-            masked: Whether a mask keeps the rows of a lane apart, since positions that begin anew do not.
-            entries: Where numbers come onto the device, if they are to come to the same memory again.
         """
         ids, positions = self._filled(pad_id, [e.input_ids for e in examples]), self._filled(0, self._counted)
         labels = self._filled(IGNORED, [(IGNORED, *example.labels[1:]) for example in examples])
@@ -104,20 +137,17 @@ class Lanes:
             ids, positions, np.concatenate([learned - 1, filler]), np.concatenate([labels[learned], filler]),
             np.concatenate([self._owners[learned], filler + len(self.starts)]),
         ]  # fmt: skip
-        sizes, numbers = [len(part) for part in parts], torch.from_numpy(np.concatenate(parts))  # one transfer for all
-        together = torch.split((entries or Entries(self.device)).enter(numbers), sizes)
-        model = {"input_ids": together[0].view(-1, self.length)}
-        if self.joined:
-            model["position_ids"] = together[1].view(-1, self.length)
-        if self.joined and masked:
-            model["attention_mask"] = self.mask
-        return LaneInputs(model, *together[2:])
+        together = device_of(self.device).ready(torch.from_numpy(np.concatenate(parts)))  # one transfer for all
+        return LaneNumbers(self, together, [len(part) for part in parts])
 
     @functools.cached_property
     def mask(self) -> torch.Tensor:
-        """Return which positions each sees, (lanes, 1, length, length): itself and earlier ones of the same row."""
+        """Return which positions each sees, (lanes, 1, length, length): itself and earlier ones of the same row.
+
+        It is not on the device yet.
+        """
         rows = torch.from_numpy(self._owners).view(-1, self.length)
-        return (rows[:, None, :, None] == rows[:, None, None, :]).tril().to(self.device)
+        return (rows[:, None, :, None] == rows[:, None, None, :]).tril()
 
     def spread(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return rows (row length, width) at their positions in (lanes, length, width), and zeros between them."""

@@ -5,8 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from strategies.base import Evidence, Site
 from strategies.eva import COMPONENT, MOST_RHO, spectra
@@ -15,11 +14,14 @@ from trainables.evidence.tensor_file import read_tensors, write_tensors
 from trainables.spec import Workload
 from trainables.training.inputs import splits_of
 
+if TYPE_CHECKING:
+    import torch
+
 ENOUGH = 0.99
 VECTORS, RATIOS = "vectors/", "ratios/"
 
 
-def evidence_of(ratios: Mapping[str, torch.Tensor]) -> Evidence:
+def evidence_of(ratios: "Mapping[str, torch.Tensor]") -> Evidence:
     """Return shares of the variance, site -> (components,), as a kind of evidence for each component."""
     most = max(map(len, ratios.values()))
     return {
@@ -28,7 +30,7 @@ def evidence_of(ratios: Mapping[str, torch.Tensor]) -> Evidence:
     }
 
 
-def first_components(site: Site, rank: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def first_components(site: Site, rank: int, tensors: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
     """Return the first components of a site's input.
 
     Raises:
@@ -54,6 +56,8 @@ class ComponentsFile:
             "eva", workload.base, corpus_sha256, asdict(workload.data), splits_of(workload).train_sha256,
             workload.batch_size, asdict(workload.budget), MOST_RHO, ENOUGH,
         ]  # fmt: skip
+        if workload.rows_together < workload.batch_size:
+            parts.append(workload.rows_together)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def read(self, path: Path) -> Measured:
@@ -67,6 +71,8 @@ class ComponentsFile:
 
     def write(self, measured: Measured, path: Path) -> None:
         """Write a file."""
+        import torch
+
         spectrum = spectra(measured.evidence)
         ratios = {name: [shares[name] for shares in spectrum if name in shares] for name in spectrum[0]}
         tensors = {VECTORS + name: vectors for name, vectors in measured.tensors.items()}

@@ -1,31 +1,24 @@
 """The evidence that strategies score from: measured on the frozen base before any training."""
 
-import hashlib
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from analysis.results import journal
 from strategies import RankBudget
 from strategies.base import Evidence, Site
 from strategies.empirical import EVIDENCE_KINDS
 from strategies.measurement import Measured
 from trainables.data.collate import Batch, Batches
+from trainables.evidence.kept import BATCHES
 from trainables.evidence.site_inputs import vectors_of_tokens
 from trainables.models.base_model import BaseModel
 from trainables.models.frozen_linear import FrozenLinear
-from trainables.spec import Workload
-from trainables.training.inputs import splits_of
 from trainables.training.losses import token_losses
 
-BATCHES = 4
 HELD = 2**28
 """Elements of matrices' gradients that are held together where a batch is computed in parts: 1 GB."""
 
@@ -57,33 +50,6 @@ def measure(base: BaseModel, batches: Iterable[Batch], budget: RankBudget) -> Me
     rows = batches.rows if isinstance(batches, Batches) else None
     first = list(itertools.islice(batches, BATCHES))
     return Measured(measure_batches(base.model, base.sites, first, rows, base.separable_head))
-
-
-class EvidenceFile:
-    """How evidence is kept: as a sealed line of JSON."""
-
-    suffix = ".json"
-
-    def key(self, workload: Workload, corpus_sha256: str) -> str:
-        """Return a digest of all that ``measure`` depends on: model, texts, splits, batches."""
-        parts = [
-            workload.base, corpus_sha256, asdict(workload.data), splits_of(workload).train_sha256,
-            workload.batch_size, BATCHES, *EVIDENCE_KINDS,
-        ]  # fmt: skip
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def read(self, path: Path) -> Measured:
-        """Read a file of ``write``.
-
-        Raises:
-            OSError: The file does not exist.
-            ValueError: It is not as it was written.
-        """
-        return Measured(journal.opened(path.read_bytes(), unsealed=False))
-
-    def write(self, measured: Measured, path: Path) -> None:
-        """Write a file."""
-        path.write_text(journal.sealed(measured.evidence) + "\n")
 
 
 def measure_batches(

@@ -11,7 +11,7 @@ from strategies.base import Site
 from strategies.eva import MOST_RHO
 from strategies.measurement import Measured
 from trainables.adapters.peft_compat import PrincipalComponents
-from trainables.data.collate import Batch
+from trainables.data.collate import Batch, Batches
 from trainables.data.splits import IGNORED
 from trainables.evidence.components import ENOUGH, evidence_of
 from trainables.evidence.site_inputs import vectors_of_tokens
@@ -19,15 +19,16 @@ from trainables.models.base_model import BaseModel
 
 
 def measure(base: BaseModel, batches: Iterable[Batch], budget: RankBudget) -> Measured:
-    """Decompose the sites' inputs on the training split, in passes of one batch.
+    """Decompose the sites' inputs on the training split, in passes of one batch, or of the rows that fit into memory.
 
     Raises:
         ValueError: The split has too few learned tokens for the rank.
     """
     decomposition = Decomposition(base.sites, budget)
+    rows = batches.rows if isinstance(batches, Batches) else None
     with torch.no_grad():
         for batch in batches:
-            decomposition.add(base.model, batch)
+            decomposition.add(base.model, batch, rows)
             if decomposition.converged:
                 break
     return decomposition.result()
@@ -58,10 +59,20 @@ class Decomposition:
         self._waiting: dict[str, list[torch.Tensor]] = {}
         self._last: tuple[str, torch.Tensor] | None = None
 
-    def add(self, model: Any, batch: Batch) -> None:
-        """Run the model on a batch and add its sites' inputs."""
-        learned = batch.attention_mask.bool() & (batch.labels != IGNORED)
+    def add(self, model: Any, batch: Batch, rows: int | None = None) -> None:
+        """Run the model on a batch and add its sites' inputs.
+
+        Args:
+            model: The frozen base.
+            batch: The batch.
+            rows: Most rows of one pass; None takes all. Each pass is a step of the decomposition.
+        """
         self._before = {name: fit.components.clone() for name, fit in self._fits.items()}
+        for part in batch.parts(rows or len(batch.input_ids)):
+            self._add(model, part)
+
+    def _add(self, model: Any, batch: Batch) -> None:
+        learned = batch.attention_mask.bool() & (batch.labels != IGNORED)
 
         def hook(name: str) -> Any:
             def record(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:

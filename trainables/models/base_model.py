@@ -16,6 +16,7 @@ from strategies.base import Site
 from trainables.models import hub
 from trainables.models.context import Context
 from trainables.models.coverage import Coverage
+from trainables.models.coverage import Shape as Shape
 from trainables.models.device import CPU, device_of
 from trainables.models.files import resolve
 from trainables.models.frozen_linear import FrozenLinear
@@ -88,21 +89,6 @@ class BaseModel:
     def weight(self, site: Site) -> torch.Tensor:
         """Return a site's matrix in float32, (d_out, d_in), not copied where it is stored so."""
         return FrozenLinear(self.model.get_submodule(site.name)).dequantize(torch.float32).t()
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A model's shape, from its configuration alone: what can be adapted, parameters, context and vocabulary."""
-
-    coverage: Coverage
-    params: int
-    context: Context
-    vocabulary: int
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """The matrices that can carry an adapter."""
-        return self.coverage.sites
 
 
 def shape_of(model: str) -> Shape:

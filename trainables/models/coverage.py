@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from strategies.base import Site
+from trainables.models.context import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,21 @@ class Coverage:
         if not self.joins:
             parts.append("rows are not laid end to end, since they would see each other")
         return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A model's shape, from its configuration alone: what can be adapted, parameters, context and vocabulary."""
+
+    coverage: Coverage
+    params: int
+    context: Context
+    vocabulary: int
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The matrices that can carry an adapter."""
+        return self.coverage.sites
 
 
 def cache_key(base: str | None, chosen: Coverage) -> str:

@@ -3,14 +3,34 @@
 import contextlib
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # a wrong flag should not take as long to be named as torch to be imported
     import torch
 
 CPU, CUDA, MPS = "cpu", "cuda", "mps"
+
+
+class Graphs(Protocol):
+    """Captures what a device is asked to do, and asks it again at once."""
+
+    def warm_up(self, work: "Callable[[], torch.Tensor]") -> "torch.Tensor":
+        """Do work, as it must have been done before it is captured."""
+        ...
+
+    def capture(self, work: "Callable[[], torch.Tensor]") -> "Callable[[], torch.Tensor]":
+        """Note what work asks of the device, and do none of it.
+
+        Returns:
+            Does it, on whatever its memory holds by then; each time the result is the same tensor.
+
+        Raises:
+            RuntimeError: It cannot be captured, as it waits for the device or goes by numbers on it.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +122,19 @@ class Device:
 
     def synchronize(self) -> None:
         """Wait until all that was asked for is computed."""
+
+    @property
+    def queues(self) -> bool:
+        """Whether it works on its own while Python goes on, so that the next pass may be made ready meanwhile."""
+        return False
+
+    def ready(self, numbers: "torch.Tensor") -> "torch.Tensor":
+        """Return numbers of the host where the device gets them without anybody waiting."""
+        return numbers
+
+    def graphs(self) -> "Graphs | None":
+        """Return what captures work and does it again without its launches; None if the device cannot."""
+        return None
 
     def place(self, network: Any) -> Any:
         """Move a model or a tensor to the device, and return it."""
@@ -199,6 +232,59 @@ class Cuda(Device):
 
         torch.cuda.synchronize()
 
+    @property
+    def queues(self) -> bool:
+        """It does."""
+        return True
+
+    def ready(self, numbers: "torch.Tensor") -> "torch.Tensor":
+        """As ``Device.ready``."""
+        return numbers.pin_memory()
+
+    def graphs(self) -> "Graphs | None":
+        """As ``Device.graphs``."""
+        return CudaGraphs()
+
+
+class CudaGraphs:
+    """Captures work as CUDA graphs, whose memory they share: they run one after the other, and keep only results."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def warm_up(self, work: "Callable[[], torch.Tensor]") -> "torch.Tensor":
+        """As ``Graphs.warm_up``, on the stream on which it will be captured: libraries keep memory for each."""
+        import torch
+
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = work()
+        current.wait_stream(self._stream)
+        return result
+
+    def capture(self, work: "Callable[[], torch.Tensor]") -> "Callable[[], torch.Tensor]":
+        """As ``Graphs.capture``."""
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        # a capture that fails to end leaves its stream the current one, unless it is made that around it, too; with
+        # "global" it would fail where another thread writes a checkpoint meanwhile
+        with (
+            torch.cuda.stream(self._stream),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            result = work()
+
+        def replay() -> "torch.Tensor":
+            graph.replay()
+            return result
+
+        return replay
+
 
 class Mps(Device):
     """The GPU of an Apple chip. It shares memory with the CPU, and computes in float32."""
@@ -262,6 +348,11 @@ def device_of(name: str) -> Device:
 def given_by(gpus: object) -> str:
     """Return the name of the device of a process that was given so many GPUs: a number, their list, or ``mps``."""
     return MPS if gpus == MPS else CUDA if gpus else CPU
+
+
+def is_apple() -> bool:
+    """Return True on a machine that may have the GPU of an Apple chip; others need no torch to know that."""
+    return sys.platform == "darwin"
 
 
 def here() -> Device:

@@ -59,7 +59,7 @@ def check_weights(model: str) -> bool:
     present = [name for name in needed if (folder / name).exists()]
     for name in present:
         try:
-            with safe_open(folder / name, "pt"):
+            with safe_open(folder / name, "np"):
                 pass
         except (SafetensorError, OSError) as error:
             raise ValueError(

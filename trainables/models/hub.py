@@ -36,28 +36,31 @@ def at(repo: str, commit: str | None) -> str:
     return f"{repo}@{commit}" if commit else repo
 
 
-def pinned(flag: str, repo: str, revision: str | None) -> str:
+def pinned(kind: str, repo: str, revision: str | None, flag: str = "") -> str:
     """Return ``ORG/NAME@COMMIT`` for a hub id, and anything else unchanged.
 
     Args:
-        flag: ``model`` or ``dataset``, for messages and as the kind of the repository.
-        repo: The flag's value.
+        kind: Of the repository, ``model`` or ``dataset``.
+        repo: The flag's value; a commit that it has is kept.
         revision: Branch, tag or commit; the default branch if None.
+        flag: Its name, if that is not ``kind``.
 
     Raises:
         ValueError: The revision does not exist, or is of something that has none.
     """
     if not is_hub_id(repo):
         if revision is not None:
-            raise ValueError(f"--{flag}-revision {revision}: --{flag} {repo} is no hub id and has none; leave it out")
+            raise ValueError(f"--{kind}-revision {revision}: --{kind} {repo} is no hub id and has none; leave it out")
         return repo
+    repo, commit = split(repo)
+    revision = revision or commit
     from huggingface_hub import resolve_revision  # as below here, since it takes long to import and few need it
     from huggingface_hub.errors import HTTPError, RevisionResolutionError  # type: ignore[attr-defined]
 
     try:
-        return f"{repo}@{resolve_revision(repo, repo_type=flag, revision=revision).resolved}"
+        return f"{repo}@{resolve_revision(repo, repo_type=kind, revision=revision).resolved}"
     except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
-        raise ValueError(_absent(flag, repo, revision, error)) from error
+        raise ValueError(_absent(flag or kind, repo, revision, error)) from error
 
 
 def folder(flag: str, reference: str, patterns: Sequence[str]) -> Path:

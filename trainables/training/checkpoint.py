@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.results.atomic_write import replacing_folder
+from analysis.results.atomic_write import replace_text, replacing_folder
 from analysis.results.strict_json import is_count, is_number
 from trainables.adapters import CONFIG, WEIGHTS
 
@@ -17,6 +17,7 @@ UNVERIFIED = "_unverified"  # ends the name of a folder that was not seen to hav
 SESSION, LAST = "session", "checkpoint_last"  # a trial's folder in a checkpoint of Ray's, and the checkpoint of a stop
 STATE = "state.safetensors"
 META = "session.json"
+HAS_STATE = "has_state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Progress:
         tokens: Learned tokens seen.
         seconds: Training time spent, evaluations included.
         recent: As ``Learner.recent``; none at a report.
+        has_state: Whether ``STATE`` is kept, so that a session can continue. Written only where it is not.
         base: Identity of the frozen base that the adapter belongs to.
         allocation: Digest of the allocation.
     """
@@ -38,6 +40,7 @@ class Progress:
     base: str
     allocation: str
     recent: Mapping[str, Any] = field(default_factory=dict)
+    has_state: bool = True
 
 
 def write(folder: Path, progress: Progress, write_tensors: Callable[[Path], None]) -> None:
@@ -50,8 +53,21 @@ def write(folder: Path, progress: Progress, write_tensors: Callable[[Path], None
     """
     with replacing_folder(folder) as aside:
         write_tensors(aside)
-        values = {name: getattr(progress, name) for name in Progress.__slots__}
+        values = {name: getattr(progress, name) for name in Progress.__slots__ if name != HAS_STATE}
         (aside / META).write_text(json.dumps({**values, "sha256": _digest(aside, values)}))
+
+
+def drop_state(folder: Path) -> None:
+    """Remove what a session would continue with from a whole checkpoint; the adapter stays, and can be relied on.
+
+    Raises:
+        OSError: Something cannot be written or removed.
+    """
+    progress = progress_of(folder)
+    if progress is not None and progress.has_state:  # noted first: cut off in between, it is still whole
+        values = {name: getattr(progress, name) for name in Progress.__slots__} | {HAS_STATE: False}
+        replace_text(folder / META, json.dumps({**values, "sha256": _digest(folder, values)}))
+    (folder / STATE).unlink(missing_ok=True)
 
 
 def fitting(folder: Path, expected: Mapping[str, str]) -> Progress:
@@ -62,11 +78,14 @@ def fitting(folder: Path, expected: Mapping[str, str]) -> Progress:
         expected: ``base`` and ``allocation`` of the session that continues.
 
     Raises:
-        ValueError: It belongs to another base or to another allocation, or is not as it was written.
+        ValueError: It belongs to another base or to another allocation, is not as it was written, or has the adapter
+            alone.
     """
     progress = progress_of(folder)
     if progress is None:
         raise ValueError(f"checkpoint {folder}: not as it was written")
+    if not progress.has_state:
+        raise ValueError(f"checkpoint {folder}: its trial has ended, and only the adapter was kept")
     for name, value in expected.items():
         if getattr(progress, name) != value:
             raise ValueError(f"checkpoint {folder}: {name} is {getattr(progress, name)}, this session has {value}")
@@ -91,17 +110,19 @@ def _can_be(progress: Progress) -> bool:
         return False
     if not isinstance(recent, dict) or not all(type(value) in {int, float} for value in recent.values()):
         return False
-    return is_number(progress.seconds) and progress.seconds >= 0
+    return isinstance(progress.has_state, bool) and is_number(progress.seconds) and progress.seconds >= 0
 
 
-def newest(folders: Iterable[Path]) -> Path | None:
-    """Return the intact checkpoint with the most steps; None if there is none."""
-    steps = {folder: progress.step for folder in folders if (progress := progress_of(folder)) is not None}
+def newest(folders: Iterable[Path], to_continue: bool = False) -> Path | None:
+    """Return the intact checkpoint with the most steps, or of those to continue from; None if there is none."""
+    whole = {folder: progress for folder in folders if (progress := progress_of(folder)) is not None}
+    steps = {folder: progress.step for folder, progress in whole.items() if progress.has_state or not to_continue}
     return max(steps, key=lambda folder: (steps[folder], str(folder)), default=None)
 
 
 def _digest(folder: Path, values: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    for path in (folder / STATE, folder / ADAPTER / WEIGHTS, folder / ADAPTER / CONFIG):
+    state = (folder / STATE,) if values.get(HAS_STATE, True) else ()
+    for path in (*state, folder / ADAPTER / WEIGHTS, folder / ADAPTER / CONFIG):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

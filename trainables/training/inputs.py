@@ -1,14 +1,20 @@
-"""What a workload trains on, wherever its process runs: the base that was planned, and the examples that it carries."""
+"""What a workload trains on, wherever its process runs: the base that was planned, and the examples that it carries.
+
+Imports torch only where a base is loaded.
+"""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from trainables.data.splits import Splits, load_splits
-from trainables.models.base_model import BaseModel, load
 from trainables.models.identity import identity
 from trainables.spec import Workload
 
+if TYPE_CHECKING:
+    from trainables.models.base_model import BaseModel
 
-def base_of(workload: Workload) -> BaseModel:
+
+def base_of(workload: Workload) -> "BaseModel":
     """Load the workload's base.
 
     A cluster's nodes may hold different files at one path, and a node may join in the middle of a search: so
@@ -17,6 +23,8 @@ def base_of(workload: Workload) -> BaseModel:
     Raises:
         ValueError: The base on this node is not the one that the search was planned with, or it does not load.
     """
+    from trainables.models.base_model import load
+
     if workload.base not in {None, base_digest := identity(workload.model)}:
         raise ValueError(
             f"--model {workload.model}: this node has {base_digest[:12]} there, the search was planned with "

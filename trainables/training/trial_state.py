@@ -255,7 +255,7 @@ class Learner:
         pairs = self.adapter.factors.items()
         return [{"params": list(pair), "rate_factor": self.rate_factors[name]} for name, pair in pairs]
 
-    def _provenance(self) -> Mapping[str, str]:
+    def _provenance(self) -> Mapping[str, Any]:
         """Return the base and allocation that a checkpoint must match; the allocation is as planned and audited."""
         workload = self.workload
         allocation = self.spec.digest(self.sites, workload.budget, workload.evidence)

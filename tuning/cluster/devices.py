@@ -5,7 +5,7 @@ from typing import Any
 
 import ray
 
-from trainables.models.device import CUDA, MPS, here
+from trainables.models.device import CUDA, MPS, here, is_apple
 from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
 
@@ -33,7 +33,7 @@ def _choice(plan: SearchPlan, gpus: int) -> tuple[float | str, str]:
         return 0.0, f"training on CPU, for PyTorch sees none of Ray's {gpus} GPU(s), only {seen}"
     if plan.ray_address is not None:
         return 0.0, "training on CPU, for this Ray has no GPU now; --gpus-per-trial 1 waits for one"
-    if here().name == MPS:
+    if is_apple() and here().name == MPS:
         return MPS, "training on this machine's GPU (mps)"
     return 0.0, "training on CPU, for there is no GPU"
 

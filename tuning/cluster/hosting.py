@@ -28,28 +28,57 @@ LEASE = "lease"
 
 
 @contextmanager
-def hosts_for(plan: SearchPlan, workload: Workload) -> Iterator[Hosts]:
+def hosts_for(plan: SearchPlan, workload: Workload | None) -> Iterator[Hosts]:
     """Yield the hosts of a search; they end with the block.
 
     Args:
         plan: The search.
-        workload: As far as it is known; ``Hosts.sharing`` says more later.
+        workload: As far as it is known; ``Hosts.sharing`` says more later. None has hosts begin that load no base yet.
     """
     # a Ray that began here ends with this process, and hosts with it; elsewhere they must see that it is gone
     lease = _signed(plan) if _lease(plan) else None
     hosts = Hosts(_prefix(plan), [ray.put(workload)], _per_node(plan), _lease(plan), plan.isolation == "process")
     try:
-        if plan.isolation == "packed" and plan.ray_address is None:  # every device is ours: they can load the base now
-            devices = _gpus() if plan.gpus else [f"cpu{number}" for number in range(hosts.per_node)]
-            for device in devices[: plan.max_concurrent_trials]:
-                hosts.at(ray.nodes()[0]["NodeID"], device).load.remote(hosts.workload)
-                log.info("host of %s begins, and loads the base", device)
+        for device in _devices_that_begin(plan, hosts):
+            host = _host(hosts, device)
+            if workload is not None:
+                host.load.remote(hosts.workload)
+            log.info("host of %s begins%s", device, "" if workload is None else ", and loads the base")
         yield hosts
     finally:
         end(plan)
         if lease is not None:
             with contextlib.suppress(ray.exceptions.RayError):  # it has ended with Ray
                 ray.kill(lease)
+
+
+def load(plan: SearchPlan, hosts: Hosts) -> None:
+    """Have the hosts that have begun load the base of their workload."""
+    for device in _devices_that_begin(plan, hosts):
+        _host(hosts, device).load.remote(hosts.workload)
+        log.info("host of %s loads the base", device)
+
+
+def call(plan: SearchPlan, hosts: Hosts, function: Callable[..., R], *arguments: Any) -> R:
+    """Call a function in the first host of this machine, once more in another if that dies.
+
+    Raises:
+        RayError: It could not be done.
+        Exception: What the function raised.
+    """
+    log.info("a host is asked for %s", function.__name__)
+    for is_last in (False, True):
+        try:
+            result: R = ray.get(_host(hosts, _devices(plan, hosts)[0]).call.remote(function, *arguments))
+            return result
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, Exception):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayActorError:
+            if is_last:
+                raise
+    raise AssertionError
 
 
 def ask(plan: SearchPlan, hosts: Hosts, what: str, *arguments: Any, stop: Stop | None = None) -> Any:
@@ -140,6 +169,20 @@ def _per_node(plan: SearchPlan) -> int:
     cpus = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     most = math.ceil(max(plan.trials, plan.most_confirmations) / plan.trials_per_pack)
     return max(1, min(most, int(cpus // plan.cpus_per_trial)))
+
+
+def _devices_that_begin(plan: SearchPlan, hosts: Hosts) -> list[str]:
+    """Return the devices whose hosts begin before a trial does: every device is ours, and the hosts stay."""
+    ours = plan.isolation == "packed" and plan.ray_address is None
+    return _devices(plan, hosts)[: plan.max_concurrent_trials] if ours else []
+
+
+def _devices(plan: SearchPlan, hosts: Hosts) -> list[str]:
+    return _gpus() if plan.gpus else [f"cpu{number}" for number in range(hosts.per_node)]
+
+
+def _host(hosts: Hosts, device: str) -> Any:
+    return hosts.at(ray.nodes()[0]["NodeID"], device)
 
 
 def _gpus() -> list[str]:

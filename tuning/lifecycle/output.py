@@ -1,6 +1,7 @@
 """Standard output and error of a search, which it can do without: ``| head``, a full disk, a closed terminal."""
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk that is full, or of which somebody's share is."""
 log = logging.getLogger(__name__)
 
 

@@ -161,6 +161,11 @@ def count_from_its_start() -> None:
     _counts_from_its_start = True
 
 
+def is_of_a_search() -> bool:
+    """Return True if this process is a search's own, and no program that has called for one."""
+    return _counts_from_its_start
+
+
 def seconds_before_search() -> float:
     """Return for how long this process has run, in seconds; 0 where it is not a search's own."""
     if not _counts_from_its_start:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from analysis.results.messages import masked, to_stderr
-from tuning.lifecycle.stop import FULL
+from tuning.lifecycle.output import FULL
 
 FILE = "search.log"
 PACKAGES = ("tuning", "trainables", "analysis", "strategies")

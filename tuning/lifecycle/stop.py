@@ -1,7 +1,6 @@
 """How a search ends before its time and in order: by a signal, for want of disk space, or since a disk or Ray fails."""
 
 import contextlib
-import errno
 import os
 import shutil
 import signal
@@ -17,10 +16,9 @@ from ray import tune as ray_tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 
+from tuning.lifecycle.output import FULL as FULL
 from tuning.lifecycle.process import command_line, heard
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of a disk, or of somebody's share of it."""
 FULL_IN_WORDS = tuple(map(os.strerror, FULL))
 
 

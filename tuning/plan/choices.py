@@ -172,6 +172,15 @@ class SearchChoices(Choices):
         0, description="Seed of the search, the adapters and the data order"
     )
 
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Take ``baseline,eva`` for two names."""
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return value
+        return [part for name in names for part in (name.split(",") if isinstance(name, str) else [name])]
+
     @property
     def time_limit_seconds(self) -> float | None:
         """Seconds that the search may take, its report included; None without a limit."""
@@ -186,15 +195,6 @@ class SearchChoices(Choices):
         if value is not None and not (re.fullmatch(TIME_PATTERN, value) and re.search("[1-9]", value)):
             raise ValueError("must be as 10h, 90m or 2h30m")
         return value
-
-    @field_validator("strategies", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        """Take ``baseline,eva`` for two names."""
-        names = [value] if isinstance(value, str) else value
-        if not isinstance(names, list | tuple):
-            return value
-        return [part for name in names for part in (name.split(",") if isinstance(name, str) else [name])]
 
     @field_validator("strategies")
     @classmethod

@@ -20,6 +20,9 @@ class EngineChoices(Choices):
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto", description="Blocks computed twice to save memory; `auto` where it would not suffice otherwise"
     )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto", description="Steps and evaluations of a pack as CUDA graphs, on a GPU of CUDA and without dropout"
+    )
     cpus_per_trial: Annotated[float, Field(gt=0, le=10_000)] = Field(
         1.0, description="CPUs per trial, or of a pack; PyTorch gets as many threads"
     )

@@ -37,7 +37,7 @@ SIZES = {"half": 0.5, "double": 2.0}
 ALL_SIZES = {"quarter": 0.25, **SIZES, "four": 4.0}
 """Those of a thorough search."""
 SEARCH_ONLY = (
-    "budget", "budget_rank", "objective", "strategies", "num_samples", "confirm_seeds", "thorough", "time_limit",
+    "budget", "budget_rank", "objective", "strategies", "num_samples", "confirm_seeds", "time_limit", "thorough",
 )  # fmt: skip
 
 
@@ -187,6 +187,12 @@ class SearchPlan(
         return ALL_SIZES if self.thorough else SIZES
 
     @property
+    def most_handed_out(self) -> int:
+        """How many confirmation runs there can be of which one may be recommended: controls and other sizes are not."""
+        rivals, sizes = len(self.strategies) - 1, 2 if self.searches_budget else 1
+        return self.most_seeds * sizes * (1 + rivals) if self.most_confirmations else 0
+
+    @property
     def size_seeds(self) -> int:
         """From how many of the confirmation's seeds plain LoRA of other sizes is trained, so that little is added.
 
@@ -223,7 +229,8 @@ class SearchPlan(
 
     def trained_with(self, workload: Workload) -> Workload:
         """Return a workload with the devices and the dtype that this plan has."""
-        return replace(workload, device=self.device, pack_size=self.trials_per_pack, precision=self.precision)
+        workload = replace(workload, device=self.device, pack_size=self.trials_per_pack, precision=self.precision)
+        return replace(workload, captures=self.cuda_graphs == "auto")
 
     def workload(self, budget: RankBudget) -> Workload:
         """Return what all trials share; evidence is added once it is measured."""
@@ -242,6 +249,7 @@ class SearchPlan(
             device=self.device,
             pack_size=self.trials_per_pack,
             precision=self.precision,
+            captures=self.cuda_graphs == "auto",
         )
 
 

@@ -15,7 +15,7 @@ from analysis.results.atomic_write import replacing_file
 from analysis.results.messages import first_line
 from strategies.measurement import Measured
 from trainables.actors.host_registry import Hosts
-from trainables.evidence.measurements import format_of, keep
+from trainables.evidence.kept import format_of, keep
 from trainables.models.coverage import Coverage, cache_key
 from trainables.models.device import CPU, MPS
 from trainables.models.free_memory import free_bytes

@@ -4,15 +4,17 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainables.engine.footprint import Fit, Footprint, fit, footprint_of
 from trainables.models.device import CPU, CUDA, MPS, device_of, here
 from trainables.models.precision import BFLOAT16, NF4, Precision
 from trainables.spec import Workload
 from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight, token_bytes
+
+if TYPE_CHECKING:  # a search whose memory is no question needs no torch for it
+    from trainables.engine.footprint import Fit, Footprint
 
 log = logging.getLogger(__name__)
 SHARE = 0.85
@@ -33,8 +35,8 @@ class Memory:
         why_not: Why there is no footprint.
     """
 
-    footprint: Footprint | None
-    fit: Fit | None
+    footprint: "Footprint | None"
+    fit: "Fit | None"
     available: float | None
     why_not: str = ""
 
@@ -85,6 +87,8 @@ def planned(plan: SearchPlan, checked: Preflight, there: float | None, observer:
     Raises:
         ValueError: Nothing fits on a GPU; it says what would. On a CPU that is said, and tried.
     """
+    if plan.device == CUDA and plan.cuda_graphs == "auto" and plan.dropout:
+        log.info("training steps are no CUDA graphs: --dropout %g", plan.dropout)
     if there is not None and plan.gradient_checkpointing != "on" and _most_bytes(plan, checked) < FAR_LESS * there:
         return checked
     memory = memory_of(plan, checked, there)
@@ -107,6 +111,8 @@ def _most_bytes(plan: SearchPlan, checked: Preflight) -> int:
 
 def memory_of(plan: SearchPlan, checked: Preflight, there: float | None) -> Memory:
     """Return what is known of a search's memory; arguments as of ``planned``."""
+    from trainables.engine.footprint import fit
+
     workload, available = checked.workload, None if there is None else SHARE * there - PROCESS_BYTES
     try:
         footprint = _footprint(workload, checked)
@@ -128,7 +134,9 @@ def with_passes(plan: SearchPlan, workload: Workload, memory: Memory) -> Workloa
     return replace(workload, recomputes=memory.fit.recomputes, rows_per_pass=rows)
 
 
-def _footprint(workload: Workload, checked: Preflight, precision: Precision | None = None) -> Footprint:
+def _footprint(workload: Workload, checked: Preflight, precision: Precision | None = None) -> "Footprint":
+    from trainables.engine.footprint import footprint_of
+
     length = min(workload.data.max_length, max(map(len, _rows(workload)), default=workload.data.max_length))
     precision = precision or workload.precision
     return footprint_of(workload.model, checked.shape, precision, workload.device, workload.budget.params, length)
@@ -138,7 +146,7 @@ def _rows(workload: Workload) -> list[tuple[int, ...]]:
     return [] if workload.splits is None else [example.input_ids for example in workload.splits.train]
 
 
-def _too_little(plan: SearchPlan, workload: Workload, footprint: Footprint, available: float) -> str:
+def _too_little(plan: SearchPlan, workload: Workload, footprint: "Footprint", available: float) -> str:
     """Return what to do about a memory into which one row of each trial does not fit."""
     ways = []
     if workload.pack_size > 1:
@@ -167,8 +175,10 @@ def cards(plan: SearchPlan, checked: Preflight) -> list[str]:
     return [f"on {size} GB: {on_card(plan.batch_size, size, whole, bits)}" for size in CARDS_GB]
 
 
-def on_card(batch_size: int, size: int, whole: Footprint, bits: Footprint) -> str:
+def on_card(batch_size: int, size: int, whole: "Footprint", bits: "Footprint") -> str:
     """Return how a model is trained on a card of so many GB, of its footprints in bfloat16 and in four bits."""
+    from trainables.engine.footprint import fit
+
     available = SHARE * size * 1e9 - PROCESS_BYTES
     for footprint, name in ((whole, BFLOAT16), (bits, NF4)):
         for twice in (False, True):

@@ -16,9 +16,8 @@ from strategies.official import OFFICIAL
 from trainables.data import lengths
 from trainables.data.preparation import prepare
 from trainables.data.source import DataSource
-from trainables.models import base_model, files, hub
-from trainables.models.base_model import Shape
-from trainables.models.coverage import Coverage
+from trainables.models import files, hub
+from trainables.models.coverage import Coverage, Shape
 from trainables.models.device import CPU, here
 from trainables.models.free_memory import free_bytes
 from trainables.models.identity import identity
@@ -71,6 +70,7 @@ class Preflight:
             "corpus_sha256": self.corpus_sha256,
             "model_revision": hub.commit_of(self.workload.model),
             "dataset_revision": hub.commit_of(self.workload.data.dataset),
+            **{f"{split}_dataset": name for split, name in source.others.items() if hub.commit_of(name)},
         }
 
     def token_estimate(self, trials: int) -> int:
@@ -91,15 +91,12 @@ def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
     Raises:
         ValueError: Names what is wrong with the model, the data or the budget.
     """
-    _check_folder(plan)
-    if plan.mlflow_uri is None and has_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
-        raise ValueError(
-            "MLFLOW_TRACKING_URI: a password in it would be saved and logged; leave it out and set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD"
-        )
+    from trainables.models.base_model import shape_of
+
+    check_places(plan)
     model = hub.pinned("model", plan.model, plan.model_revision)
     dataset = hub.pinned("dataset", plan.dataset, plan.dataset_revision)
-    shape = base_model.shape_of(model)
+    shape = shape_of(model)
     shape = replace(shape, coverage=plan.targets.among(shape.coverage))
     has_weights = _check_weights(model, needs_weights)
     if shape.context.tokens is not None and isinstance(plan.max_length, int) and plan.max_length > shape.context.tokens:
@@ -140,11 +137,27 @@ def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
     )
 
 
+def check_places(plan: SearchPlan) -> None:
+    """Check where a search writes to: its folder, and MLflow's address.
+
+    Raises:
+        ValueError: As of ``check``.
+    """
+    _check_folder(plan)
+    if plan.mlflow_uri is None and has_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        raise ValueError(
+            "MLFLOW_TRACKING_URI: a password in it would be saved and logged; leave it out and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD"
+        )
+
+
 def _check_weights(model: str, needed: bool) -> bool:
     """Check a model's weights as far as they are here, and return whether it has any."""
+    from trainables.models.base_model import check_fit, is_saved_quantized
+
     try:
-        if files.check_weights(model) and not base_model.is_saved_quantized(model):
-            base_model.check_fit(model)
+        if files.check_weights(model) and not is_saved_quantized(model):
+            check_fit(model)
     except files.NoWeights:
         if needed:
             raise
@@ -153,7 +166,8 @@ def _check_weights(model: str, needed: bool) -> bool:
 
 
 def _pinned_others(source: DataSource) -> dict[str, Any]:
-    return {f"{split}_dataset": hub.pinned("dataset", name, None) for split, name in source.others.items()}
+    names = {f"{split}_dataset": name for split, name in source.others.items()}
+    return {name: hub.pinned("dataset", repo, None, name.replace("_", "-")) for name, repo in names.items()}
 
 
 def _longest(plan: SearchPlan, shape: Shape, source: DataSource) -> tuple[int, str]:

@@ -5,11 +5,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from strategies import STRATEGIES
 from trainables.data import lengths
-from trainables.models.base_model import load_tokenizer
 from trainables.models.device import here
 from tuning.observer import SearchSize
 from tuning.plan import time_limit
@@ -90,6 +87,8 @@ def _cost(plan: SearchPlan, checked: Preflight) -> Iterator[str]:
 
 
 def _example(checked: Preflight) -> str:
+    from trainables.models.base_model import load_tokenizer
+
     text = lengths.marked(_first(checked), load_tokenizer(checked.workload.model))
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}"
 
@@ -101,6 +100,8 @@ def _first(checked: Preflight) -> Any:
 
 
 def _content(plan: SearchPlan, checked: Preflight) -> dict[str, Any]:
+    from trainables.models.base_model import load_tokenizer
+
     example = _first(checked)
     return {
         **{name: checked.data[name] for name in ("rows", "used", "left_out", "tokens")},
@@ -132,6 +133,8 @@ def run_seconds(plan: SearchPlan, checked: Preflight) -> float:
 
 
 def _operations_a_second(size: int = 512, times: int = 8) -> float:
+    import torch
+
     factor = torch.ones(size, size, device=here().name)
     began = time.perf_counter()
     for _ in range(times):

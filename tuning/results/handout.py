@@ -15,7 +15,6 @@ from analysis.results.messages import first_line
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
-from trainables.models.base_model import put_template, save_tokenizer
 from trainables.models.identity import has_changed
 from trainables.models.precision import IN_FLOAT32, Precision
 from trainables.postprocess.verification import NotReloaded, agree, in_words, loaded_from
@@ -179,6 +178,8 @@ def put(run: Run, forms: Forms, best: ResultRow, assessment: SearchAssessment, i
 
 def put_unverified(run: Run, adapter: Path, best: ResultRow, assessment: SearchAssessment, info: RunInfo) -> None:
     """Put an adapter as it lies in a checkpoint, with tokenizer and card, where nobody takes it for a verified one."""
+    from trainables.models.base_model import put_template, save_tokenizer  # nothing before needs torch in this process
+
     folder = run.plan.run_dir / (BEST + UNVERIFIED)
     command = verifying(run.plan)
     with replacing_folder(folder) as aside:

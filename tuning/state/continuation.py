@@ -14,7 +14,9 @@ from analysis.results.confinement import check_folder
 from analysis.results.run_info import FACTS, PLAN, given_in
 from analysis.results.strict_json import is_number, parsed
 from analysis.results.trial_config import Phase
-from trainables.data.splits import corpus_sha256, read_documents
+from trainables.data.corpus import read_corpus, sha256_of
+from trainables.models import hub
+from trainables.models.identity import in_todays_form
 from trainables.models.precision import FLOAT32
 from trainables.spec import TrialSpec
 from tuning.plan.choices import BudgetChoices, ModelChoice, TrainingChoices
@@ -28,7 +30,7 @@ REPORTED = ("--margin is ",)
 LOCK, LATEST = ".lock", "latest"
 FREE = (
     "name", "runs_dir", "max_concurrent_trials", "max_failures", "ray_address", "dashboard_host",
-    "gradient_checkpointing", "time_limit",
+    "gradient_checkpointing", "time_limit", "cuda_graphs",
 )  # fmt: skip
 """Choices that change nothing about what is found."""
 TRAINED = sorted(
@@ -37,6 +39,8 @@ TRAINED = sorted(
 )
 """Choices by which a trial of the same configuration trains otherwise, or on something else."""
 ORIGIN = ("base model", "texts")
+TEXTS = ("dataset", "validation_dataset", "test_dataset", "chat_template")
+"""Choices that name files whose digest a plan has."""
 OF_OLD = {"base_dtype": FLOAT32, "plain_points": False, "sizes": False}
 """Choices as searches had them that do not say."""
 
@@ -133,7 +137,8 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
     if lost := [name for name in plan.strategies if name not in wanted.strategies]:
         raise ValueError(f"--strategies: this search has trials of {', '.join(lost)}; add to them, or start another")
     before, now = absolute(plan), absolute(wanted)
-    free = (*FREE, "dataset") if before.dataset != now.dataset and _has_same_texts(plan, wanted) else FREE
+    moved = any(getattr(before, name) != getattr(now, name) for name in TEXTS)
+    free = (*FREE, *TEXTS) if moved and _has_same_texts(plan, wanted) else FREE
     changes = [
         f"--{name.replace('_', '-')} is {getattr(plan, name)}, not {getattr(wanted, name)}"
         for name in SearchPlan.model_fields
@@ -167,10 +172,14 @@ def are_of_the_report(changes: Sequence[str]) -> bool:
 
 
 def _has_same_texts(plan: SearchPlan, wanted: SearchPlan) -> bool:
-    """Return True if a file has the texts that a plan knows the digest of, wherever it lies now."""
+    """Return True if files have the texts and the template that a plan knows the digest of, wherever they lie now."""
     if plan.corpus_sha256 is None or not Path(wanted.dataset).exists():
         return False
-    return corpus_sha256(read_documents(wanted.data_source())) == plan.corpus_sha256
+    source = wanted.data_source()
+    try:
+        return sha256_of(source, read_corpus(source)) == plan.corpus_sha256
+    except (OSError, UnicodeDecodeError):  # of the template; preflight says it in one line
+        return False
 
 
 def origin(record: Record, plan: SearchPlan) -> dict[str, Any]:
@@ -188,7 +197,8 @@ def origin(record: Record, plan: SearchPlan) -> dict[str, Any]:
     def said(name: str, kind: type) -> Any:
         return next((value for source in sources if isinstance(value := source.get(name), kind) and value), None)
 
-    identity = {"search_id": said("search_id", str), "base_sha256": said("base_sha256", str)}
+    base = in_todays_form(hub.at(plan.model, plan.model_revision), said("base_sha256", str))
+    identity = {"search_id": said("search_id", str), "base_sha256": base}
     return {**identity, "versions": said("versions", dict), "corpus_sha256": plan.corpus_sha256}
 
 

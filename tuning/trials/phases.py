@@ -61,7 +61,8 @@ def train(run: Run) -> optuna.Study | None:
     for row in record.rows.values():
         gauges.ended(row)
         to_mlflow.ended(row)  # a kill may have come between the record and those who are told
-    listeners = (to_mlflow, gauges, TrialLog(run.timeline), *([Spent(run)] if run.deadline else []))
+    ended_trials = checkpoints.EndedTrials(plan, record.rows.values())
+    listeners = (to_mlflow, gauges, TrialLog(run.timeline), *([Spent(run)] if run.deadline else []), ended_trials)
     trainable = tuner.trainable(plan, run.hosts, record)
     search = tuner.searcher(plan, run.checked, record)
     if run.deadline and isinstance(search, StudySearch):
@@ -70,15 +71,18 @@ def train(run: Run) -> optuna.Study | None:
     if left > 0:
         run.timeline.enter(Stage.FIRST_STEP)
         _phase(run, trainable, search, left, listeners, Phase.SEARCH)
+    ended_trials.make_room()
     for what in (Stage.CONFIRMATION, Stage.CONTROLS):
-        _confirm(run, trainable, listeners, what)
+        _confirm(run, trainable, listeners, ended_trials, what)
     _tell_shortened(run)
     if not run.stop.stop_all() and record.of_phase(Phase.CONFIRM):
         to_mlflow.close_group(Phase.CONFIRM)
     return search.study if isinstance(search, StudySearch) else None
 
 
-def _confirm(run: Run, trainable: Any, listeners: tuple[Any, ...], what: Stage) -> None:
+def _confirm(
+    run: Run, trainable: Any, listeners: tuple[Any, ...], ended_trials: checkpoints.EndedTrials, what: Stage
+) -> None:
     """Train what confirms a search, or its controls, that is not there yet; look by look where a search looks."""
     of_controls, told, before = what == Stage.CONTROLS, 0, None
     while not run.stop.stop_all():
@@ -89,6 +93,7 @@ def _confirm(run: Run, trainable: Any, listeners: tuple[Any, ...], what: Stage) 
             break
         before = wanted
         _train_again(run, trainable, listeners, what, wanted)
+        ended_trials.make_room()
         if of_controls or not run.plan.looks:
             break
 
