@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from analysis.results.trial_config import Phase, TrialConfig
 from strategies import CONTROLS
-from tuning.plan.search_plan import SIZES, SearchPlan
+from tuning.plan.search_plan import SearchPlan
 from tuning.plan.time_limit import FEWEST_SEEDS, trial_seconds
 from tuning.state.record import Record
 
@@ -58,7 +58,7 @@ class Deadline:
         of_seed = len(self._plan.strategies) + len(CONTROLS)
         in_half = int(trial_seconds(self._plan) / 2 / self.run_seconds / of_seed)
         seeds = min(self._plan.first_seeds, max(FEWEST_SEEDS, in_half))
-        after = seeds * of_seed + min(seeds, self._plan.size_seeds) * len(SIZES)
+        after = seeds * of_seed + min(seeds, self._plan.size_seeds) * len(self._plan.sizes_tried)
         return self._has((1 + after) * self.run_seconds)
 
     def may_confirm(self, config: TrialConfig, wanted: Sequence[TrialConfig]) -> bool:
