@@ -67,6 +67,8 @@ class Choices(BaseModel):
         if isinstance(value, bool) and info.field_name not in YES_OR_NO:
             raise ValueError("must be a number or text, not yes or no")
         for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, bytes):
+                raise ValueError("must be text, not bytes")
             if isinstance(text, str):
                 _check_text(text)
                 if not text.strip():
