@@ -213,7 +213,7 @@ def _ours(case: Case, workload: Workload, trials: int, clock: Clock) -> None:
         listening.remove()
     evaluation = clock.time(lambda: pack.evaluate(slots, "validation"))
     forward = clock.time(bare(pack, trials, False))
-    passes = pack._passes
+    passes = pack.passes
     print(
         f"| {case.name}, {trials} trials: bare / ours {alone / ours:.2f}; evaluation / bare forward "
         f"{evaluation / forward:.2f}; {passes.captured} graphs, {passes.replayed} replays"

@@ -114,7 +114,7 @@ def same(one, other):
 @pytest.mark.search
 def test_trials_that_come_leave_and_diverge_are_trained_by_graphs_as_without(long, spec, graphs, monkeypatch):
     pack, slots, tensors, *numbers = life(long, spec)
-    assert graphs.captures == pack._passes.captured < graphs.replays == pack._passes.replayed
+    assert graphs.captures == pack.passes.captured < graphs.replays == pack.passes.replayed
     assert graphs.replays > 20
     assert [slot.failure is not None for slot in slots] == [False, True, False, False, False]
     assert pack.resource_events == []
@@ -176,7 +176,7 @@ def test_a_shape_is_captured_the_third_time_and_trials_that_come_have_others(lon
     pack.step(slots[:1])
     assert graphs.warmed_up == 3
     slots.append(pack.admit(long, spec(learning_rate=0.01)))
-    assert not pack._passes._replays, "the memory has moved"
+    assert not pack.passes._replays, "the memory has moved"
     pack.step(slots)
     assert (graphs.warmed_up, graphs.captures) == (4, 1)
     pack.forget(slots[2])
@@ -188,7 +188,7 @@ def test_graphs_make_room_for_what_trials_wait_for_and_come_again(long, spec, gr
     long = same_lengths(long)
     pack, slots = stepped(long, spec, 3)
     pack.make_room()
-    assert not pack._passes._replays
+    assert not pack.passes._replays
     for _ in range(3):
         pack.step(slots)
     assert (graphs.captures, graphs.warmed_up) == (2, 4)
@@ -252,7 +252,7 @@ def test_nothing_is_captured_on_a_cpu_nor_where_it_is_not_wanted(long, spec, gra
     assert graphs.warmed_up == 0
     monkeypatch.undo()
     assert device_of("cpu").graphs() is None
-    assert not Pack.of(long, 4)._passes.captures
+    assert not Pack.of(long, 4).passes.captures
 
 
 def test_rows_laid_out_ahead_are_those_that_are_wanted_or_laid_out_anew(long, spec, monkeypatch):

@@ -97,7 +97,7 @@ class Pack:
         longest = max(len(e.input_ids) for part in (splits.train, splits.validation, splits.test) for e in part)
         self._layout = Layout(base, longest)
         self._learned = [example.learned_tokens for example in splits.train]
-        self._passes = CapturedPasses(device_of(base.device).graphs() if captures else None, self.resource_events)
+        self.passes = CapturedPasses(device_of(base.device).graphs() if captures else None, self.resource_events)
 
     @classmethod
     def of(cls, workload: Workload, micro_batch: int) -> "Pack":
@@ -136,11 +136,11 @@ class Pack:
 
     def make_room(self) -> None:
         """Give back the memory of graphs to whatever else is to be computed; they are captured again afterwards."""
-        self._passes.keep(())
+        self.passes.keep(())
         device_of(self.device).release_memory()
 
     def _keep_passes(self) -> None:
-        self._passes.keep([store.memory for store in self._stores])
+        self.passes.keep([store.memory for store in self._stores])
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Do one micro-batch of each slot; those whose batch is full take their optimizer step.
@@ -168,7 +168,7 @@ class Pack:
         """Make passes smaller after one for which memory did not suffice; return the slots that failed."""
         for slot in slots:
             slot.begin_again()
-        without_graphs = self._passes.stop("memory did not suffice beside theirs")
+        without_graphs = self.passes.stop("memory did not suffice beside theirs")
         device_of(self.device).release_memory()
         if without_graphs:
             return []
@@ -271,12 +271,12 @@ class Pack:
 
         if drawing:
             return work()
-        return self._passes.do(self._kind(slots, inputs, updates, "step"), work)
+        return self.passes.do(self._kind(slots, inputs, updates, "step"), work)
 
     def _evaluated(self, slots: Sequence[Slot], inputs: PassInputs, factors: dict[str, Factors]) -> torch.Tensor:
         """Return the summed loss of each row of each slot, in nats, shape (slots, rows)."""
         work = functools.partial(self._ready(slots, inputs), factors)
-        return self._passes.do(self._kind(slots, inputs, False, "evaluation"), work)
+        return self.passes.do(self._kind(slots, inputs, False, "evaluation"), work)
 
     def _ready(
         self, slots: Sequence[Slot], inputs: PassInputs, drawing: Sequence[Slot] = ()
@@ -284,7 +284,7 @@ class Pack:
         """Put a pass's inputs onto the device, and return ``_losses`` of them; ``drawing`` as there."""
         given, depth = inputs.numbers.entered(self.base.joining == "mask", self._entries), self._depth(slots)
         states = self.prefix.states(depth, inputs.examples, inputs.lanes)
-        if states is not None and self._passes.captures:
+        if states is not None and self.passes.captures:
             states = self._entries.enter(states)
         # not the slots themselves: a pass that is done again would keep those of the first time
         return functools.partial(self._losses, len(slots), inputs.lanes, given, depth, states, drawing)
