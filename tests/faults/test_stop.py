@@ -285,10 +285,19 @@ def test_sigterm_after_the_last_trial_leaves_a_report_and_a_search_that_can_be_e
     assert (tree.runs / "ending" / "best_adapter" / "adapter_model.safetensors").is_file()
 
 
+def _imports(process):
+    return any("_raylet" in part.path for part in process.memory_maps())
+
+
+def _has_a_ray(process):
+    return any("raylet" in part.name() for part in process.children())
+
+
 @pytest.mark.process
-def test_sigint_before_a_search_has_begun_leaves_nothing(tree):
+@pytest.mark.parametrize("begun", [_imports, pytest.param(_has_a_ray, marks=pytest.mark.thorough)])
+def test_sigint_before_a_search_has_begun_leaves_nothing(tree, begun):
     process = tree.new("early", *FLAGS)
-    tree.wait_for(lambda: any("libtorch" in part.path for part in process.memory_maps()))
+    tree.wait_for(lambda: begun(process))
     os.kill(process.pid, signal.SIGINT)
     status, _, errors = tree.done(process)
     assert status == 130, "whoever imports may not swallow it"
