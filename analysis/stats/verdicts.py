@@ -26,6 +26,20 @@ RIVALS = ("plain", "random", "layer_lr")
 """The strongest simple rivals: plain LoRA on a set of matrices, ranks at random, rates by depth in place of ranks."""
 
 
+RIVALS_IN_WORDS = {
+    "shuffled": "its scores dealt to other matrices",
+    "inverted": "its scores turned round",
+    "frozen": "plain LoRA with its ranks from the start",
+    "plain": "plain LoRA on a set of matrices",
+    "random": "ranks at random",
+    "layer_lr": "learning rates by depth in place of ranks",
+}
+
+
+def _in_full(names: Sequence[str]) -> str:
+    return listed([f"{RIVALS_IN_WORDS[name]} ({name})" for name in names]) if names else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Tried:
     """How a win stands against rivals and controls, each by an interval of the paired difference.
@@ -43,8 +57,13 @@ class Tried:
     @property
     def sentence(self) -> str:
         """What is to be said of it; empty if nothing was tried."""
-        parts = {"It beats": self.beaten, "does not beat": self.unbeaten, "was not tried against": self.missing}
-        said = [f"{verb} {listed(names)}" for verb, names in parts.items() if names]
+        missing = f"the strongest rivals ({listed(self.missing)})" if self.missing == RIVALS else _in_full(self.missing)
+        parts = {
+            "It beats": _in_full(self.beaten),
+            "does not beat": _in_full(self.unbeaten),
+            "was not tried against": missing,
+        }
+        said = [f"{verb} {names}" for verb, names in parts.items() if names]
         return f"{'' if self.beaten else 'It '}{'; it '.join(said)}." if said else ""
 
 

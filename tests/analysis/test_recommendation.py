@@ -29,8 +29,8 @@ def test_what_beats_plain_lora_is_used_with_what_it_is_worth_and_how_sure_that_i
     assert advice.sentences == (
         "Use empirical, with rank 2 and 1,000 parameters: it beat plain LoRA.",
         f"Its test perplexity is 4.9 % lower ({low:.2g} % to {high:.2g} %, 3 seeds); the intervals of both comparisons "
-        "are right at once, 95 times in 100, for other seeds on these test texts. It was not tried against plain, "
-        "random and layer_lr. To try all of them: --thorough.",
+        "are right at once, 95 times in 100, for other seeds on these test texts. It was not tried against the "
+        "strongest rivals (plain, random and layer_lr). To try all of them: --thorough.",
         "Of the others none beat it.",
     )
 

@@ -29,11 +29,11 @@ def test_a_win_over_plain_lora_alone_is_ahead_and_not_yet_tried_and_used_all_the
     verdict = verdict_of("empirical", rows)
     assert (verdict.answer, verdict.reads) == ("win", NOT_TRIED)
     assert assess(rows).answer[0].startswith(f"- **empirical: {NOT_TRIED}.**")
-    assert "It was not tried against plain, random and layer_lr." in assess(rows).answer[0]
+    assert "It was not tried against the strongest rivals (plain, random and layer_lr)." in assess(rows).answer[0]
     advice = recommend(assess(rows))
     assert (advice.choice, advice.run) == (Choice.ADAPTIVE, BETTER[0])
     assert advice.sentences[1].endswith(
-        "It was not tried against plain, random and layer_lr. To try all of them: --thorough."
+        "It was not tried against the strongest rivals (plain, random and layer_lr). To try all of them: --thorough."
     )
     assert f"| empirical  | {NOT_TRIED} |" in words(rows)
 
@@ -47,7 +47,11 @@ def test_a_win_that_was_tried_against_all_rivals_is_one_and_says_which_it_beats(
     # against random -.001, .001, -.001, against all others about -.05 or -.06
     assert (verdict.tried.beaten, verdict.tried.unbeaten) == (("shuffled", "plain", "layer_lr"), ("random",))
     assert (verdict.reads, verdict.tried.missing) == ("win", ())
-    assert "It beats shuffled, plain and layer_lr; it does not beat random." in assess(rows).answer[0]
+    said = (
+        "It beats its scores dealt to other matrices (shuffled), plain LoRA on a set of matrices (plain) and learning "
+        "rates by depth in place of ranks (layer_lr); it does not beat ranks at random (random)."
+    )
+    assert said in assess(rows).answer[0]
     assert "--thorough" not in " ".join(recommend(assess(rows)).sentences)
 
 
