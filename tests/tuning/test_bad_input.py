@@ -108,7 +108,7 @@ PLANS = [
     ("model: 5", "--model 5", "string"),
     ("model: null", "--model None", "string"),
     ("dataset: {a: 1}", "--dataset {'a': 1}", "string"),
-    ("strategies: baseline", "--strategies 'baseline'", "list"),
+    ("strategies: 3", "--strategies 3", "list"),
     ("strategies: [[a]]", "--strategies", "string"),
     ("strategies: []", "--strategies", "name each strategy once"),
     ('model: "a\\x07b"', "'\\x07'", "printable"),

@@ -210,7 +210,16 @@ def test_confirmation_runs_and_their_controls_have_the_whole_budget():
     configs = confirmations(TWO, rows)
     assert [config.strategy for config in configs] == ["baseline", "linear_decay"] * 2
     confirmed = [
-        ResultRow(str(n), "again", config.strategy, "finished", "confirm", config=config.to_ray(), final_eval_loss=4.0)
+        ResultRow(
+            str(n),
+            "again",
+            config.strategy,
+            "finished",
+            "confirm",
+            seed=config.seed,
+            config=config.to_ray(),
+            final_eval_loss=4.0,
+        )
         for n, config in enumerate(configs)
     ]
     everything = [*configs, *controls(TWO, [*rows, *confirmed])]
