@@ -296,6 +296,7 @@ def _has_a_ray(process):
 @pytest.mark.process
 @pytest.mark.parametrize("begun", [_imports, pytest.param(_has_a_ray, marks=pytest.mark.thorough)])
 def test_sigint_before_a_search_has_begun_leaves_nothing(tree, begun):
+    tree.script = "tune.py"  # the other imports before it hears signals
     process = tree.new("early", *FLAGS)
     tree.wait_for(lambda: begun(process))
     os.kill(process.pid, signal.SIGINT)

@@ -128,7 +128,7 @@ def healthy(tmp_path_factory):
         for line in (run_dir / "mlflow-outbox.jsonl").read_text().splitlines():
             event = json.loads(line)
             del event["checksum"]
-            if event["kind"] == "artifact":
+            if "path" in event:
                 event["path"] = str(run_dir / event["path"])
             if event["kind"] != "target":
                 carrier.apply(event)
