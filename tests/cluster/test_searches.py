@@ -92,6 +92,12 @@ def test_mlflow_on_postgresql_has_the_search_with_its_trials(mlflow, job):
     assert {run.info.run_name for run in below} == {row.experiment_name for row in rows} | {"confirm"}
 
 
+def half_done(results):
+    """Return trial -> the lines of its reports, of those that have reported and not ended."""
+    told = {path.parent.name: path.read_text() for path in results.glob("*/*/result.json")}
+    return {name: lines for name, lines in told.items() if lines.endswith("\n") and '"done": true' not in lines}
+
+
 def test_a_jobs_trials_run_on_both_nodes_and_a_stopped_one_keeps_them_and_says_how_to_go_on(cluster, plan, tmp_path):
     flags = (*cluster.LONG, "--epochs", "1000")
     command = [sys.executable, "tune.py", "--ray-address", "auto", "--runs-dir", tmp_path, *plan, *flags]
@@ -99,15 +105,16 @@ def test_a_jobs_trials_run_on_both_nodes_and_a_stopped_one_keeps_them_and_says_h
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     results = tmp_path / "search" / "ray"
     both = {cluster.HEAD, cluster.SECOND}
-    cluster.wait_for(lambda: cluster.nodes_of(results) == both, 200, "no trials have reported on both nodes")
+    cluster.wait_for(
+        lambda: cluster.nodes_of(results) == both and len(half_done(results)) >= 2, 200,
+        "no two trials have reported, on both nodes",
+    )  # fmt: skip
     cluster.job("stop", "stopped")
     said = cluster.job("logs", "stopped").stdout
     assert f"To go on: python tune.py --resume search --runs-dir {tmp_path}" in said
-    told = {path.parent.name: path.read_text() for path in results.glob("*/*/result.json")}
-    half_done = {name for name, lines in told.items() if lines and '"done": true' not in lines}
-    assert len(half_done) >= 2
-    for name in half_done:
-        last = json.loads(told[name].splitlines()[-1])["step"]
+    assert (told := half_done(results))
+    for name, lines in told.items():
+        last = json.loads(lines.splitlines()[-1])["step"]
         kept = results / "stopped" / name / "checkpoint_last" / "session" / "session.json"
         assert json.loads(kept.read_text())["step"] >= last
 
