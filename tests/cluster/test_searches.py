@@ -112,7 +112,8 @@ def test_a_jobs_trials_run_on_both_nodes_and_a_stopped_one_keeps_them_and_says_h
     cluster.job("stop", "stopped")
     said = cluster.job("logs", "stopped").stdout
     assert f"To go on: python tune.py --resume search --runs-dir {tmp_path}" in said
-    assert (told := half_done(results))
+    told = half_done(results)
+    assert told
     for name, lines in told.items():
         last = json.loads(lines.splitlines()[-1])["step"]
         kept = results / "stopped" / name / "checkpoint_last" / "session" / "session.json"
