@@ -266,6 +266,7 @@ sys.exit(run(sys.argv[1:]))
 
 
 @pytest.mark.process
+@pytest.mark.thorough  # a whole search; what its modules import is tested above
 def test_the_process_of_a_search_has_imported_no_torch_when_its_first_trial_begins(small, tmp_path):
     """What is measured for ``empirical`` it has read from its host, and from a file."""
     flags = [*small, "--strategies", "empirical", "--num-samples", "1", "--runs-dir", str(tmp_path), "--name", "light"]
