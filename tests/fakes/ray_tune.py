@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 from ray.tune.error import TuneError
 from ray.tune.logger import LoggerCallback
 from ray.tune.schedulers import TrialScheduler
@@ -98,6 +99,7 @@ class Tuner:
     """Takes what ``ray.tune.Tuner`` takes of it, and trains one report of one trial after the other, in turns."""
 
     def __init__(self, trainable: Any, tune_config: Any, run_config: Any) -> None:
+        cloudpickle.dumps(tune_config.search_alg)  # as Ray's does, into its snapshot
         (self.workload, self.checkpoints), self.tune, self.run = trainable, tune_config, run_config
         self.callbacks = [callback for callback in run_config.callbacks if not isinstance(callback, LoggerCallback)]
         self.rounds, self.live, self.every = Rounds(), deque[Trial](), list[Trial]()

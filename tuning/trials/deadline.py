@@ -6,6 +6,7 @@ which a verdict takes. Then controls have fewer seeds, or none. What has begun i
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from analysis.results.trial_config import Phase, TrialConfig
 from strategies import CONTROLS
@@ -34,6 +35,10 @@ class Deadline:
         self._plan, self._record, self._steps, self._run_seconds, self._spent = plan, record, steps, run_seconds, spent
         self._began = spent(), self._runs()
         self.kept_out = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out: Ray pickles searchers into its snapshot, which is not read."""
+        return {}
 
     @property
     def left(self) -> float:
