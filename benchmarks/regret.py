@@ -23,7 +23,8 @@ from trainables.spec import TrialSpec
 from tuning.callbacks.trial_callback import row_from
 from tuning.plan.search_plan import SearchPlan
 from tuning.state.record import Record
-from tuning.trials.optuna_search import StudySearch, effective_key
+from tuning.trials.optuna_search import StudySearch
+from tuning.trials.sampling import effective_key
 
 STRATEGIES = ("baseline", "linear_decay", "attention_heavy", "plain")
 SITES = GEOMETRIES["gpt2"].sites

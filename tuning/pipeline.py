@@ -24,7 +24,7 @@ from tuning.observer import Guarded, SearchObserver
 from tuning.plan import given, time_limit
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan, first_problem
-from tuning.preflight import asking, checking, disk_space, measuring, preflight, preview
+from tuning.preflight import asking, checking, disk_space, learning_rate, measuring, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, summary
@@ -166,7 +166,8 @@ def resume(
             origin = continuation.origin(record, before)
             search_id = origin["search_id"] or uuid.uuid4().hex
             kept = {"corpus_sha256": plan.corpus_sha256, "time_limit": plan.time_limit}  # what follows from both stays
-            plan, checked, begun = _checked(stack, plan.model_copy(update=dict.fromkeys(kept)), search_id, watch)
+            plan = plan.model_copy(update={**dict.fromkeys(kept), "learning_rate": plan.centre_learning_rate})
+            plan, checked, begun = _checked(stack, plan, search_id, watch)
             plan = plan.model_copy(update=kept)
             others = continuation.other_circumstances(origin, str(checked.workload.base), checked.corpus_sha256)
             continuation.check_pairs(record, others)
@@ -285,6 +286,7 @@ def _measured(
         hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
     timeline.enter(Stage.MEASURING)
     plan, checked = measuring.measured(plan, checked, hosts, observer)
+    plan, checked = learning_rate.centred(plan, checked, hosts, observer)
     if not plan.official and (plain := always_plain(plan.strategies, checked.workload)):
         observer.noted(in_words(plain))
     timeline.enter(Stage.CHECKS)

@@ -82,6 +82,7 @@ def cost(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
     notes += [f"- **Matrices:** {inline(info.coverage)}"] if info.coverage else []
     if info.always_plain:
         notes += [f"- **Nothing but plain LoRA on these matrices:** {inline(', '.join(info.always_plain))}"]
+    notes += _bracket(info.bracket)
     notes += [f"- **Handed out:** {inline(name)}, {inline(in_words(seen))}" for name, seen in info.handed_out.items()]
     notes += [f"- **Resource event:** {inline(event)}" for event in info.resource_events]
     notes += _wall_time(info.seconds)
@@ -91,6 +92,16 @@ def cost(rows: Sequence[ResultRow], info: RunInfo) -> list[str]:
         names = ", ".join(code(name) + (f" {count} times" if count > 1 else "") for name, count in restarts.items())
         notes += [f"- **Taken up again after a failure:** {total} restart{'s' if total > 1 else ''}, of {names}"]
     return [*lines, *notes, ""] if notes else lines
+
+
+def _bracket(trials: Sequence[Mapping[str, float | None]]) -> list[str]:
+    """Return by which short trials the learning rate was found that all are searched around."""
+    if not trials:
+        return []
+    losses = ((trial["learning_rate"], trial["eval_loss"]) for trial in trials)
+    tried = ", ".join(f"{rate:.2g} {'diverged' if loss is None else f'{loss:.4f}'}" for rate, loss in losses)
+    steps = f"{trials[0]['steps']:,.0f} steps" if trials[0].get("steps") else "few steps"
+    return [f"- **Learning rate:** plain LoRA's evaluation loss in short trials of {steps}: {inline(tried)}"]
 
 
 def _wall_time(seconds: Mapping[str, float]) -> list[str]:

@@ -66,6 +66,8 @@ class RunInfo:
         importance: Strategy -> parameter -> its share of the total importance for the loss.
         base_losses: Loss of the untouched base in nats per token: ``eval_loss`` on the validation split, ``test_loss``
             on the test split; empty if it was not measured.
+        bracket: Short trials of plain LoRA by which the centre of all searched learning rates was found:
+            ``learning_rate``, ``steps`` and ``eval_loss``, None where it diverged; empty if the rate was given.
         shrink: The winner cut to fewer parameters: ``fraction``, ``params`` and ``test_loss`` of each size.
         samples: Of each of some prompts of the test split, ``prompt`` and who wrote -> the text.
         samples_note: What the prompts are, or why nothing was written; None if nobody was asked to write.
@@ -102,6 +104,7 @@ class RunInfo:
     looks: int = 0
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     base_losses: Mapping[str, float] = field(default_factory=dict)
+    bracket: Sequence[Mapping[str, float | None]] = ()
     shrink: Sequence[Mapping[str, int | float]] = ()
     samples: tuple[Mapping[str, str], ...] = ()
     samples_note: str | None = None

@@ -9,6 +9,7 @@ from strategies.measurement import Measured
 from tests.fakes.trial import (
     BASE_LOSSES,
     Rounds,
+    bracket_of,
     continued_by,
     coverage_of,
     forms_of,
@@ -18,6 +19,7 @@ from tests.fakes.trial import (
 )
 from trainables.actors.host import Host
 from trainables.actors.host_registry import Hosts
+from trainables.learning_rates import Bracket
 from trainables.models.coverage import Coverage
 from trainables.spec import Workload
 
@@ -38,6 +40,9 @@ class FakeHost(Host):
 
     def base_loss(self, reference: list[Any], split: str) -> float:
         return BASE_LOSSES[split]
+
+    def learning_rates(self, reference: list[Any], usual: float, seed: int) -> Bracket:
+        return bracket_of(self._unpack(reference), usual, seed)
 
     def continued(self, reference: list[Any], adapters: dict[str, Path | None]) -> Any:
         return continued_by(adapters)

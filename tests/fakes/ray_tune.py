@@ -29,6 +29,7 @@ from tests.fakes.trial import (
     BASE_LOSSES,
     FakeSession,
     Rounds,
+    bracket_of,
     continued_by,
     coverage_of,
     forms_of,
@@ -223,6 +224,8 @@ def _answer(plan: Any, hosts: NoHosts, what: str, *arguments: Any, stop: Any = N
         return coverage_of(hosts.workload)
     if what == "measure":
         return measured_of(hosts.workload, *arguments)
+    if what == "learning_rates":
+        return bracket_of(hosts.workload, *arguments)
     if what == "base_loss":
         return BASE_LOSSES[arguments[0]]
     return {"continued": continued_by, "hand_out": forms_of, "shrink_curve": shrink_curve_of}[what](*arguments)
@@ -242,7 +245,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have searches of this process train nothing and use no Ray."""
     from tuning import pipeline
     from tuning.cluster import devices, hosting
-    from tuning.preflight import asking, measuring
+    from tuning.preflight import asking, learning_rate, measuring
     from tuning.results import finalize, handout, samples
     from tuning.state import run_folder
     from tuning.trials import tuner
@@ -257,7 +260,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosting, "hosts_for", _no_hosts)
     monkeypatch.setattr(hosting, "_names", lambda plan: [])
     monkeypatch.setattr(hosting, "run", _run)
-    for module in (measuring, finalize, handout, samples):
+    for module in (learning_rate, measuring, finalize, handout, samples):
         monkeypatch.setattr(module, "ask", _answer)
 
 

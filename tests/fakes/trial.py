@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -17,10 +17,12 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from strategies.base import Site
+from strategies.baseline import Baseline
 from strategies.empirical import EVIDENCE_KINDS, IMPORTANCE
 from strategies.geometry import Geometry, gpt2, parameter_efficiency
 from strategies.measurement import Measured
 from trainables.data.splits import Splits
+from trainables.learning_rates import Bracket, bracketed, short
 from trainables.models.coverage import Coverage
 from trainables.models.files import resolve
 from trainables.spec import TrialSpec, Workload
@@ -190,6 +192,18 @@ def measured_of(workload: Workload, measurement: str) -> Measured:
     sites = geometry_of(workload.model).sites
     powers = enumerate(EVIDENCE_KINDS, 1)
     return Measured({kind: {s.name: (1.0 + s.depth) ** power for s in sites} for power, kind in powers})
+
+
+def bracket_of(workload: Workload, usual: float, seed: int) -> Bracket:
+    """Return what short trials of plain LoRA would show of its learning rate."""
+    brief, sites = short(workload), geometry_of(workload.model).sites
+
+    def losses_at(rates: Sequence[float]) -> list[float]:
+        specs = [TrialSpec(Baseline.name, Baseline(), rate, seed=seed) for rate in rates]
+        ranks = specs[0].allocation(sites, workload.budget, {}).ranks
+        return [loss_of(sites, ranks, spec, brief.steps) for spec in specs]
+
+    return bracketed(usual, brief.steps, losses_at)
 
 
 BASE_LOSSES = {"validation": 5.5, "test": 5.75}

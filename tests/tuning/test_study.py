@@ -14,10 +14,11 @@ from strategies.geometry import GEOMETRIES
 from trainables.spec import TrialSpec
 from tuning.callbacks.trial_callback import row_from
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.search_space import Space, fixed_part, neutral_point, official_configs
+from tuning.plan.search_space import Space, fixed_part, neutral_point, official_configs, searched_rates
 from tuning.state.record import Record
 from tuning.trials.fixed_search import FixedSearch
-from tuning.trials.optuna_search import StudySearch, effective_key, make_sampler
+from tuning.trials.optuna_search import StudySearch
+from tuning.trials.sampling import effective_key, make_sampler
 
 
 def whole(config):
@@ -60,7 +61,7 @@ def test_twenty_trials_are_four_of_each_strategy_with_their_own_learning_rates(s
     configs = [search.suggest(str(number)) for number in range(20)]
     assert set(Counter(config["strategy"] for config in configs).values()) == {4}
     for config in configs:
-        assert 0.002 <= config[config["strategy"]]["learning_rate"] <= 0.05
+        assert 0.0025 <= config[config["strategy"]]["learning_rate"] <= 0.04
     assert len({config[config["strategy"]]["learning_rate"] for config in configs}) > 10
 
 
@@ -211,12 +212,12 @@ def test_a_seed_repeats_a_search(begin):
 
 def test_how_a_strategy_is_searched_does_not_depend_on_how_good_the_others_are(begin):
     def rates(advantage):
-        search = begin(SearchPlan(num_samples=60, strategies=("baseline", "linear_decay")))
-        tried = []
+        plan = SearchPlan(num_samples=60, strategies=("baseline", "linear_decay"), learning_rate_factor=5)
+        search, tried = begin(plan), []
         for number in range(60):
             config = search.suggest(str(number))
             name = config["strategy"]
-            loss = abs(math.log(config[name]["learning_rate"] / 0.004)) - advantage * (name != "baseline")
+            loss = abs(math.log(config[name]["learning_rate"] / 0.006)) - advantage * (name != "baseline")
             finish(search, str(number), loss)
             if name == "baseline":
                 tried.append(config[name]["learning_rate"])
@@ -224,8 +225,8 @@ def test_how_a_strategy_is_searched_does_not_depend_on_how_good_the_others_are(b
 
     equal = rates(0.0)
     assert equal == rates(10.0)
-    late = sorted(abs(math.log(rate / 0.004)) for rate in equal[15:])
-    assert late[len(late) // 2] < 0.5, "at random this would be about 0.9"
+    late = sorted(abs(math.log(rate / 0.006)) for rate in equal[15:])
+    assert late[len(late) // 2] < 0.5, "at random this would be about 0.8"
 
 
 def test_all_studies_are_shown_as_one(search):
@@ -236,16 +237,74 @@ def test_all_studies_are_shown_as_one(search):
     assert all(f"{trial.params['strategy']}/learning_rate" in trial.params for trial in trials)
 
 
+def space_of(plan):
+    return Space(plan, "baseline", searched_rates(plan))
+
+
+@pytest.mark.parametrize(
+    ("tried", "best", "low", "high"),
+    [
+        ([], None, 1, 1),
+        ([0.01, 0.039], 0.01, 1, 1),
+        ([0.01, 0.039], 0.039, 1, 2),  # the best lies at .98 of the way up
+        ([0.0023], None, 2, 1),
+        ([0.01, 0.039, 0.15], 0.15, 1, 3),  # .9 of the way up a range that was widened before
+        ([0.01, 0.039, 0.15], 0.039, 1, 2),
+        ([0.0027], 0.0027, 2, 1),
+        ([0.0046], 0.0046, 1, 1),  # it lies at .22 of the way up
+    ],
+)
+def test_a_range_of_rates_is_widened_where_the_best_lies_in_its_outer_fifth(tried, best, low, high):
+    ends = searched_rates(SearchPlan(learning_rate=0.01), tried, best)
+    assert ends == pytest.approx((0.01 / 4**low, 0.01 * 4**high))
+
+
+def test_one_rate_stays_one_rate():
+    assert searched_rates(SearchPlan(learning_rate=0.01, learning_rate_factor=1), [0.01], 0.01) == (0.01, 0.01)
+
+
+def test_no_range_leaves_what_a_learning_rate_may_be():
+    low, high = searched_rates(SearchPlan(learning_rate=20.0), [20.0, 70.0], 70.0)
+    assert (low, high < 100.0) == (5.0, True)
+    assert high > 70.0
+
+
+def search_with_optimum(begin, optimum, record=None, trials=range(40)):
+    """Search where the loss is least at a learning rate, and return the search and the rates that it tried."""
+    plan = SearchPlan(num_samples=80, strategies=("baseline", "linear_decay"), learning_rate=0.01, plain_points=False)
+    search, tried = begin(plan, record=record), []
+    for number in trials:
+        config = search.suggest(str(number))
+        tried.append(config[config["strategy"]]["learning_rate"])
+        finish(search, str(number), math.log(tried[-1] / optimum) ** 2)
+    return search, tried
+
+
+def test_a_search_finds_an_optimum_that_lies_outside_the_range_it_begins_with(begin):
+    _, tried = search_with_optimum(begin, 0.1)
+    assert max(tried[:4]) <= 0.04
+    assert min(abs(math.log(rate / 0.1)) for rate in tried) < 0.2
+
+
+def test_a_search_that_widened_a_range_goes_on_as_it_would_have(begin):
+    _, whole = search_with_optimum(begin, 0.1)
+    half, first = search_with_optimum(begin, 0.1, trials=range(21))
+    _, rest = search_with_optimum(begin, 0.1, Record(half._record.run_dir), range(21, 40))
+    assert [*first, *rest] == whole
+    assert max(first) > 0.04, "nothing was widened before the cut"
+
+
 def test_start_up_trials_leave_most_of_a_search_to_the_model():
-    assert [make_sampler(SearchPlan(num_samples=n), 0)._n_startup_trials for n in (2, 20, 100, 900)] == [1, 1, 5, 10]
+    spaces = [space_of(SearchPlan(num_samples=number)) for number in (2, 20, 100, 900)]
+    assert [make_sampler(space, 0)._n_startup_trials for space in spaces] == [1, 1, 5, 10]
 
 
 def test_a_searched_scaling_is_part_of_the_space_and_a_fixed_one_is_not():
     fixed, searched = SearchPlan(scaling="alpha/r"), SearchPlan(scaling="search")
     trial = optuna.trial.FixedTrial({**fixed_part(searched, "baseline", True), "scaling": "alpha/sqrt(r)"})
-    assert Space(searched, "baseline")(trial).scaling == "alpha/sqrt(r)"
+    assert space_of(searched)(trial).scaling == "alpha/sqrt(r)"
     assert trial.params["scaling"] == "alpha/sqrt(r)"
-    assert Space(fixed, "baseline")(optuna.trial.FixedTrial(fixed_part(fixed, "baseline", True))).scaling == "alpha/r"
+    assert space_of(fixed)(optuna.trial.FixedTrial(fixed_part(fixed, "baseline", True))).scaling == "alpha/r"
 
 
 def test_effective_keys_see_ranks_scales_and_three_digits_of_the_learning_rate():

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # processes that only name the class, such as proxies, must n
     from analysis.results.trial_config import TrialConfig
     from strategies.measurement import Measured
     from trainables.engine.batcher import BatchedExecutor, PackedSession
+    from trainables.learning_rates import Bracket
     from trainables.models.coverage import Coverage
     from trainables.spec import Workload
 
@@ -169,6 +170,14 @@ class Host:
         workload = self._unpack(reference)
         with self.executor.between_rounds() if self.executor else contextlib.nullcontext():
             return base_loss(base_of(workload), getattr(splits_of(workload), split), workload.micro_batch)
+
+    def learning_rates(self, reference: list[Any], usual: float, seed: int) -> "Bracket":
+        """Return what short trials of plain LoRA show of its learning rate, as ``learning_rates.bracketed``."""
+        from trainables.learning_rates import bracketed, losses_of, short
+
+        workload = self._unpack(reference)
+        brief, executor = short(workload), self._executing(workload)
+        return bracketed(usual, brief.steps, lambda rates: losses_of(executor, brief, rates, seed))
 
     def continued(self, reference: list[Any], adapters: dict[str, Path | None]) -> tuple[list[dict[str, str]], str]:
         """Have the base write on, alone and with adapters, as ``continuations.continued``; trials wait meanwhile."""

@@ -162,10 +162,11 @@ class SearchChoices(Choices):
     scheduler: Literal["asha", "fifo"] = Field("asha", description="`asha` stops weak trials early, `fifo` none")
     reports: Count = Field(4, description="Evaluations per trial, at most one a step")
     learning_rate: Positive | None = Field(
-        None, description="Centre of the searched range (default 0.01 for the bundled model, else 0.0002)"
+        None, description="Centre of the searched range (default: short trials of plain LoRA find it)"
     )
     learning_rate_factor: Annotated[float, Field(ge=1)] = Field(
-        5.0, description="The range is learning rate / factor to learning rate * factor"
+        4.0,
+        description="The range is learning rate / factor to learning rate * factor, wider where a best is near its end",
     )
     plain_points: bool = Field(
         True, description="Tell each strategy that has plain LoRA as a point how plain LoRA's two best trials ended"

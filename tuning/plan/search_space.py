@@ -1,7 +1,7 @@
 """The define-by-run space of each strategy: its own parameters, its own learning rate and budget."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,10 +9,12 @@ from analysis.results.trial_config import BUDGET_SHARE, LEARNING_RATE, TrialConf
 from strategies import STRATEGIES
 from strategies.official import OFFICIAL
 from trainables.spec import SCALINGS
-from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_plan import HIGHEST_LEARNING_RATE, LOWEST_LEARNING_RATE, SearchPlan
 
 HALVINGS = 3
 SMALLEST_SHARE = 0.5**HALVINGS
+OUTER, NEARLY = 0.2, 1e-9
+"""The share of a range of learning rates, at either end, in which no best may lie; and by how much logarithms err."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +45,56 @@ class Space:
 
     Every strategy has a learning rate of its own: the best one differs between allocations, and a comparison at one
     shared rate would measure that. With two objectives it has a share of the budget of its own, too.
+
+    Args:
+        plan: The search.
+        strategy: Name of the strategy.
+        rates: Between which learning rates it is searched.
     """
 
     plan: SearchPlan
     strategy: str
+    rates: tuple[float, float]
 
     def __call__(self, trial: Any) -> TrialConfig:
         """Draw one configuration."""
-        centre, factor = self.plan.centre_learning_rate, self.plan.learning_rate_factor
         view, scaling = Prefixed(trial, self.strategy), self.plan.scaling
         STRATEGIES[self.strategy].suggest(view)
         params = dict(view.drawn)
         return TrialConfig(
             strategy=self.strategy,
             params=params,
-            learning_rate=view.suggest_float(LEARNING_RATE, centre / factor, centre * factor, log=True),
+            learning_rate=view.suggest_float(LEARNING_RATE, *self.rates, log=True),
             budget_share=(
                 view.suggest_float(BUDGET_SHARE, SMALLEST_SHARE, 1.0, log=True) if self.plan.searches_budget else None
             ),
             scaling=trial.suggest_categorical("scaling", SCALINGS) if scaling == "search" else scaling,
             seed=self.plan.seed,
         )
+
+
+def searched_rates(plan: SearchPlan, tried: Collection[float] = (), best: float | None = None) -> tuple[float, float]:
+    """Return between which learning rates a strategy is searched.
+
+    They lie around the plan's, a factor to either side. That side is widened by as much, again and again, that does not
+    hold all that was tried, or in whose outer fifth, on the scale of logarithms, the best lies.
+
+    Args:
+        plan: The search.
+        tried: Learning rates that the strategy has been trained at, or told of.
+        best: That of its best trial; None as long as there is none.
+    """
+    centre, factor = plan.centre_learning_rate, plan.learning_rate_factor
+    if factor == 1:
+        return centre, centre
+    distances = [math.log(rate / centre, factor) for rate in tried]  # 1 at the end of the range that it begins with
+    low = max(1, math.ceil(-min(distances, default=0.0) - NEARLY))
+    high = max(1, math.ceil(max(distances, default=0.0) - NEARLY))
+    if best is not None:
+        place = (math.log(best / centre, factor) + low) / (low + high)
+        low, high = low + (place < OUTER), high + (place > 1 - OUTER)
+    highest = math.nextafter(HIGHEST_LEARNING_RATE, 0.0)
+    return max(centre / factor**low, LOWEST_LEARNING_RATE), min(centre * factor**high, highest)
 
 
 def fixed_part(plan: SearchPlan, name: str, is_first: bool) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Preflight:
         has_verdict: Whether there are test documents enough for one.
         base_losses: As ``RunInfo.base_losses``, as far as the untouched base has been measured.
         has_weights: Whether the base model has any.
+        bracket: As ``RunInfo.bracket``.
     """
 
     shape: Shape
@@ -53,6 +54,7 @@ class Preflight:
     has_verdict: bool = True
     base_losses: Mapping[str, float] = field(default_factory=dict)
     has_weights: bool = True
+    bracket: Sequence[Mapping[str, float | None]] = ()
 
     @property
     def measurements(self) -> tuple[str, ...]:

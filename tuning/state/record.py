@@ -6,7 +6,7 @@ to, and each line has a checksum. Ray's snapshots and Optuna's storage are not n
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ class Suggestion:
         turn: Of the search, if it decided by turns whose it is.
         same_as: That other trial.
         values: What Optuna was told then, one for each objective; None if nothing was known.
+        around: As ``SearchPlan.around`` of the plan in force, if it was drawn.
     """
 
     config: TrialConfig
     turn: int | None = None
     same_as: str | None = None
     values: list[float] | None = None
+    around: tuple[float, ...] | None = None
 
 
 class Record:
@@ -55,6 +57,7 @@ class Record:
         shrink: Trial id -> its adapter cut to fewer parameters, of trials that have been the winner.
         samples: Trial id -> what was written with its adapter and others', and a note; of trials that were the winner.
         base_losses: Of the untouched base, as ``RunInfo.base_losses``.
+        bracket: As ``RunInfo.bracket``.
         handout: Id of the trial whose adapter was handed out last, and as what; None if none was.
         plans: What was planned, last the one in force: ``plan``, ``search_id``, ``command``, ``versions``, ``changes``.
         may_lack_a_plan: Whether a line that cannot be read comes after the last plan.
@@ -76,6 +79,7 @@ class Record:
         self.shrink: dict[str, list[dict[str, float]]] = {}
         self.samples: dict[str, tuple[list[dict[str, str]], str]] = {}
         self.base_losses: dict[str, float] = {}
+        self.bracket: list[dict[str, float | None]] = []
         self.handout: tuple[str, dict[str, float | str]] | None = None
         self.plans: list[dict[str, Any]] = []
         self.exit_status: int | None = None
@@ -88,11 +92,19 @@ class Record:
         """Note what is planned from now on."""
         self._note("planned", **facts)
 
-    def began(self, config: TrialConfig, turn: int | None = None) -> None:
-        """Note a configuration before it is handed out, by a turn of the search if that decides by turns."""
-        self._note("began", trial_id=config.trial_id, config=config.to_ray(), turn=turn)
+    def began(self, config: TrialConfig, turn: int | None = None, around: Sequence[float] | None = None) -> None:
+        """Note a configuration before it is handed out.
 
-    def repeated(self, config: TrialConfig, turn: int, same_as: str, values: list[float] | None) -> None:
+        Args:
+            config: What was drawn, or decided.
+            turn: Of the search, if it decides by turns whose it is.
+            around: As ``Suggestion.around``.
+        """
+        self._note("began", trial_id=config.trial_id, config=config.to_ray(), turn=turn, around=around)
+
+    def repeated(
+        self, config: TrialConfig, turn: int, same_as: str, values: list[float] | None, around: Sequence[float]
+    ) -> None:
         """Note a configuration that was drawn and is already known.
 
         Args:
@@ -100,8 +112,9 @@ class Record:
             turn: As for ``began``.
             same_as: The trial that it repeats.
             values: What Optuna was told, one for each objective; None if nothing is known.
+            around: As for ``began``.
         """
-        self._note("repeated", config=config.to_ray(), turn=turn, same_as=same_as, values=values)
+        self._note("repeated", config=config.to_ray(), turn=turn, same_as=same_as, values=values, around=around)
 
     def ran_out(self, strategy: str) -> None:
         """Note that a strategy has no configuration left that differs."""
@@ -145,6 +158,11 @@ class Record:
         if new := {name: loss for name, loss in losses.items() if name not in self.base_losses}:
             self._note("base", losses=new)
 
+    def bracketed(self, trials: Sequence[Mapping[str, float | None]]) -> None:
+        """Note by which short trials the learning rate was found, unless that is noted already."""
+        if trials and not self.bracket:
+            self._note("bracket", trials=list(trials))
+
     def handed_out(self, trial_id: str, folders: dict[str, float | str]) -> None:
         """Note whose adapter is handed out in which folders, as ``RunInfo.handed_out``."""
         self._note("handed_out", trial_id=trial_id, folders=folders)
@@ -187,11 +205,12 @@ class Record:
                     self.base_losses.clear()
             case "began":
                 config = replace(TrialConfig.from_ray(facts["config"]), trial_id=facts["trial_id"])
-                self.suggestions.append(Suggestion(config, facts.get("turn")))
+                self.suggestions.append(Suggestion(config, facts.get("turn"), around=_around(facts)))
                 self.configs[config.trial_id] = config
             case "repeated":
                 config = TrialConfig.from_ray(facts["config"])
-                self.suggestions.append(Suggestion(config, facts["turn"], facts["same_as"], facts["values"]))
+                known = facts["turn"], facts["same_as"], facts["values"]
+                self.suggestions.append(Suggestion(config, *known, _around(facts)))
             case "ran_out":
                 self.exhausted.add(facts["strategy"])
             case "reported":
@@ -211,6 +230,8 @@ class Record:
                 self.samples[facts["trial_id"]] = facts["samples"], facts["note"]
             case "base":
                 self.base_losses |= facts["losses"]
+            case "bracket":
+                self.bracket = facts["trials"]
             case "handed_out":
                 self.handout = facts["trial_id"], facts["folders"]
             case "completed":
@@ -248,3 +269,8 @@ def _events_in(path: Path) -> tuple[dict[int, dict[str, Any]], journal.Damage]:
             if line["event"] in KINDS:
                 whole[number] = line
     return whole, sorted(damage)
+
+
+def _around(facts: Mapping[str, Any]) -> tuple[float, ...] | None:
+    around = facts.get("around")
+    return None if around is None else tuple(around)

@@ -88,10 +88,22 @@ def _are_losses(value: Any) -> bool:
     return _is_mapping(value) and all(map(is_number, value.values()))
 
 
+def _are_short_trials(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        _is_mapping(trial) and all(number is None or is_number(number) for number in trial.values()) for trial in value
+    )
+
+
 KINDS: dict[str, dict[str, Test]] = {
     "planned": {"plan": _is_mapping, "command": _is_text, "changes": _are_texts},
-    "began": {"trial_id": _is_name, "config": _is_mapping, "turn": _is_turn},
-    "repeated": {"config": _is_mapping, "turn": _is_turn, "same_as": _is_text, "values": _are_values},
+    "began": {"trial_id": _is_name, "config": _is_mapping, "turn": _is_turn, "around": _are_values},
+    "repeated": {
+        "config": _is_mapping,
+        "turn": _is_turn,
+        "same_as": _is_text,
+        "values": _are_values,
+        "around": _are_values,
+    },
     "ran_out": {"strategy": _is_text},
     "reported": {"trial_id": _is_name, "report": _is_report},
     "anew": {"trial_id": _is_name},
@@ -100,6 +112,7 @@ KINDS: dict[str, dict[str, Test]] = {
     "judged": {"what": _is_text},
     "shrunk": {"trial_id": _is_name, "curve": _is_curve},
     "base": {"losses": _are_losses},
+    "bracket": {"trials": _are_short_trials},
     "wrote": {"trial_id": _is_name, "samples": _are_samples, "note": _is_text},
     "handed_out": {"trial_id": _is_name, "folders": _are_folders},
     "completed": {"exit_status": _is_status, "damaged": lambda value: value is None or _are_texts(value)},

@@ -41,6 +41,7 @@ def facts_of(plan: SearchPlan, checked: Preflight, search_id: str, record: Recor
         containing_plain=CONTAINING_PLAIN,
         data=checked.data,
         base_losses=checked.base_losses,
+        bracket=checked.bracket or (record.bracket if record else ()),
         command=commands[0],
         versions=versions(),
         revision=revision(),
@@ -120,6 +121,7 @@ def note_plan(record: Record, plan: SearchPlan, facts: RunInfo, changes: Sequenc
         changes=list(changes),
     )
     record.base_measured(facts.base_losses)
+    record.bracketed(facts.bracket)
 
 
 def _numbered(plan: SearchPlan) -> Iterator[SearchPlan]:

@@ -1,4 +1,4 @@
-"""What is relied on in Optuna without Optuna's promise: no private name, but what it does.
+"""What is relied on in Optuna without Optuna's promise: a private name, and what it does.
 
 ``tests/contract/test_optuna_compat.py`` fails if it does something else, and the bounds in ``pyproject.toml`` keep out
 an Optuna for which that has not been run.
@@ -10,7 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FixedTrial
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import FixedTrial, FrozenTrial
+
+
+class WideningSampler(optuna.samplers.TPESampler):
+    """Draws some parameters from other ranges than earlier trials had.
+
+    Optuna draws in a group what trials have in common, from the range that the first of them had. A parameter that is
+    later asked for from a wider one would never leave it.
+
+    Args:
+        ranges: Parameter -> what it is drawn from now, which has all earlier values.
+        options: Of ``TPESampler``, ``group=True`` among them.
+    """
+
+    def __init__(self, ranges: Mapping[str, FloatDistribution], **options: Any) -> None:
+        super().__init__(**options)
+        self._ranges = dict(ranges)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return what is drawn in groups, as ``TPESampler``; the groups themselves have the ranges from now on."""
+        space = super().infer_relative_search_space(study, trial)
+        assert self._search_space_group is not None
+        for group in self._search_space_group.search_spaces:
+            group.update((name, self._ranges[name]) for name in self._ranges.keys() & group.keys())
+        return {**space, **{name: self._ranges[name] for name in self._ranges.keys() & space.keys()}}
 
 
 def drawn_as(params: Mapping[str, Any], space: Callable[[FixedTrial], Any]) -> FixedTrial | None:

@@ -1,28 +1,25 @@
 """Optuna under Ray Tune, told the truth: finished, pruned or failed, no configuration twice, no state of its own."""
 
-import hashlib
 import itertools
-import json
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import Phase, Status, TrialConfig
+from analysis.results.trial_config import LEARNING_RATE, Phase, Status, TrialConfig
 from analysis.stats import ranking
 from strategies.baseline import Baseline
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.search_space import Space, fixed_part, neutral_point, to_optuna
+from tuning.plan.search_space import Space, fixed_part, neutral_point, searched_rates, to_optuna
 from tuning.state.record import Record
 from tuning.trials.optuna_compat import drawn_as
+from tuning.trials.sampling import make_sampler
 
 METRIC, STRATEGY = "eval_loss", "strategy"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -62,6 +59,9 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._live: dict[str, optuna.Trial] = {}
         self._told: set[tuple[str, int]] = set()
         self._unfinished = record.unfinished(Phase.SEARCH)
+        self._around: dict[str, tuple[float, ...] | None] = {
+            item.config.trial_id: item.around for item in record.suggestions
+        }
         self.may_begin: Callable[[], bool] = lambda: True
         self._recall()
 
@@ -139,11 +139,13 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     def _ask(self, fixed: Mapping[str, Any]) -> tuple[optuna.Trial, TrialConfig]:
         """Draw what ``fixed`` leaves open; return Optuna's trial and its configuration."""
-        sampler, study = make_sampler(self._plan, len(self._drawn)), self._next_in(fixed[STRATEGY])
+        name = fixed[STRATEGY]
+        space = self._space(name, fixed.get(f"{name}/{LEARNING_RATE}"))
+        sampler, study = make_sampler(space, len(self._drawn)), self._next_in(space.strategy)
         study.sampler = sampler
         study.enqueue_trial(dict(fixed))
         trial = study.ask()
-        return trial, Space(self._plan, fixed[STRATEGY])(trial)
+        return trial, space(trial)
 
     def _new_config(self, ray_id: str, fixed: dict[str, Any]) -> TrialConfig | None:
         turn = self._turn - 1
@@ -153,7 +155,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
             if key not in self._seen:
                 self._handed_out += 1
                 config = replace(config, trial_id=f"t{self._handed_out:03d}")
-                self._record.began(config, turn)
+                self._record.began(config, turn, self._plan.around)
+                self._around[config.trial_id] = self._plan.around
                 self._hand_out(ray_id, trial, config)
                 return config
             self._tell_duplicate(trial, config, turn, self._seen[key])
@@ -170,8 +173,9 @@ class StudySearch(Searcher):  # type: ignore[misc]
         heard_of = {trial.user_attrs.get("same_as") for trial in study.trials} if study else set()
         plain = [row for row in self._record.of_phase(Phase.SEARCH) if row.strategy == Baseline.name]
         best = sorted(ranking.usable(plain), key=lambda row: row.final_eval_loss or 0.0)[:PLAIN_POINTS]
-        points = [neutral_point(strategy, row.trial_config) for row in best if row.trial_id not in heard_of]
-        return [to_optuna(point) for point in points if point is not None and self._drawn_as(point) is not None]
+        new = [row for row in best if row.trial_id not in heard_of]
+        points = [(neutral_point(strategy, row.trial_config), self._around.get(row.trial_id)) for row in new]
+        return [to_optuna(point) for point, around in points if point and self._drawn_as(point, around) is not None]
 
     def _hand_out(self, ray_id: str, trial: optuna.Trial, config: TrialConfig) -> None:
         self._seen[self._effective_key(config)] = config.trial_id
@@ -179,7 +183,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._live[ray_id] = trial
 
     def _again(self, ray_id: str, config: TrialConfig) -> TrialConfig:
-        if self._drawn_as(config) is None:
+        if self._drawn_as(config, self._around.get(config.trial_id)) is None:
             self._seen[self._effective_key(config)] = config.trial_id
             return config
         trial, _ = self._ask(to_optuna(config))
@@ -194,7 +198,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """Answer a repeated suggestion with what is known: the value of its twin, or nothing."""
         row = self._record.rows.get(twin)
         values = self._values(row) if row is not None and row.status == Status.FINISHED else None
-        self._record.repeated(config, turn, twin, values)
+        self._record.repeated(config, turn, twin, values, self._plan.around)
         trial.set_user_attr("same_as", twin)
         if values is None:
             trial.study.tell(trial, state=TrialState.FAIL)
@@ -212,7 +216,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
         for suggestion in self._record.suggestions:
             row = self._record.rows.get(suggestion.config.trial_id)
             if suggestion.same_as is not None:
-                self._remember(suggestion.config, {"same_as": suggestion.same_as}, suggestion.values)
+                same_as = {"same_as": suggestion.same_as}
+                self._remember(suggestion.config, same_as, suggestion.values, around=suggestion.around)
             elif suggestion.config.phase == Phase.SEARCH:
                 self._count(suggestion.config, suggestion.turn)
                 if row is not None:
@@ -237,7 +242,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
         values = (
             self._values(row) if row.status == Status.FINISHED or (row.status == Status.STOPPED and reports) else None
         )
-        self._remember(row.trial_config, {"trial_id": row.trial_id}, values, STATES.get(row.status), reports)
+        around, attributes = self._around.get(row.trial_id), {"trial_id": row.trial_id}
+        self._remember(row.trial_config, attributes, values, STATES.get(row.status), reports, around)
 
     def _values(self, row: ResultRow) -> list[float]:
         """Return what Optuna is told of a trial: a value for each objective."""
@@ -251,8 +257,9 @@ class StudySearch(Searcher):  # type: ignore[misc]
         values: list[float] | None,
         state: TrialState | None = None,
         reports: Mapping[int, float] | None = None,
+        around: tuple[float, ...] | None = None,
     ) -> None:
-        trial = self._drawn_as(config)
+        trial = self._drawn_as(config, around)
         if trial is None:
             return
         self._next_in(config.strategy).add_trial(
@@ -266,30 +273,23 @@ class StudySearch(Searcher):  # type: ignore[misc]
             )
         )
 
-    def _drawn_as(self, config: TrialConfig) -> optuna.trial.FixedTrial | None:
-        """Return what Optuna would have drawn; None if the plan was changed since and its space has no such point."""
-        return drawn_as(to_optuna(config), Space(self._plan, config.strategy))
+    def _drawn_as(self, config: TrialConfig, around: tuple[float, ...] | None) -> optuna.trial.FixedTrial | None:
+        """Return what Optuna would have drawn; None if the plan was changed since and its space has no such point.
 
+        Args:
+            config: A trial.
+            around: As ``SearchPlan.around`` of the plan that it is of; of this one, its rate is in the range anyway.
+        """
+        rate = config.learning_rate if around == self._plan.around else None
+        return drawn_as(to_optuna(config), self._space(config.strategy, rate))
 
-def make_sampler(plan: SearchPlan, number: int) -> optuna.samplers.TPESampler:
-    """Return the sampler of one suggestion; a quarter of a strategy's trials, at most 10, start it up.
-
-    Args:
-        plan: The search.
-        number: Suggestions before this one.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0]),
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            n_startup_trials=max(1, min(10, plan.num_samples // len(plan.strategies) // 4)),
+    def _space(self, strategy: str, rate: float | None = None) -> Space:
+        """Return what a strategy is drawn from now; a learning rate is in it if one is given."""
+        name = f"{strategy}/{LEARNING_RATE}"
+        trials = self._studies[strategy].trials if strategy in self._studies else []
+        tried = [trial.params[name] for trial in trials if name in trial.params]
+        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        best = min(done, key=lambda trial: float(trial.values[0])).params[name] if done else None
+        return Space(
+            self._plan, strategy, searched_rates(self._plan, [*tried, *([] if rate is None else [rate])], best)
         )
-
-
-def effective_key(ranks: dict[str, int], alphas: dict[str, float], learning_rate: float, seed: int) -> str:
-    """Return one key for all configurations that train the same adapter the same way (3 digits of learning rate)."""
-    parts = [sorted(ranks.items()), sorted(alphas.items()), f"{learning_rate:.2e}", seed]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -27,7 +27,8 @@ from tuning.state.checkpoints import RAY, STOPPED, checkpoints, steps
 from tuning.state.record import Record
 from tuning.trials.asha import make_scheduler
 from tuning.trials.fixed_search import FixedSearch
-from tuning.trials.optuna_search import StudySearch, effective_key
+from tuning.trials.optuna_search import StudySearch
+from tuning.trials.sampling import effective_key
 
 log = logging.getLogger(__name__)
 LAST_SECONDS = 10.0
