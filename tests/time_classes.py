@@ -37,6 +37,7 @@ FIXTURE_GROUPS = {
     "mlflow_server": "mlflow",
     "front": "front",
     "finished": "finished",
+    "shared_ray": "ray",
 }
 PROCESS_EVENTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.system"}
 MANY_MODULES = 200  # a test that loads as many is the first to need a large library; its time is not judged

@@ -135,9 +135,8 @@ def test_a_second_signal_is_a_keyboard_interrupt_of_the_program(simulated, plan,
 def test_the_report_of_a_programs_search_has_the_command_that_does_the_same(simulated, plan):
     result = search(plan(name="first"))
     assert "python tune.py --model " in (result.run_dir / "facts.json").read_text()
-    assert f"--num-samples 4 --confirm-seeds 0 --gpus-per-trial 0.0 --runs-dir {plan().runs_dir} --name first" in (
-        (result.run_dir / "report.md").read_text()
-    )
+    choices = f"--confirm-seeds 0 --gpus-per-trial 0.0 --runs-dir {plan().runs_dir} --name first"
+    assert f"--num-samples 4 --learning-rate 0.018 {choices}" in (result.run_dir / "report.md").read_text()
 
 
 @pytest.mark.parametrize("kind", ["list", "frame", "dataset"])

@@ -44,13 +44,21 @@ def test_without_a_limit_a_plan_stays_as_it_is():
 def test_half_of_the_time_is_for_the_search_and_the_rest_for_seeds():
     # 100 minutes, less 4 %, are 96 runs of a minute; half of them are 9 seeds of 3 strategies and 2 controls, and
     # 9 seeds of two other sizes; of the 33 runs that are left a trial takes half a run, as most are stopped early
-    plan = planned(SearchPlan(strategies=THREE, time_limit="100m"), 60.0)
+    choices = {"strategies": THREE, "time_limit": "100m", "learning_rate": 0.01}
+    plan = planned(SearchPlan(**choices), 60.0)
     assert (plan.trials, plan.confirm_seeds) == (60, 9)
     # of trials that all are trained in full
-    plan = planned(SearchPlan(strategies=THREE, time_limit="100m", scheduler="fifo"), 60.0)
+    plan = planned(SearchPlan(**choices, scheduler="fifo"), 60.0)
     assert (plan.trials, plan.confirm_seeds) == (33, 9)
-    plan = planned(SearchPlan(strategies=THREE, time_limit="100m", scheduler="fifo", num_samples=9), 60.0)
+    plan = planned(SearchPlan(**choices, scheduler="fifo", num_samples=9), 60.0)
     assert (plan.trials, plan.confirm_seeds) == (9, 13), "what the search leaves, seeds take: (96 - 9 - 18) / 5"
+
+
+def test_the_short_trials_that_find_the_learning_rate_take_of_the_time_what_they_cost():
+    choices = {"strategies": THREE, "time_limit": "100m", "scheduler": "fifo"}
+    given = planned(SearchPlan(**choices, learning_rate=0.01), 60.0)
+    plan = planned(SearchPlan(**choices), 60.0)
+    assert (given.trials - plan.trials, plan.confirm_seeds) == (2, 9), "seven of a quarter of a run"
 
 
 def test_a_plan_has_never_less_than_a_verdict_takes_nor_more_than_is_asked_for():

@@ -13,7 +13,6 @@ from analysis.results.trial_config import LOOKS
 from strategies import CONTROLS, RIVALS, RankBudget
 from strategies.baseline import Baseline
 from strategies.official import OFFICIAL
-from trainables.learning_rates import LIKELY_RUNS
 from trainables.spec import Workload
 from tuning.plan import given
 from tuning.plan.choices import (
@@ -202,19 +201,14 @@ class SearchPlan(
     def size_seeds(self) -> int:
         """From how many of the confirmation's seeds plain LoRA of other sizes is trained, so that little is added.
 
-        With the short trials that find the learning rate the search takes at most 1.3 times what it would take without;
-        trials that are stopped early count as halves. Where that leaves one seed there is none, for one says nothing. A
-        thorough search has all seeds.
+        The search takes at most 1.3 times what it would take without, trials that are stopped early counted as halves.
+        Where that leaves one seed there is none, for one says nothing. A thorough search has all seeds.
         """
         if not self.sizes or self.official or Baseline.name not in self.strategies or len(self.strategies) < 2:
             return 0
         searched = self.trials * (SHARE_TRAINED if self.scheduler == "asha" else 1.0)
         confirmed = self.first_seeds * (len(self.strategies) + len(CONTROLS))
-        most = (
-            self.first_seeds
-            if self.thorough
-            else int((MOST_LONGER * (searched + confirmed) - LIKELY_RUNS) / len(SIZES))
-        )
+        most = self.first_seeds if self.thorough else int(MOST_LONGER * (searched + confirmed) / len(SIZES))
         seeds = min(self.first_seeds, most)
         return seeds if seeds > 1 else 0
 

@@ -103,8 +103,9 @@ class Record:
         self._note("began", trial_id=config.trial_id, config=config.to_ray(), turn=turn, around=around)
 
     def repeated(
-        self, config: TrialConfig, turn: int, same_as: str, values: list[float] | None, around: Sequence[float]
-    ) -> None:
+        self, config: TrialConfig, turn: int, same_as: str, values: list[float] | None,
+        around: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
         """Note a configuration that was drawn and is already known.
 
         Args:
