@@ -36,6 +36,12 @@ os.environ.setdefault(
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
 
 
+def pytest_collection_finish():
+    """Have Python's garbage collector look no more at what libraries and tests consist of."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def last_words():
     """Have a test begin as a process does, of which no search has begun, whatever ran in this one before."""

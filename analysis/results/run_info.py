@@ -104,7 +104,7 @@ class RunInfo:
     looks: int = 0
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     base_losses: Mapping[str, float] = field(default_factory=dict)
-    bracket: Sequence[Mapping[str, float | None]] = ()
+    bracket: tuple[Mapping[str, float | None], ...] = ()
     shrink: Sequence[Mapping[str, int | float]] = ()
     samples: tuple[Mapping[str, str], ...] = ()
     samples_note: str | None = None

@@ -50,7 +50,7 @@ class Processes:
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 family += [process, *process.children(recursive=True)]
                 os.killpg(process.pid, signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=10)
+        _, alive = psutil.wait_procs(family, timeout=3)
         for left in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 left.kill()

@@ -19,14 +19,29 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
-def job(mlflow, cluster, plan, tmp_path_factory):
-    """(completed submission, run folder) of a search that was submitted as a job."""
-    shared = tmp_path_factory.mktemp("shared")
-    done = cluster.submit(
-        sys.executable, "tune.py", "--ray-address", "auto", "--runs-dir", shared, "--mlflow-uri", mlflow, *plan
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done, shared / "search"
+def submitted(mlflow, cluster, plan, tmp_path_factory):
+    """A function that submits a search as a job, and returns its run folder once it has ended."""
+
+    def submit(*flags):
+        shared = tmp_path_factory.mktemp("shared")
+        places = ("--ray-address", "auto", "--runs-dir", shared, "--mlflow-uri", mlflow)
+        done = cluster.submit(sys.executable, "tune.py", *places, *plan, *flags)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return shared / "search"
+
+    return submit
+
+
+@pytest.fixture(scope="module")
+def brief(submitted):
+    """The run folder of a job that confirms nothing."""
+    return submitted("--confirm-seeds", "0")
+
+
+@pytest.fixture(scope="module")
+def job(submitted):
+    """The run folder of a job."""
+    return submitted()
 
 
 def outcomes(run_dir):
@@ -70,9 +85,9 @@ def mlflow_runs(address, run_dir):
 
 
 @pytest.mark.smoke
-def test_a_jobs_artifacts_reach_the_shared_folder(job):
+def test_a_jobs_artifacts_reach_the_shared_folder(brief):
     for name in ("report.html", "report.md", "rows.csv", "plan.json", "best_adapter/adapter_model.safetensors"):
-        assert (job[1] / name).is_file()
+        assert (brief / name).is_file()
 
 
 def test_the_report_is_that_of_a_local_run(job, plan, tmp_path):
@@ -80,15 +95,22 @@ def test_the_report_is_that_of_a_local_run(job, plan, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stderr
     local = tmp_path / "search"
-    assert outcomes(job[1]) == outcomes(local)
-    assert told(job[1]) == told(local)
+    assert outcomes(job) == outcomes(local)
+    assert told(job) == told(local)
 
 
 @pytest.mark.smoke
-def test_mlflow_on_postgresql_has_the_search_with_its_trials(mlflow, job):
-    rows = read_rows(job[1] / "rows.jsonl")
-    (parent,), below = mlflow_runs(mlflow, job[1])
+def test_mlflow_on_postgresql_has_the_search_with_its_trials(mlflow, brief):
+    rows = read_rows(brief / "rows.jsonl")
+    (parent,), below = mlflow_runs(mlflow, brief)
     assert parent.info.status == "FINISHED"
+    assert {run.info.run_name for run in below} == {row.experiment_name for row in rows}
+    assert len(rows) == 2
+
+
+def test_it_has_what_confirms_a_search_too(mlflow, job):
+    rows = read_rows(job / "rows.jsonl")
+    _, below = mlflow_runs(mlflow, job)
     assert {run.info.run_name for run in below} == {row.experiment_name for row in rows} | {"confirm"}
 
 

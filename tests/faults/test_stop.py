@@ -147,6 +147,7 @@ def stopping_now():
 
 
 @pytest.mark.process
+@pytest.mark.thorough
 def test_a_signal_to_all_of_a_searchs_process_group_stops_it_in_order_and_leaves_no_process(tree):
     tree.step_seconds = 0.05
     process = _after_its_first_trial(tree, "stopped", *FLAGS)

@@ -41,7 +41,7 @@ def facts_of(plan: SearchPlan, checked: Preflight, search_id: str, record: Recor
         containing_plain=CONTAINING_PLAIN,
         data=checked.data,
         base_losses=checked.base_losses,
-        bracket=checked.bracket or (record.bracket if record else ()),
+        bracket=tuple(checked.bracket or (record.bracket if record else ())),
         command=commands[0],
         versions=versions(),
         revision=revision(),
