@@ -1,26 +1,23 @@
 """The process that owns a frozen base: it measures before the trials, trains those of a device, and measures after."""
 
 import contextlib
-import ctypes
-import functools
 import gc
 import importlib
 import json
-import os
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import psutil
 import ray
 
 from analysis.results.messages import first_line
-from trainables.actors.liveness import end_with, end_with_process, lives
+from trainables.actors.liveness import end_with, end_with_process, ending_if_broken, lives
 from trainables.models.device import device_of
+from trainables.models.free_memory import give_back, give_large_pieces_back
 from trainables.training.checkpoint import LAST, SESSION
 
 if TYPE_CHECKING:  # processes that only name the class, such as proxies, must not load torch
@@ -32,8 +29,6 @@ if TYPE_CHECKING:  # processes that only name the class, such as proxies, must n
     from trainables.spec import Workload
 
 
-LARGEST_OF_HEAP = -3  # M_MMAP_THRESHOLD of malloc.h
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -48,24 +43,6 @@ class TrialHandle:
 
     key: str
     pid: int
-
-
-def _ending_if_broken(method: Callable[P, R]) -> Callable[P, R]:
-    """End the process on an error that breaks the device: Ray notices, and trials continue in a new host."""
-
-    @functools.wraps(method)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return method(*args, **kwargs)
-        except RuntimeError as error:
-            from trainables.engine.device_errors import broken
-
-            if broken(error):
-                print(f"This host ends, for its device is broken: {first_line(error)}", file=sys.stderr, flush=True)
-                os._exit(1)
-            raise
-
-    return guarded
 
 
 class Host:
@@ -218,7 +195,7 @@ class Host:
         with self.lock:
             self.assignments.pop(key, None)
 
-    @_ending_if_broken
+    @ending_if_broken
     def admit(
         self, handle: TrialHandle, reference: list[Any], name: str, config: "TrialConfig", checkpoint: str | None
     ) -> None:
@@ -240,7 +217,7 @@ class Host:
             session.load(Path(checkpoint) / SESSION)
         self.sessions[handle.key] = (name, session, process)
 
-    @_ending_if_broken
+    @ending_if_broken
     def step(self, key: str, again: bool = False) -> dict[str, Any]:
         """Train a trial to its next report, which lists, as JSON, when memory did not suffice.
 
@@ -255,12 +232,12 @@ class Host:
         report = next_report(session, again)
         return {**report, "resource_events": json.dumps(session.pack.resource_events)}
 
-    @_ending_if_broken
+    @ending_if_broken
     def save(self, key: str, checkpoint: str) -> None:
         """Write a trial's state."""
         self.sessions[key][1].save(Path(checkpoint) / SESSION)
 
-    @_ending_if_broken
+    @ending_if_broken
     def save_all(self, folder: str) -> None:
         """Write the state of every trial on this host, at its last optimizer step, into ``folder/NAME``."""
         if self.executor is None:
@@ -275,7 +252,7 @@ class Host:
         """Release a trial, if it was admitted."""
         if (entry := self.sessions.pop(key, None)) is not None:
             entry[1].close()
-        _trim_memory()
+        give_back()
 
     def _release_dead(self) -> None:
         """Release the trials of killed processes: these cannot do it, and Ray starts such a trial again."""
@@ -295,7 +272,7 @@ class Host:
                 torch.set_num_threads(workload.threads)
                 base_of(workload)
                 if workload.recomputes:
-                    _give_large_pieces_back()
+                    give_large_pieces_back()
                 self.unpacked = (reference, workload)
             return self.unpacked[1]
 
@@ -316,18 +293,3 @@ class Host:
                 device_of(workload.device).forget_peak()  # that of the measurements before is no trial's
                 self.executor = BatchedExecutor(Pack.of(workload, workload.micro_batch))
             return self.executor
-
-
-def _trim_memory() -> None:
-    """Have the C library return free memory: on CPU it would keep a GB, fragmented between blocks in use."""
-    with contextlib.suppress(OSError, AttributeError):  # not on Linux
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _give_large_pieces_back() -> None:
-    """Have the C library take large pieces from the system alone and give them back: on CPU, where memory is short.
-
-    Between blocks that compute twice it would keep three times what is in use. Asking the system each time costs time.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # not on Linux
-        ctypes.CDLL("libc.so.6").mallopt(LARGEST_OF_HEAP, 2**18)

@@ -1,13 +1,21 @@
 """Who lives, and what ends with whom: hosts end with the search, or the trial, that they are for."""
 
 import contextlib
+import functools
 import os
+import sys
 import time
 import traceback
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import psutil
 import ray
 
+from analysis.results.messages import first_line
+
+P = ParamSpec("P")
+R = TypeVar("R")
 LEASE_SECONDS, OWNER_SECONDS = 10.0, 1.0
 
 
@@ -46,3 +54,21 @@ def lives(process: psutil.Process) -> bool:
         return False
     except (psutil.AccessDenied, OSError):  # it cannot be inspected, so it may be running
         return True
+
+
+def ending_if_broken(method: Callable[P, R]) -> Callable[P, R]:
+    """End the process on an error that breaks the device: Ray notices, and trials continue in a new host."""
+
+    @functools.wraps(method)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except RuntimeError as error:
+            from trainables.engine.device_errors import broken
+
+            if broken(error):
+                print(f"This host ends, for its device is broken: {first_line(error)}", file=sys.stderr, flush=True)
+                os._exit(1)
+            raise
+
+    return guarded
