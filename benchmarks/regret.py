@@ -1,8 +1,8 @@
 """By how much the best of a short search is worse than a long one's: ``python -m benchmarks.regret [RUN ...]``.
 
 Of runs it is what their rows say: the best of the first trials of each strategy against the best of them all. Without
-any, searches are simulated on a surface whose optimum is known, with plain LoRA's points told to the other strategies
-and without: before and after.
+any, searches are simulated on a surface whose optimum is known: without plain LoRA's points told to the other
+strategies, with them, and with plain LoRA's learning rate found before.
 """
 
 import math
@@ -19,6 +19,7 @@ from analysis.stats import ranking
 from strategies import RankBudget
 from strategies.base import Site, relative_depth
 from strategies.geometry import GEOMETRIES
+from trainables.learning_rates import bracketed
 from trainables.spec import TrialSpec
 from tuning.callbacks.trial_callback import row_from
 from tuning.plan.search_plan import SearchPlan
@@ -29,6 +30,11 @@ from tuning.trials.sampling import effective_key
 STRATEGIES = ("baseline", "linear_decay", "attention_heavy", "plain")
 SITES = GEOMETRIES["gpt2"].sites
 BUDGET = RankBudget.like_uniform(8, SITES)
+WAYS = {
+    "without plain LoRA's points": {"plain_points": False, "finds_rate": False},
+    "with them": {"plain_points": True, "finds_rate": False},
+    "and with its learning rate found first": {"plain_points": True, "finds_rate": True},
+}
 HEADERS = "| search | strategy | trials | regret | no worse than plain LoRA's best |"
 
 
@@ -44,9 +50,9 @@ def main(runs: tuple[Path, ...], trials: int, many: int, searches: int) -> None:
         rows = read_rows(run / "rows.jsonl")
         _print(run.name, [rows], best_losses(rows), trials)
     if not runs:
-        best = best_losses(simulated(many, seed=0, plain_points=True))
-        for name, told in (("without plain LoRA's points", False), ("with them", True)):
-            _print(name, [simulated(trials, seed, told) for seed in range(1, searches + 1)], best, trials)
+        best = best_losses(simulated(many, 0))
+        for name, how in WAYS.items():
+            _print(name, [simulated(trials, seed, **how) for seed in range(1, searches + 1)], best, trials)
 
 
 def regrets(rows: Sequence[ResultRow], best: Mapping[str, float], trials: int) -> dict[str, float]:
@@ -74,21 +80,34 @@ def best_losses(rows: Sequence[ResultRow]) -> dict[str, float]:
     return {name: row.final_eval_loss or 0.0 for name, row in best.items()}
 
 
-def simulated(trials: int, seed: int, plain_points: bool) -> list[ResultRow]:
+def simulated(trials: int, seed: int, plain_points: bool = True, finds_rate: bool = True) -> list[ResultRow]:
     """Return the rows of a search on the surface, one trial after the other, none of which is stopped early.
 
     Args:
         trials: Of each strategy.
         seed: Of the search.
         plain_points: Whether strategies are told how plain LoRA's best trials ended.
+        finds_rate: Whether plain LoRA's learning rate is found before, and searched a factor of 4 around; else all are
+            searched a factor of 5 around the default.
     """
-    plan = SearchPlan(strategies=STRATEGIES, num_samples=trials * len(STRATEGIES), seed=seed, plain_points=plain_points)
+    rates = {"learning_rate": _rate_of_plain()} if finds_rate else {"learning_rate_factor": 5.0}
+    trials_of_all = trials * len(STRATEGIES)
+    plan = SearchPlan(strategies=STRATEGIES, num_samples=trials_of_all, seed=seed, plain_points=plain_points, **rates)
     with tempfile.TemporaryDirectory() as folder:
         record = Record(Path(folder))
         search = StudySearch(plan, _key, record)
         for number in range(plan.trials):
             _one_trial(search, record, str(number))
         return list(record.rows.values())
+
+
+def _rate_of_plain() -> float:
+    def losses_at(rates: Sequence[float]) -> list[float]:
+        return [surface(TrialConfig("baseline", learning_rate=rate)) for rate in rates]
+
+    best = bracketed(SearchPlan().centre_learning_rate, 1, losses_at).best
+    assert best is not None
+    return best
 
 
 def _one_trial(search: StudySearch, record: Record, ray_id: str) -> None:

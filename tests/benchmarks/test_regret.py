@@ -46,9 +46,15 @@ def test_the_surface_is_lowest_where_it_says():
 
 
 def test_a_simulated_search_is_the_same_again_and_told_points_are_no_trials():
-    told, again = (regret.simulated(4, seed=3, plain_points=True) for _ in range(2))
+    told, again = (regret.simulated(4, 3, finds_rate=False) for _ in range(2))
     assert [row.config for row in told] == [row.config for row in again]
     assert {name: sum(row.strategy == name for row in told) for name in regret.STRATEGIES} == dict.fromkeys(
         regret.STRATEGIES, 4
     )
-    assert [row.config for row in regret.simulated(4, seed=3, plain_points=False)] != [row.config for row in told]
+    untold = regret.simulated(4, 3, plain_points=False, finds_rate=False)
+    assert [row.config for row in untold] != [row.config for row in told]
+
+
+def test_a_simulated_search_that_finds_its_rate_first_begins_where_plain_lora_is_best():
+    first = regret.simulated(1, 3)[0]
+    assert (first.strategy, first.learning_rate) == ("baseline", pytest.approx(0.025))
