@@ -86,3 +86,11 @@ class Trace:
 def tracing_pickle():
     """A function that returns a pickle which makes a file where it is loaded."""
     return lambda path: pickle.dumps(Trace(path))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """The folder of a run, whose name no other has."""
+    folder = tmp_path / f"run-{tmp_path.name}"
+    folder.mkdir()
+    return folder

@@ -1,23 +1,20 @@
+"""Events of a search on their way to MLflow: what it has of them, and what damage to the outbox costs."""
+
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from analysis.results import journal
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, TrialConfig
 from tests.fakes import mlflow
-from tuning.tracking import events
-from tuning.tracking.__main__ import command
+from tests.fakes.outbox import CONFIG, begin, end, one_life, outbox_without_mlflow
 from tuning.tracking.events import Tracking, open_sink, remaining, replay
-from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, TRIAL_TAG, MlflowCarrier, now_ms
-from tuning.tracking.outbox import OUTBOX, STATE, Outbox, Target, UnknownTarget
-from tuning.tracking.uploader import deliver
+from tuning.tracking.mlflow_client import EXPERIMENT, PARENT, TRIAL_TAG, now_ms
+from tuning.tracking.outbox import OUTBOX, STATE
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,35 +27,7 @@ def local(tmp_path_factory, empty_mlflow):
     return f"sqlite:///{folder}/mlflow.db", (folder / "files").as_uri()
 
 
-@pytest.fixture
-def run_dir(tmp_path):
-    folder = tmp_path / f"run-{tmp_path.name}"
-    folder.mkdir()
-    return folder
-
-
-CONFIG = TrialConfig("baseline", "t1", learning_rate=0.1, seed=0)
 AGAIN = TrialConfig("baseline", "c1", Phase.CONFIRM, learning_rate=0.1, seed=0)
-
-
-def _begin(sink):
-    tags = {"kind": "search", "status": "running"}
-    sink.put("start", PARENT, name="search", params={"a": 1}, tags=tags, time_ms=now_ms())
-
-
-def _end(sink):
-    sink.put("end", PARENT, status="FINISHED", tags={"status": "finished"}, time_ms=now_ms())
-
-
-def _events(sink):
-    """One trial's life: seven lines with the one that says where they go."""
-    tracking = Tracking(sink)
-    _begin(sink)
-    tracking.started(CONFIG)
-    tracking.reported("t1", {"step": 5, "eval_loss": 2.0, "train_loss": float("nan")})
-    tracking.reported("t1", {"step": 10, "eval_loss": 1.0})
-    tracking.ended(ResultRow("t1", "baseline_t1", "baseline", "diverged", error="step 10"))
-    _end(sink)
 
 
 def _stored(local, run_dir):
@@ -78,7 +47,7 @@ def _losses(local, run):
 
 def test_a_trial_is_a_run_with_its_parameters_metrics_and_end(local, run_dir):
     sink = open_sink(run_dir, *local)
-    _events(sink)
+    one_life(sink)
     assert sink.close()
     runs = _stored(local, run_dir)
     child = runs["t1"]
@@ -93,7 +62,7 @@ def test_a_trial_is_a_run_with_its_parameters_metrics_and_end(local, run_dir):
 def test_a_trial_that_the_scheduler_stops_is_finished_with_its_outcome_and_every_run_knows_its_data(local, run_dir):
     sink = open_sink(run_dir, *local)
     tracking = Tracking(sink, ("texts.jsonl", "d" * 64))
-    _begin(sink)
+    begin(sink)
     tracking.open_group("confirm")
     for trial, status in (("t1", "stopped"), ("t2", "finished"), ("t3", "failed")):
         tracking.started(replace(CONFIG, trial_id=trial))
@@ -122,7 +91,7 @@ def test_the_view_of_a_search_has_what_all_its_trials_have_and_no_test_loss(loca
 def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left_running(local, run_dir, wait_for):
     sink = open_sink(run_dir, *local)
     tracking = Tracking(sink)
-    _begin(sink)
+    begin(sink)
     for trial in ("t1", "t2", "t3"):
         tracking.started(replace(CONFIG, trial_id=trial))
         tracking.reported(trial, {"step": 5, "eval_loss": 2.0})
@@ -139,7 +108,7 @@ def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left
 
     sink = open_sink(run_dir, *local)
     tracking = Tracking(sink)
-    _begin(sink)
+    begin(sink)
     for trial in ("t1", "t2"):  # t3 is not gone on with
         tracking.started(replace(CONFIG, trial_id=trial))
         tracking.reported(trial, {"step": 5, "eval_loss": 2.0})
@@ -154,7 +123,7 @@ def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left
     for trial in ("t1", "t2", "c1"):
         tracking.ended(ResultRow(trial, trial, "baseline", "finished"))
     tracking.close_group("confirm")
-    _end(sink)
+    end(sink)
     assert sink.close()
     done = _stored(local, run_dir)
     ids = {name: run.info.run_id for name, run in done.items()}
@@ -167,33 +136,16 @@ def test_a_resumed_search_has_one_run_per_trial_one_value_per_step_and_none_left
 
 def test_what_a_killed_search_left_open_ends_with_the_one_that_goes_on(local, run_dir):
     sink = open_sink(run_dir, *local)
-    _begin(sink)
+    begin(sink)
     Tracking(sink).started(CONFIG)
     sink.close()
     sink = open_sink(run_dir, *local)
-    _begin(sink)
+    begin(sink)
     sink.end_open_runs(now_ms(), but=PARENT)
-    _end(sink)
+    end(sink)
     assert sink.close()
     runs = _stored(local, run_dir)
     assert {name: run.info.status for name, run in runs.items()} == {PARENT: "FINISHED", "t1": "KILLED"}
-
-
-def _outbox_without_mlflow(run_dir, local):
-    """An outbox of which nothing was carried."""
-    outbox = Outbox(run_dir, Target(*local, run_dir.name))
-    _events(_Quiet(outbox))
-    return run_dir / OUTBOX
-
-
-class _Quiet:
-    """A sink that only keeps events."""
-
-    def __init__(self, outbox):
-        self.outbox = outbox
-
-    def put(self, kind, run, **given):
-        self.outbox.append({"kind": kind, "run": run, **given})
 
 
 def _flip(path, line, byte):
@@ -237,7 +189,7 @@ LEFT = {4: [(10, 1.0)], 5: [(5, 2.0)]}
 
 
 def check_flip(line, byte, local, run_dir, capsys):
-    path = _outbox_without_mlflow(run_dir, local)
+    path = outbox_without_mlflow(run_dir, local)
     _flip(path, line, byte)
     carried, refused = replay(run_dir)
     assert (carried, refused) == ((6, 0) if line == 1 else (5, 0))
@@ -247,13 +199,13 @@ def check_flip(line, byte, local, run_dir, capsys):
 
 
 def test_an_outbox_that_is_cut_off_gives_the_rest_and_can_go_on(local, run_dir, capsys):
-    path = _outbox_without_mlflow(run_dir, local)
+    path = outbox_without_mlflow(run_dir, local)
     path.write_bytes(path.read_bytes()[:-20])
     assert replay(run_dir) == (5, 0)
     assert capsys.readouterr().err == f"{path}: line 7: cut off, or no JSON; the others are carried\n"
     assert _stored(local, run_dir)[PARENT].info.status == "RUNNING"
     sink = open_sink(run_dir, *local)
-    _end(sink)
+    end(sink)
     assert sink.close()
     assert _stored(local, run_dir)[PARENT].info.status == "FINISHED"
     assert remaining(run_dir) == 0
@@ -262,7 +214,7 @@ def test_an_outbox_that_is_cut_off_gives_the_rest_and_can_go_on(local, run_dir, 
 @pytest.mark.parametrize("eighths", range(8))
 def test_of_an_outbox_that_is_cut_off_anywhere_each_whole_line_is_carried(eighths, local, run_dir, capsys, monkeypatch):
     mlflow.install(monkeypatch)
-    path = _outbox_without_mlflow(run_dir, local)
+    path = outbox_without_mlflow(run_dir, local)
     kept = path.read_bytes()[: path.stat().st_size * eighths // 8]
     path.write_bytes(kept)
     assert replay(run_dir) == (max(0, kept.count(b"\n") - 1), 0), "the first line is the outbox's own"
@@ -272,7 +224,7 @@ def test_of_an_outbox_that_is_cut_off_anywhere_each_whole_line_is_carried(eighth
 @pytest.mark.parametrize("harm", ["flipped", "cut off", "gone", "empty", "too far"])
 def test_a_damaged_state_is_named_and_everything_is_sent_again(harm, local, run_dir, capsys):
     sink = open_sink(run_dir, *local)
-    _events(sink)
+    one_life(sink)
     assert sink.close()
     before = {name: run.to_dictionary() for name, run in _stored(local, run_dir).items()}
     path = run_dir / STATE
@@ -309,7 +261,7 @@ def test_an_outbox_from_before_checksums_and_of_another_name_is_carried(local, r
 def test_a_search_that_was_known_by_its_folder_stays_so(local, run_dir):
     for identity in (None, "an id that it has only now"):
         sink = open_sink(run_dir, *local, search=identity)
-        _events(sink)
+        one_life(sink)
         assert sink.close()
     assert set(_stored(local, run_dir)) == {PARENT, "t1"}
     assert sink.outbox.target.search == run_dir.name
@@ -317,161 +269,13 @@ def test_a_search_that_was_known_by_its_folder_stays_so(local, run_dir):
 
 def test_another_server_gets_everything(local, run_dir, tmp_path, empty_mlflow):
     sink = open_sink(run_dir, *local)
-    _events(sink)
+    one_life(sink)
     assert sink.close()
     shutil.copy(empty_mlflow, tmp_path / "other.db")
     other = (f"sqlite:///{tmp_path}/other.db", (tmp_path / "files").as_uri())
     sink = open_sink(run_dir, *other)
-    _end(sink)
+    end(sink)
     assert sink.outbox.remaining() == 6
     sink.wake.set()
     assert sink.close()
     assert set(_stored(other, run_dir)) == {PARENT, "t1"}
-
-
-def _replayed(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["tracking", "replay", *map(str, arguments)])
-    return command()
-
-
-def test_a_replay_goes_to_no_address_that_only_a_file_of_the_run_says(run_dir, monkeypatch, capsys):
-    _outbox_without_mlflow(run_dir, ("http://127.0.0.1:9", None))
-    monkeypatch.setattr(events, "MlflowCarrier", lambda target: pytest.fail("it is asked"))
-    assert _replayed(monkeypatch, run_dir) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    here = f"this machine's searches log to sqlite:///{run_dir.parent}/mlflow.db"
-    assert (
-        line
-        == f"Error: {run_dir}: its events are for http://127.0.0.1:9, and {here}; give --to URI, the one or the other"
-    )
-
-
-@pytest.mark.parametrize("said", ["by --to", "by the environment", "by the runs folder"])
-def test_a_replay_goes_where_this_machine_says_and_says_so(run_dir, monkeypatch, capsys, said):
-    runs = (f"sqlite:///{run_dir.parent}/mlflow.db", (run_dir.parent / "mlflow-artifacts").as_uri())
-    place = runs if said == "by the runs folder" else ("http://127.0.0.1:9", None)
-    _outbox_without_mlflow(run_dir, place)
-    carriers = []
-    monkeypatch.setattr(events, "MlflowCarrier", lambda target: carriers.append(target) or mlflow.FakeCarrier(target))
-    monkeypatch.setattr(mlflow.FakeCarrier, "stores", {})
-    if said == "by the environment":
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", place[0])
-    assert _replayed(monkeypatch, run_dir, *(["--to", place[0]] if said == "by --to" else [])) == 0
-    assert carriers == [Target(*place, run_dir.name)]
-    assert capsys.readouterr().out == f"Sending to {place[0]}\n6 events carried\n"
-
-
-def _artifact(run_dir, path, kind="artifact"):
-    sink = _Quiet(Outbox(run_dir, Target("sqlite:////there/mlflow.db", None, "abc")))
-    sink.put(kind, "t1", path=str(path))
-    return run_dir
-
-
-@pytest.mark.parametrize("event", ["artifact", "table"])
-@pytest.mark.parametrize("kind", ["a path", "a link", "a link in a folder", "two dots"])
-def test_no_file_outside_the_run_is_sent(run_dir, tmp_path, monkeypatch, capsys, kind, event):
-    secret = tmp_path / "id_rsa"
-    secret.write_text("secret")
-    (run_dir / "trials").mkdir()
-    path = {"a path": secret, "a link": run_dir / "link", "a link in a folder": run_dir / "trials",
-            "two dots": run_dir / "trials" / ".." / ".." / "id_rsa"}[kind]  # fmt: skip
-    outbox = Outbox(_artifact(run_dir, path, event))
-    if kind.startswith("a link"):
-        (run_dir / "link").symlink_to(secret)
-        (run_dir / "trials" / "link").symlink_to(secret)
-    carrier = _Eager()
-    ((waiting, end),) = outbox.waiting()
-    assert not deliver(outbox, carrier, waiting, end)
-    assert carrier.heard == []
-    assert f"{path} is not in {run_dir}, or a link in it leads out of there" in capsys.readouterr().err
-
-
-def test_a_file_of_the_run_is_sent(run_dir):
-    (run_dir / "report.md").write_text("# Report")
-    outbox, carrier = Outbox(_artifact(run_dir, run_dir / "report.md")), _Eager()
-    ((event, end),) = outbox.waiting()
-    assert deliver(outbox, carrier, event, end)
-    assert carrier.heard == ["artifact"]
-
-
-class _Eager:
-    def __init__(self):
-        self.heard = []
-
-    def apply(self, event):
-        self.heard.append(event["kind"])
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        {"kind": "create", "run": "t1"},
-        {"kind": "_init__", "run": "t1", "target": 1},
-        {"kind": "id", "run": "t1"},
-    ],
-)
-def test_no_method_is_called_by_a_name_that_comes_from_a_file(event):
-    carrier = MlflowCarrier.__new__(MlflowCarrier)
-    with pytest.raises(LookupError):
-        carrier.apply(event)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"run": "../x"}, {"run": "a' OR 'b"}, {"step": 10**30}, {"step": "1"}, {"values": None}, {"time_ms": True}],
-)
-def test_what_is_no_event_is_passed_over_and_named(run_dir, changes, capsys):
-    outbox = Outbox(run_dir, Target("sqlite:////there/mlflow.db", None, "abc"))
-    whole = {"kind": "metrics", "run": "t1", "values": {"a": 1.0}, "step": 1, "time_ms": 1}
-    outbox.append(whole | changes)
-    outbox.append(whole)
-    assert [event for event, _ in outbox.waiting()] == [whole]
-    assert "line 2: " in capsys.readouterr().err
-
-
-def test_what_identifies_a_search_cannot_say_more_to_mlflow(run_dir):
-    values = {"kind": "target", "run": "", "uri": "sqlite:////a.db", "artifacts": None, "search": "a' OR 'b' LIKE 'b"}
-    journal.append(run_dir / OUTBOX, values)
-    with pytest.raises(UnknownTarget):
-        Outbox(run_dir)
-
-
-def in_this_process(folder, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["tracking", "replay", folder])
-    status = command()
-    return status, *capsys.readouterr()
-
-
-def in_its_own(folder, monkeypatch, capsys):
-    done = subprocess.run(
-        [sys.executable, "-m", "tuning.tracking", "replay", folder],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
-
-
-OF_NO_TARGET = (lambda folder: (folder.mkdir(), (folder / OUTBOX).write_text("{}\n")), "says where MLflow is")
-
-
-@pytest.mark.parametrize(
-    ("make", "culprit", "run"),
-    [
-        (lambda folder: None, "no mlflow-outbox.jsonl", in_this_process),
-        (lambda folder: folder.mkdir(), "no mlflow-outbox.jsonl", in_this_process),
-        (*OF_NO_TARGET, in_this_process),
-        pytest.param(*OF_NO_TARGET, in_its_own, marks=pytest.mark.process),
-    ],
-)
-def test_a_replay_of_a_wrong_folder_is_one_line(make, culprit, run, tmp_path, monkeypatch, capsys):
-    make(tmp_path / "wrong")
-    status, printed, errors = run(str(tmp_path / "wrong"), monkeypatch, capsys)
-    assert (status, printed) == (2, "")
-    last = errors.splitlines()[-1]
-    assert str(tmp_path / "wrong") in last
-    assert culprit in last
-
-
-def test_an_outbox_that_knows_no_server_says_so(run_dir):
-    (run_dir / OUTBOX).touch()
-    with pytest.raises(UnknownTarget, match="says where MLflow is"):
-        Outbox(run_dir)
