@@ -65,6 +65,13 @@ def test_a_plan_has_never_less_than_a_verdict_takes_nor_more_than_is_asked_for()
     assert (looks.confirm_seeds, looks.trials) == ("auto", 60)
 
 
+def test_a_thorough_search_within_a_limit_has_as_many_trials_as_fit_unless_their_number_is_given():
+    # 20 trials each of 8 strategies, where the default of 20 trials for five would be 32
+    plan = planned(SearchPlan(thorough=True, time_limit="1000h"), 60.0)
+    assert (len(plan.strategies), plan.trials, plan.confirm_seeds) == (8, 160, 40)
+    assert planned(SearchPlan(strategies=THREE, thorough=True, num_samples=9, time_limit="1000h"), 60.0).trials == 18
+
+
 def test_it_says_which_differences_will_be_seen():
     # t(1 - .05 / 4, 11) = 2.5931 and t(.8, 11) = .8755 times .0057 / sqrt(12), of .0073 a doubling
     assert visible_doublings(12, 2) == pytest.approx((2.5931 + 0.8755) * 0.0057 / 12**0.5 / 0.0073, rel=1e-4)
