@@ -66,6 +66,11 @@ class SearchAssessment:
     controls: Sequence[Control]
     recommended: ResultRow | None
 
+    def worth_in_words(self, strategy: str) -> str:
+        """Return what a strategy is worth in parameters, without a full stop; empty where that is unknown."""
+        worth = self.worth.get(strategy)
+        return "" if worth is None else _worth_in_words(worth, self.reference)
+
     @property
     def plain_runs(self) -> Sequence[ResultRow]:
         """The confirmation runs of the plain LoRA that all others are judged against."""
@@ -112,7 +117,7 @@ def assess(
         verdicts=judged,
         sizes=sizes,
         worth=worth,
-        answer=[_in_words(verdict, worth.get(verdict.strategy)) for verdict in judged],
+        answer=[_in_words(verdict, worth.get(verdict.strategy), reference) for verdict in judged],
         controls=controls(confirmed),
         recommended=_recommended(confirmed, judged, reference) or best_trial,
     )
@@ -143,9 +148,15 @@ def _worth(
     return {name: worth for name, worth in worths.items() if worth is not None}
 
 
-def _in_words(verdict: Verdict, worth: Worth | None) -> str:
+def _worth_in_words(worth: Worth, reference: str) -> str:
+    """Return a sentence that says which plain LoRA has the parameters, where the verdict is against another."""
+    return worth.in_words("" if reference == PLAIN else " on all matrices")
+
+
+def _in_words(verdict: Verdict, worth: Worth | None, reference: str) -> str:
     failures = f" {verdict.failed} of the runs compared failed, and their seeds are left out." if verdict.failed else ""
-    times = "" if worth is None else f" {worth.sentence[0].upper()}{worth.sentence[1:]}."
+    words = "" if worth is None else _worth_in_words(worth, reference)
+    times = f" {words[0].upper()}{words[1:]}." if words else ""
     rivals = f" {verdict.tried.sentence}" if verdict.tried.sentence else ""
     return f"- **{inline(verdict.strategy)}: {verdict.reads}.** {_reason(verdict)}{rivals}{times}{failures}"
 

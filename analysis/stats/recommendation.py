@@ -8,7 +8,7 @@ from enum import StrEnum
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
-from analysis.stats.rank_equivalents import Worth
+from analysis.stats.rivals import in_question
 from analysis.stats.statistics import POWER
 from analysis.stats.verdicts import NOT_FOUND, PLAIN, SEARCHED_PLAIN, TOO_LITTLE, Verdict, in_words, label, listed
 
@@ -46,13 +46,14 @@ def recommend(assessment: SearchAssessment) -> Recommendation:
     if run is None or run.phase != Phase.CONFIRM or not judged:
         return Recommendation(Choice.UNDECIDED, run, None, None, _unconfirmed(assessment))
     winner = next((item for item in judged if item.strategy == label(run, run.strategy)), None)
-    visible = max((item.pairs.visible or 0.0 for item in _seen(judged)), default=None)
+    asked = in_question(judged)
+    visible = max((item.pairs.visible or 0.0 for item in _seen(asked)), default=None)
     if winner is not None:
         choice = Choice.PLAIN if run.strategy in {PLAIN, SEARCHED_PLAIN} else Choice.ADAPTIVE
         return Recommendation(choice, run, winner, visible, _of_a_winner(run, winner, assessment))
-    undecided = any(item.answer == "cannot tell" for item in judged)
-    more = f"{_to_see(judged, visible)}{_not_found(judged)}"
-    sentences = (f"Use {in_words(run)}, {ranks_in_words(run)}.", _nothing_beat_it(judged, visible), more)
+    undecided = any(item.answer == "cannot tell" for item in asked)
+    more = f"{_to_see(asked, visible)}{_not_found(asked)}"
+    sentences = (f"Use {in_words(run)}, {ranks_in_words(run)}.", _nothing_beat_it(asked, visible), more)
     return Recommendation(Choice.UNDECIDED if undecided else Choice.PLAIN, run, judged[0], visible, sentences)
 
 
@@ -93,7 +94,7 @@ def _of_a_winner(run: ResultRow, winner: Verdict, assessment: SearchAssessment) 
     judged = assessment.verdicts
     name = f"{in_words(run)}{winner.strategy.removeprefix(run.strategy)}"
     size = "" if winner.params is None else f" and {winner.params:,} parameters"
-    times = _times(assessment.worth.get(winner.strategy))
+    times = _times(assessment, winner.strategy)
     use = f"Use {name}, with {ranks_in_words(run)}{size}: it beat {winner.reference}{times}."
     low, high = winner.pairs.interval or (0.0, 0.0)
     mean = -math.expm1(winner.pairs.mean or 0.0)
@@ -121,8 +122,10 @@ def _right_at_once(intervals: int) -> str:
     return f"the intervals of {'both' if intervals == 2 else f'all {intervals}'} comparisons are right at once"
 
 
-def _times(worth: Worth | None) -> str:
-    return "" if worth is None or (worth.low is None and worth.high is None) else f" and is {worth.sentence}"
+def _times(assessment: SearchAssessment, strategy: str) -> str:
+    worth = assessment.worth.get(strategy)
+    unknown = worth is None or (worth.low is None and worth.high is None)
+    return "" if unknown else f" and is {assessment.worth_in_words(strategy)}"
 
 
 def margin_share(margin: float) -> float:

@@ -92,6 +92,18 @@ def test_a_verdict_says_what_it_is_worth_wherever_it_is_told(tmp_path):
     assert content(assessment, info)["margin_asked"] == A_QUARTER
 
 
+def test_parameters_are_those_of_plain_lora_on_all_matrices_and_where_the_verdict_is_against_another_that_is_said():
+    plain = runs("plain", 3.999, 4.098, 4.2, config={"plain": {"modules": "mlp"}}, final_eval_loss=3.0)
+    assessment = assess([*ROWS, *plain], A_QUARTER)
+    assert assessment.reference == "plain"
+    assert assessment.worth["eva"].times == pytest.approx(2 ** (4 / 7.3), abs=0.01)
+    said = "orth 1.5 times the parameters of plain LoRA on all matrices ("
+    assert f"W{said}" in assessment.answer[0]
+    judged = content(assessment, RunInfo("now"))["strategies"]
+    assert f"w{said}" in next(item["worth"]["sentence"] for item in judged if item["strategy"] == "eva")
+    assert "**Worth:** plain LoRA on all matrices" in "\n".join(verdict_section.section(assessment))
+
+
 def test_the_last_lines_of_a_search_say_what_rank_is_worth(tmp_path):
     from tuning.plan.search_plan import SearchPlan
 

@@ -7,7 +7,7 @@ from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase, Status, TrialConfig
 from analysis.stats.assessment import assess
 from analysis.stats.outlook import no_more
-from analysis.stats.rivals import PLAIN_KINDS
+from analysis.stats.rivals import in_question
 from analysis.stats.verdicts import PLAIN, label
 from tuning.plan.search_plan import SearchPlan
 
@@ -47,7 +47,7 @@ def looked(plan: SearchPlan, rows: Sequence[ResultRow], runs: Sequence[TrialConf
             break
         seen = [replace(ended[run.trial_id], phase=run.phase) for run in wanted]
         verdicts = assess([*searched, *seen], plan.margin).verdicts
-        rivals = [item for item in verdicts if item.strategy not in PLAIN_KINDS] or verdicts
+        rivals = in_question(verdicts)
         for verdict in rivals:
             if verdict.strategy not in over and (why := no_more(verdict, plan.looks)):
                 over.add(verdict.strategy)
