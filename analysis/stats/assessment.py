@@ -15,6 +15,7 @@ from analysis.stats.rivals import with_rivals
 from analysis.stats.sizes import Sizes, margin_in_nats, sizes_of
 from analysis.stats.verdicts import (
     NOT_FOUND,
+    NULLS,
     PLAIN,
     TOO_LITTLE,
     Verdict,
@@ -45,9 +46,10 @@ class SearchAssessment:
         worth: Strategy -> what it is worth in parameters, where that is known; of none where sizes are alike.
         answer: The verdicts in words, a line of Markdown each.
         controls: Every control beside what it is a control of.
-        recommended: The run to use; None without a usable one. Of the strategies that win it is of that of lowest mean
-            evaluation loss, else of the reference; of its confirmation runs the one of lowest evaluation loss. So which
-            strategies win is all that the test split decides. Without confirmation runs it is the best trial.
+        recommended: The run to use; None without a usable one. Of the strategies that win, nulls apart, it is of that
+            of lowest mean evaluation loss, else of the reference; of its confirmation runs the one of lowest evaluation
+            loss. So which strategies win is all that the test split decides. Without confirmation runs it is the best
+            trial.
     """
 
     rows: Sequence[ResultRow]
@@ -70,6 +72,12 @@ class SearchAssessment:
         """Return what a strategy is worth in parameters, without a full stop; empty where that is unknown."""
         worth = self.worth.get(strategy)
         return "" if worth is None else _worth_in_words(worth, self.reference)
+
+    @property
+    def nulls_ahead(self) -> list[str]:
+        """Labels of nulls that win: controls, which say of no allocation that it is good for anything."""
+        wins = [item.strategy for item in self.verdicts if item.answer == "win"]
+        return [name for name in wins if self.confirmed[name][0].strategy in NULLS]
 
     @property
     def plain_runs(self) -> Sequence[ResultRow]:
@@ -126,7 +134,8 @@ def assess(
 def _recommended(
     confirmed: Mapping[str, Sequence[ResultRow]], judged: Sequence[Verdict], reference: str
 ) -> ResultRow | None:
-    winners = [confirmed[verdict.strategy] for verdict in judged if verdict.answer == "win"]
+    wins = [confirmed[verdict.strategy] for verdict in judged if verdict.answer == "win"]
+    winners = [runs for runs in wins if runs[0].strategy not in NULLS]
     return ranking.best_run(min(winners, key=ranking.mean_loss, default=confirmed.get(reference, ())))
 
 

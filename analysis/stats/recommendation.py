@@ -10,14 +10,24 @@ from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.rivals import in_question
 from analysis.stats.statistics import POWER
-from analysis.stats.verdicts import NOT_FOUND, PLAIN, SEARCHED_PLAIN, TOO_LITTLE, Verdict, in_words, label, listed
+from analysis.stats.verdicts import (
+    NOT_FOUND,
+    PLAIN,
+    SEARCHED_PLAIN,
+    TOO_LITTLE,
+    Verdict,
+    in_full,
+    in_words,
+    label,
+    listed,
+)
 
 
 class Choice(StrEnum):
     """What a search says to use."""
 
     ADAPTIVE = "adaptive"  # an allocation that beat plain LoRA
-    PLAIN = "plain"  # every other was judged, and none beat it
+    PLAIN = "plain"  # every other was judged, and none beat it, or none but a null
     UNDECIDED = "undecided"  # nothing was compared, or of one at least nobody can tell
 
 
@@ -53,7 +63,8 @@ def recommend(assessment: SearchAssessment) -> Recommendation:
         return Recommendation(choice, run, winner, visible, _of_a_winner(run, winner, assessment))
     undecided = any(item.answer == "cannot tell" for item in asked)
     more = f"{_to_see(asked, visible)}{_not_found(asked)}"
-    sentences = (f"Use {in_words(run)}, {ranks_in_words(run)}.", _nothing_beat_it(asked, visible), more)
+    nothing = _nothing_beat_it(asked, visible, assessment.nulls_ahead)
+    sentences = (f"Use {in_words(run)}, {ranks_in_words(run)}.", nothing, more)
     return Recommendation(Choice.UNDECIDED if undecided else Choice.PLAIN, run, judged[0], visible, sentences)
 
 
@@ -107,7 +118,7 @@ def _of_a_winner(run: ResultRow, winner: Verdict, assessment: SearchAssessment) 
     too_small = abs(winner.pairs.mean or 0.0) < winner.margin
     less = f", which is less than the {percent(margin_share(winner.margin))} that was said to matter"
     held = f"{worth} for other seeds {others}{less if too_small else ''}.{_rivals(winner)}"
-    return use, held, _other_winners(winner, judged)
+    return use, held, _other_winners(winner, judged, assessment.nulls_ahead)
 
 
 def _rivals(winner: Verdict) -> str:
@@ -133,11 +144,18 @@ def margin_share(margin: float) -> float:
     return -math.expm1(-margin)
 
 
-def _other_winners(winner: Verdict, judged: Sequence[Verdict]) -> str:
-    others = [item.strategy for item in judged if item.answer == "win" and item is not winner]
+def _other_winners(winner: Verdict, judged: Sequence[Verdict], nulls: Sequence[str]) -> str:
+    wins = [item.strategy for item in judged if item.answer == "win" and item is not winner]
+    others = [name for name in wins if name not in nulls]
+    controls = f"So did {in_full(nulls)}; {_controls(nulls)} never recommended." if nulls else ""
     if not others:
-        return "No other beat it." if len(judged) == 1 else "Of the others none beat it."
-    return f"{listed(others)} beat plain LoRA, too; {winner.strategy} has the lowest validation loss of them all."
+        return controls or ("No other beat it." if len(judged) == 1 else "Of the others none beat it.")
+    lowest = f"{winner.strategy} has the lowest validation loss of them all"
+    return f"{listed(others)} beat plain LoRA, too; {lowest}. {controls}".rstrip()
+
+
+def _controls(names: Sequence[str]) -> str:
+    return "a control is" if len(names) == 1 else "controls are"
 
 
 def _seen(judged: Sequence[Verdict]) -> list[Verdict]:
@@ -145,10 +163,11 @@ def _seen(judged: Sequence[Verdict]) -> list[Verdict]:
     return [item for item in judged if item.pairs.interval is not None and not item.diverged]
 
 
-def _nothing_beat_it(judged: Sequence[Verdict], visible: float | None) -> str:
+def _nothing_beat_it(judged: Sequence[Verdict], visible: float | None, nulls: Sequence[str]) -> str:
     unsure = [item for item in judged if item.answer == "cannot tell"]
     ahead = [item.strategy for item in judged if item.answer == TOO_LITTLE]
     start = f"Nothing beat it by what matters ({listed(ahead)} by less)" if ahead else "Nothing beat it"
+    start += f" but {in_full(nulls)}; {_controls(nulls)} never recommended" if nulls else ""
     start += f", but {_of_whom(unsure, judged)} cannot be told yet" if unsure else ""
     if visible is None:
         return f"{start}: {_why_nothing_is_seen(judged)}."

@@ -9,8 +9,9 @@ from analysis.results.rows import write_rows
 from analysis.results.run_info import RunInfo
 from analysis.stats import assessment
 from analysis.stats.recommendation import Choice, recommend
-from analysis.stats.verdicts import NOT_FOUND, NOT_TRIED
-from tests.fakes.rows import MARGIN, PLAIN, assess, runs, words
+from analysis.stats.verdicts import NOT_FOUND, NOT_TRIED, NULLS
+from strategies import STRATEGIES
+from tests.fakes.rows import MARGIN, PLAIN, assess, report, runs, words
 
 BETTER = runs("empirical", 3.95, 4.051, 4.149)
 
@@ -113,6 +114,47 @@ def test_whether_two_kinds_of_plain_lora_differ_is_not_asked_of_a_search_but_whe
     assert advice.sentences[1].startswith("Nothing beat it; with 3 seeds we would have seen 0.4")
     assert advice.sentences[2] == "So 1 %, the least that was said to matter, would have been seen."
     assert recommend(assess([*PLAIN, *ahead])).choice is Choice.UNDECIDED
+
+
+LAYERS = runs("layer_lr", 3.9, 4.001, 4.099)
+
+
+def test_a_null_that_wins_is_not_recommended_and_plain_lora_is():
+    rows = [*PLAIN, *LAYERS, *runs("eva", 4.5, 4.6, 4.7)]
+    assert verdict_of("layer_lr", rows).answer == "win"
+    said, advice = report(rows), recommend(assess(rows))
+    assert (advice.choice, advice.run) == (Choice.PLAIN, PLAIN[0])
+    assert advice.sentences[0] == "Use plain LoRA, rank 2."
+    assert advice.sentences[1].startswith(
+        "Nothing beat it but learning rates by depth in place of ranks (layer_lr); a control is never recommended; "
+    )
+    assert "**plain LoRA, rank 2**" in said
+    assert "is the run to use: only layer_lr wins, a control, so plain LoRA is recommended" in said
+
+
+def test_beside_a_null_that_wins_a_strategy_that_does_is_recommended_however_far_it_is_behind():
+    advice = recommend(assess([*PLAIN, *LAYERS, *BETTER]))
+    assert (advice.choice, advice.run) == (Choice.ADAPTIVE, BETTER[0])
+    assert advice.sentences[2] == (
+        "So did learning rates by depth in place of ranks (layer_lr); a control is never recommended."
+    )
+    both = recommend(
+        assess([*PLAIN, *runs("random", 3.9, 4.001, 4.099), *LAYERS, *BETTER, *runs("eva", 3.96, 4.061, 4.159)])
+    )
+    assert both.sentences[2].startswith(
+        "eva beat plain LoRA, too; empirical has the lowest validation loss of them all. So"
+    )
+
+
+def test_a_null_within_a_share_of_the_budget_is_one_still():
+    small = runs("random", 3.9, 4.001, 4.099, config={"random": {"budget_share": 0.5}})
+    advice = recommend(assess([*PLAIN, *small]))
+    assert advice.run == PLAIN[0]
+    assert "but ranks at random (random at 0.5 of the budget); a" in advice.sentences[1]
+
+
+def test_the_nulls_are_those_that_strategies_say_they_are():
+    assert tuple(name for name, strategy in STRATEGIES.items() if strategy.is_null) == NULLS
 
 
 def test_plain_lora_that_wins_has_no_rivals():

@@ -70,6 +70,25 @@ def test_what_strategies_may_be_judged_against_has_as_many_seeds_as_any_of_them(
     assert seeds_of(only) == {"baseline": 5, "plain": 5}
 
 
+def test_what_wins_late_is_tried_against_rivals_from_all_of_its_seeds():
+    """They are told of after five seeds, and what wins after ten is tried against them seed by seed."""
+    names = {"random": (0.05, 0.051), "layer_lr": (0.04, 0.041)}
+    searched = SEARCHED[:2] + [
+        replace(SEARCHED[0], trial_id=f"{name}0", experiment_name=f"{name}0", strategy=name,
+                config={"strategy": name, "seed": 7}) for name in names
+    ]  # fmt: skip
+    rows = searched
+    for _ in range(2):
+        rows = trained(PLAN, rows, eva=(-0.02, -0.004), **names)
+    assert seeds_of(rows) == {"baseline": 10, "eva": 10, "random": 5, "layer_lr": 5}
+    rows = trained(PLAN, rows, eva=(-0.02, -0.004), **names)
+    assert seeds_of(rows) == dict.fromkeys(("baseline", "eva", "random", "layer_lr"), 10)
+    assert trained(PLAN, rows) == rows
+    told = looks(PLAN, rows).told
+    assert [sentence.split(",")[0] for sentence in told] == ["layer_lr", "random", "eva"]
+    assert told[-1] == "eva, after 10 seeds: win"
+
+
 def test_a_search_ends_where_all_are_told_of_and_no_later_than_its_last_look():
     rows = trained(PLAN, SEARCHED, eva=WIN, linear_decay=WIN)
     assert trained(PLAN, rows) == rows
