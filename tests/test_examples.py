@@ -48,7 +48,7 @@ def numbers(text):
 def first_screen(folder):
     """Return what the report shows there, code aside, and the numbers that its figure draws."""
     info = RunInfo.of_run(folder, "now")
-    assessment = assess(read_rows(folder / "rows.jsonl"), info.margin)
+    assessment = assess(read_rows(folder / "rows.jsonl"), info.margin, info.containing_plain)
     figure = [f"{item.pairs.mean:+.4f} {span(item.pairs.interval)}" for item in assessment.verdicts]
     return "\n".join([*answer.section(assessment, info), "```"]).partition("```")[0] + "\n".join(figure)
 

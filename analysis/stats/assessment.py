@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from analysis.results.markup import inline
 from analysis.results.rows import MOST_NATS, ResultRow
-from analysis.results.run_info import CONTAINING_PLAIN
 from analysis.results.trial_config import Phase
 from analysis.stats import ranking
 from analysis.stats.controls import Control, controls
@@ -95,9 +94,7 @@ class SearchAssessment:
         return run.control_of is None and label(run, run.strategy) == self.reference
 
 
-def assess(
-    rows: Sequence[ResultRow], margin: float | str, containing_plain: Sequence[str] = CONTAINING_PLAIN
-) -> SearchAssessment:
+def assess(rows: Sequence[ResultRow], margin: float | str, containing_plain: Sequence[str]) -> SearchAssessment:
     """Judge a search.
 
     Args:

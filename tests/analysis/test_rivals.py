@@ -179,7 +179,7 @@ def test_a_strategy_of_ones_own_that_contains_plain_lora_was_not_searched_for_lo
     rows = [*PLAIN, *runs("early_half", 4.05, 4.149, 4.251)]
     (mine,) = assessment.assess(rows, MARGIN, ("early_half",)).verdicts
     assert mine.answer == NOT_FOUND
-    assert assessment.assess(rows, MARGIN).verdicts[0].answer == "loss"
+    assert assess(rows).verdicts[0].answer == "loss"
     write_rows(rows, tmp_path / "rows.jsonl")
     (tmp_path / "plan.json").write_text('{"margin": 0.01}')
     (tmp_path / "facts.json").write_text('{"containing_plain": ["early_half"]}')

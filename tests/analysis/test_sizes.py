@@ -7,9 +7,8 @@ import pytest
 from analysis.report import answer, verdict_section
 from analysis.report.verdict_file import content
 from analysis.results.run_info import RunInfo
-from analysis.stats.assessment import assess
 from analysis.stats.sizes import margin_in_nats, sizes_of
-from tests.fakes.rows import PLAIN, run, runs
+from tests.fakes.rows import PLAIN, assess, run, runs
 from tuning.results.summary import lines
 
 A_QUARTER = "0.25doublings"

@@ -11,10 +11,10 @@ from analysis.report.verdict_file import content
 from analysis.results.rows import ResultRow, read_rows, write_rows
 from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import LOOKS
-from analysis.stats.assessment import assess
 from analysis.stats.looks import error_at
 from strategies import CONTROLS
 from tests.fakes import ray_tune, trial
+from tests.fakes.rows import assess
 from tuning.callbacks.terminal import asked
 from tuning.cli import main
 from tuning.plan.search_plan import SearchPlan
@@ -87,6 +87,12 @@ def test_what_wins_late_is_tried_against_rivals_from_all_of_its_seeds():
     told = looks(PLAN, rows).told
     assert [sentence.split(",")[0] for sentence in told] == ["layer_lr", "random", "eva"]
     assert told[-1] == "eva, after 10 seeds: win"
+
+
+def test_a_look_says_the_same_as_the_verdict_of_a_strategy_that_contains_plain_lora():
+    layers = replace(SEARCHED[1], trial_id="layers", strategy="layer_lr", config={"strategy": "layer_lr", "seed": 7})
+    rows = trained(PLAN, [SEARCHED[0], layers], layer_lr=(0.05, 0.051))
+    assert looks(PLAN, rows).told == ("layer_lr, after 5 seeds: not found: the search was too short",)
 
 
 def test_a_search_ends_where_all_are_told_of_and_no_later_than_its_last_look():

@@ -9,6 +9,7 @@ from analysis.stats.assessment import assess
 from analysis.stats.outlook import no_more
 from analysis.stats.rivals import in_question
 from analysis.stats.verdicts import PLAIN, RIVALS, label
+from strategies import CONTAINING_PLAIN
 from tuning.plan.search_plan import SearchPlan
 
 
@@ -48,7 +49,7 @@ def looked(plan: SearchPlan, rows: Sequence[ResultRow], runs: Sequence[TrialConf
         if any(run.trial_id not in ended for run in wanted):
             return Looks(tuple(wanted), tuple(told))
         seen = [replace(ended[run.trial_id], phase=run.phase) for run in wanted]
-        verdicts = assess([*searched, *seen], plan.margin).verdicts
+        verdicts = assess([*searched, *seen], plan.margin, CONTAINING_PLAIN).verdicts
         asked = in_question(verdicts)
         wins = {item.strategy for item in asked if item.answer == "win"}
         for verdict in asked:
