@@ -1,7 +1,7 @@
 """What to use, in three plain sentences: which, how sure that is, and what it is worth or would take to know more."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -117,14 +117,25 @@ def _of_a_winner(run: ResultRow, winner: Verdict, assessment: SearchAssessment) 
     )
     too_small = abs(winner.pairs.mean or 0.0) < winner.margin
     less = f", which is less than the {percent(margin_share(winner.margin))} that was said to matter"
-    held = f"{worth} for other seeds {others}{less if too_small else ''}.{_rivals(winner)}"
+    trained = {row.strategy for row in assessment.rows}
+    held = f"{worth} for other seeds {others}{less if too_small else ''}.{_rivals(winner, trained)}"
     return use, held, _other_winners(winner, judged, assessment.nulls_ahead)
 
 
-def _rivals(winner: Verdict) -> str:
-    """Return what is to be said of a winner's rivals."""
+def _rivals(winner: Verdict, trained: Container[str]) -> str:
+    """Return what is to be said of a winner's rivals.
+
+    Args:
+        winner: The verdict on it.
+        trained: Strategies that the search has trials of; another search would be no better at those.
+    """
     said = f" {winner.tried.sentence}" if winner.tried.sentence else ""
-    return f"{said} To try all of them: --thorough." if winner.tried.missing else said
+    if not winner.tried.missing:
+        return said
+    ended_badly = [name for name in winner.tried.missing if name in trained]
+    if ended_badly:
+        said += f" Too few runs of {listed(ended_badly)} ended well."
+    return said if len(ended_badly) == len(winner.tried.missing) else f"{said} To try all of them: --thorough."
 
 
 def _right_at_once(intervals: int) -> str:

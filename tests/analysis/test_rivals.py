@@ -11,7 +11,7 @@ from analysis.stats import assessment
 from analysis.stats.recommendation import Choice, recommend
 from analysis.stats.verdicts import NOT_FOUND, NOT_TRIED, NULLS
 from strategies import STRATEGIES
-from tests.fakes.rows import MARGIN, PLAIN, assess, report, runs, words
+from tests.fakes.rows import MARGIN, PLAIN, assess, report, run, runs, words
 
 BETTER = runs("empirical", 3.95, 4.051, 4.149)
 
@@ -54,6 +54,14 @@ def test_a_win_that_was_tried_against_all_rivals_is_one_and_says_which_it_beats(
     )
     assert said in assess(rows).answer[0]
     assert "--thorough" not in " ".join(recommend(assess(rows)).sentences)
+
+
+def test_a_rival_whose_runs_ended_badly_is_named_and_no_other_search_is_advised_for_it():
+    others = [*runs("layer_lr", 4.0, 4.101, 4.199), *on_the_mlp(4.01, 4.11, 4.21)]
+    said = recommend(assess([*PLAIN, *BETTER, *others, *runs("random", 4.0, None, None)])).sentences[1]
+    assert said.endswith("it was not tried against ranks at random (random). Too few runs of random ended well.")
+    said = recommend(assess([*PLAIN, *BETTER, run("random", 9, None, phase="search")])).sentences[1]
+    assert said.endswith("Too few runs of random ended well. To try all of them: --thorough.")
 
 
 def control(name, of, *losses):
