@@ -48,7 +48,7 @@ def numbers(text):
 def first_screen(folder):
     """Return what the report shows there, code aside, and the numbers that its figure draws."""
     info = RunInfo.of_run(folder, "now")
-    assessment = assess(read_rows(folder / "rows.jsonl"), info.margin)
+    assessment = assess(read_rows(folder / "rows.jsonl"), info.margin, info.containing_plain)
     figure = [f"{item.pairs.mean:+.4f} {span(item.pairs.interval)}" for item in assessment.verdicts]
     return "\n".join([*answer.section(assessment, info), "```"]).partition("```")[0] + "\n".join(figure)
 
@@ -58,7 +58,40 @@ def recomputed(folder, capsys):
     return capsys.readouterr().out
 
 
+LOOKED = {"looks": "5,10,20,40"}
+FIVE = (4.0, 4.1, 4.2, 4.05, 4.15)
+
+
+def sized(share, *losses):
+    """Runs of plain LoRA at a share of the budget."""
+    config = {"baseline": {"budget_share": share}}
+    params = {"phase": "sizes", "config": config, "trainable_parameters": round(1000 * share)}
+    return [dataclasses.replace(row, trial_id=f"{row.trial_id}_{share}") for row in runs("baseline", *losses, **params)]
+
+
+def on_the_mlp(*losses, **values):
+    return runs("plain", *losses, config={"plain": {"modules": "mlp"}}, final_eval_loss=3.0, **values)
+
+
+QUARTER, HALF, DOUBLE = sized(0.25, 4.03, 4.131, 4.228), sized(0.5, 4.014, 4.115, 4.213), sized(2.0, 3.99, 4.089, 4.191)
+ALL_SIZES = [*QUARTER, *HALF, *DOUBLE, *sized(4.0, 3.985, 4.084, 4.187)]
+BETTER_BY_LITTLE = runs("empirical", 3.993, 4.0925, 4.1935, ranks=MIXED, trainable_parameters=940)
+MUCH_BETTER = [dataclasses.replace(row, trainable_parameters=990) for row in BETTER]
+
 SEARCHES = {
+    "sizes": [*PLAIN, *HALF, *DOUBLE, *BETTER_BY_LITTLE, *WORSE],
+    "all sizes": [*PLAIN, *ALL_SIZES, *BETTER_BY_LITTLE],
+    "worth more than all sizes": [*PLAIN, *HALF, *DOUBLE, *MUCH_BETTER],
+    "sizes and documents": documents([*PLAIN, *ALL_SIZES, *BETTER_BY_LITTLE, *WORSE]),
+    "more rank is worth nothing": [*PLAIN, *sized(0.5, 4.0, 4.1001, 4.1999), *sized(2.0, 4.0, 4.1, 4.2001), *BETTER],
+    "looks": [
+        *runs("baseline", *FIVE, *(loss + 0.001 for loss in FIVE), config=LOOKED),
+        *runs("empirical", 3.95, 4.051, 4.149, 4.001, 4.098, config=LOOKED),
+        *runs("eva", *(loss + 0.02 for loss in (*FIVE, *FIVE)), config=LOOKED),
+    ],
+    "against a set of matrices": [*PLAIN, *HALF, *DOUBLE, *on_the_mlp(3.999, 4.098, 4.2), *BETTER_BY_LITTLE],
+    "a set of matrices that nothing beat": [*PLAIN, *on_the_mlp(3.999, 4.098, 4.2), *WORSE],
+    "a null": [*PLAIN, *runs("layer_lr", 3.9, 4.001, 4.099), *BETTER],
     "a winner": [*PLAIN, *BETTER, *WORSE, *SEARCHED],
     "a winner and its controls": [*PLAIN, *BETTER, *SLIGHTLY, *CONTROL, *SEARCHED],
     "no winner": [*PLAIN, *WORSE],
@@ -67,11 +100,12 @@ SEARCHES = {
 }
 
 
+@pytest.mark.parametrize("margin", [0.01, "0.25doublings"])
 @pytest.mark.parametrize("name", SEARCHES)
-def test_every_number_of_the_first_screen_is_recomputed_from_the_rows(name, tmp_path, capsys):
+def test_every_number_of_the_first_screen_is_recomputed_from_the_rows(name, margin, tmp_path, capsys):
     rows = [dataclasses.replace(row, training_time_seconds=row.training_time_seconds or 1.5) for row in SEARCHES[name]]
     write_rows(rows, tmp_path / "rows.jsonl")
-    (tmp_path / "plan.json").write_text(json.dumps({"train_examples": 1200, "margin": 0.01}))
+    (tmp_path / "plan.json").write_text(json.dumps({"train_examples": 1200, "margin": margin}))
     (tmp_path / "facts.json").write_text(json.dumps({"base_losses": {"test_loss": 5.0}, "budget_params": 1000}))
     screen = first_screen(tmp_path)
     missing = numbers(screen) - numbers(recomputed(tmp_path, capsys))

@@ -210,7 +210,7 @@ def _write_card(run_dir: Path, adapter: Path, folder: Path, use: Use) -> None:
     for number, reason in damage:
         click.echo(f"{path}, line {number:,}: {reason}; left out", err=True)
     info = RunInfo.of_run(run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
-    assessment = assess(rows, info.margin)
+    assessment = assess(rows, info.margin, info.containing_plain)
     run = assessment.recommended
     if adapter.name == BEST and (trial := handed_out_trial(run_dir)) is not None:  # a killed search may have a better
         run = next((row for row in rows if row.trial_id == trial), None)

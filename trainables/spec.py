@@ -1,6 +1,7 @@
 """What one trial does, and what it shares with the others."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -99,6 +100,12 @@ class Workload:
     def steps(self) -> int:
         """Optimizer steps of a full trial."""
         return max(1, round(self.epochs * self.data.train_examples / self.batch_size))
+
+    @property
+    def first_report_after_warmup(self) -> int:
+        """Number of the first report, counted from 1, before which the learning rate has risen to its highest."""
+        interval, rising = math.ceil(self.steps / self.reports), max(1, round(self.warmup * self.steps))
+        return min(self.reports, math.ceil(rising / interval))
 
 
 @dataclass(frozen=True, slots=True)

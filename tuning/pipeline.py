@@ -180,7 +180,7 @@ def resume(
             plan, checked, hosts, dashboard = _measured(stack, plan, checked, begun or search_id, watch)
             watch.timeline.add(continuation.seconds_so_far(run_dir))
             facts = run_folder.facts_of(plan, checked, search_id, record)
-            curve = finalize.known_curve(assess(list(record.rows.values()), plan.margin), record)
+            curve = finalize.known_curve(assess(list(record.rows.values()), plan.margin, CONTAINING_PLAIN), record)
             changed = (*facts.changes, *changes, *others)
             facts = replace(facts, changes=changed, shrink=curve, seconds=watch.timeline.seconds)
             watch.log_file.write_to(run_dir)

@@ -186,7 +186,7 @@ def _winner(run_dir: Path) -> Winner:
     rows, damage = surviving_rows(run_dir / "rows.jsonl")
     for number, reason in damage:
         click.echo(f"{run_dir / 'rows.jsonl'}, line {number:,}: {reason}; left out", err=True)
-    assessment = assess(rows, info.margin)
+    assessment = assess(rows, info.margin, info.containing_plain)
     run = assessment.recommended
     if run is None or not any((run.ranks or {}).values()) or run.learning_rate is None:
         raise ValueError(f"{run_dir}: no run in it can be recommended, or its ranks or learning rate are unknown")

@@ -48,7 +48,7 @@ def read(path: Path) -> Plan:
 def _of_run(folder: Path) -> Plan:
     check_folder(folder, but=("ray",))
     info = RunInfo.of_run(folder, "")
-    run = assess(read_rows(folder / "rows.jsonl"), info.margin).recommended
+    run = assess(read_rows(folder / "rows.jsonl"), info.margin, info.containing_plain).recommended
     if run is None or not run.ranks:
         raise ValueError(f"--plan {folder}: no run in it can be recommended")
     return Plan(run.ranks, run.alphas or {}, run.trainable_parameters)

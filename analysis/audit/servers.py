@@ -1,8 +1,9 @@
 """What servers make of an adapter: they read less of its configuration than PEFT does.
 
 Sources: vLLM's ``vllm/lora/peft_helper.py`` scales by alpha / r (alpha / sqrt(r) with rsLoRA), drops ``rank_pattern``
-and ``alpha_pattern``, and refuses DoRA and ``modules_to_save``. SGLang's ``python/sglang/srt/lora/lora_config.py`` and
-``lora.py`` scale by alpha / r, and refuse what patterns override. ``tests/contract/test_servers.py`` has them as code.
+and ``alpha_pattern``, and refuses DoRA and ``modules_to_save``; ``vllm/config/lora.py`` has the ranks that it can be
+started for. SGLang's ``python/sglang/srt/lora/lora_config.py`` and ``lora.py`` scale by alpha / r, and refuse what
+patterns override. ``tests/contract/test_servers.py`` has them as code.
 """
 
 import math
@@ -12,9 +13,7 @@ from dataclasses import dataclass
 from analysis.audit.adapter import PeftAdapter
 from analysis.audit.config import AdapterConfig
 from analysis.audit.findings import listed
-
-VLLM_RANK = 16
-"""vLLM's ``--max-lora-rank`` unless it is said."""
+from analysis.results.rank_patterns import VLLM_RANKS, vllm_flag
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +39,8 @@ def read_by(name: str, adapter: PeftAdapter) -> Reading:
     if other:
         at = listed(other, lambda site: f"{site} ({adapter.config.scale_of(site):g})")
         return Reading(False, f"scales by {there:g} everywhere, which is wrong at {len(other)} sites: {at}")
-    highest = max(adapter.ranks.values(), default=0)
-    needs = f", with --max-lora-rank {highest}" if name == "vllm" and highest > VLLM_RANK else ""
+    flag = vllm_flag(max(adapter.ranks.values(), default=0)) if name == "vllm" else ""
+    needs = f", with {flag}" if flag else ""
     return Reading(True, f"reads it as it was trained{needs}")
 
 
@@ -51,6 +50,8 @@ def _vllm_refuses(adapter: PeftAdapter) -> Iterator[str]:
         yield "modules_to_save"
     if adapter.config.is_dora:
         yield "DoRA"
+    if (highest := max(adapter.ranks.values(), default=0)) > VLLM_RANKS[-1]:
+        yield f"a rank of {highest}, above {VLLM_RANKS[-1]}"
 
 
 def _sglang_refuses(adapter: PeftAdapter) -> Iterator[str]:

@@ -67,7 +67,7 @@ def _confirmed(assessment: SearchAssessment, recommendation: Recommendation, run
     if (verdict := recommendation.verdict) is None:
         return body
     runs = assessment.confirmed[verdict.strategy]
-    wins = verdict.answer == "win"
+    wins = not assessment.is_reference(run)
     name = f"{verdict.strategy}, {ranks_in_words(run)}" if wins else f"{verdict.strategy}: {verdict.answer}"
     body.append(_mean_line(name, runs))
     used = body[-1] if wins else body[0]

@@ -1,7 +1,8 @@
 """The bill of each strategy: what its search took, and what one training of what it found takes."""
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 
 from analysis.results.markup import table
 from analysis.results.rows import ResultRow
@@ -52,25 +53,22 @@ def _line(name: str, rows: Sequence[ResultRow], base_params: int | None, rank: i
     starts = [start for row in final if (start := params_at_start(row, rank)) is not None]
     return [
         name,
-        *_cells(searched, base_params, rank, 1),
-        *_cells(final, base_params, rank, len(final)),
+        *_cells(searched, base_params, rank, math.fsum),
+        *_cells(final, base_params, rank, statistics.fmean),
         f"{max(starts):,}" if starts else "",
     ]
 
 
-def _cells(runs: Sequence[ResultRow], base_params: int | None, rank: int | None, parts: int) -> list[str]:
-    """Return learned tokens, operations and time of some runs, over ``parts``; what is unknown of one is left out."""
+def _cells(
+    runs: Sequence[ResultRow], base_params: int | None, rank: int | None, of_all: Callable[[list[float]], float]
+) -> list[str]:
+    """Return learned tokens, operations and time of some runs, summed or their mean, over those that say it."""
     tokens = [row.tokens for row in runs]
     operations = [operations_of(row, base_params, rank) for row in runs]
     seconds = [row.training_time_seconds for row in runs]
     formats = ("{:,.0f}", "{:.2e}", "{:,.1f} s")
-    totals = [_total(values) for values in (tokens, operations, seconds)]
-    return ["" if total is None else style.format(total / parts) for style, total in zip(formats, totals, strict=True)]
-
-
-def _total(values: Sequence[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return math.fsum(numbers) if numbers else None
+    each = [[value for value in values if value is not None] for values in (tokens, operations, seconds)]
+    return [style.format(of_all(values)) if values else "" for style, values in zip(formats, each, strict=True)]
 
 
 def operations_of(run: ResultRow, base_params: int | None, rank: int | None) -> float | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from analysis.report import verdict_section, winner
 from analysis.results.markup import fenced, inline
+from analysis.results.rank_patterns import vllm_flag
 from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import SearchAssessment
@@ -65,12 +66,14 @@ def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo, use: Use)
     lines += [f"- **Loaded again:** {inline(use.seen)}"]
     lines += ["", "## Is it better than one rank everywhere?", ""]
     lines += assessment.answer or ["Not confirmed: no verdict."]
-    lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", *_use(use)]
+    lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", *_use(use, best)]
     return "\n".join(lines) + "\n"
 
 
-def _use(use: Use) -> list[str]:
+def _use(use: Use, best: ResultRow) -> list[str]:
     """Return what the folder is for, and code that runs as it stands."""
+    flag = vllm_flag(max((best.ranks or {}).values(), default=0))
+    what = f"{UNIFORM if use.uniform else AS_TRAINED}{f' vLLM takes that with `{flag}`.' if flag else ''}"
     revision = f", revision={use.revision!r}" if use.revision else ""
     source = [
         "from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
@@ -78,4 +81,4 @@ def _use(use: Use) -> list[str]:
         f"base = AutoModelForCausalLM.from_pretrained({use.base!r}{revision})",
         "model = PeftModel.from_pretrained(base, folder)", "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]  # fmt: skip
-    return ["## Use", "", UNIFORM if use.uniform else AS_TRAINED, "", *fenced(source, "python")]
+    return ["## Use", "", what, "", *fenced(source, "python")]

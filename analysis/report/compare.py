@@ -13,7 +13,7 @@ from analysis.stats import travel
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.recommendation import percent, ranks_in_words, recommend
 from analysis.stats.statistics import span
-from analysis.stats.verdicts import PLAIN, Verdict
+from analysis.stats.verdicts import Verdict, in_words
 
 HEADERS = ("search", "model", "data", "parameters", "strategy", "verdict", "difference", "interval", "seeds")
 WON = ("search", "model", "data", "budget", "answer", "use", "test perplexity against plain LoRA", "would have shown")
@@ -57,21 +57,24 @@ def render(searches: Sequence[Search], generated: str) -> str:
 
 def _ahead(searches: Sequence[Search]) -> str:
     """Return how often each is ahead, in a sentence."""
-    counts = Counter(name for search in searches if (name := travel.ahead(search.assessment)) is not None)
+    names = ((travel.ahead(search.assessment), search.assessment) for search in searches)
+    counts = Counter(_name(name, assessment) for name, assessment in names if name is not None)
     if not counts:
         return "No search has confirmation runs, so nothing can be said to be ahead."
-    each = ", ".join(f"{_name(name)} in {count}" for name, count in counts.most_common())
+    each = ", ".join(f"{name} in {count}" for name, count in counts.most_common())
     return f"Lowest mean test loss, whether or not that is a win: {inline(each)}, of {counts.total()} with verdicts."
 
 
-def _name(strategy: str) -> str:
-    return "plain LoRA" if strategy == PLAIN else strategy
+def _name(name: str, assessment: SearchAssessment) -> str:
+    """Return a label of confirmation runs in words: which plain LoRA it is, or the strategy."""
+    run = assessment.confirmed[name][0]
+    return f"{in_words(run)}{name.removeprefix(run.strategy)}"
 
 
 def _won(search: Search) -> list[str]:
     recommendation, info = recommend(search.assessment), search.info
     run, budget = recommendation.run, info.budget_params
-    used = "" if run is None else f"{_name(run.strategy)}, {ranks_in_words(run)}"
+    used = "" if run is None else f"{in_words(run)}, {ranks_in_words(run)}"
     seen = "" if recommendation.visible is None else percent(-math.expm1(-recommendation.visible))
     size = "" if budget is None else f"{budget:,}"
     worth = "" if recommendation.verdict is None else _worth(recommendation.verdict)
@@ -105,14 +108,12 @@ def _travels(searches: Sequence[Search]) -> list[str]:
 
 
 def _pair(search: Search, other: Search) -> list[str]:
-    names = [travel.ahead(each.assessment) for each in (search, other)]
-    strategies, judged = travel.order_of_strategies(*(travel.means_of(each.assessment) for each in (search, other)))
-    runs = [travel.allocation_of(each.assessment) for each in (search, other)]
+    assessments = [each.assessment for each in (search, other)]
+    strategies, judged = travel.order_of_strategies(*map(travel.means_of, assessments))
+    runs = [travel.allocation_of(each) for each in assessments]
     ranks, matrices = travel.order_of_ranks(*((run.ranks or {}) if run else {} for run in runs))
-    return [
-        search.name, other.name, *("" if name is None else _name(name) for name in names), str(judged),
-        _tau(strategies), str(matrices), _tau(ranks),
-    ]  # fmt: skip
+    ahead = ["" if (name := travel.ahead(each)) is None else _name(name, each) for each in assessments]
+    return [search.name, other.name, *ahead, str(judged), _tau(strategies), str(matrices), _tau(ranks)]
 
 
 def _tau(value: float | None) -> str:

@@ -85,7 +85,10 @@ def _gain(gain: Paired) -> dict[str, Any]:
 def _of(verdict: Verdict, assessment: SearchAssessment) -> dict[str, Any]:
     """Return what is known of a strategy."""
     judged, worth = _judged(verdict, assessment.confirmed[verdict.strategy]), assessment.worth.get(verdict.strategy)
-    return {**judged, "worth": None if worth is None else {**asdict(worth), "sentence": worth.sentence}}
+    return {
+        **judged,
+        "worth": None if worth is None else {**asdict(worth), "sentence": assessment.worth_in_words(verdict.strategy)},
+    }
 
 
 def _judged(verdict: Verdict, runs: Sequence[ResultRow]) -> dict[str, Any]:

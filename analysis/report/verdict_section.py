@@ -158,7 +158,8 @@ def _equivalents(assessment: SearchAssessment) -> list[str]:
     tried = ", ".join(f"{2**size:.2g}" for size in sizes.doublings)
     return [
         *([share] if asked else []),
-        f"- **Worth:** plain LoRA of how many times the parameters has the same test loss. {tried} times were trained, "
+        f"- **Worth:** plain LoRA on all matrices, of how many times the parameters of that, has the same test loss, "
+        f"whatever the verdict is against. {tried} times were trained, "
         f"from the same seeds, at the learning rate that is best at 1. Between them it is assumed that more parameters "
         f"never harm and that no doubling gains more than the one before; of sizes beyond them nothing is said. Each "
         f"interval is at the level of the verdict's.",

@@ -9,13 +9,14 @@ from analysis.results.markup import code, fenced, inline, table
 from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
+from analysis.stats.verdicts import listed
 
 REASONS = {
     Phase.SEARCH: "has the lowest evaluation loss of all finished trials; nothing has confirmed it",
     Phase.CONFIRM: "is the run to use: of the strategies that win against plain LoRA, the one of lowest mean "
     "evaluation loss, and of its runs the one of lowest evaluation loss",
 }
-PLAIN_WINS = "is the run to use: no strategy wins, so plain LoRA is recommended, and this is its lowest evaluation loss"
+PLAIN_WINS = "so plain LoRA is recommended, and this is its lowest evaluation loss"
 NOT_IN_CONFIG = {
     "eva": "It has the ranks and scales, not the beginning: each A began as the first principal components of its "
     'matrix\'s input, which PEFT makes with `init_lora_weights="eva"`.',
@@ -31,7 +32,10 @@ def section(assessment: SearchAssessment) -> list[str]:
     best = assessment.recommended
     if best is None or not best.ranks:
         return []
-    reason = PLAIN_WINS if best.phase == Phase.CONFIRM and assessment.is_reference(best) else REASONS[best.phase]
+    reason = REASONS[best.phase]
+    if best.phase == Phase.CONFIRM and assessment.is_reference(best):
+        who = f"only {listed(assessment.nulls_ahead)} wins, a control" if assessment.nulls_ahead else "no strategy wins"
+        reason = f"is the run to use: {who}, {PLAIN_WINS}"
     lines = ["## Winner", "", f"{code(best.experiment_name)} {reason}.", ""]
     lines += [f"- **Strategy:** {inline(best.strategy)}", f"- **Evaluation loss:** {best.final_eval_loss:.4f}"]
     if best.test_loss is not None:

@@ -4,6 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's ``--max-lora-rank`` may be (``MaxLoRARanks``)."""
+VLLM_RANK = 16
+"""What it is unless it is said."""
+
 
 def patterns(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
     """Return value by pattern, one for each value that is not the default.
@@ -21,6 +26,16 @@ def patterns(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
     if all(looked_up(shortest, name, default) == value for name, value in values.items()):
         return shortest
     return {f"^{re.escape(name)}": value for name, value in values.items() if value != default}
+
+
+def vllm_flag(rank: int) -> str:
+    """Return the flag that vLLM takes an adapter with; empty if it needs none, or takes none of this rank.
+
+    Args:
+        rank: The highest rank of the adapter.
+    """
+    above = [limit for limit in VLLM_RANKS if limit >= rank]
+    return f"--max-lora-rank {above[0]}" if rank > VLLM_RANK and above else ""
 
 
 def from_block(name: str) -> tuple[str, str]:

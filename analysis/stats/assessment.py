@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from analysis.results.markup import inline
 from analysis.results.rows import MOST_NATS, ResultRow
-from analysis.results.run_info import CONTAINING_PLAIN
 from analysis.results.trial_config import Phase
 from analysis.stats import ranking
 from analysis.stats.controls import Control, controls
@@ -15,6 +14,7 @@ from analysis.stats.rivals import with_rivals
 from analysis.stats.sizes import Sizes, margin_in_nats, sizes_of
 from analysis.stats.verdicts import (
     NOT_FOUND,
+    NULLS,
     PLAIN,
     TOO_LITTLE,
     Verdict,
@@ -45,9 +45,10 @@ class SearchAssessment:
         worth: Strategy -> what it is worth in parameters, where that is known; of none where sizes are alike.
         answer: The verdicts in words, a line of Markdown each.
         controls: Every control beside what it is a control of.
-        recommended: The run to use; None without a usable one. Of the strategies that win it is of that of lowest mean
-            evaluation loss, else of the reference; of its confirmation runs the one of lowest evaluation loss. So which
-            strategies win is all that the test split decides. Without confirmation runs it is the best trial.
+        recommended: The run to use; None without a usable one. Of the strategies that win, nulls apart, it is of that
+            of lowest mean evaluation loss, else of the reference; of its confirmation runs the one of lowest evaluation
+            loss. So which strategies win is all that the test split decides. Without confirmation runs it is the best
+            trial.
     """
 
     rows: Sequence[ResultRow]
@@ -66,6 +67,17 @@ class SearchAssessment:
     controls: Sequence[Control]
     recommended: ResultRow | None
 
+    def worth_in_words(self, strategy: str) -> str:
+        """Return what a strategy is worth in parameters, without a full stop; empty where that is unknown."""
+        worth = self.worth.get(strategy)
+        return "" if worth is None else _worth_in_words(worth, self.reference)
+
+    @property
+    def nulls_ahead(self) -> list[str]:
+        """Labels of nulls that win: controls, which say of no allocation that it is good for anything."""
+        wins = [item.strategy for item in self.verdicts if item.answer == "win"]
+        return [name for name in wins if self.confirmed[name][0].strategy in NULLS]
+
     @property
     def plain_runs(self) -> Sequence[ResultRow]:
         """The confirmation runs of the plain LoRA that all others are judged against."""
@@ -82,9 +94,7 @@ class SearchAssessment:
         return run.control_of is None and label(run, run.strategy) == self.reference
 
 
-def assess(
-    rows: Sequence[ResultRow], margin: float | str, containing_plain: Sequence[str] = CONTAINING_PLAIN
-) -> SearchAssessment:
+def assess(rows: Sequence[ResultRow], margin: float | str, containing_plain: Sequence[str]) -> SearchAssessment:
     """Judge a search.
 
     Args:
@@ -112,7 +122,7 @@ def assess(
         verdicts=judged,
         sizes=sizes,
         worth=worth,
-        answer=[_in_words(verdict, worth.get(verdict.strategy)) for verdict in judged],
+        answer=[_in_words(verdict, worth.get(verdict.strategy), reference) for verdict in judged],
         controls=controls(confirmed),
         recommended=_recommended(confirmed, judged, reference) or best_trial,
     )
@@ -121,7 +131,8 @@ def assess(
 def _recommended(
     confirmed: Mapping[str, Sequence[ResultRow]], judged: Sequence[Verdict], reference: str
 ) -> ResultRow | None:
-    winners = [confirmed[verdict.strategy] for verdict in judged if verdict.answer == "win"]
+    wins = [confirmed[verdict.strategy] for verdict in judged if verdict.answer == "win"]
+    winners = [runs for runs in wins if runs[0].strategy not in NULLS]
     return ranking.best_run(min(winners, key=ranking.mean_loss, default=confirmed.get(reference, ())))
 
 
@@ -143,9 +154,15 @@ def _worth(
     return {name: worth for name, worth in worths.items() if worth is not None}
 
 
-def _in_words(verdict: Verdict, worth: Worth | None) -> str:
+def _worth_in_words(worth: Worth, reference: str) -> str:
+    """Return a sentence that says which plain LoRA has the parameters, where the verdict is against another."""
+    return worth.in_words("" if reference == PLAIN else " on all matrices")
+
+
+def _in_words(verdict: Verdict, worth: Worth | None, reference: str) -> str:
     failures = f" {verdict.failed} of the runs compared failed, and their seeds are left out." if verdict.failed else ""
-    times = "" if worth is None else f" {worth.sentence[0].upper()}{worth.sentence[1:]}."
+    words = "" if worth is None else _worth_in_words(worth, reference)
+    times = f" {words[0].upper()}{words[1:]}." if words else ""
     rivals = f" {verdict.tried.sentence}" if verdict.tried.sentence else ""
     return f"- **{inline(verdict.strategy)}: {verdict.reads}.** {_reason(verdict)}{rivals}{times}{failures}"
 

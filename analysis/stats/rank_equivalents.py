@@ -26,8 +26,9 @@ Plain LoRA is trained at several sizes beside a strategy, all from the same seed
 
 That is Fieller's way to an interval of a ratio: a size stays as long as no test of it speaks against it. So neither a
 slope near 0 nor few seeds make it too narrow, where dividing by the slope would. The noise of the curve's own points is
-in every contrast, and what seeds and documents shift in all runs alike falls out of it. The contrast with plain LoRA of
-the whole budget is the verdict's own, so *win* is the same as an interval above 1.
+in every contrast, and what seeds and documents shift in all runs alike falls out of it. Plain LoRA is one rank at all
+matrices here, whatever a verdict is against. Where it is against that, the contrast with the whole budget is the
+verdict's own, so *win* is the same as an interval above 1; against plain LoRA on a set of matrices it is not.
 
 What it does not know. All sizes are trained at the learning rate that was best for the whole budget: if another size
 would be better at another, the curve is too steep there, and a gain looks smaller than it is, or too flat, and it looks
@@ -109,18 +110,27 @@ class Worth:
     @property
     def sentence(self) -> str:
         """The same in words, without a full stop."""
+        return self.in_words()
+
+    def in_words(self, on: str = "") -> str:
+        """Return the sentence.
+
+        Args:
+            on: `` on all matrices``, where that is to be said of plain LoRA.
+        """
+        parameters = f"times the parameters{on and f' of plain LoRA{on}'}"
         if self.low is None and self.high is None:
             span = f"{_number(self.smallest)} to {_number(self.largest)} times"
-            return f"these seeds cannot tell what it is worth: plain LoRA of {span} the parameters may be as good"
+            return f"these seeds cannot tell what it is worth: plain LoRA{on} of {span} the parameters may be as good"
         if self.times is None and self.low == self.largest:
-            return f"worth more than {_number(self.largest)} times the parameters"
+            return f"worth more than {_number(self.largest)} {parameters}"
         if self.times is None and self.high == self.smallest:
-            return f"worth less than {_number(self.smallest)} times the parameters"
+            return f"worth less than {_number(self.smallest)} {parameters}"
         low = f"less than {_number(self.smallest)}" if self.low is None else _number(self.low)
         high = f"more than {_number(self.largest)}" if self.high is None else _number(self.high)
         if self.times is not None:
-            return f"worth {_number(self.times)} times the parameters ({low} to {high})"
-        return f"worth {high if self.high is None else low} times the parameters ({low} to {high})"
+            return f"worth {_number(self.times)} {parameters} ({low} to {high})"
+        return f"worth {high if self.high is None else low} {parameters} ({low} to {high})"
 
 
 def _number(times: float) -> str:

@@ -1,23 +1,33 @@
 """What to use, in three plain sentences: which, how sure that is, and what it is worth or would take to know more."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
-from analysis.stats.rank_equivalents import Worth
+from analysis.stats.rivals import in_question
 from analysis.stats.statistics import POWER
-from analysis.stats.verdicts import NOT_FOUND, PLAIN, SEARCHED_PLAIN, TOO_LITTLE, Verdict, in_words, label, listed
+from analysis.stats.verdicts import (
+    NOT_FOUND,
+    PLAIN,
+    SEARCHED_PLAIN,
+    TOO_LITTLE,
+    Verdict,
+    in_full,
+    in_words,
+    label,
+    listed,
+)
 
 
 class Choice(StrEnum):
     """What a search says to use."""
 
     ADAPTIVE = "adaptive"  # an allocation that beat plain LoRA
-    PLAIN = "plain"  # every other was judged, and none beat it
+    PLAIN = "plain"  # every other was judged, and none beat it, or none but a null
     UNDECIDED = "undecided"  # nothing was compared, or of one at least nobody can tell
 
 
@@ -46,13 +56,15 @@ def recommend(assessment: SearchAssessment) -> Recommendation:
     if run is None or run.phase != Phase.CONFIRM or not judged:
         return Recommendation(Choice.UNDECIDED, run, None, None, _unconfirmed(assessment))
     winner = next((item for item in judged if item.strategy == label(run, run.strategy)), None)
-    visible = max((item.pairs.visible or 0.0 for item in _seen(judged)), default=None)
+    asked = in_question(judged)
+    visible = max((item.pairs.visible or 0.0 for item in _seen(asked)), default=None)
     if winner is not None:
         choice = Choice.PLAIN if run.strategy in {PLAIN, SEARCHED_PLAIN} else Choice.ADAPTIVE
         return Recommendation(choice, run, winner, visible, _of_a_winner(run, winner, assessment))
-    undecided = any(item.answer == "cannot tell" for item in judged)
-    more = f"{_to_see(judged, visible)}{_not_found(judged)}"
-    sentences = (f"Use {in_words(run)}, {ranks_in_words(run)}.", _nothing_beat_it(judged, visible), more)
+    undecided = any(item.answer == "cannot tell" for item in asked)
+    more = f"{_to_see(asked, visible)}{_not_found(asked)}"
+    nothing = _nothing_beat_it(asked, visible, assessment.nulls_ahead)
+    sentences = (f"Use {in_words(run)}, {ranks_in_words(run)}.", nothing, more)
     return Recommendation(Choice.UNDECIDED if undecided else Choice.PLAIN, run, judged[0], visible, sentences)
 
 
@@ -93,7 +105,7 @@ def _of_a_winner(run: ResultRow, winner: Verdict, assessment: SearchAssessment) 
     judged = assessment.verdicts
     name = f"{in_words(run)}{winner.strategy.removeprefix(run.strategy)}"
     size = "" if winner.params is None else f" and {winner.params:,} parameters"
-    times = _times(assessment.worth.get(winner.strategy))
+    times = _times(assessment, winner.strategy)
     use = f"Use {name}, with {ranks_in_words(run)}{size}: it beat {winner.reference}{times}."
     low, high = winner.pairs.interval or (0.0, 0.0)
     mean = -math.expm1(winner.pairs.mean or 0.0)
@@ -105,14 +117,25 @@ def _of_a_winner(run: ResultRow, winner: Verdict, assessment: SearchAssessment) 
     )
     too_small = abs(winner.pairs.mean or 0.0) < winner.margin
     less = f", which is less than the {percent(margin_share(winner.margin))} that was said to matter"
-    held = f"{worth} for other seeds {others}{less if too_small else ''}.{_rivals(winner)}"
-    return use, held, _other_winners(winner, judged)
+    trained = {row.strategy for row in assessment.rows}
+    held = f"{worth} for other seeds {others}{less if too_small else ''}.{_rivals(winner, trained)}"
+    return use, held, _other_winners(winner, judged, assessment.nulls_ahead)
 
 
-def _rivals(winner: Verdict) -> str:
-    """Return what is to be said of a winner's rivals."""
+def _rivals(winner: Verdict, trained: Container[str]) -> str:
+    """Return what is to be said of a winner's rivals.
+
+    Args:
+        winner: The verdict on it.
+        trained: Strategies that the search has trials of; another search would be no better at those.
+    """
     said = f" {winner.tried.sentence}" if winner.tried.sentence else ""
-    return f"{said} To try all of them: --thorough." if winner.tried.missing else said
+    if not winner.tried.missing:
+        return said
+    ended_badly = [name for name in winner.tried.missing if name in trained]
+    if ended_badly:
+        said += f" Too few runs of {listed(ended_badly)} ended well."
+    return said if len(ended_badly) == len(winner.tried.missing) else f"{said} To try all of them: --thorough."
 
 
 def _right_at_once(intervals: int) -> str:
@@ -121,8 +144,10 @@ def _right_at_once(intervals: int) -> str:
     return f"the intervals of {'both' if intervals == 2 else f'all {intervals}'} comparisons are right at once"
 
 
-def _times(worth: Worth | None) -> str:
-    return "" if worth is None or (worth.low is None and worth.high is None) else f" and is {worth.sentence}"
+def _times(assessment: SearchAssessment, strategy: str) -> str:
+    worth = assessment.worth.get(strategy)
+    unknown = worth is None or (worth.low is None and worth.high is None)
+    return "" if unknown else f" and is {assessment.worth_in_words(strategy)}"
 
 
 def margin_share(margin: float) -> float:
@@ -130,11 +155,18 @@ def margin_share(margin: float) -> float:
     return -math.expm1(-margin)
 
 
-def _other_winners(winner: Verdict, judged: Sequence[Verdict]) -> str:
-    others = [item.strategy for item in judged if item.answer == "win" and item is not winner]
+def _other_winners(winner: Verdict, judged: Sequence[Verdict], nulls: Sequence[str]) -> str:
+    wins = [item.strategy for item in judged if item.answer == "win" and item is not winner]
+    others = [name for name in wins if name not in nulls]
+    controls = f"So did {in_full(nulls)}; {_controls(nulls)} never recommended." if nulls else ""
     if not others:
-        return "No other beat it." if len(judged) == 1 else "Of the others none beat it."
-    return f"{listed(others)} beat plain LoRA, too; {winner.strategy} has the lowest validation loss of them all."
+        return controls or ("No other beat it." if len(judged) == 1 else "Of the others none beat it.")
+    lowest = f"{winner.strategy} has the lowest validation loss of them all"
+    return f"{listed(others)} beat plain LoRA, too; {lowest}. {controls}".rstrip()
+
+
+def _controls(names: Sequence[str]) -> str:
+    return "a control is" if len(names) == 1 else "controls are"
 
 
 def _seen(judged: Sequence[Verdict]) -> list[Verdict]:
@@ -142,10 +174,11 @@ def _seen(judged: Sequence[Verdict]) -> list[Verdict]:
     return [item for item in judged if item.pairs.interval is not None and not item.diverged]
 
 
-def _nothing_beat_it(judged: Sequence[Verdict], visible: float | None) -> str:
+def _nothing_beat_it(judged: Sequence[Verdict], visible: float | None, nulls: Sequence[str]) -> str:
     unsure = [item for item in judged if item.answer == "cannot tell"]
     ahead = [item.strategy for item in judged if item.answer == TOO_LITTLE]
     start = f"Nothing beat it by what matters ({listed(ahead)} by less)" if ahead else "Nothing beat it"
+    start += f" but {in_full(nulls)}; {_controls(nulls)} never recommended" if nulls else ""
     start += f", but {_of_whom(unsure, judged)} cannot be told yet" if unsure else ""
     if visible is None:
         return f"{start}: {_why_nothing_is_seen(judged)}."

@@ -7,7 +7,7 @@ from analysis.results.rank_patterns import from_block
 from analysis.results.rows import ResultRow
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.ranking import best_run
-from analysis.stats.verdicts import PLAIN
+from analysis.stats.rivals import PLAIN_KINDS
 
 
 def ahead(assessment: SearchAssessment) -> str | None:
@@ -23,10 +23,10 @@ def means_of(assessment: SearchAssessment) -> dict[str, float]:
 
 def allocation_of(assessment: SearchAssessment) -> ResultRow | None:
     """Return the run of what did best beside plain LoRA, confirmed if anything was; None without its ranks."""
-    if assessment.verdicts:
-        run = best_run(assessment.confirmed[assessment.verdicts[0].strategy])
-    else:
-        run = best_run([row for name, row in assessment.best_of_each.items() if name != PLAIN])
+    of_each = [assessment.confirmed[verdict.strategy] for verdict in assessment.verdicts]
+    others = [runs for runs in of_each if runs[0].strategy not in PLAIN_KINDS]
+    searched = [row for name, row in assessment.best_of_each.items() if name not in PLAIN_KINDS]
+    run = best_run((others or [[]])[0] if of_each else searched)
     return run if run is not None and run.ranks else None
 
 

@@ -22,8 +22,10 @@ NOT_TRIED: Final = "ahead, not yet tried against the strongest rivals"
 NOT_FOUND: Final = "not found: the search was too short"
 
 
-RIVALS = ("plain", "random", "layer_lr")
-"""The strongest simple rivals: plain LoRA on a set of matrices, ranks at random, rates by depth in place of ranks."""
+NULLS = ("random", "layer_lr")
+"""Strategies that are controls themselves: ranks at random, rates by depth in place of ranks. None is recommended."""
+RIVALS = (SEARCHED_PLAIN, *NULLS)
+"""The strongest simple rivals: plain LoRA on a set of matrices, and the nulls."""
 
 
 RIVALS_IN_WORDS = {
@@ -36,8 +38,9 @@ RIVALS_IN_WORDS = {
 }
 
 
-def _in_full(names: Sequence[str]) -> str:
-    return listed([f"{RIVALS_IN_WORDS[name]} ({name})" for name in names]) if names else ""
+def in_full(names: Sequence[str]) -> str:
+    """Return labels of rivals and controls as a sentence has them, each with what it is; empty without any."""
+    return listed([f"{RIVALS_IN_WORDS[name.split()[0]]} ({name})" for name in names]) if names else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,10 @@ class Tried:
     @property
     def sentence(self) -> str:
         """What is to be said of it; empty if nothing was tried."""
-        missing = f"the strongest rivals ({listed(self.missing)})" if self.missing == RIVALS else _in_full(self.missing)
+        missing = f"the strongest rivals ({listed(self.missing)})" if self.missing == RIVALS else in_full(self.missing)
         parts = {
-            "It beats": _in_full(self.beaten),
-            "does not beat": _in_full(self.unbeaten),
+            "It beats": in_full(self.beaten),
+            "does not beat": in_full(self.unbeaten),
             "was not tried against": missing,
         }
         said = [f"{verb} {names}" for verb, names in parts.items() if names]

@@ -48,6 +48,11 @@ def test_without_confirmation_runs_one_training_is_a_trial_that_finished():
     assert cells(ROWS[:2])[0][4:7] == ["3,000", "1.20e+10", "30.0 s"]
 
 
+def test_a_mean_is_over_the_runs_of_which_it_is_known():
+    rows = [*ROWS, confirmed("baseline", 3, None, None)]
+    assert cells(rows)[0] == cells(ROWS)[0]
+
+
 def test_what_is_unknown_is_left_out():
     assert cells(ROWS[:1], None)[0] == ["baseline", "3,000", "", "30.0 s", "3,000", "", "30.0 s", "1,000"]
     assert bill.section(assess([run("baseline", 0, 4.0, "search")]), BASE) == []

@@ -14,6 +14,8 @@ from tests.fakes.rows import assess
 SITES = [f"transformer.h.{layer}.{matrix}" for layer in range(4) for matrix in ("attn.c_attn", "mlp.c_fc")]
 SHRINK = [{"fraction": f, "params": int(1000 * f), "test_loss": 4.05 - 0.05 * f} for f in (1.0, 0.5, 0.25)]
 BROWSER = pytest.mark.browser
+LEARNED = re.compile("^learned tokens")
+"""A column of all trials' cost; the bill of each strategy has others whose names end so."""
 STRATEGIES = ("baseline", "linear_decay", "empirical")
 
 
@@ -80,8 +82,8 @@ def test_a_name_with_markup_in_it_stays_text(page):
 
 @BROWSER
 def test_a_table_sorts_by_number_both_ways_and_unknowns_come_last(page):
-    table = page.locator("table", has=page.locator("th", has_text="learned tokens"))
-    head = table.locator("th", has_text="learned tokens")
+    table = page.locator("table", has=page.locator("th", has_text=LEARNED))
+    head = table.locator("th", has_text=LEARNED)
 
     def column():
         texts = [text.replace(",", "") for text in table.locator("td:nth-child(7)").all_text_contents()]
@@ -105,9 +107,9 @@ def test_whichever_way_a_table_is_sorted_unknowns_and_totals_come_last(page):
         numbers = [float(text) for text in texts if text != "nan"]
         assert texts[len(numbers) :] == ["nan"] * (len(texts) - len(numbers)) != []
         assert numbers == sorted(numbers, reverse=reverse)
-    table = page.locator("table", has=page.locator("th", has_text="learned tokens"))
+    table = page.locator("table", has=page.locator("th", has_text=LEARNED))
     for _ in range(2):
-        table.locator("th", has_text="learned tokens").locator("button").click()
+        table.locator("th", has_text=LEARNED).locator("button").click()
         assert table.locator("td:nth-child(1)").all_text_contents()[-1] == "all"
 
 
@@ -116,6 +118,53 @@ def test_the_page_fits_a_phone_and_tables_scroll_by_themselves(page):
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("[...document.querySelectorAll('.scroll')].some(box => box.scrollWidth > box.clientWidth)")
+
+
+@pytest.fixture(scope="module")
+def full_answer(tmp_path_factory):
+    """The page of a search whose answer has all that one can: model, data, budget, base, sizes, worth and rivals."""
+    folder = tmp_path_factory.mktemp("answer")
+    rows = [made(strategy, number) for strategy in STRATEGIES for number in range(3)]
+    losses = {"baseline": 4.0, "empirical": 3.99, "linear_decay": 4.02, "random": 4.01, "shuffled": 4.03}
+    for seed, noise in ((1, 0.0), (2, 0.0003), (3, -0.0002)):
+        for place, (name, loss) in enumerate(losses.items()):
+            config = {"strategy": name, name: {"learning_rate": 0.01}}
+            if name == "shuffled":
+                config[name]["of"] = "empirical"
+            rows.append(confirmed(name, seed, loss + seed / 10 + noise * place, config))
+        for share, loss in ((0.5, 4.012), (2.0, 3.987)):
+            config = {"strategy": "baseline", "baseline": {"learning_rate": 0.01, "budget_share": share}}
+            rows.append(confirmed("baseline", seed, loss + seed / 10 - noise, config, f"-{share}", phase="sizes"))
+    info = RunInfo(
+        "now", train_examples=2000, margin="0.25doublings", model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        dataset="yahma/alpaca-cleaned", budget_params=2_442_240, base_losses={"test_loss": 4.9, "eval_loss": 4.9},
+    )  # fmt: skip
+    publish(assess(rows, info.margin), info, folder / "report.md")
+    return folder
+
+
+def confirmed(strategy, seed, loss, config, name="", **values):
+    size = (config["strategy"] == "baseline" and config["baseline"].get("budget_share")) or 1
+    params = {"phase": "confirm", "trainable_parameters": round(2_442_240 * size), **values}
+    row = replace(made("baseline", 0), strategy=strategy, seed=seed, config=config, final_eval_loss=loss + 0.1)
+    return replace(row, trial_id=f"{strategy}{name}_seed{seed}", test_loss=loss, history=(), **params)
+
+
+@BROWSER
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
+def test_the_first_screen_has_all_that_an_answer_can_have(browser, full_answer, size):
+    answer = (full_answer / "report.md").read_text().partition("## Answer")[2].partition("\n## ")[0]
+    parts = (
+        "**Model:**", "**Data:**", "**Budget:**", "What rank is worth here", "the base, untouched", "and is worth ",
+        "It beats its scores dealt to other matrices (shuffled)", "was not tried against",
+    )  # fmt: skip
+    for part in parts:
+        assert part in answer
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.goto((full_answer / "report.html").as_uri())
+    box = page.locator("section.answer").bounding_box()
+    assert box["y"] + box["height"] <= size[1]
+    page.close()
 
 
 @BROWSER
@@ -170,7 +219,7 @@ def test_in_the_dark_text_and_drawings_are_light_on_dark_and_on_paper_they_are_n
 @BROWSER
 def test_values_show_on_hover(page):
     titles = page.locator("svg title").all_text_contents()
-    assert "linear_decay: +0.0100, +0.0100 to +0.0100, loss" in titles
+    assert "linear_decay: +0.0100, +0.0100 to +0.0100, not found: the search was too short" in titles
     assert "baseline: layer 0, attn.c_attn, rank 2" in titles
     assert "baseline: 4.0000 at 0.01" in titles
 

@@ -106,6 +106,13 @@ def test_what_it_is_worth_is_said_in_words(worth_there, sentence):
     assert worth_there.sentence == sentence
 
 
+def test_of_one_of_several_plain_loras_it_is_said_which_has_the_parameters():
+    unknown = Worth(1.0, None, None, 0.5, 2, 5)
+    assert unknown.in_words(" on all matrices").endswith(
+        "plain LoRA on all matrices of 0.5 to 2 times the parameters may be as good"
+    )
+
+
 def test_too_little_says_nothing_of_worth():
     one_seed = Losses(np.array([[4.1], [4.0], [3.9], [3.95]]))
     assert worth(HALF_TO_DOUBLE, one_seed, one_seed.contrast({3: 1.0, 1: -1.0})) is None

@@ -218,6 +218,9 @@ def test_the_card_says_what_is_known_and_leaves_out_what_is_not():
     assert "- **Loaded again:** not yet\n" in text
     assert "from_pretrained('org/base', revision='abc')" in text
     assert "folder = '/runs/x/best_adapter'" in text
+    assert "--max-lora-rank" not in text
+    wide = card(row("a", ranks={"a.0.b": 33}), assess([]), RunInfo("now"), replace(use, uniform=True))
+    assert "vLLM takes that with `--max-lora-rank 64`." in wide
     text = card(row("a", loss=None), assess([]), RunInfo("now"), replace(use, revision=None))
     assert "from_pretrained('org/base')" in text
     assert "None" not in text

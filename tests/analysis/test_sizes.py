@@ -7,9 +7,8 @@ import pytest
 from analysis.report import answer, verdict_section
 from analysis.report.verdict_file import content
 from analysis.results.run_info import RunInfo
-from analysis.stats.assessment import assess
 from analysis.stats.sizes import margin_in_nats, sizes_of
-from tests.fakes.rows import PLAIN, run, runs
+from tests.fakes.rows import PLAIN, assess, run, runs
 from tuning.results.summary import lines
 
 A_QUARTER = "0.25doublings"
@@ -90,6 +89,18 @@ def test_a_verdict_says_what_it_is_worth_wherever_it_is_told(tmp_path):
     assert [size["times"] for size in content(assessment, info)["sizes"]] == [0.5, 1, 2]
     assert content(assessment, info)["per_doubling"]["gain"] == pytest.approx(0.0073)
     assert content(assessment, info)["margin_asked"] == A_QUARTER
+
+
+def test_parameters_are_those_of_plain_lora_on_all_matrices_and_where_the_verdict_is_against_another_that_is_said():
+    plain = runs("plain", 3.999, 4.098, 4.2, config={"plain": {"modules": "mlp"}}, final_eval_loss=3.0)
+    assessment = assess([*ROWS, *plain], A_QUARTER)
+    assert assessment.reference == "plain"
+    assert assessment.worth["eva"].times == pytest.approx(2 ** (4 / 7.3), abs=0.01)
+    said = "orth 1.5 times the parameters of plain LoRA on all matrices ("
+    assert f"W{said}" in assessment.answer[0]
+    judged = content(assessment, RunInfo("now"))["strategies"]
+    assert f"w{said}" in next(item["worth"]["sentence"] for item in judged if item["strategy"] == "eva")
+    assert "**Worth:** plain LoRA on all matrices" in "\n".join(verdict_section.section(assessment))
 
 
 def test_the_last_lines_of_a_search_say_what_rank_is_worth(tmp_path):

@@ -61,6 +61,22 @@ def test_the_allocation_is_of_what_came_nearest_even_where_plain_lora_is_used():
     assert allocation_of(assess([run("baseline", 0, 2.0, phase="search")])) is None
 
 
+def test_plain_lora_on_a_set_of_matrices_is_plain_lora_and_no_allocation_that_came_near():
+    mlp = runs("plain", 4.0, 4.101, 4.2005, config={"plain": {"modules": "mlp"}}, final_eval_loss=3.0,
+               ranks={"layers.0.q": 0, "layers.0.up": 3})  # fmt: skip
+    one, other = search("a", *PLAIN, *mlp, *ranked(WORSE, RISING)), search("b", *PLAIN, *mlp)
+    assert allocation_of(one.assessment).ranks == RISING
+    assert allocation_of(other.assessment) is None
+    text = render([one, other], "now")
+    assert [line[5] for line in cells(text, "What Won Where")] == ["plain LoRA on the MLP, ranks 0 to 3"] * 2
+    ahead_of_all = search(
+        "c", *PLAIN, *[run(row.strategy, row.seed, row.test_loss - 0.5, config=row.config) for row in mlp]
+    )
+    said = render([ahead_of_all, one], "now")
+    assert "plain LoRA on the MLP in 1, plain LoRA in 1, of 2 with verdicts" in said
+    assert cells(said, "What Travels")[0][2:4] == ["plain LoRA on the MLP", "plain LoRA"]
+
+
 def test_what_won_where_is_one_table_with_a_line_for_each_search():
     text = render(
         [

@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from analysis.audit.adapter import read_folder
+from analysis.audit.servers import read_by
 from strategies import RankAllocation
 from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
 from trainables.adapters.adapter import Adapter
@@ -21,13 +23,16 @@ from trainables.models.base_model import load
 from trainables.postprocess import forms
 
 MAX_RANK = 16
+MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Of ``MaxLoRARanks`` in vLLM's ``vllm/config/lora.py``; the default is 16."""
 
 
-def vllm(config):
+def vllm(config, max_rank=MAX_RANK):
     """Return the scale of every matrix; ValueError for what it refuses."""
+    assert max_rank in MAX_RANKS
     if config.get("modules_to_save") or config.get("use_dora"):
         raise ValueError("modules_to_save and DoRA are not served")
-    if config["r"] > MAX_RANK:
+    if config["r"] > max_rank:
         raise ValueError("the rank is above max_lora_rank")
     return config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
 
@@ -102,3 +107,32 @@ def test_targets_are_single_words_of_which_servers_know_the_names(written):
     assert (config["bias"], config["modules_to_save"], config["use_rslora"], config["use_dora"]) == (
         "none", None, False, False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("rank", "limit"), [(17, 32), (32, 32), (33, 64), (300, 320)])
+def test_a_rank_above_16_is_served_with_the_flag_that_is_named(tiny_gpt2, tmp_path, rank, limit):
+    handed_out(tiny_gpt2, tmp_path, rank)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    with pytest.raises(ValueError, match="above max_lora_rank"):
+        vllm(config)
+    assert vllm(config, limit) == 1
+    assert read_by("vllm", read_folder(tmp_path)).text == f"reads it as it was trained, with --max-lora-rank {limit}"
+
+
+def test_a_rank_above_512_is_refused(tiny_gpt2, tmp_path):
+    handed_out(tiny_gpt2, tmp_path, 513)
+    with pytest.raises(ValueError, match="above max_lora_rank"):
+        vllm(json.loads((tmp_path / CONFIG).read_text()), MAX_RANKS[-1])
+    assert read_by("vllm", read_folder(tmp_path)).text == "refuses it: a rank of 513, above 512"
+
+
+def handed_out(model, folder, rank):
+    """Write the uniform form of an adapter of one matrix."""
+    base = load(str(model))
+    site = base.sites[0]
+    adapter = peft_adapter.blank(base.model, [site], {site.name: rank})
+    config = peft_adapter.lora_config(
+        base.model, RankAllocation({site.name: rank}, site.cost * rank), {site.name: 2.0}, 0.0
+    )
+    trained = Adapter(config, adapter.factors, {site.name: 2.0 / rank})
+    forms.write(str(model), forms.uniform(base, trained), folder)

@@ -3,7 +3,7 @@
 from analysis.report import verdict_section
 from analysis.report.report import render
 from analysis.results.rows import ResultRow
-from analysis.results.run_info import RunInfo
+from analysis.results.run_info import CONTAINING_PLAIN, RunInfo
 from analysis.stats import assessment
 
 MARGIN = 0.01
@@ -26,8 +26,8 @@ def runs(strategy, *losses, **values):
 PLAIN = runs("baseline", 4.00, 4.10, 4.20)
 
 
-def assess(rows):
-    return assessment.assess(rows, MARGIN)
+def assess(rows, margin=MARGIN):
+    return assessment.assess(rows, margin, CONTAINING_PLAIN)
 
 
 def only(rows):

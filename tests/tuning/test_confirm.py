@@ -192,12 +192,28 @@ def test_a_thorough_search_trains_plain_lora_at_a_quarter_to_four_times_the_budg
         ),
         ({"strategies": ("random", "baseline"), "num_samples": 5}, ("random", "baseline", "plain", "layer_lr"), 10),
         ({}, (*SEARCHED, "plain", "random", "layer_lr"), 32),
+        ({"strategies": "baseline,eva", "num_samples": "20"}, ("baseline", "eva", "plain", "random", "layer_lr"), 50),
+        (
+            {"strategies": ("baseline,linear_decay,attention_heavy,composite",), "num_samples": 40},
+            ("baseline", "linear_decay", "attention_heavy", "composite", "plain", "random", "layer_lr"),
+            70,
+        ),
+        (
+            {"strategies": ["baseline,eva,plain"], "num_samples": 3},
+            ("baseline", "eva", "plain", "random", "layer_lr"),
+            5,
+        ),
     ],
 )
 def test_a_thorough_search_has_all_rivals_and_takes_no_trial_from_the_others(choices, strategies, trials):
     plan = SearchPlan(**choices, thorough=True)
     assert (plan.strategies, plan.num_samples) == (strategies, trials)
     assert SearchPlan(**plan.model_dump()) == plan, "a saved plan is read as it was"
+
+
+@pytest.mark.parametrize("yes", [1, "true", "yes"])
+def test_a_search_is_thorough_whatever_way_a_file_says_so(yes):
+    assert SearchPlan(strategies="baseline", thorough=yes).strategies == ("baseline", "plain", "random", "layer_lr")
 
 
 def test_the_five_experiments_have_no_rivals():

@@ -56,6 +56,27 @@ def test_a_strategy_may_be_added_and_trials_may_be():
 
 
 @pytest.mark.parametrize(
+    "flags",
+    [
+        {"strategies": ("baseline,linear_decay",), "num_samples": 20},
+        {"strategies": ("baseline,linear_decay",)},
+        {"num_samples": 30},
+        {},
+    ],
+)
+def test_a_thorough_search_goes_on_with_the_flags_that_it_began_with(flags):
+    plan = SearchPlan(name="x", thorough=True, **flags)
+    assert changed_plan(plan, {**flags, "thorough": True}, 0) == (plan, [])
+    assert changed_plan(plan, {}, 0) == (plan, [])
+    assert changed_plan(plan, {**flags, "thorough": True}, 7)[0].num_samples == plan.num_samples + 7
+
+
+def test_a_search_that_becomes_thorough_has_trials_for_its_rivals():
+    wanted, changes = changed_plan(PLAN, {"thorough": True}, 0)
+    assert (wanted.num_samples, len(wanted.strategies), len(changes)) == (50, 5, 3)
+
+
+@pytest.mark.parametrize(
     ("flags", "said"),
     [
         (["--batch-size", "256"], "--batch-size is 8, not 256; go on as it began"),

@@ -11,10 +11,10 @@ from analysis.report.verdict_file import content
 from analysis.results.rows import ResultRow, read_rows, write_rows
 from analysis.results.run_info import RunInfo
 from analysis.results.trial_config import LOOKS
-from analysis.stats.assessment import assess
 from analysis.stats.looks import error_at
 from strategies import CONTROLS
 from tests.fakes import ray_tune, trial
+from tests.fakes.rows import assess
 from tuning.callbacks.terminal import asked
 from tuning.cli import main
 from tuning.plan.search_plan import SearchPlan
@@ -68,6 +68,31 @@ def test_what_strategies_may_be_judged_against_has_as_many_seeds_as_any_of_them(
     for _ in range(2):
         only = trained(PLAN, only, plain=(0.05, 0.051))
     assert seeds_of(only) == {"baseline": 5, "plain": 5}
+
+
+def test_what_wins_late_is_tried_against_rivals_from_all_of_its_seeds():
+    """They are told of after five seeds, and what wins after ten is tried against them seed by seed."""
+    names = {"random": (0.05, 0.051), "layer_lr": (0.04, 0.041)}
+    searched = SEARCHED[:2] + [
+        replace(SEARCHED[0], trial_id=f"{name}0", experiment_name=f"{name}0", strategy=name,
+                config={"strategy": name, "seed": 7}) for name in names
+    ]  # fmt: skip
+    rows = searched
+    for _ in range(2):
+        rows = trained(PLAN, rows, eva=(-0.02, -0.004), **names)
+    assert seeds_of(rows) == {"baseline": 10, "eva": 10, "random": 5, "layer_lr": 5}
+    rows = trained(PLAN, rows, eva=(-0.02, -0.004), **names)
+    assert seeds_of(rows) == dict.fromkeys(("baseline", "eva", "random", "layer_lr"), 10)
+    assert trained(PLAN, rows) == rows
+    told = looks(PLAN, rows).told
+    assert [sentence.split(",")[0] for sentence in told] == ["layer_lr", "random", "eva"]
+    assert told[-1] == "eva, after 10 seeds: win"
+
+
+def test_a_look_says_the_same_as_the_verdict_of_a_strategy_that_contains_plain_lora():
+    layers = replace(SEARCHED[1], trial_id="layers", strategy="layer_lr", config={"strategy": "layer_lr", "seed": 7})
+    rows = trained(PLAN, [SEARCHED[0], layers], layer_lr=(0.05, 0.051))
+    assert looks(PLAN, rows).told == ("layer_lr, after 5 seeds: not found: the search was too short",)
 
 
 def test_a_search_ends_where_all_are_told_of_and_no_later_than_its_last_look():

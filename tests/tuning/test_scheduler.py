@@ -5,6 +5,8 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from analysis.results.trial_config import TrialConfig
+from strategies import RankBudget
+from trainables.training.losses import learning_rate_factor
 from tuning.callbacks.trial_callback import row_from
 from tuning.plan.search_plan import SearchPlan
 from tuning.state.record import Record
@@ -64,6 +66,29 @@ def test_a_final_loss_that_is_not_finite_is_forgotten():
 def test_fifo_stops_no_trial_early(tmp_path):
     assert not isinstance(make_scheduler(SearchPlan(scheduler="fifo"), Record(tmp_path)), StrategyASHA)
     assert isinstance(make_scheduler(SearchPlan(), Record(tmp_path)), StrategyASHA)
+
+
+def test_no_trial_is_judged_before_its_learning_rate_has_risen(tmp_path):
+    """Of 100 steps the rate rises in 6, and of 20 reports the first is after 5."""
+    plan = SearchPlan(reports=20, epochs=1, train_examples=800)
+    assert plan.workload(RankBudget(1)).steps == 100
+    rungs = Rungs()
+    rungs.scheduler = make_scheduler(plan, Record(tmp_path))
+    assert rungs.report(rungs.add("a"), 1.0) == TrialScheduler.CONTINUE
+    late = rungs.add("a")
+    assert rungs.report(late, 9.0) == TrialScheduler.CONTINUE
+    assert rungs.report(rungs.add("a"), 1.0, 2) == TrialScheduler.CONTINUE
+    assert rungs.report(late, 9.0, 2) == TrialScheduler.STOP
+
+
+@pytest.mark.parametrize("reports", [1, 4, 16, 17, 20, 60, 1000])
+@pytest.mark.parametrize("steps", [1, 5, 42, 75, 100, 750])
+def test_the_first_report_after_warm_up_is_the_first_at_which_the_highest_rate_was_trained_with(steps, reports):
+    workload = SearchPlan(reports=reports, epochs=1, batch_size=1, train_examples=steps).workload(RankBudget(1))
+    rates = [learning_rate_factor(step, steps, workload.warmup) for step in range(steps)]
+    ends = [*range(math.ceil(steps / reports), steps, math.ceil(steps / reports)), steps]
+    first = next(number for number, end in enumerate(ends, 1) if max(rates[:end]) == max(rates))
+    assert workload.first_report_after_warmup == first
 
 
 def test_rungs_are_made_anew_from_the_record(tmp_path):

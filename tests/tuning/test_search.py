@@ -190,7 +190,9 @@ def test_a_report_made_anew_of_a_run_says_what_that_at_its_end_said(simulated, s
     info = RunInfo.of_run(tmp_path / "told", generated)
     assert info.margin == 0.02
     assert info.evidence
-    assert render(assess(read_rows(tmp_path / "told" / "rows.jsonl"), info.margin), info) == report
+    assert (
+        render(assess(read_rows(tmp_path / "told" / "rows.jsonl"), info.margin, info.containing_plain), info) == report
+    )
 
 
 @pytest.mark.process

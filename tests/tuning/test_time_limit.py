@@ -15,7 +15,7 @@ from tuning import pipeline
 from tuning.cli import main
 from tuning.lifecycle.timeline import Timeline
 from tuning.plan.search_plan import SearchPlan
-from tuning.plan.time_limit import planned, sentence, trial_seconds, visible_doublings
+from tuning.plan.time_limit import planned, sentence, trial_seconds, visible_difference
 from tuning.trials.deadline import Deadline
 
 THREE = ("baseline", "eva", "linear_decay")
@@ -73,17 +73,27 @@ def test_a_plan_has_never_less_than_a_verdict_takes_nor_more_than_is_asked_for()
     assert (looks.confirm_seeds, looks.trials) == ("auto", 60)
 
 
+def test_a_thorough_search_within_a_limit_has_as_many_trials_as_fit_unless_their_number_is_given():
+    # 20 trials each of 8 strategies, where the default of 20 trials for five would be 32
+    plan = planned(SearchPlan(thorough=True, time_limit="1000h"), 60.0)
+    assert (len(plan.strategies), plan.trials, plan.confirm_seeds) == (8, 160, 40)
+    assert planned(SearchPlan(strategies=THREE, thorough=True, num_samples=9, time_limit="1000h"), 60.0).trials == 18
+
+
 def test_it_says_which_differences_will_be_seen():
     # t(1 - .05 / 4, 11) = 2.5931 and t(.8, 11) = .8755 times .0057 / sqrt(12), of .0073 a doubling
-    assert visible_doublings(12, 2) == pytest.approx((2.5931 + 0.8755) * 0.0057 / 12**0.5 / 0.0073, rel=1e-4)
+    assert visible_difference(12, 2, 0.05) == pytest.approx((2.5931 + 0.8755) * 0.0057 / 12**0.5, rel=1e-4)
     plan = SearchPlan(strategies=THREE, time_limit="10h", num_samples=20, confirm_seeds=12)
     assert sentence(plan).startswith(
-        "time limit 10h: 20 trials for 3 strategies, 12 seeds: differences of 0.8 doublings"
+        "time limit 10h: 20 trials for 3 strategies, 12 seeds: differences of 0.8 doublings (0.0057 nats per token) "
     )
     assert sentence(plan.model_copy(update={"confirm_seeds": 0})) == (
         "time limit 10h: 20 trials for 3 strategies, 0 seeds"
     )
-    assert "5 to 40 seeds" in sentence(plan.model_copy(update={"confirm_seeds": "auto"}))
+    # ten are likely, of which the second look may err in 5 % * .1628: t(1 - .00814 / 4, 9) = 3.8232, t(.8, 9) = .8834
+    with_looks = sentence(plan.model_copy(update={"confirm_seeds": "auto"}))
+    assert visible_difference(10, 2, 0.05 * 0.1628) == pytest.approx((3.8232 + 0.8834) * 0.0057 / 10**0.5, rel=1e-3)
+    assert "5 to 40 seeds, about 10: differences of 1.2 doublings (0.0085 nats per token)" in with_looks
 
 
 def test_a_part_of_the_time_is_kept_for_the_report():

@@ -1,11 +1,22 @@
 """The last lines of a search end with its answer, in the words of the report."""
 
+import pytest
+
 from analysis.report.answer import section
 from analysis.results.run_info import RunInfo
 from analysis.stats.recommendation import recommend
 from tests.fakes.rows import PLAIN, assess, run, runs
 from tuning.plan.search_plan import SearchPlan
 from tuning.results import summary
+
+
+@pytest.mark.parametrize(("ranks", "said"), [((0, 16), "scale)"), ((3, 17), "scale; vLLM needs --max-lora-rank 32)")])
+def test_where_the_adapter_is_the_flag_stands_that_vllm_takes_its_rank_with(tmp_path, ranks, said):
+    plan = SearchPlan(name="one", runs_dir=str(tmp_path))
+    (plan.run_dir / "best_adapter_uniform").mkdir(parents=True)
+    chosen = run("eva", 1, 4.0, phase="search", ranks=dict(zip("ab", ranks, strict=True)))
+    (line,) = summary.adapter_lines(plan, assess([chosen]))
+    assert line.endswith(f"(the same for vLLM and SGLang: one rank, one {said}")
 
 
 def test_a_search_ends_with_the_three_sentences_of_its_report():

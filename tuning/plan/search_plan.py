@@ -64,17 +64,16 @@ class SearchPlan(
         super().__init__(**{**choices, **dict.fromkeys(handed_over, GIVEN)})
         self._given = handed_over
 
-    @model_validator(mode="before")
-    @classmethod
-    def _add_rivals(cls, values: Any) -> Any:
+    @model_validator(mode="after")
+    def _add_rivals(self) -> Self:
         """Add the rivals of a thorough search, with as many trials as each of the strategies that were asked for."""
-        fields = cls.model_fields
-        asked, trials = (values.get(name, fields[name].default) for name in ("strategies", "num_samples"))
-        is_usual = values.get("thorough") is True and not values.get("official") and isinstance(trials, int)
-        if not is_usual or not isinstance(asked, list | tuple) or not asked:
-            return values
-        more = tuple(name for name in RIVALS if name not in asked)
-        return {**values, "strategies": (*asked, *more), "num_samples": trials + trials * len(more) // len(asked)}
+        if self.thorough and not self.official:
+            asked = self.strategies
+            more = tuple(name for name in RIVALS if name not in asked)
+            trials = self.num_samples + self.num_samples * len(more) // len(asked)
+            # a plan is frozen, and what nobody gave must not become one of its `model_fields_set`
+            self.__dict__.update(strategies=(*asked, *more), num_samples=trials)
+        return self
 
     @model_validator(mode="after")
     def _check_groups_together(self) -> Self:

@@ -11,7 +11,9 @@ RESERVED, REPORT_SECONDS = 0.04, 45.0
 MOST_TRIALS, MOST_SEEDS, FEWEST_SEEDS = 20, 40, 2
 """Trials a strategy and seeds that are planned at most unless they are given, and the fewest that give a verdict."""
 SEED_SD, DOUBLING = 0.0057, 0.0073
-"""Of the bundled model, in nats per token: by what differences to plain LoRA differ, and what a doubling gains."""
+"""In nats per token: by what differences to plain LoRA differ from seed to seed on the bundled model, and what doubling
+plain LoRA's rank gains on a Llama of 1B parameters, from 16 to 64. It gains more on a smaller model, and less on
+a larger one."""
 
 
 def trial_seconds(plan: SearchPlan) -> float:
@@ -61,24 +63,31 @@ def _confirmed(plan: SearchPlan, seeds: int) -> int:
 
 
 def sentence(plan: SearchPlan) -> str:
-    """Return what is planned within a time limit, and which differences that would show."""
-    seeds = f"{plan.first_seeds} to {plan.most_seeds}" if plan.looks else f"{plan.most_seeds}"
-    what = f"{plan.trials} trials for {len(plan.strategies)} strategies, {seeds} seeds"
+    """Return what is planned within a time limit, and which differences that would show; with looks, the likely one."""
+    from analysis.stats.looks import error_at  # here, since a plan is made before anything large is loaded
+
+    likely = plan.likely_seeds
+    seeds = f"{plan.first_seeds} to {plan.most_seeds} seeds, about {likely}" if plan.looks else f"{likely} seeds"
+    what = f"{plan.trials} trials for {len(plan.strategies)} strategies, {seeds}"
     if plan.first_seeds < FEWEST_SEEDS or len(plan.strategies) < 2:
         return f"time limit {plan.time_limit}: {what}"
-    shown = visible_doublings(plan.most_seeds, len(plan.strategies) - 1)
-    usual = "if seeds differ as on the bundled model"
-    return f"time limit {plan.time_limit}: {what}: differences of {shown:.1f} doublings and more, {usual}"
+    shown = visible_difference(likely, len(plan.strategies) - 1, error_at(likely, plan.looks))
+    usual = "if seeds differ as on the bundled model and a doubling gains what it does on a Llama of 1B"
+    differences = f"differences of {shown / DOUBLING:.1f} doublings ({shown:.2g} nats per token) and more"
+    return f"time limit {plan.time_limit}: {what}: {differences}, {usual}"
 
 
-def visible_doublings(seeds: int, comparisons: int) -> float:
-    """Return the least difference, in doublings of plain LoRA's parameters, that seeds show 8 times in 10.
+def visible_difference(seeds: int, comparisons: int, error: float) -> float:
+    """Return the least difference, in nats per token, that seeds show 8 times in 10.
 
     Args:
         seeds: At least two.
         comparisons: Strategies that are compared with plain LoRA.
+        error: What all comparisons may err together at these seeds.
     """
-    from scipy.special import stdtrit  # here, since a plan is made before anything large is loaded
+    from scipy.special import stdtrit
 
-    quantiles = (float(stdtrit(seeds - 1, quantile)) for quantile in (1 - 0.025 / comparisons, 0.8))
-    return sum(quantiles) * SEED_SD / math.sqrt(seeds) / DOUBLING
+    from analysis.stats.statistics import POWER
+
+    quantiles = (float(stdtrit(seeds - 1, quantile)) for quantile in (1 - error / 2 / comparisons, POWER))
+    return sum(quantiles) * SEED_SD / math.sqrt(seeds)

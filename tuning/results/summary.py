@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from analysis.results.messages import one_line
+from analysis.results.rank_patterns import vllm_flag
 from analysis.results.rows import ResultRow
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.recommendation import recommend
@@ -48,9 +49,9 @@ def adapter_lines(plan: SearchPlan, assessment: SearchAssessment) -> list[str]:
     if chosen is not None and (plan.run_dir / BEST).is_dir():
         lines += [f"Adapter          {typed(plan.run_dir)}/{BEST} ({chosen.strategy}: {chosen.experiment_name})"]
     if chosen is not None and (plan.run_dir / UNIFORM).is_dir():
-        lines += [
-            f"                 {typed(plan.run_dir)}/{UNIFORM} (the same for vLLM and SGLang: one rank, one scale)"
-        ]
+        flag = vllm_flag(max((chosen.ranks or {}).values(), default=0))
+        form = f"one rank, one scale{f'; vLLM needs {flag}' if flag else ''}"
+        lines += [f"                 {typed(plan.run_dir)}/{UNIFORM} (the same for vLLM and SGLang: {form})"]
     return lines
 
 

@@ -126,8 +126,7 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
     Raises:
         ValueError: A choice is none that a plan could have.
     """
-    choices = {**plan.model_dump(), **given, "name": plan.name, "runs_dir": plan.runs_dir}
-    wanted = SearchPlan(**choices)
+    wanted = _wanted(plan, given)
     if extend and wanted.official:
         raise ValueError(f"--extend {extend}: --official trains its five experiments and no more; leave it out")
     if plan.official != wanted.official:
@@ -145,6 +144,22 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
         if name not in free and getattr(before, name) != getattr(now, name)
     ]
     return wanted.model_copy(update={"num_samples": wanted.num_samples + extend}), changes
+
+
+def _wanted(plan: SearchPlan, given: Mapping[str, Any]) -> SearchPlan:
+    """Return a plan with what is given now; its own flags, given again, are no change.
+
+    A thorough search adds strategies and trials to those that are asked for, and its plan has the sums: what was asked
+    for at first is not added to them once more.
+    """
+    choices = {**plan.model_dump(), **given, "name": plan.name, "runs_dir": plan.runs_dir}
+    wanted = SearchPlan(**choices)
+    if not plan.thorough:
+        return wanted
+    if "num_samples" not in given:
+        return wanted.model_copy(update={"num_samples": plan.num_samples})
+    asked = SearchPlan(**{name: value for name, value in choices.items() if name != "strategies" or name in given})
+    return asked if asked.strategies == plan.strategies else wanted
 
 
 def check_pairs(record: Record, changes: Sequence[str]) -> None:

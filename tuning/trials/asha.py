@@ -7,6 +7,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from analysis.results.trial_config import Phase, TrialConfig
+from strategies import RankBudget
 from tuning.cluster.ray_compat import RungEntry
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import budget_class
@@ -27,15 +28,17 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
     a NaN or two infinities make a rung's cutoff NaN, which then cuts nobody. A diverged trial ends itself.
 
     Args:
-        reports: Reports of a full trial; rungs are at 1, 2, 4, … of them, and the better half goes on at each.
+        reports: Reports of a full trial.
+        first: Number of the first of them at which trials are judged, when their learning rate has risen: rungs are at
+            this one, twice as many, four times, …, and the better half goes on at each.
 
     Source:
         Li et al., A System for Massively Parallel Hyperparameter Tuning (arXiv 1810.05934).
     """
 
-    def __init__(self, reports: int) -> None:
+    def __init__(self, reports: int, first: int = 1) -> None:
         super().__init__()
-        self._reports = reports
+        self._reports, self._first = reports, first
         self._by_kind: dict[tuple[str, int], ASHAScheduler] = {}
 
     def recall(self, config: TrialConfig, losses: Sequence[float | None]) -> None:
@@ -83,7 +86,12 @@ class StrategyASHA(FIFOScheduler):  # type: ignore[misc]
         kind = (config.strategy, budget_class(config))
         if kind not in self._by_kind:
             self._by_kind[kind] = ASHAScheduler(
-                time_attr=TIME, metric=METRIC, mode="min", max_t=self._reports, grace_period=1, reduction_factor=2
+                time_attr=TIME,
+                metric=METRIC,
+                mode="min",
+                max_t=self._reports,
+                grace_period=self._first,
+                reduction_factor=2,
             )
         return self._by_kind[kind]
 
@@ -99,7 +107,8 @@ def make_scheduler(plan: SearchPlan, record: Record, kept_steps: Mapping[str, in
     """
     if plan.scheduler == "fifo":
         return FIFOScheduler()
-    scheduler = StrategyASHA(plan.reports)
+    any_budget = RankBudget(1)  # which has no part in when a trial reports
+    scheduler = StrategyASHA(plan.reports, plan.workload(any_budget).first_report_after_warmup)
     for row in record.of_phase(Phase.SEARCH):
         scheduler.recall(row.trial_config, [report["eval_loss"] for report in row.history])
     for config in record.unfinished(Phase.SEARCH):

@@ -9,7 +9,7 @@ from analysis.stats import pareto, ranking
 from analysis.stats.assessment import assess
 from analysis.stats.sizes import margin_in_nats
 from analysis.stats.statistics import has_fewer
-from strategies import CONTROLS, STRATEGIES, Frozen
+from strategies import CONTAINING_PLAIN, CONTROLS, STRATEGIES, Frozen
 from strategies.baseline import Baseline
 from strategies.controls import Shuffled
 from tuning.plan.search_plan import SearchPlan
@@ -95,7 +95,7 @@ def controls(plan: SearchPlan, rows: Sequence[ResultRow]) -> list[TrialConfig]:
         plan: The search.
         rows: Its trials and its confirmation runs.
     """
-    assessment = assess(rows, plan.margin)
+    assessment = assess(rows, plan.margin, CONTAINING_PLAIN)
     confirmed = {
         name: runs
         for name, runs in assessment.confirmed.items()

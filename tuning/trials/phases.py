@@ -111,7 +111,8 @@ def _train_again(run: Run, trainable: Any, listeners: tuple[Any, ...], what: Sta
     again = FixedSearch(wanted, run.record)
     if (deadline := run.deadline) is not None:
         in_turn = sorted(wanted, key=lambda config: config.seed or 0)  # other sizes beside what they are compared with
-        again = FixedSearch(in_turn, run.record, lambda config: deadline.may_confirm(config, wanted))
+        at_once = [config for config in wanted if not run.plan.looks or config.trial_id not in run.record.rows]
+        again = FixedSearch(in_turn, run.record, lambda config: deadline.may_confirm(config, at_once))
     left = {config.seed for config in wanted if config.trial_id not in run.record.rows}
     seeds = len(left) if run.plan.looks else run.plan.confirm_seeds
     run.timeline.enter(what)
