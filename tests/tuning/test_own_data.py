@@ -232,10 +232,21 @@ def test_a_template_that_has_changed_is_another_corpus(tmp_path):
     path = tmp_path / "own.jinja"
     path.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     plan = SearchPlan(dataset=str(EXAMPLES / "messages.jsonl"), chat_template=str(path), learn="all")
-    digest = preflight.check(plan).corpus_sha256
+    first = preflight.check(plan)
     path.write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}")
     with pytest.raises(ValueError, match="--corpus-sha256"):
-        preflight.check(plan.model_copy(update={"corpus_sha256": digest, "epochs": 1.0}))
+        preflight.check(plan.model_copy(update={"corpus_sha256": first.corpus_sha256, "epochs": 1.0}))
+    assert preflight.check(plan).workload.splits != first.workload.splits
+
+
+def test_a_file_that_has_changed_between_two_searches_of_a_program_is_read_again(tmp_path):
+    path, chosen = tmp_path / "texts.txt", []
+    for word in ("fox", "dog"):
+        path.write_text("".join(f"the {word} {number} jumps\n" for number in range(60)))
+        chosen.append(preflight.check(SearchPlan(dataset=str(path))))
+    first, again = chosen
+    assert first.corpus_sha256 != again.corpus_sha256
+    assert first.workload.splits.train_sha256 != again.workload.splits.train_sha256
 
 
 def test_a_plan_of_an_earlier_version_is_the_plan_that_it_was():
