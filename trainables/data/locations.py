@@ -18,9 +18,10 @@ HUB_FILES = ("README.md", *(f"*{kind}{packed}" for kind in KINDS for packed in (
 READ = ".txt, .json, .jsonl or .ndjson, .csv, .tsv, .parquet (.gz, too), a folder or pattern of these, or a hub id"
 UNREAD = re.compile(r"\.(bz2|xz|lz4|7z|zip|tar|tgz|xlsx?|ods|feather|orc|avro)$", re.IGNORECASE)
 """Endings of data that nothing here reads."""
-HELD_OUT = r"(test|val|valid|validation|dev|eval)"
-HELD_OUT_FILE = re.compile(rf"{HELD_OUT}([-_.].*)?|.*[-_.]{HELD_OUT}", re.IGNORECASE)
-"""Names of files, without their endings, that are meant for other splits than training."""
+HELD_OUT = re.compile(
+    r"(?<![a-z0-9])(test|val|valid|validation|dev|eval|evaluation|h[eo]ld[-_. ]?out)\d*(?![a-z0-9])", re.IGNORECASE
+)
+"""What names of files and folders have in them that are meant for other splits than training."""
 
 
 def read_tables(
@@ -118,9 +119,7 @@ def _pattern(paths: list[Path]) -> str:
 
 
 def _is_held_out(path: Path) -> bool:
-    stem = path.name[: path.name.lower().rindex(kind_of(path.name))]
-    in_folder = any(re.fullmatch(HELD_OUT, part, re.IGNORECASE) for part in path.parts[:-1])
-    return in_folder or HELD_OUT_FILE.fullmatch(stem) is not None
+    return any(HELD_OUT.search(part) for part in path.parts)
 
 
 def _is_hidden(path: Path) -> bool:
