@@ -14,7 +14,7 @@ from trainables.models.base_model import Shape
 from trainables.models.context import Context
 from tuning.cli import main, resolve_plan
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight import preflight
+from tuning.preflight import preflight, preview
 from tuning.state import continuation
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "data"
@@ -82,6 +82,16 @@ def test_a_dry_run_is_one_screen_with_counts_lengths_and_an_example(dry_run):
     assert "time: about " in out
     assert "disk: about " in out
     assert len(out.splitlines()) <= 40
+
+
+def test_of_an_example_a_screen_has_beginning_and_end_in_lines_and_characters():
+    assert preview.shortened("\n".join(map(str, range(12)))) == "\n".join(map(str, range(12)))
+    assert preview.shortened("\n".join(map(str, range(300)))).split("\n") == [
+        *map(str, range(6)), "…", *map(str, range(294, 300)),
+    ]  # fmt: skip
+    assert preview.shortened("a" * 600) == "a" * 600
+    long = preview.shortened("\n".join(["a" * 99] * 40 + ["b" * 99] * 40))
+    assert (len(long), long[:1], long[-1:]) == (603, "a", "b")
 
 
 def test_a_dry_run_as_json_has_the_numbers_and_the_example(dry_run):
