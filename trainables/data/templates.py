@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ class Tokens:
     Args:
         input_ids: All of them.
         labels: As many; ``IGNORED`` where nothing is learned.
+        by_hand: Whether the row was put into a template before, and so not into the one that there is.
     """
 
     input_ids: list[int]
     labels: list[int]
+    by_hand: bool = False
 
 
 class Encoder:
@@ -103,7 +105,7 @@ class Encoder:
         if system:
             why = "there is none" if self.template is None else "its prompt was put into one by hand"
             raise ValueError(f"what 'system' says needs a chat template, and {why}; drop the column")
-        return self._plain_pair(plain, document.text)
+        return replace(self._plain_pair(plain, document.text), by_hand=self.template is not None)
 
     def _takes_template(self, prompt: str) -> bool:
         """A prompt with a special token of the template was put into one by hand."""
