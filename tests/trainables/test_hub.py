@@ -130,9 +130,15 @@ def fetched(cache, monkeypatch):
     (folder / "data").mkdir()
     (folder / "data" / "train-00000-of-00001.jsonl").write_text('{"text": "0"}')
     (folder / "train.jsonl").unlink()
-    names, patterns = {"data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl", "huge.bin", "../x.csv"}, []
-    monkeypatch.setattr(hub, "file_names", lambda kind, name: names)
-    monkeypatch.setattr(hub, "folder", lambda kind, name, asked: [folder, patterns.extend(asked)][0])
+    splits = {f"data/{split}-00000-of-00001.jsonl" for split in ("train", "test")}
+    patterns = []
+
+    def fetch(kind, name, asked):
+        patterns.extend(asked)
+        return folder
+
+    monkeypatch.setattr(hub, "file_names", lambda *_: {*splits, "dataset_infos.json", "huge.bin", "../x.csv"})
+    monkeypatch.setattr(hub, "folder", fetch)
     return patterns
 
 

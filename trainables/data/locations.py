@@ -16,7 +16,7 @@ from trainables.data.readers import KINDS, Table, read_table
 from trainables.data.text_files import PACKED, kind_of, packing_of
 from trainables.models import hub
 
-CARD = "README.md"
+CARD, OLD_CARD = "README.md", "dataset_infos.json"
 HUB_FILES = (CARD, *(f"*{kind}{packed}" for kind in KINDS for packed in ("", *PACKED)))
 READ = ".txt, .json, .jsonl or .ndjson, .csv, .tsv, .parquet (.gz, too), a folder or pattern of these, or a hub id"
 UNREAD = re.compile(r"\.(bz2|xz|lz4|7z|zip|tar|tgz|xlsx?|ods|feather|orc|avro)$", re.IGNORECASE)
@@ -143,7 +143,8 @@ def _hub_files(flag: str, dataset: str, config: str | None, split: str | None) -
 
 
 def _may_be_fetched(name: str) -> bool:
-    return ".." not in Path(name).parts and any(fnmatch(name, pattern) for pattern in HUB_FILES)
+    is_data = ".." not in Path(name).parts and name != OLD_CARD
+    return is_data and any(fnmatch(name, pattern) for pattern in HUB_FILES)
 
 
 def _splits_of(names: Sequence[str], card: Path | None, config: str | None) -> dict[str, list[str]]:

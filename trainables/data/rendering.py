@@ -84,22 +84,22 @@ def check_tools(messages: Sequence[Message], tools: Any, render: Render) -> None
     Raises:
         ValueError: It leaves out one; names it.
     """
-    if tools is not None and _is_without(render, (messages, None), (messages, tools)):
+    calls = [(index, *less) for index, message in enumerate(messages) for less in _with_one_call_less(message)]
+    if tools is None and not calls:
+        return
+    written = render(messages, tools)
+    if tools is not None and _is_written_of(written, render, messages, None):
         raise ValueError(f"the chat template leaves out the row's 'tools'; {_knowing_tools()}")
-    for index, message in enumerate(messages):
-        for without, call in _with_one_call_less(message):
-            changed = [*messages[:index], without, *messages[index + 1 :]]
-            if _is_without(render, (changed, tools), (messages, tools)):
-                raise ValueError(
-                    f"the chat template leaves out that the assistant calls {_name_of(call)[:40]}; {_knowing_tools()}"
-                )
+    for index, without, call in calls:
+        if _is_written_of(written, render, [*messages[:index], without, *messages[index + 1 :]], tools):
+            name = _name_of(call)[:40]
+            raise ValueError(f"the chat template leaves out that the assistant calls {name}; {_knowing_tools()}")
 
 
-def _is_without(render: Render, less: tuple[Sequence[Message], Any], whole: tuple[Sequence[Message], Any]) -> bool:
-    """Return True if a template writes the same of less. One that refuses that has looked at what is not there."""
-    written = render(*whole)
+def _is_written_of(written: str, render: Render, messages: Sequence[Message], tools: Any) -> bool:
+    """Return True if a template writes the same of less. One that refuses that has looked for what is not there."""
     try:
-        return render(*less) == written
+        return render(messages, tools) == written
     except ValueError:
         return False
 
