@@ -28,9 +28,10 @@ from trainables.adapters.saved_config import read_folder
 from trainables.data.preparation import prepare
 from trainables.data.source import DataSource
 from trainables.data.splits import Example
+from trainables.data.templates import put_template
 from trainables.engine.evaluation import exact_loss
 from trainables.models import hub
-from trainables.models.base_model import CHAT_TEMPLATE, dense, load, put_template, read_network, save_tokenizer
+from trainables.models.base_model import CHAT_TEMPLATE, dense, load, read_network, save_tokenizer
 from trainables.models.device import CPU
 from trainables.models.identity import check_unchanged
 from trainables.models.precision import Precision

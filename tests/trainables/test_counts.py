@@ -8,6 +8,7 @@ import pytest
 from trainables.data.lengths import data_facts, enough_to_test
 from trainables.data.preparation import prepare
 from trainables.data.source import DataSource
+from trainables.models.base_model import load_tokenizer
 
 
 @pytest.fixture
@@ -102,6 +103,21 @@ def test_what_is_cut_and_left_out_is_counted_and_said(pairs, tmp_path, tiny_gpt2
         "at --max-length 32 25.0% of the rows are cut, 25.0% lose their end token, and of 11.1% nothing is left to "
         "learn"
     )
+
+
+@pytest.mark.parametrize(("by_hand", "said"), [(0, False), (7, True), (40, False)])
+def test_rows_that_were_put_into_a_template_by_hand_are_counted_where_others_were_not(
+    by_hand, said, tmp_path, tiny_gpt2
+):
+    path, end = tmp_path / "rows.jsonl", load_tokenizer(str(tiny_gpt2)).eos_token
+    rows = [{"prompt": f"{n}?{end if n < by_hand else ''}", "completion": f" fox {n}"} for n in range(40)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m['content'] }}" + end + "{% endfor %}")
+    source = DataSource(dataset=str(path), chat_template=str(tmp_path / "t.jinja"), keeps_quarters=True)
+    facts = data_facts(prepare(source, str(tiny_gpt2)))
+    assert facts["by_hand"] == [by_hand, 40]
+    line = f"{by_hand} of 40 rows have the template's special tokens in their prompt and are taken as they are;"
+    assert facts["words"][-1].startswith(line) == said
 
 
 def test_prompts_that_meet_their_completion_without_a_space_are_said(tmp_path, tiny_gpt2):

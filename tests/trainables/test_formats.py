@@ -11,6 +11,7 @@ from trainables.data.source import DataSource
 USER, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
 CHAT = Document(json.dumps([USER]), json.dumps([ANSWER]), "chat")
 SYSTEM = {"role": "system", "content": "Be brief."}
+CALLS = [{"function": {"name": "f", "arguments": "{}"}}]
 BRIEF = Document(json.dumps([SYSTEM, USER]), json.dumps([ANSWER]), "chat")
 
 
@@ -67,6 +68,15 @@ def table(tmp_path):
             Document('["Why?", ""]', "So.", "alpaca", system="Be brief."),
         ),
         ({"text": "So.", "system": "x", "history": [["a", "b"]], "tools": "x"}, Document("", "So.")),
+        ({"messages": [{**USER, "from": "human", "value": "Why?"}, {**ANSWER, "value": None}]}, CHAT),
+        ({"messages": [USER, ANSWER], "tools": "[]"}, CHAT),
+        ({"messages": [USER, ANSWER], "tools": ""}, CHAT),
+        ({"messages": [USER, ANSWER], "tools": " [ ] "}, CHAT),
+        ({"messages": [USER, ANSWER], "tools": "null", "functions": []}, CHAT),
+        (
+            {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": CALLS, "name": None}]},
+            Document(CHAT.prompt, json.dumps([{"role": "assistant", "tool_calls": CALLS, "content": None}]), "chat"),
+        ),
         ({"messages": [{"role": "User", "content": "Why?"}, {"role": "Assistant", "content": "So."}]}, CHAT),
         ({"instruction": "Why?", "output": "So.", "input": ""}, Document('["Why?", ""]', "So.", "alpaca")),
         ({"instruction": "Why?", "output": "So."}, Document('["Why?", ""]', "So.", "alpaca")),
@@ -106,6 +116,18 @@ def test_no_format_names_the_columns_and_the_flags(table):
         ),
         ({"messages": "Why? So."}, "row 2 has no list of messages but Why"),
         ({"messages": [1]}, "row 2 has no message with role and content but 1"),
+        ({"messages": [USER, {"role": "assistant", "content": None}]}, "row 2 has no message with role and content"),
+        (
+            {"messages": [USER, {**ANSWER, "value": 0.5}]},
+            "row 2 has a message with 'content' 'So.' and 'value' '0.5', which differ; drop one",
+        ),
+        (
+            {"messages": [{**USER, "from": "gpt"}, ANSWER]},
+            "row 2 has a message with 'role' 'user' and 'from' 'gpt', which differ; drop one",
+        ),
+        ({"messages": [USER, {"role": "assistant", "function_call": {"name": "f"}}]}, "row 2 has a 'function_call'"),
+        ({"messages": [USER, {"from": "function_call", "value": "{}"}]}, "'function_call', .*write it as 'tool_calls'"),
+        ({"messages": [USER, ANSWER], "tools": "[" * 99_999}, r"row 2 has no JSON in 'tools' but \[\[\["),
     ],
 )
 def test_a_row_that_is_no_conversation_is_named(row, problem, table):
@@ -136,6 +158,8 @@ def test_a_name_with_a_space_that_nobody_sees_is_shown_in_quotes(table):
         ({"prompt": [USER], "completion": [ANSWER], "history": [["a", "b"]]}, "'history', which would be lost; write"),
         ({"messages": [USER, ANSWER], "chat_template_kwargs": {"enable_thinking": False}},
          "'chat_template_kwargs', which would be lost; drop the column"),
+        ({"messages": [USER, ANSWER], "functions": [{"name": "f"}]},
+         "'functions', which would be lost; call the column 'tools'"),
         ({"conversations": [SYSTEM, USER, ANSWER], "system": "Be long."}, "one system text in its messages"),
         ({"conversations": [USER, ANSWER], "system": ["x"]}, r"no text \(system\) but \['x'\]; make it text"),
     ],

@@ -123,6 +123,58 @@ def test_a_configuration_and_a_split_are_read_as_the_card_says_and_others_are_na
         texts()
 
 
+@pytest.fixture
+def fetched(cache, monkeypatch):
+    """Names that were asked for, of a data set with files that are not here."""
+    folder = cache / "datasets--org--texts" / "snapshots" / NEW
+    (folder / "data").mkdir()
+    (folder / "data" / "train-00000-of-00001.jsonl").write_text('{"text": "0"}')
+    (folder / "train.jsonl").unlink()
+    splits = {f"data/{split}-00000-of-00001.jsonl" for split in ("train", "test")}
+    patterns = []
+
+    def fetch(kind, name, asked):
+        patterns.extend(asked)
+        return folder
+
+    monkeypatch.setattr(hub, "file_names", lambda *_: {*splits, "dataset_infos.json", "huge.bin", "../x.csv"})
+    monkeypatch.setattr(hub, "folder", fetch)
+    return patterns
+
+
+def test_of_a_hub_data_set_the_files_of_one_split_are_fetched(fetched):
+    source = DataSource(dataset=f"org/texts@{NEW}")
+    assert [document.text for document in read_documents(source)] == ["0"]
+    assert fetched == ["data/train-00000-of-00001.jsonl"]
+
+
+def test_a_hub_data_set_for_a_split_that_it_does_not_have_is_refused_with_what_can_be_done(fetched):
+    source = DataSource(dataset=f"org/texts@{NEW}", validation_dataset=f"org/texts@{NEW}")
+    advice = "no split 'validation'; it has train, test: give one that has, or leave --validation-dataset out"
+    with pytest.raises(ValueError, match=f"^--validation-dataset org/texts@{NEW}: {advice}"):
+        read_documents(source)
+
+
+def test_a_configuration_is_of_its_own_data_set_alone(cache, monkeypatch):
+    asked = []
+    monkeypatch.setattr("trainables.data.locations._hub_files", lambda *given: asked.append(given) or [])
+    for other in (f"org/texts@{OLD}", "org/more"):
+        source = DataSource(dataset=f"org/texts@{NEW}", dataset_config="a", test_dataset=other)
+        with pytest.raises(ValueError, match="no text"):
+            read_documents(source)
+    assert [given[2:] for given in asked] == [("a", "test"), (None, "test")]
+
+
+def test_a_card_that_names_files_elsewhere_is_refused(cache, tmp_path):
+    (tmp_path / "secret.csv").write_text("text\nx\n")
+    folder = cache / "datasets--org--texts" / "snapshots" / NEW
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files: {tmp_path / 'secret.csv'}\n---\n"
+    )
+    with pytest.raises(ValueError, match="its card names files that are not its own; download them"):
+        read_documents(DataSource(dataset=f"org/texts@{NEW}"))
+
+
 def test_without_the_package_that_reads_them_a_hub_data_set_names_it(cache, monkeypatch):
     folder = cache / "datasets--org--texts" / "snapshots" / NEW
     (folder / "a.csv").write_text("text\na\n")

@@ -9,16 +9,20 @@ from collections import Counter
 import pandas as pd
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from trainables.data import text_files
 from trainables.data.corpus import read_corpus, read_documents
+from trainables.data.formats import is_wanted
 from trainables.data.readers import read_table, text_of
 from trainables.data.source import DataSource
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
-NAMES = st.lists(st.sampled_from(["text", "a;b", "c,d", 'e"f', "é\u2028", "g\nh"]), min_size=2, max_size=4, unique=True)
+NAMES = st.lists(
+    CELLS | st.sampled_from(["text", "a;b", "c,d", 'e"f', "é\u2028", "g\nh"]), min_size=1, max_size=4, unique=True
+)
+SIGNS = st.sampled_from([",", ";", "\t"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | CELLS,
     lambda values: st.lists(values, max_size=3) | st.dictionaries(CELLS, values, max_size=3),
@@ -39,15 +43,34 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("tables")
 
 
-@given(data=st.data(), names=NAMES, quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]))
-def test_every_csv_is_read_as_pythons_csv_reads_it_and_only_empty_cells_are_null(folder, data, names, quoting):
+@given(data=st.data(), names=NAMES, quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]), sign=SIGNS)
+def test_every_csv_is_read_as_pythons_csv_reads_it_and_only_empty_cells_are_null(folder, data, names, quoting, sign):
     rows = data.draw(st.lists(st.lists(CELLS, min_size=len(names), max_size=len(names)), min_size=1, max_size=5))
     file = io.StringIO(newline="")
-    csv.writer(file, quoting=quoting).writerows([names, *rows])
-    path = folder / "table.csv"
-    path.write_bytes(file.getvalue().encode())
-    expected = list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))
-    assert table(path).rows == [{name: cell for name, cell in row.items() if cell} for row in expected]
+    csv.writer(file, quoting=quoting, delimiter=sign).writerows([names, *rows])
+    text = file.getvalue()
+    assume(text.strip() and not text.startswith(("\ufeff", "sep=")))
+    path = folder / ("table.tsv" if sign == "\t" else "table.csv")
+    path.write_bytes(text.encode())
+    expected = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=sign))
+    assert read_table(path, lambda column: column in names).rows == [
+        {name: cell for name, cell in row.items() if cell} for row in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("text,a;b;c", ("text", "a;b;c")),
+        ("prompt;completion, de", ("prompt", "completion, de")),
+        ("a;b;c,text", ("a;b;c", "text")),
+        ("id;price, net;who", ("id", "price, net", "who")),
+    ],
+)
+def test_the_sign_between_columns_is_the_one_that_makes_the_columns_that_are_wanted(header, columns, tmp_path):
+    (tmp_path / "a.csv").write_text(f"{header}\nx\n")
+    source = DataSource(dataset="a.csv")
+    assert read_table(tmp_path / "a.csv", lambda column: is_wanted(source, column)).columns == columns
 
 
 @given(rows=st.lists(st.dictionaries(CELLS, VALUES, min_size=1), min_size=1, max_size=5), ascii=st.booleans())
@@ -142,6 +165,13 @@ def test_every_kind_of_file_gives_the_same_texts_in_a_folder_packed_or_by_a_patt
         ("my.val.jsonl", "my.val.jsonl would"),
         ("validation-00000-of-00001.jsonl", "validation-0.* would"),
         ("dev/0.jsonl", "dev/0.jsonl would"),
+        ("wiki_test_v2.jsonl", "wiki_test_v2.jsonl would"),
+        ("my-val-set.jsonl", "my-val-set.jsonl would"),
+        ("HoldOut.jsonl", "HoldOut.jsonl would"),
+        ("held-out 2.jsonl", "held-out 2.jsonl would"),
+        ("evaluation.jsonl", "evaluation.jsonl would"),
+        ("test1.jsonl", "test1.jsonl would"),
+        ("my_dev_set/0.jsonl", "my_dev_set/0.jsonl would"),
     ],
 )
 def test_a_folder_of_files_that_are_not_alike_is_refused_by_the_culprit(name, problem, tmp_path):
@@ -154,7 +184,7 @@ def test_a_folder_of_files_that_are_not_alike_is_refused_by_the_culprit(name, pr
     assert "train.jsonl" in texts(tmp_path / "*.jsonl")
 
 
-@pytest.mark.parametrize("names", [["test.jsonl"], ["latest.jsonl", "devices.jsonl", "evaluate/a.jsonl", "README.md"]])
+@pytest.mark.parametrize("names", [["test.jsonl"], ["latest.jsonl", "devices2.jsonl", "evaluate/a.jsonl", "README.md"]])
 def test_a_folder_of_files_of_one_purpose_is_read_whole(names, tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -273,3 +303,37 @@ def test_a_file_that_would_fill_the_memory_is_refused_however_small_it_is_packed
     monkeypatch.setattr(text_files, "free_bytes", lambda: 4 * len(content) - 4)
     with pytest.raises(ValueError, match=r"more than 0\.0 GB, and rows and tokens need memory, too; give a part"):
         table(path)
+
+
+def test_a_table_that_would_fill_the_memory_is_refused_by_what_its_wanted_columns_take(tmp_path, monkeypatch):
+    frame = pd.DataFrame({"text": [f"{n} " + "a" * 500 for n in range(1000)], "other": [f"{n}" for n in range(1000)]})
+    frame.to_parquet(tmp_path / "a.parquet", row_group_size=100)
+    whole = pyarrow.Table.from_pandas(frame)
+    with pyarrow.ipc.new_stream(str(tmp_path / "a.arrow"), whole.schema) as stream:
+        stream.write_table(whole, max_chunksize=100)
+    monkeypatch.setattr(text_files, "free_bytes", lambda: 4 * 100_000)
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    for name in ("a.parquet", "a.arrow"):
+        with pytest.raises(
+            ValueError, match=r"^has more than 0\.0 GB, and rows and tokens need memory, too; give a part"
+        ):
+            table(tmp_path / name)
+        assert len(read_table(tmp_path / name, lambda column: column == "other").rows) == 1000
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"data_format": "messages"},
+        {"prompt_column": "a", "completion_column": "b"},
+        {"messages_column": "a"},
+        {"text_column": "a"},
+    ],
+)
+def test_what_only_columns_have_is_refused_for_files_of_lines(choices, tmp_path):
+    (tmp_path / "a.txt").write_text("x\ny")
+    flag = next(iter(choices)).replace("_", "-")
+    for dataset in (tmp_path, tmp_path / "*.txt", tmp_path / "a.txt"):
+        with pytest.raises(ValueError, match=f"--{flag} (a|messages): .*has no columns; leave it out"):
+            texts(dataset, **choices)
+    assert texts(tmp_path, data_format="text") == texts(tmp_path, text_column="text") == ["x", "y"]

@@ -129,6 +129,19 @@ def test_conversational_pairs_are_as_in_trl(template, way, ours, trl):
     assert ours(rows, tokenizer) == trl(rows, tokenizer)
 
 
+def test_of_a_completion_of_several_turns_what_others_than_the_assistant_say_is_learned_by_trl_alone(way, ours, trl):
+    # nobody wants a model that answers its own calls in place of the tool
+    tokenizer = make_tokenizer(way, CHATML)
+    rows = [{"prompt": CHATS[2][:1], "completion": CHATS[2][1:]}]
+    ((ids, labels),), ((their_ids, their_labels),) = ours(rows, tokenizer), trl(rows, tokenizer)
+    assert ids == their_ids
+    begin = next(place for place, label in enumerate(their_labels) if label != IGNORED)
+    assert their_labels[begin:] == ids[begin:]
+    assert labels[:begin] == their_labels[:begin]
+    theirs_alone = [theirs for mine, theirs in zip(labels, their_labels, strict=True) if mine != theirs]
+    assert tokenizer.decode(theirs_alone) == "<|im_start|>tool\n2<|im_end|>\n<|im_start|>assistant\n"
+
+
 def test_conversations_are_as_in_trl_with_the_labels_of_the_templates_marks(way, ours, trl):
     tokenizer = make_tokenizer(way, MARKED)
     rows = [{"messages": chat} for chat in CHATS]

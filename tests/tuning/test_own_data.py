@@ -14,7 +14,7 @@ from trainables.models.base_model import Shape
 from trainables.models.context import Context
 from tuning.cli import main, resolve_plan
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight import preflight
+from tuning.preflight import preflight, preview
 from tuning.state import continuation
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "data"
@@ -82,6 +82,16 @@ def test_a_dry_run_is_one_screen_with_counts_lengths_and_an_example(dry_run):
     assert "time: about " in out
     assert "disk: about " in out
     assert len(out.splitlines()) <= 40
+
+
+def test_of_an_example_a_screen_has_beginning_and_end_in_lines_and_characters():
+    assert preview.shortened("\n".join(map(str, range(12)))) == "\n".join(map(str, range(12)))
+    assert preview.shortened("\n".join(map(str, range(300)))).split("\n") == [
+        *map(str, range(6)), "…", *map(str, range(294, 300)),
+    ]  # fmt: skip
+    assert preview.shortened("a" * 600) == "a" * 600
+    long = preview.shortened("\n".join(["a" * 99] * 40 + ["b" * 99] * 40))
+    assert (len(long), long[:1], long[-1:]) == (603, "a", "b")
 
 
 def test_a_dry_run_as_json_has_the_numbers_and_the_example(dry_run):
@@ -232,10 +242,21 @@ def test_a_template_that_has_changed_is_another_corpus(tmp_path):
     path = tmp_path / "own.jinja"
     path.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     plan = SearchPlan(dataset=str(EXAMPLES / "messages.jsonl"), chat_template=str(path), learn="all")
-    digest = preflight.check(plan).corpus_sha256
+    first = preflight.check(plan)
     path.write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}")
     with pytest.raises(ValueError, match="--corpus-sha256"):
-        preflight.check(plan.model_copy(update={"corpus_sha256": digest, "epochs": 1.0}))
+        preflight.check(plan.model_copy(update={"corpus_sha256": first.corpus_sha256, "epochs": 1.0}))
+    assert preflight.check(plan).workload.splits != first.workload.splits
+
+
+def test_a_file_that_has_changed_between_two_searches_of_a_program_is_read_again(tmp_path):
+    path, chosen = tmp_path / "texts.txt", []
+    for word in ("fox", "dog"):
+        path.write_text("".join(f"the {word} {number} jumps\n" for number in range(60)))
+        chosen.append(preflight.check(SearchPlan(dataset=str(path))))
+    first, again = chosen
+    assert first.corpus_sha256 != again.corpus_sha256
+    assert first.workload.splits.train_sha256 != again.workload.splits.train_sha256
 
 
 def test_a_plan_of_an_earlier_version_is_the_plan_that_it_was():

@@ -10,13 +10,15 @@ SYSTEM = ("system", "system_prompt")
 NOT_READ = {
     "pairs": ("history", "tools"),
     "alpaca": ("history", "tools"),
-    "turns": ("history", "chat_template_kwargs"),
-    "messages": ("chat_template_kwargs",),
-    "sharegpt": ("chat_template_kwargs",),
+    "turns": ("history", "functions", "chat_template_kwargs"),
+    "messages": ("functions", "chat_template_kwargs"),
+    "sharegpt": ("functions", "chat_template_kwargs"),
 }
 """Format -> columns that other loaders heed, and that nothing here does; ``turns`` are pairs of messages."""
+INSTEAD = {"chat_template_kwargs": "drop the column", "functions": "call the column 'tools'"}
+"""Column that is not read -> what to do about it, where messages would have it, too."""
 COLUMNS = {*SYSTEM, *(name for names in NOT_READ.values() for name in names)}
-NOTHING: tuple[Any, ...] = ("", "[]", "{}", [], {})
+NOTHING: tuple[Any, ...] = ("", "[]", "{}", "null", [], {})
 
 
 def check_beside(form: str, columns: Sequence[str], row: Mapping[str, Any], number: int) -> None:
@@ -32,13 +34,16 @@ def check_beside(form: str, columns: Sequence[str], row: Mapping[str, Any], numb
         ValueError: Something is; names the column.
     """
     for name in NOT_READ.get(form, ()):
-        if name not in columns and _says_something(row.get(name)):
-            instead = "drop the column" if name == "chat_template_kwargs" else "write such rows as messages"
+        if name not in columns and says_something(row.get(name)):
+            instead = INSTEAD.get(name, "write such rows as messages")
             raise ValueError(f"row {number:,} has {name!r}, which would be lost; {instead}")
 
 
-def _says_something(cell: Any) -> bool:
-    if isinstance(cell, Mapping):  # a column of Arrow has every key in every row
+def says_something(cell: Any) -> bool:
+    """Return False for a null and what is written for one; so is a column of Arrow that has every key in every row."""
+    if isinstance(cell, str):
+        return cell.strip() not in NOTHING
+    if isinstance(cell, Mapping):
         return any(value is not None for value in cell.values())
     return cell is not None and cell not in NOTHING
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainables.data.formats import DUPLICATE, EMPTY, Document, documents_of, is_wanted
 from trainables.data.locations import located, read_tables
 from trainables.data.source import DataSource
+from trainables.models import hub
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ def _read(source: DataSource, flag: str, dataset: str, split: str | None, left_o
         yield from (Document("", text, "bundled") for _, text in sorted(topics.items()))
         return
     hub_split = source.dataset_split if split is None else split
-    for table in read_tables(flag, dataset, partial(is_wanted, source), source.dataset_config, hub_split):
+    is_same = hub.split(dataset)[0] == hub.split(source.dataset)[0]  # another has other configurations
+    config = source.dataset_config if is_same else None
+    for table in read_tables(flag, dataset, partial(is_wanted, source), config, hub_split):
         with located(table.place):
             yield from documents_of(source, table, left_out)
 

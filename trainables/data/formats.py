@@ -20,7 +20,7 @@ COLUMNS: dict[Format, tuple[str, ...]] = {
 }
 """Format -> the columns by which it is recognised."""
 USED_BESIDE = ("input", "tools")
-ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "observation": "tool", "function_call": "assistant"}
+ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "observation": "tool"}
 """ShareGPT's names of roles -> those that chat templates know."""
 ASSISTANT = "assistant"
 KNOWN_ROLES = {"system", "user", ASSISTANT, "tool", *ROLES}
@@ -140,12 +140,14 @@ def documents_of(source: DataSource, table: Table, left_out: Counter[str]) -> It
         ValueError: The format is not clear, or a row does not have it.
     """
     if not table.columns:
+        if source.for_columns is not None:
+            raise ValueError(f"{source.for_columns}: this file has no columns; leave it out")
         layout, rows = Layout("text", ("",)), table.rows
     else:
         layout, rows = layout_of(source, table.columns), table.rows
     _check_not_all_null(layout, rows)
     for number, row in enumerate(rows, 1):
-        document = _document(layout, row, number)
+        document = _document(layout, row, number, source.learn == "all")
         if isinstance(document, Document):
             yield replace(document, place=f"{table.place}: row {number:,}")
         else:
@@ -159,7 +161,7 @@ def _check_not_all_null(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> No
             raise ValueError(f"the column {name!r}{shown} is null in all {len(rows):,} rows; give another")
 
 
-def _document(layout: Layout, row: Mapping[str, Any], number: int) -> Document | str:
+def _document(layout: Layout, row: Mapping[str, Any], number: int, learns_all: bool) -> Document | str:
     """Return a row's document, or why it has none."""
     if null := next((name for name in layout.columns if name not in row), None):
         return f"null in {null!r}"
@@ -170,7 +172,8 @@ def _document(layout: Layout, row: Mapping[str, Any], number: int) -> Document |
     beside.check_beside("turns" if is_turns else layout.format, layout.columns, row, number)
     system = beside.system_of(layout.columns, row, number) if layout.format != "text" else ""
     if layout.format in {"messages", "sharegpt"}:
-        return _conversation(beside.with_system(_messages(cells[0], number), system, number), row, number)
+        messages = beside.with_system(_messages(cells[0], number), system, number)
+        return _conversation(messages, _tools(row, number), learns_all)
     if is_turns:
         return _turns(cells, system, row, number)
     texts = [_text(cell, number, flag) for cell, flag in zip(cells, layout.flags, strict=False)]
@@ -189,15 +192,15 @@ def _text(cell: Any, number: int, flag: str) -> str:
         raise ValueError(f"row {number:,} has no text{f' ({flag})' if flag else ''} {error}") from error
 
 
-def _conversation(messages: list[dict[str, Any]], row: Mapping[str, Any], number: int) -> Document | str:
+def _conversation(messages: list[dict[str, Any]], tools: str, learns_all: bool) -> Document | str:
     answers = [index for index, message in enumerate(messages) if message["role"] == ASSISTANT]
-    if not answers:
-        return UNANSWERED
-    if not any(message.get("content") or message.get("tool_calls") for message in messages[answers[0] :]):
-        return EMPTY
+    learned = messages if learns_all else messages[answers[0] :] if answers else []
+    if not any(message.get("content") or message.get("tool_calls") for message in learned):
+        return EMPTY if answers or learns_all else UNANSWERED
     asked = next((index for index, message in enumerate(messages) if message["role"] == "user"), 0)
-    begin = next((index for index in answers if index > asked), answers[0])  # a greeting tells no two apart
-    return Document(_json(messages[:begin]), _json(messages[begin:]), "chat", _tools(row, number))
+    # a greeting tells no two apart
+    begin = next((index for index in answers if index > asked), answers[0] if answers else len(messages))
+    return Document(_json(messages[:begin]), _json(messages[begin:]), "chat", tools)
 
 
 def _is_conversation(cell: Any) -> bool:
@@ -242,14 +245,37 @@ def _message(message: Any, number: int) -> dict[str, Any]:
     wrong = f"row {number:,} has no message with role and content but {str(message)[:60]}; correct the file"
     if not isinstance(message, Mapping):
         raise ValueError(wrong)
-    made = {_KEYS.get(str(key), str(key)): _plain(value) for key, value in message.items() if value is not None}
+    made = _renamed(message, number)
     role, content = made.get("role"), made.get("content", "")
-    if not isinstance(role, str) or not isinstance(content, str | list) or not {"content", "tool_calls"} & made.keys():
+    if "function_call" in made or role == "function_call":
+        raise ValueError(f"row {number:,} has a 'function_call', which templates do not know; write it as 'tool_calls'")
+    is_content = content is None or isinstance(content, str | list)
+    if not isinstance(role, str) or not is_content or not {"content", "tool_calls"} & made.keys():
         raise ValueError(wrong)
-    role = role.lower() if role.lower() in KNOWN_ROLES else role
     if isinstance(content, list):
         _check_parts(content, number)
-    return {"role": ROLES.get(role, role), **{key: value for key, value in made.items() if key != "role"}}
+    return {"role": _role(role), **{key: value for key, value in made.items() if key != "role"}}
+
+
+def _renamed(message: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return a message with the keys that templates know; another key's value never takes the place of theirs."""
+    given = {str(key): _plain(value) for key, value in message.items() if value is not None}
+    for key, name in _KEYS.items():
+        if {key, name} <= given.keys() and _role(given[key]) != _role(given[name]):
+            raise ValueError(
+                f"row {number:,} has a message with {name!r} {str(given[name])[:30]!r} and {key!r} "
+                f"{str(given[key])[:30]!r}, which differ; drop one"
+            )
+    made = {_KEYS.get(key, key): value for key, value in given.items()}
+    if made.get("tool_calls") and {"content", "value"} & message.keys():
+        made.setdefault("content", None)  # templates ask beside calls whether it is none
+    return made
+
+
+def _role(name: Any) -> Any:
+    """Return the name that templates know of a role; anything else as it is."""
+    lower = name.lower() if isinstance(name, str) else ""
+    return ROLES.get(lower, lower) if lower in KNOWN_ROLES else name
 
 
 def _check_parts(parts: Sequence[Any], number: int) -> None:
@@ -269,13 +295,17 @@ def _plain(value: Any) -> Any:
 
 
 def _tools(row: Mapping[str, Any], number: int) -> str:
+    """Return a row's tools as JSON; empty if it has none, however that is written."""
     tools = row.get("tools")
-    if tools is None or tools == []:
+    if not beside.says_something(tools):
         return ""
     try:
-        return _json(_plain(json.loads(tools) if isinstance(tools, str) else tools))
-    except ValueError as error:
-        raise ValueError(f"row {number:,} has no JSON in 'tools' but {str(tools)[:40]}; correct the file") from error
+        tools = _plain(json.loads(tools) if isinstance(tools, str) else tools)
+        return _json(tools) if beside.says_something(tools) else ""
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"row {number:,} has no JSON in 'tools' but {str(row['tools'])[:40]}; correct the file"
+        ) from error
 
 
 def _json(value: Any) -> str:

@@ -19,7 +19,8 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
     Returns:
         ``rows`` of the data set's files; ``own``, split -> distinct rows of its own files; ``used``, split -> examples;
         ``documents``, split -> texts or prompts that they are of; ``windows``, whether a row may give several examples;
-        ``left_out``, reason -> rows; ``tokens``, percentile -> tokens of a row; ``max_length`` in tokens. Shares of
+        ``by_hand``, rows that were put into a template before, and of how many; ``left_out``, reason -> rows;
+        ``tokens``, percentile -> tokens of a row; ``max_length`` in tokens. Shares of
         rows, from 0 to 1: ``cut`` at that length, ``ends_lost`` by that, ``filled`` by their prompt and so not used,
         ``glued``, which have no space between prompt and completion. ``words``, lines that say all that.
     """
@@ -34,6 +35,7 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
         "used": {split: len(getattr(prepared.splits, split)) for split in SPLITS},
         "windows": any(windows for _, windows in rows),
         "documents": {split: len(prepared.groups[split]) for split in SPLITS},
+        "by_hand": [sum(tokens.by_hand for tokens, _ in rows), len(rows)],
         "left_out": {**prepared.corpus.left_out, **({filled: prepared.unused} if prepared.unused else {})},
         "tokens": {str(percent): percentile(prepared.lengths, percent) for percent in PERCENTILES},
         "max_length": most,
@@ -70,6 +72,12 @@ def in_words(facts: Mapping[str, Any]) -> list[str]:
         *([f"left out: {left_out_in_words(facts['left_out'])}"] if facts["left_out"] else []),
         _lengths(facts),
     ]
+    by_hand, rows = facts["by_hand"]
+    if 0 < by_hand < rows:
+        lines.append(
+            f"{by_hand:,} of {rows:,} rows have the template's special tokens in their prompt and are taken as they "
+            f"are; the others are put into the template"
+        )
     if facts["glued"] > 0.5:
         lines.append(
             f"{facts['glued']:.0%} of the prompts meet their completion without a space, and there is no template: put "

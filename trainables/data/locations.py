@@ -3,24 +3,28 @@
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from analysis.results.messages import first_line
 from trainables.data.readers import KINDS, Table, read_table
 from trainables.data.text_files import PACKED, kind_of, packing_of
 from trainables.models import hub
 
-HUB_FILES = ("README.md", *(f"*{kind}{packed}" for kind in KINDS for packed in ("", *PACKED)))
+CARD, OLD_CARD = "README.md", "dataset_infos.json"
+HUB_FILES = (CARD, *(f"*{kind}{packed}" for kind in KINDS for packed in ("", *PACKED)))
 READ = ".txt, .json, .jsonl or .ndjson, .csv, .tsv, .parquet (.gz, too), a folder or pattern of these, or a hub id"
 UNREAD = re.compile(r"\.(bz2|xz|lz4|7z|zip|tar|tgz|xlsx?|ods|feather|orc|avro)$", re.IGNORECASE)
 """Endings of data that nothing here reads."""
-HELD_OUT = r"(test|val|valid|validation|dev|eval)"
-HELD_OUT_FILE = re.compile(rf"{HELD_OUT}([-_.].*)?|.*[-_.]{HELD_OUT}", re.IGNORECASE)
-"""Names of files, without their endings, that are meant for other splits than training."""
+HELD_OUT = re.compile(
+    r"(?<![a-z0-9])(test|val|valid|validation|dev|eval|evaluation|h[eo]ld[-_. ]?out)\d*(?![a-z0-9])", re.IGNORECASE
+)
+"""What names of files and folders have in them that are meant for other splits than training."""
 
 
 def read_tables(
@@ -39,7 +43,7 @@ def read_tables(
         ValueError: There is no such thing, or a file of it cannot be read.
     """
     with located(f"{flag} {dataset}"):
-        paths = _hub_files(dataset, config, split) if hub.is_hub_id(dataset) else files_here(dataset)
+        paths = _hub_files(flag, dataset, config, split) if hub.is_hub_id(dataset) else files_here(dataset)
     for path in paths:
         with located(where := place(flag, dataset, path)):
             table = read_table(path, wanted)
@@ -118,27 +122,51 @@ def _pattern(paths: list[Path]) -> str:
 
 
 def _is_held_out(path: Path) -> bool:
-    stem = path.name[: path.name.lower().rindex(kind_of(path.name))]
-    in_folder = any(re.fullmatch(HELD_OUT, part, re.IGNORECASE) for part in path.parts[:-1])
-    return in_folder or HELD_OUT_FILE.fullmatch(stem) is not None
+    return any(HELD_OUT.search(part) for part in path.parts)
 
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _hub_files(dataset: str, config: str | None, split: str | None) -> list[Path]:
-    """Return a split's files of a commit; only kinds that are read as text or as tables are fetched."""
-    folder = hub.folder("dataset", dataset, HUB_FILES)
-    splits = _splits_of(folder, config)
+def _hub_files(flag: str, dataset: str, config: str | None, split: str | None) -> list[Path]:
+    """Return a split's files of a commit, of kinds that are read as text or as tables; no others are fetched."""
+    names = [name for name in sorted(hub.file_names("dataset", dataset)) if _may_be_fetched(name)]
+    card = hub.folder("dataset", dataset, (CARD,)) / CARD if CARD in names else None
+    splits = _splits_of(names, card, config)
     name = split or ("train" if "train" in splits or len(splits) != 1 else next(iter(splits)))
     if name not in splits:
-        raise ValueError(f"no split {name!r}; it has {', '.join(map(str, splits))}: give --dataset-split")
-    return [Path(path) for path in splits[name]]
+        instead = "--dataset-split" if flag == "--dataset" else f"one that has, or leave {flag} out"
+        raise ValueError(f"no split {name!r}; it has {', '.join(splits)}: give {instead}")
+    folder = hub.folder("dataset", dataset, [glob.escape(path) for path in splits[name]])
+    return [folder / path for path in splits[name]]
 
 
-def _splits_of(folder: Path, config: str | None) -> dict[Any, Any]:
-    """Return split -> paths, as the data set's card or the names of its files say."""
+def _may_be_fetched(name: str) -> bool:
+    is_data = ".." not in Path(name).parts and name != OLD_CARD
+    return is_data and any(fnmatch(name, pattern) for pattern in HUB_FILES)
+
+
+def _splits_of(names: Sequence[str], card: Path | None, config: str | None) -> dict[str, list[str]]:
+    """Return split -> names of its files, as the data set's card or the names say; no content is needed for that."""
+    with tempfile.TemporaryDirectory() as outline:
+        for name in names:
+            path = Path(outline, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        if card is not None:
+            shutil.copyfile(card, Path(outline, CARD))
+        folder = Path(outline).resolve()
+        files = _data_files(str(folder), config)
+        try:
+            return {
+                name: [Path(path).relative_to(folder).as_posix() for path in paths] for name, paths in files.items()
+            }
+        except ValueError as error:
+            raise ValueError("its card names files that are not its own; download them, and give a folder") from error
+
+
+def _data_files(folder: str, config: str | None) -> dict[str, list[str]]:
     try:
         import datasets
     except ImportError as error:
@@ -147,10 +175,9 @@ def _splits_of(folder: Path, config: str | None) -> dict[Any, Any]:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are raised by this module, in one line
     try:
-        builder = datasets.load_dataset_builder(str(folder), name=config)
-        files = builder.config.data_files
+        files = datasets.load_dataset_builder(folder, name=config).config.data_files
     except Exception as error:  # of datasets, which raises whatever its parts do
         flag = " with --dataset-config" if "onfig" in str(error) else ""
         reason = " ".join(str(error).split())[:200] or first_line(error)
         raise ValueError(f"cannot be read{flag} ({reason})") from error
-    return {str(name): list(paths) for name, paths in (files or {}).items()}
+    return {str(name): list(map(str, paths)) for name, paths in (files or {}).items()}

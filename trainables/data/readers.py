@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results.messages import first_line
-from trainables.data.text_files import kind_of, packing_of, read_some_text, read_text, unpacked
+from trainables.data.text_files import TooLarge, check_fits, kind_of, packing_of, read_some_text, read_text, unpacked
 
 EXCEL = re.compile(r"sep=([,;\t])\r?\n")
 """A first line by which Excel knows the delimiter."""
@@ -81,7 +81,7 @@ def _cells(path: Path, wanted: Callable[[str], bool]) -> Table:
     delimiters = ("\t",) if kind_of(str(path)) == ".tsv" else DELIMITERS
     if said := EXCEL.match(text):
         text, delimiters = text[said.end() :], (said[1],)
-    delimiter = max(delimiters, key=lambda sign: len(_header(text, sign)))
+    delimiter = _delimiter(text, delimiters, wanted)
     header = _header(text, delimiter) or next(_parsed(text, delimiter), (0, []))[1]
     if twice := next((name for name in header if name and header.count(name) > 1), None):
         raise ValueError(f"two columns are called {twice!r}; rename one")
@@ -94,6 +94,16 @@ def _cells(path: Path, wanted: Callable[[str], bool]) -> Table:
     if not rows:
         raise ValueError("cannot be read (there are no rows in it); correct the file")
     return Table(tuple(header), rows)
+
+
+def _delimiter(text: str, delimiters: Sequence[str], wanted: Callable[[str], bool]) -> str:
+    """Return the sign that makes most of the wanted columns, or else most columns: a name may have others in it."""
+
+    def columns(sign: str) -> tuple[int, int]:
+        header = _header(text, sign)
+        return sum(wanted(name) for name in set(header)), len(header)
+
+    return max(delimiters, key=columns)
 
 
 def _header(text: str, delimiter: str) -> list[str]:
@@ -206,24 +216,42 @@ def _parquet(path: Path, wanted: Callable[[str], bool]) -> Table:
     try:
         with binary, pyarrow.parquet.ParquetFile(binary) as file:
             names = file.schema_arrow.names
-            rows = file.read([name for name in names if wanted(name)]).to_pylist()
+            chosen = [name for name in names if wanted(name)]
+            check_fits(_unpacked_bytes(file.metadata, chosen))
+            rows = file.read(chosen).to_pylist()
             count = file.metadata.num_rows
+    except TooLarge:
+        raise
     except (pyarrow.ArrowException, ValueError) as error:
         raise ValueError(f"cannot be read (not a parquet file: {first_line(error)}); correct the file") from error
     return _arrow_table(names, rows or [{}] * count)
+
+
+def _unpacked_bytes(metadata: Any, names: Sequence[str]) -> int:
+    """Return how much columns take that are not packed; those within a column begin with its name."""
+    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    parts = (group.column(index) for group in groups for index in range(group.num_columns))
+    begins = tuple(f"{name}." for name in names)
+    return sum(part.total_uncompressed_size for part in parts if f"{part.path_in_schema}.".startswith(begins))
 
 
 def _arrow(path: Path, wanted: Callable[[str], bool]) -> Table:
     import pyarrow
 
     binary = _binary(path)
+    rows, size = [], 0
     try:
-        with binary as file:
-            table = pyarrow.ipc.open_stream(file).read_all()
+        with binary as file, pyarrow.ipc.open_stream(file) as stream:
+            names = stream.schema.names
+            for batch in stream:
+                chosen = batch.select([name for name in names if wanted(name)])
+                check_fits(size := size + chosen.nbytes)
+                rows += chosen.to_pylist()
+    except TooLarge:
+        raise
     except (pyarrow.ArrowException, ValueError) as error:
         raise ValueError(f"cannot be read ({first_line(error)}); correct the file") from error
-    names = table.column_names
-    return _arrow_table(names, table.select([name for name in names if wanted(name)]).to_pylist())
+    return _arrow_table(names, rows)
 
 
 def _binary(path: Path) -> Any:

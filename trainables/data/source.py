@@ -100,9 +100,16 @@ class DataSource:
         return {flag: column for flag, column in columns.items() if column is not None}
 
     def _check_no_columns(self) -> None:
-        for flag, column in self._columns.items():
-            if column != "text":
-                raise ValueError(f"{flag} {column}: --dataset {self.dataset} has no columns; leave it out")
+        if self.for_columns is not None:
+            raise ValueError(f"{self.for_columns}: --dataset {self.dataset} has no columns; leave it out")
+
+    @property
+    def for_columns(self) -> str | None:
+        """A flag and its value that only tables heed; None if there is none. Plans have the column ``text`` without."""
+        flags = {flag: column for flag, column in self._columns.items() if column != "text"}
+        if self.data_format not in {None, "text"} and not self.is_bundled:
+            flags["--data-format"] = str(self.data_format)
+        return next((f"{flag} {value}" for flag, value in flags.items()), None)
 
     def _check_bundled(self) -> None:
         for item in fields(self):

@@ -2,19 +2,19 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.results.messages import first_line
 from trainables.data.formats import ASSISTANT, Document
+from trainables.data.rendering import Message, check_roles, check_said, check_tools
 from trainables.data.source import DataSource
 from trainables.data.text_files import read_text
 
 IGNORED = -100
 GENERATION = "{% generation"
 SAMPLE = ({"role": "user", "content": "x"}, {"role": ASSISTANT, "content": "y"})
-Message = dict[str, Any]
 
 
 class NoTemplate(ValueError):
@@ -28,10 +28,12 @@ class Tokens:
     Args:
         input_ids: All of them.
         labels: As many; ``IGNORED`` where nothing is learned.
+        by_hand: Whether the row was put into a template before, and so not into the one that there is.
     """
 
     input_ids: list[int]
     labels: list[int]
+    by_hand: bool = False
 
 
 class Encoder:
@@ -72,7 +74,7 @@ class Encoder:
             return self._pair(document, asked, alpaca_prompt(instruction, given))
         before, after = (self._readable(json.loads(messages)) for messages in (document.prompt, document.text))
         tools = json.loads(document.tools) if document.tools else None
-        self._check_calls(before + after, tools)
+        check_tools(before + after, tools, self._rendered)
         if document.form == "turns":
             return self._completed(before, after, tools)
         return self._conversation(before + after, tools)
@@ -95,15 +97,6 @@ class Encoder:
         except ValueError:  # it takes no such conversation
             return False
 
-    def _check_calls(self, messages: Sequence[Message], tools: Any) -> None:
-        """Refuse a template that leaves out what an assistant calls: it would learn to say nothing instead."""
-        names = [name for message in messages for name in _called(message)]
-        if names and (lacking := [name for name in names if name not in self._rendered(messages, tools)]):
-            raise ValueError(
-                f"the chat template leaves out that the assistant calls {lacking[0][:40]}; give --chat-template FILE "
-                f"with one that knows tools, or leave such rows out"
-            )
-
     def _pair(self, document: Document, asked: str, plain: str) -> Tokens:
         """Return a pair's tokens: a turn of the user that ``asked``, or without a template ``plain`` text."""
         system = [{"role": "system", "content": document.system}] if document.system else []
@@ -112,7 +105,7 @@ class Encoder:
         if system:
             why = "there is none" if self.template is None else "its prompt was put into one by hand"
             raise ValueError(f"what 'system' says needs a chat template, and {why}; drop the column")
-        return self._plain_pair(plain, document.text)
+        return replace(self._plain_pair(plain, document.text), by_hand=self.template is not None)
 
     def _takes_template(self, prompt: str) -> bool:
         """A prompt with a special token of the template was put into one by hand."""
@@ -143,22 +136,55 @@ class Encoder:
 
     def _completed(self, prompt: list[Message], completion: list[Message], tools: Any) -> Tokens:
         """Return a conversation of which the completion is learned."""
-        ids = self._rendered_ids(prompt + completion, tools)
-        begun = self._rendered_ids(prompt, tools, asks=True) if prompt else []
-        learned = common_prefix(begun, ids)
+        messages = prompt + completion
+        ids = self._rendered_ids(messages, tools)
+        learned = self._completion_begins(prompt, messages, tools, ids)
         if self.source.learn == "all":
-            return _labelled(ids, [(0, len(ids))])
-        if [message["role"] for message in completion] == [ASSISTANT]:
-            return _labelled(ids, [(learned, len(ids))])
-        spans = self._spans(prompt + completion, tools, ids)
-        return _labelled(ids, [(max(learned, begin), end) for begin, end in spans])
+            spans = [(0, len(ids))]
+        elif [message["role"] for message in completion] == [ASSISTANT]:
+            spans = [(learned, len(ids))]
+        else:
+            spans = [(max(learned, begin), end) for begin, end in self._spans(messages, tools, ids)]
+        self._check(messages, self._learned_turns(messages, len(prompt)), tools)
+        return _labelled(ids, spans)
+
+    def _completion_begins(self, prompt: list[Message], messages: list[Message], tools: Any, ids: list[int]) -> int:
+        if not prompt or self.source.learn == "all":
+            return 0
+        if self._begin_of(messages, len(prompt), tools, self._rendered(messages, tools)) is None:
+            raise ValueError(
+                "what is learned cannot be told from what is asked: the chat template writes a prompt otherwise where "
+                "an answer follows; give --chat-template FILE with one that does not"
+            )
+        return common_prefix(self._rendered_ids(prompt, tools, asks=True), ids)
 
     def _conversation(self, messages: list[Message], tools: Any) -> Tokens:
-        if self.source.learn == "all":
-            ids = self._rendered_ids(messages, tools)
-            return _labelled(ids, [(0, len(ids))])
         ids = self._rendered_ids(messages, tools)
-        return _labelled(ids, self._spans(messages, tools, ids))
+        spans = [(0, len(ids))] if self.source.learn == "all" else self._spans(messages, tools, ids)
+        self._check(messages, self._learned_turns(messages), tools)
+        return _labelled(ids, spans)
+
+    def _learned_turns(self, messages: Sequence[Message], asked: int = 0) -> list[int]:
+        """Return the numbers of the turns that are learned, of a conversation whose first turns only ask."""
+        if self.source.learn == "all":
+            return list(range(len(messages)))
+        turns = [index for index, message in enumerate(messages) if index >= asked and message["role"] == ASSISTANT]
+        return turns[-1:] if self.source.learn == "last" else turns
+
+    def _check(self, messages: Sequence[Message], learned: Sequence[int], tools: Any) -> None:
+        """Refuse turns of which the template leaves something out, and those that are not to be learned."""
+        self._check_weights(messages, learned)
+        check_roles(messages, self.template or "")
+        check_said(messages, learned, tools, self._rendered)
+
+    def _check_weights(self, messages: Sequence[Message], learned: Sequence[int]) -> None:
+        """Refuse a turn that is not to be learned, or less, and would be."""
+        weights = [messages[turn]["weight"] for turn in learned if messages[turn].get("weight", 1) != 1]
+        if weights:
+            last = "" if self.source.learn == "last" else "give --learn last, if only last turns are, or "
+            raise ValueError(
+                f"a message of 'weight' {weights[0]} would be learned like the others; {last}leave such rows out"
+            )
 
     def _spans(self, messages: list[Message], tools: Any, ids: list[int]) -> list[tuple[int, int]]:
         """Return where the learned turns begin and end, in tokens."""
@@ -193,9 +219,8 @@ class Encoder:
     def _compared(self, messages: list[Message], tools: Any, ids: list[int]) -> list[tuple[int, int]]:
         """Find the assistant's turns by rendering the conversation up to each of them."""
         whole = self._rendered(messages, tools)
-        turns = [index for index, message in enumerate(messages) if message["role"] == ASSISTANT]
         spans = []
-        for turn in turns[-1:] if self.source.learn == "last" else turns:
+        for turn in self._learned_turns(messages):
             begin = self._begin_of(messages, turn, tools, whole)
             end = None if begin is None else self._end_of(messages, turn, tools, begin, whole)
             if begin is None or end is None:
@@ -280,6 +305,14 @@ def _template(source: DataSource, tokenizer: Any) -> str | None:
         raise ValueError(f"--chat-template {source.chat_template}: {reason}") from error
 
 
+def put_template(chat_template: str | None, folder: Path) -> None:
+    """Put the template that a search was given, if any, as it was read, into the place of the model's own."""
+    from trainables.models.base_model import CHAT_TEMPLATE  # which brings torch
+
+    if chat_template is not None:
+        (folder / CHAT_TEMPLATE).write_bytes(read_text(Path(chat_template)).encode())
+
+
 def _special_tokens(template: str | None, tokenizer: Any) -> tuple[str, ...]:
     """Return the tokenizer's special tokens that the template writes."""
     if template is None:
@@ -297,17 +330,6 @@ def _labelled(ids: list[int], spans: Sequence[tuple[int, int]]) -> Tokens:
     for begin, end in spans:
         labels[begin:end] = ids[begin:end]
     return Tokens(ids, labels)
-
-
-def _called(message: Message) -> list[str]:
-    """Return the names of the functions that a message calls."""
-    calls = message.get("tool_calls")
-    functions = (
-        [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    )
-    return [
-        name for function in functions if isinstance(function, dict) and isinstance(name := function.get("name"), str)
-    ]
 
 
 def _meet(place: tuple[int, int], span: tuple[int, int]) -> bool:

@@ -23,6 +23,10 @@ SHARE_OF_MEMORY = 4
 """Of the memory that is free a file may fill one part in so many: its rows and tokens are held, too."""
 
 
+class TooLarge(ValueError):
+    """A file has more than may be held in memory."""
+
+
 def kind_of(path: str) -> str:
     """Return a file's ending in lower case, without that of its compression; it decides how a file is read."""
     name = Path(path).name.lower()
@@ -57,7 +61,7 @@ def unpacked(path: Path) -> bytes:
     Raises:
         ValueError: It cannot be unpacked, or has too much.
     """
-    most = free_bytes() // SHARE_OF_MEMORY
+    most = _most_bytes()
     try:
         with _opened(path) as file:
             raw = bytes(file.read(most + 1))
@@ -67,9 +71,23 @@ def unpacked(path: Path) -> bytes:
         if error.errno is not None:
             raise
         raise ValueError(f"cannot be unpacked ({first_line(error)}); correct the file") from error  # pyarrow's
-    if len(raw) > most:
-        raise ValueError(f"has more than {most / 1e9:.1f} GB, and rows and tokens need memory, too; give a part of it")
+    check_fits(len(raw), most)
     return raw
+
+
+def check_fits(size: int, most: int | None = None) -> None:
+    """Check that so many bytes of a file may be held, ``most`` or what follows from the memory that is free.
+
+    Raises:
+        TooLarge: They are too many.
+    """
+    most = _most_bytes() if most is None else most
+    if size > most:
+        raise TooLarge(f"has more than {most / 1e9:.1f} GB, and rows and tokens need memory, too; give a part of it")
+
+
+def _most_bytes() -> int:
+    return int(free_bytes() // SHARE_OF_MEMORY)
 
 
 def _opened(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 import functools
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,12 +167,6 @@ def _read_tokenizer(model: str) -> Any:
 def save_tokenizer(model: str, folder: Path) -> None:
     """Write a model's tokenizer as it came, chat template included."""
     _read_tokenizer(model).save_pretrained(str(folder))
-
-
-def put_template(chat_template: str | None, folder: Path) -> None:
-    """Put the template that a search was given, if any, into the place of the model's own."""
-    if chat_template is not None:
-        shutil.copyfile(chat_template, folder / CHAT_TEMPLATE)
 
 
 def check_fit(model: str) -> None:

@@ -80,7 +80,7 @@ def folder(flag: str, reference: str, patterns: Sequence[str]) -> Path:
 
 
 def file_names(flag: str, reference: str) -> set[str]:
-    """Return the names of a commit's files; those in the local cache if the hub cannot be reached.
+    """Return the names of a commit's files, folders before them; those in the local cache if there is no hub.
 
     Raises:
         ValueError: They cannot be listed.
@@ -92,7 +92,8 @@ def file_names(flag: str, reference: str) -> set[str]:
     try:
         return {file.filename for file in snapshot_download(repo, repo_type=flag, revision=commit, dry_run=True)}
     except DryRunError:
-        return {path.name for path in folder(flag, reference, ()).iterdir()}
+        here = folder(flag, reference, ())
+        return {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
     except (OSError, ValueError, HTTPError) as error:
         raise ValueError(_absent(flag, repo, commit, error)) from error
 

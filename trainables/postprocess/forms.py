@@ -9,8 +9,9 @@ import torch
 from trainables.adapters import naming
 from trainables.adapters.adapter import Adapter
 from trainables.adapters.saved_config import read_folder
+from trainables.data.templates import put_template
 from trainables.engine.evaluation import exact_loss
-from trainables.models.base_model import BaseModel, put_template, save_tokenizer
+from trainables.models.base_model import BaseModel, save_tokenizer
 from trainables.spec import Workload
 from trainables.training.checkpoint import BEST, UNIFORM
 from trainables.training.inputs import base_of, splits_of

@@ -95,6 +95,7 @@ def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
     """
     from trainables.models.base_model import shape_of
 
+    prepare.cache_clear()  # files may have changed under their names since another search of this process
     check_places(plan)
     model = hub.pinned("model", plan.model, plan.model_revision)
     dataset = hub.pinned("dataset", plan.dataset, plan.dataset_revision)

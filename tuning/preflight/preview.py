@@ -16,8 +16,8 @@ from tuning.preflight import disk_space, memory
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import FLOAT_BYTES, Preflight, token_bytes
 
-SHOWN = 600
-"""Characters of the example that fit beside the rest on a screen."""
+SHOWN, SHOWN_LINES = 600, 12
+"""Characters and lines of the example that fit beside the rest on a screen."""
 
 
 def as_json(plan: SearchPlan, checked: Preflight) -> str:
@@ -89,7 +89,14 @@ def _cost(plan: SearchPlan, checked: Preflight) -> Iterator[str]:
 def _example(checked: Preflight) -> str:
     from trainables.models.base_model import load_tokenizer
 
-    text = lengths.marked(_first(checked), load_tokenizer(checked.workload.model))
+    return shortened(lengths.marked(_first(checked), load_tokenizer(checked.workload.model)))
+
+
+def shortened(text: str) -> str:
+    """Return of a text what fits on a screen: beginning and end, in lines and in characters."""
+    rows = text.split("\n")
+    if len(rows) > SHOWN_LINES:
+        text = "\n".join([*rows[: SHOWN_LINES // 2], "…", *rows[-SHOWN_LINES // 2 :]])
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}"
 
 

@@ -178,7 +178,8 @@ def put(run: Run, forms: Forms, best: ResultRow, assessment: SearchAssessment, i
 
 def put_unverified(run: Run, adapter: Path, best: ResultRow, assessment: SearchAssessment, info: RunInfo) -> None:
     """Put an adapter as it lies in a checkpoint, with tokenizer and card, where nobody takes it for a verified one."""
-    from trainables.models.base_model import put_template, save_tokenizer  # nothing before needs torch in this process
+    from trainables.data.templates import put_template
+    from trainables.models.base_model import save_tokenizer  # nothing before needs torch in this process
 
     folder = run.plan.run_dir / (BEST + UNVERIFIED)
     command = verifying(run.plan)
