@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from analysis.report import verdict_section, winner
+from analysis.report.base_code import IMPORTS, base_code
 from analysis.results.markup import fenced, inline
 from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.run_info import RunInfo
@@ -65,17 +66,15 @@ def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo, use: Use)
     lines += [f"- **Loaded again:** {inline(use.seen)}"]
     lines += ["", "## Is it better than one rank everywhere?", ""]
     lines += assessment.answer or ["Not confirmed: no verdict."]
-    lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", *_use(use)]
+    lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", *_use(use, info)]
     return "\n".join(lines) + "\n"
 
 
-def _use(use: Use) -> list[str]:
+def _use(use: Use, info: RunInfo) -> list[str]:
     """Return what the folder is for, and code that runs as it stands."""
-    revision = f", revision={use.revision!r}" if use.revision else ""
     source = [
-        "from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
-        f"folder = {use.folder!r}  # where this card lies",
-        f"base = AutoModelForCausalLM.from_pretrained({use.base!r}{revision})",
-        "model = PeftModel.from_pretrained(base, folder)", "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        IMPORTS, "", f"folder = {use.folder!r}  # where this card lies", *base_code(use.base, use.revision, info),
+        "model = peft.PeftModel.from_pretrained(base, folder)",
+        "tokenizer = transformers.AutoTokenizer.from_pretrained(folder)",
     ]  # fmt: skip
     return ["## Use", "", UNIFORM if use.uniform else AS_TRAINED, "", *fenced(source, "python")]

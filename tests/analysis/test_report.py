@@ -216,10 +216,11 @@ def test_the_card_says_what_is_known_and_leaves_out_what_is_not():
     assert "**Loss on the test split:** 3.5000 nats per token (perplexity 33.12)" in text
     assert "Not confirmed: no verdict." in text
     assert "- **Loaded again:** not yet\n" in text
-    assert "from_pretrained('org/base', revision='abc')" in text
+    assert "from_pretrained('org/base', revision='abc', dtype=torch.float32)" in text
     assert "folder = '/runs/x/best_adapter'" in text
-    text = card(row("a", loss=None), assess([]), RunInfo("now"), replace(use, revision=None))
-    assert "from_pretrained('org/base')" in text
+    info = RunInfo("now", base_dtype="bfloat16")
+    text = card(row("a", loss=None), assess([]), info, replace(use, revision=None))
+    assert "from_pretrained('org/base', dtype=torch.bfloat16)" in text
     assert "None" not in text
 
 
