@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from analysis.report import verdict_section
 from analysis.report.base_code import IMPORTS, base_code
 from analysis.results.markup import Markdown, fenced, inline, table
 from analysis.results.rows import MOST_NATS, ResultRow
@@ -30,7 +31,7 @@ def section(assessment: SearchAssessment, info: RunInfo, figure: Sequence[str] =
         figure: Lines of the figure of differences; empty without one.
     """
     recommendation = recommend(assessment)
-    use, *others = map(inline, recommendation.sentences)
+    use, *others = map(inline, [*recommendation.sentences, *filter(None, [verdict_section.scope(info.coverage)])])
     lines = ["## Answer", "", _about(assessment, info), "", f"**{use}** {' '.join(others)}", ""]
     if assessment.sizes and (rank := assessment.sizes.sentences(assessment.margin)):
         lines += [f"**What rank is worth here:** {' '.join(rank)}", ""]

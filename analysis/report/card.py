@@ -66,6 +66,8 @@ def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo, use: Use)
     lines += [f"- **Loaded again:** {inline(use.seen)}"]
     lines += ["", "## Is it better than one rank everywhere?", ""]
     lines += assessment.answer or ["Not confirmed: no verdict."]
+    if about := verdict_section.scope(info.coverage):
+        lines += ["", inline(about)]
     lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", *_use(use, info)]
     return "\n".join(lines) + "\n"
 

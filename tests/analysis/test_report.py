@@ -218,9 +218,11 @@ def test_the_card_says_what_is_known_and_leaves_out_what_is_not():
     assert "- **Loaded again:** not yet\n" in text
     assert "from_pretrained('org/base', revision='abc', dtype=torch.float32)" in text
     assert "folder = '/runs/x/best_adapter'" in text
-    info = RunInfo("now", base_dtype="bfloat16")
+    assert "This is about" not in text
+    info = RunInfo("now", base_dtype="bfloat16", coverage="adapted: 1 of 2 matrices; left out: 1 router")
     text = card(row("a", loss=None), assess([]), info, replace(use, revision=None))
     assert "from_pretrained('org/base', dtype=torch.bfloat16)" in text
+    assert "\n\nThis is about what was adapted (1 of 2 matrices) and says nothing of what was left out.\n" in text
     assert "None" not in text
 
 
