@@ -141,6 +141,10 @@ class Strategy(ABC):
 
 
 def relative_depth(site: Site, sites: Sequence[Site]) -> float:
-    """Depth of a site as a fraction of the model: 0 at the lowest block, 1 at the highest, 0.5 in a one-block model."""
-    top = max(other.depth for other in sites)
-    return site.depth / top if top else 0.5
+    """Depth of a site among those that can be adapted: 0 in the lowest block that has one, 1 in the highest.
+
+    It is 0.5 if all are in one block. A choice of blocks is a model of its own: what falls with depth falls within it.
+    """
+    depths = {other.depth for other in sites}
+    lowest, highest = min(depths), max(depths)
+    return (site.depth - lowest) / (highest - lowest) if highest > lowest else 0.5

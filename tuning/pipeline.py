@@ -227,7 +227,12 @@ def _refuse(name: str, changes: list[str], allowed: bool) -> None:
 def _complete(plan: SearchPlan, record: Record, observer: SearchObserver) -> SearchResult:
     """Show what a search has found in which nothing is left to be done."""
     observer.noted(f"{plan.name} is complete; --extend N would add trials")
-    for line in summary.lines(plan, assess(list(record.rows.values()), plan.margin, CONTAINING_PLAIN), "", ""):
+    try:
+        coverage = RunInfo.of_run(plan.run_dir, "").coverage
+    except ValueError:  # nothing else of the file is needed here
+        coverage = None
+    assessment = assess(list(record.rows.values()), plan.margin, CONTAINING_PLAIN)
+    for line in summary.lines(plan, assessment, "", "", coverage):
         observer.noted(line)
     result = SearchResult(plan.run_dir, record.exit_status)
     observer.finished(result)
@@ -287,6 +292,8 @@ def _measured(
     timeline.enter(Stage.MEASURING)
     plan, checked = measuring.measured(plan, checked, hosts, observer)
     plan, checked = learning_rate.centred(plan, checked, hosts, observer)
+    if (coverage := checked.shape.coverage).left_out or coverage.outside:
+        observer.noted(str(coverage))
     if not plan.official and (plain := always_plain(plan.strategies, checked.workload)):
         observer.noted(in_words(plain))
     timeline.enter(Stage.CHECKS)

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from analysis.report import verdict_section
+from analysis.report.base_code import IMPORTS, base_code
 from analysis.results.markup import Markdown, fenced, inline, table
 from analysis.results.rows import MOST_NATS, ResultRow
 from analysis.results.run_info import RunInfo
@@ -29,7 +31,7 @@ def section(assessment: SearchAssessment, info: RunInfo, figure: Sequence[str] =
         figure: Lines of the figure of differences; empty without one.
     """
     recommendation = recommend(assessment)
-    use, *others = map(inline, recommendation.sentences)
+    use, *others = map(inline, [*recommendation.sentences, *filter(None, [verdict_section.scope(info.coverage)])])
     lines = ["## Answer", "", _about(assessment, info), "", f"**{use}** {' '.join(others)}", ""]
     if assessment.sizes and (rank := assessment.sizes.sentences(assessment.margin)):
         lines += [f"**What rank is worth here:** {' '.join(rank)}", ""]
@@ -116,10 +118,9 @@ def _loading(info: RunInfo) -> list[str]:
             for name, seen in info.handed_out.items()
         ]
     base = "BASE" if info.model is None else BUNDLED.get(info.model, info.model)
-    revision = "" if info.model_revision is None else f", revision={info.model_revision!r}"
     source = [
-        "import peft, transformers",
-        f"base = transformers.AutoModelForCausalLM.from_pretrained({base!r}{revision})",
+        IMPORTS,
+        *base_code(base, info.model_revision, info),
         f"model = peft.PeftModel.from_pretrained(base, {ADAPTER!r})",
     ]
     return fenced(source, "python")

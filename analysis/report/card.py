@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from analysis.report import verdict_section, winner
+from analysis.report.base_code import IMPORTS, base_code
 from analysis.results.markup import fenced, inline
 from analysis.results.rank_patterns import vllm_flag
 from analysis.results.rows import MOST_NATS, ResultRow
@@ -66,19 +67,19 @@ def card(best: ResultRow, assessment: SearchAssessment, info: RunInfo, use: Use)
     lines += [f"- **Loaded again:** {inline(use.seen)}"]
     lines += ["", "## Is it better than one rank everywhere?", ""]
     lines += assessment.answer or ["Not confirmed: no verdict."]
-    lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", *_use(use, best)]
+    if about := verdict_section.scope(info.coverage):
+        lines += ["", inline(about)]
+    lines += ["", "## Ranks", "", winner.rank_table(best.ranks or {}), "", *_use(use, info, best)]
     return "\n".join(lines) + "\n"
 
 
-def _use(use: Use, best: ResultRow) -> list[str]:
+def _use(use: Use, info: RunInfo, best: ResultRow) -> list[str]:
     """Return what the folder is for, and code that runs as it stands."""
     flag = vllm_flag(max((best.ranks or {}).values(), default=0))
     what = f"{UNIFORM if use.uniform else AS_TRAINED}{f' vLLM takes that with `{flag}`.' if flag else ''}"
-    revision = f", revision={use.revision!r}" if use.revision else ""
     source = [
-        "from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
-        f"folder = {use.folder!r}  # where this card lies",
-        f"base = AutoModelForCausalLM.from_pretrained({use.base!r}{revision})",
-        "model = PeftModel.from_pretrained(base, folder)", "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        IMPORTS, "", f"folder = {use.folder!r}  # where this card lies", *base_code(use.base, use.revision, info),
+        "model = peft.PeftModel.from_pretrained(base, folder)",
+        "tokenizer = transformers.AutoTokenizer.from_pretrained(folder)",
     ]  # fmt: skip
     return ["## Use", "", what, "", *fenced(source, "python")]

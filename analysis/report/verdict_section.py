@@ -58,6 +58,18 @@ def section(assessment: SearchAssessment, looks: int = 1, coverage: str | None =
     return [*lines, *controls.section(assessment.controls, assessment.margin)]
 
 
+def scope(coverage: str | None) -> str | None:
+    """Return the sentence that says of how much of a model an answer is; None if nothing of it was left out.
+
+    Args:
+        coverage: As ``RunInfo.coverage``.
+    """
+    if coverage is None or LEFT_OUT not in coverage:
+        return None
+    adapted = coverage.partition(LEFT_OUT)[0].removeprefix("adapted: ")
+    return f"This is about what was adapted ({adapted}) and says nothing of what was left out."
+
+
 def difference_in_words(run: ResultRow, assessment: SearchAssessment) -> str | None:
     """Return a confirmation run's difference to plain LoRA's of the same seed, in words; None if it is unknown."""
     if (difference := assessment.difference_to_plain(run)) is None:

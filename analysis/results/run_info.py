@@ -47,6 +47,8 @@ class RunInfo:
         corpus_sha256: Digest of all texts.
         model_revision: The model's commit on a hub.
         dataset_revision: That of the data.
+        base_dtype: What the base's weights were in while trials trained over it; None is float32.
+        quantize: ``nf4`` if the matrices within its blocks were in four bits.
         search_id: Unique among all searches, whatever their names; empty if unknown.
         base_params: Parameters of the base model.
         base_sha256: Digest of the model's files, or its hub id.
@@ -86,6 +88,8 @@ class RunInfo:
     corpus_sha256: str | None = _planned()
     model_revision: str | None = _planned()
     dataset_revision: str | None = _planned()
+    base_dtype: str | None = _planned()
+    quantize: str | None = _planned()
     search_id: str = ""
     base_params: int | None = None
     base_sha256: str | None = None

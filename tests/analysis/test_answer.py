@@ -61,9 +61,24 @@ def test_three_lines_load_the_adapter_of_the_run():
     (code,) = re.findall("```python\n(.*?)```", answer(*PLAIN, **INFO, model_revision="abc"), re.DOTALL)
     assert len(code.splitlines()) == 3
     compile(code, "code", "exec")
-    assert "from_pretrained('org/model', revision='abc')\n" in code
+    assert "from_pretrained('org/model', revision='abc', dtype=torch.float32)\n" in code
     assert f"from_pretrained(base, '{ADAPTER}')\n" in code
     assert ADAPTER == BEST
+
+
+def test_the_base_is_loaded_as_it_was_in_training():
+    text = answer(*PLAIN, **INFO, base_dtype="bfloat16")
+    assert "from_pretrained('org/model', dtype=torch.bfloat16)\n" in text
+    text = answer(*PLAIN, **INFO, base_dtype="bfloat16", quantize="nf4")
+    (code,) = re.findall("```python\n(.*?)```", text, re.DOTALL)
+    compile(code, "code", "exec")
+    assert "load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=torch.bfloat16" in code
+    assert "from_pretrained('org/model', dtype=torch.bfloat16, quantization_config=bits)\n" in code
+
+
+def test_what_a_plan_says_of_memory_is_no_code():
+    text = answer(*PLAIN, **INFO, base_dtype="float32); evil(", quantize="evil")
+    assert "evil" not in text
 
 
 def test_nothing_to_use_is_said_in_a_line_without_table_or_code():

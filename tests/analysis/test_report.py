@@ -216,13 +216,16 @@ def test_the_card_says_what_is_known_and_leaves_out_what_is_not():
     assert "**Loss on the test split:** 3.5000 nats per token (perplexity 33.12)" in text
     assert "Not confirmed: no verdict." in text
     assert "- **Loaded again:** not yet\n" in text
-    assert "from_pretrained('org/base', revision='abc')" in text
+    assert "from_pretrained('org/base', revision='abc', dtype=torch.float32)" in text
     assert "folder = '/runs/x/best_adapter'" in text
     assert "--max-lora-rank" not in text
+    assert "This is about" not in text
     wide = card(row("a", ranks={"a.0.b": 33}), assess([]), RunInfo("now"), replace(use, uniform=True))
     assert "vLLM takes that with `--max-lora-rank 64`." in wide
-    text = card(row("a", loss=None), assess([]), RunInfo("now"), replace(use, revision=None))
-    assert "from_pretrained('org/base')" in text
+    info = RunInfo("now", base_dtype="bfloat16", coverage="adapted: 1 of 2 matrices; left out: 1 router")
+    text = card(row("a", loss=None), assess([]), info, replace(use, revision=None))
+    assert "from_pretrained('org/base', dtype=torch.bfloat16)" in text
+    assert "\n\nThis is about what was adapted (1 of 2 matrices) and says nothing of what was left out.\n" in text
     assert "None" not in text
 
 

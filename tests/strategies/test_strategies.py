@@ -164,6 +164,13 @@ def test_random_allocations_are_the_same_on_any_machine_and_others_for_another_d
     assert AtRandom(0.5000001).scores(blocks, {}) != AtRandom(0.5).scores(blocks, {})
 
 
+def test_depth_is_counted_among_the_chosen_blocks():
+    top = [Site(f"h.{depth}.up", 8, 8, depth, "mlp") for depth in (20, 21, 22)]
+    scores, factors = LinearDecay(slope=1.5).scores(top, {}), LayerLr(slope=1.5).rate_factors(top)
+    assert scores == factors == {"h.20.up": 2.5, "h.21.up": 1.0, "h.22.up": 0.0}
+    assert LayerLr(slope=1.5).rate_factors(top[:1]) == {"h.20.up": 1.0}
+
+
 def test_rates_by_depth_have_the_slope_that_ranks_have_and_leave_the_ranks_alone():
     blocks = sites_in_blocks(3)
     assert list(LayerLr(0.5).rate_factors(blocks).values()) == [1.5, 1, 0.5]

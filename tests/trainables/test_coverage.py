@@ -44,6 +44,53 @@ def test_what_is_said_of_a_model_with_experts_adds_up():
     )
 
 
+ROUTED_WITH = "adapted: {} matrices, {} of their parameters; left out: {}"
+EXPERTS = "matrices of routed experts (each token meets only some of them)"
+ROUTERS = "4 routers (they choose experts)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapted", "share", "left_out"),
+    [
+        # all experts of a layer are one tensor of two axes
+        ("dbrx", "8 of 60", "33%", f"{ROUTERS}, 48 {EXPERTS}"),
+        # biases of experts are vectors, though there is one for each
+        ("gpt_oss", "16 of 52", "14%", f"{ROUTERS}, 32 {EXPERTS}"),
+        # routers of four matrices, of which the last has a row more than there are experts
+        ("zaya", "20 of 68", "30%", f"16 matrices of routers (they choose experts), 32 {EXPERTS}"),
+        # a shared expert that is as wide as there are experts
+        ("qwen3_next", "25 of 161", "19%", f"{ROUTERS}, 128 {EXPERTS}, 4 gates (they have one row)"),
+        # experts that stand in the block itself, where keys and values have as many rows
+        ("gemma4_text", "37 of 169", "25%", f"{ROUTERS}, 128 {EXPERTS}"),
+        # shared experts in tensors, which the router weighs, too
+        ("inkling_text", "20 of 80", "30%",
+         f"{ROUTERS}, 32 {EXPERTS}, 24 matrices of shared experts (they are no linear layers)"),
+    ],
+)  # fmt: skip
+def test_experts_and_routers_are_told_apart_whatever_their_form(kind, adapted, share, left_out):
+    assert str(coverage_of(skeleton(kind))) == ROUTED_WITH.format(adapted, share, left_out)
+
+
+class Routed(torch.nn.Module):
+    """Experts, and a layer beside them that has a row for each; nothing is called a router."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(4, 5) for _ in range(3))
+        self.choice, self.shared = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+
+
+def test_a_router_that_is_called_otherwise_is_known_by_a_row_for_each_expert():
+    model = Model()
+    model.layers = torch.nn.ModuleList([Block(Routed())])
+    coverage = coverage_of(model)
+    assert [site.name for site in coverage.sites] == ["layers.0.mixer.shared"]
+    assert [str(item) for item in coverage.left_out] == [
+        "3 matrices of routed experts (each token meets only some of them)",
+        "1 router (they choose experts)",
+    ]
+
+
 def test_a_vision_tower_has_no_sites_and_is_named():
     coverage = coverage_of(skeleton("gemma3"))
     assert {site.name.split(".")[1] for site in coverage.sites} == {"language_model"}

@@ -54,6 +54,20 @@ class TestAdaptedLinear:
         assert parts["x"].grad is None
         assert parts["gradients"][0].any()
 
+    def test_inputs_and_gradients_may_lie_in_memory_with_tokens_last(self):
+        """As a convolution over tokens leaves them (Mamba), of trials that have one row each."""
+        parts = self.inputs()
+        turned = parts["x"].detach().mT.contiguous().mT.requires_grad_()
+        weights = torch.randn(2, 4, 5, dtype=torch.float64).mT
+        sums = [
+            (AdaptedLinear.apply(x, *list(parts.values())[1:], None, (2, 5)) * weights).sum()
+            for x in (parts["x"], turned)
+        ]
+        assert torch.allclose(*sums)
+        for total in sums:
+            total.backward()
+        assert torch.allclose(turned.grad, parts["x"].grad)
+
     def test_it_has_the_shape_of_the_models_own_rows_and_may_be_added_to_in_place(self):
         parts = self.inputs()
         rows = AdaptedLinear.apply(*parts.values(), None, (10, 1))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from strategies import RankAllocation
 from trainables import export
@@ -29,8 +31,9 @@ ROWS = [Example((5, 6, 7, 8, 9), (IGNORED, IGNORED, 7, 8, 9)), Example((11, 12, 
 
 @pytest.fixture
 def handed_out(tiny_gpt2, tmp_path):
-    """(base, folder of an adapter in short form, its loss as measured here)"""
-    model = str(tiny_gpt2)
+    """(base, saved in bfloat16, folder of an adapter in short form, its loss as measured here, over float32)"""
+    model = str(shutil.copytree(tiny_gpt2, tmp_path / "halved"))
+    AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).save_pretrained(model)
     base = load(model)
     ranks = {site.name: 1 + number % 3 for number, site in enumerate(base.sites)}
     params = sum(site.cost * ranks[site.name] for site in base.sites)
@@ -134,6 +137,10 @@ def test_what_a_stopped_search_left_is_verified_and_gets_its_name(run, monkeypat
     assert outcome["model"].peft_config["default"].peft_type == "LORA"
     assert outcome["tokenizer"]("one two").input_ids
     assert outcome["tokenizer"].chat_template == "{{ messages[0].content }}"
+    assert outcome["base"].dtype == torch.float32  # as it was measured, whatever the checkpoint is saved in
+    rows = [(row.input_ids, row.labels) for row in ROWS]
+    loss = runpy.run_path(str(SCRIPT))["mean_loss"](outcome["model"].eval(), rows)
+    assert agree(json.loads((run / "rows.jsonl").read_text())["final_eval_loss"], loss)
     status, _, errors = exported(run, "adapter", run / "best_adapter", monkeypatch, capsys)
     assert (status, errors.count("exists; give a folder that does not")) == (2, 1)
 

@@ -37,5 +37,11 @@ def test_attention_alone_and_one_block_leave_some_strategies_nothing_to_choose(c
 
 def test_what_is_not_measured_yet_or_trains_otherwise_is_not_named():
     assert always_plain(tuple(STRATEGIES), workload(*sites("attention"))) == (
-        "linear_decay", "attention_heavy", "plain", "random",
+        "linear_decay", "attention_heavy", "plain", "random", "layer_lr",
     )  # fmt: skip
+
+
+def test_rates_by_depth_differ_as_soon_as_there_are_two_blocks():
+    names = ("baseline", "layer_lr")
+    assert always_plain(names, workload(Site("a", 6, 6, 3, "mlp"), Site("b", 6, 6, 3, "mlp"))) == ("layer_lr",)
+    assert always_plain(names, workload(Site("a", 6, 6, 3, "mlp"), Site("b", 6, 6, 4, "mlp"))) == ()

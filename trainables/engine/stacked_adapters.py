@@ -90,7 +90,7 @@ class AdaptedLinear(torch.autograd.Function):
             mask: Dropout's factor for each element of ``x``, or None.
             shape: Of the model's own rows: K * lanes, length.
         """
-        flat, y = x.view(-1, x.shape[-1]), x.new_empty(*shape, layer.out_features)
+        flat, y = x.reshape(-1, x.shape[-1]), x.new_empty(*shape, layer.out_features)
         layer.matmul(flat, out=y.view(len(flat), -1))
         z = torch.bmm(x if mask is None else x * mask, down.transpose(1, 2))
         ctx.layer, ctx.gradients = layer, gradients
@@ -110,6 +110,6 @@ class AdaptedLinear(torch.autograd.Function):
             _add_product(ctx.gradients[1], z.transpose(1, 2), g)
         if not ctx.needs_input_grad[0]:
             return (None,) * 7
-        dx = ctx.layer.matmul_t(g.view(-1, g.shape[-1])).view_as(x)
+        dx = ctx.layer.matmul_t(g.reshape(-1, g.shape[-1])).view_as(x)
         dx = dx.baddbmm_(dz, down) if mask is None else dx.addcmul_(torch.bmm(dz, down), mask)
         return dx, *(None,) * 6

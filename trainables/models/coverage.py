@@ -9,6 +9,8 @@ from pathlib import Path
 from strategies.base import Site
 from trainables.models.context import Context
 
+ONE_OF = {"matrices": "matrix", "routers": "router", "gates": "gate"}
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
@@ -29,8 +31,9 @@ class LeftOut:
     params: int
 
     def __str__(self) -> str:
-        what = {"matrices": "matrix"}.get(self.what, self.what) if self.matrices == 1 else self.what
-        return f"{self.matrices:,} {what} ({self.why})"
+        noun, *rest = self.what.split(" ")
+        one = ONE_OF.get(noun, noun) if self.matrices == 1 else noun
+        return f"{self.matrices:,} {' '.join([one, *rest])} ({self.why})"
 
 
 @dataclass(frozen=True, slots=True)

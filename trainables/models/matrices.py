@@ -2,20 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-import torch
 
 from strategies.base import Kind, Site
 from trainables.models.coverage import Coverage, LeftOut
+from trainables.models.experts import Role, roles
 from trainables.models.frozen_linear import FrozenLinear
 
 ATTENTION = re.compile(r"att(n|ention|\b|_)", re.IGNORECASE)
 MLP = re.compile(r"mlp|feed_?forward|ffn", re.IGNORECASE)
-EXPERT = re.compile(r"expert|moe", re.IGNORECASE)
-EXPERTS, ROUTERS, GATES = "matrices of routed experts", "routers", "gates"
-NOT_ADAPTED, THEY_ROUTE, ONE_ROW = "each token meets only some of them", "they choose experts", "they have one row"
 
 
 def coverage_of(model: Any) -> Coverage:
@@ -28,10 +24,9 @@ def coverage_of(model: Any) -> Coverage:
         ValueError: There is nothing to adapt.
     """
     text, prefix = _text_model(model)
-    experts = _experts(text)
     linear = {prefix + name: module for name, module in text.named_modules() if FrozenLinear.is_one(module)}
     linear = {name: module for name, module in linear.items() if module is not model.get_output_embeddings()}
-    left_out = _left_out(text, prefix, linear, experts)
+    left_out = _left_out(text, prefix)
     gone = {name for item in left_out for name in item.names}
     adaptable = {name: module for name, module in linear.items() if name not in gone}
     if not adaptable:
@@ -103,46 +98,11 @@ def _kind(model: Any, name: str, inside: str) -> Kind:
     return "mlp"
 
 
-def _experts(text: Any) -> dict[str, int]:
-    """Return the name of each module that holds routed experts, and how many: a list of them, or tensors of them."""
-    experts = {}
-    for name, module in text.named_modules():
-        tensors = [p for p in module.parameters(recurse=False) if p.ndim == 3]
-        if isinstance(module, torch.nn.ModuleList) and name.endswith("experts"):
-            experts[name] = len(module)
-        elif tensors and EXPERT.search(f"{name} {type(module).__name__}"):
-            experts[name] = max(map(len, tensors))
-    return experts
-
-
-def _left_out(text: Any, prefix: str, linear: Mapping[str, Any], experts: Mapping[str, int]) -> tuple[LeftOut, ...]:
-    items: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
-    for name, module in text.named_modules():
-        for key, matrices, params in _roles(name, module, experts, prefix + name in linear):
-            items.setdefault(key, []).append((prefix + name, matrices, params))
+def _left_out(text: Any, prefix: str) -> tuple[LeftOut, ...]:
+    items: dict[Role, list[tuple[str, int, int]]] = {}
+    for name, role, matrices, params in roles(text):
+        items.setdefault(role, []).append((prefix + name, matrices, params))
     return tuple(
-        LeftOut(*key, tuple(name for name, _, _ in rows), sum(row[1] for row in rows), sum(row[2] for row in rows))
-        for key, rows in items.items()
+        LeftOut(*role, tuple(name for name, _, _ in rows), sum(row[1] for row in rows), sum(row[2] for row in rows))
+        for role, rows in items.items()
     )
-
-
-def _roles(
-    name: str, module: Any, experts: Mapping[str, int], linear: bool
-) -> Iterator[tuple[tuple[str, str], int, int]]:
-    """Yield what a module is instead of a site, with its matrices and parameters."""
-    matrices = [p for p in module.parameters(recurse=False) if p.ndim >= 2]
-    if not matrices:
-        return
-    params = sum(p.numel() for p in matrices)
-    if name in experts or any(name.startswith(f"{place}.") and place.endswith("experts") for place in experts):
-        yield (EXPERTS, NOT_ADAPTED), sum(len(p) if p.ndim == 3 else 1 for p in matrices), params
-    elif any(len(matrices[0]) == count and _is_within(name, place) for place, count in experts.items()):
-        yield (ROUTERS, THEY_ROUTE), 1, params
-    elif linear and len(matrices[0]) == 1:
-        yield (GATES, ONE_ROW), 1, params
-
-
-def _is_within(name: str, experts: str) -> bool:
-    """Return True if a module is part of the layer that routed experts are part of."""
-    layer = experts.rpartition(".")[0]
-    return name.startswith(f"{layer}.")

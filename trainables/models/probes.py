@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 import torch
 
-from trainables.models.matrices import EXPERTS, coverage_of
+from trainables.models.experts import EXPERTS
+from trainables.models.matrices import coverage_of
 
 ROUGHLY = 0.1
 Joining = Literal["positions", "mask"]
@@ -32,7 +33,7 @@ def looks_back_only(network: Any) -> bool:
     other = ids.clone()
     other[0, -1] = ids[0, 0]
     change = (network(ids).logits - network(other).logits).abs()
-    has_experts = any(item.what == EXPERTS for item in coverage_of(network).left_out)
+    has_experts = any((item.what, item.why) == EXPERTS for item in coverage_of(network).left_out)
     most = rounding(network, 1e-5) if has_experts else 1e-5
     return bool(change[:, :-1].max() <= most * change[:, -1].max())
 

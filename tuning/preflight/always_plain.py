@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from strategies import STRATEGIES, Strategy, allocate
+from strategies.base import Site
 from strategies.baseline import Baseline
 from trainables.spec import Workload
 
@@ -39,7 +40,7 @@ def always_plain(names: Sequence[str], workload: Workload) -> tuple[str, ...]:
     plain = allocate(Baseline().scores(sites, {}), sites, budget).digest
 
     def is_plain(strategy: Strategy) -> bool:
-        if strategy.training or strategy.allocates_while_training:
+        if strategy.allocates_while_training or _trains_otherwise(strategy, sites):
             return False
         try:
             return allocate(strategy.scores(sites, evidence), sites, budget).digest == plain
@@ -53,6 +54,13 @@ def always_plain(names: Sequence[str], workload: Workload) -> tuple[str, ...]:
 def in_words(names: Sequence[str]) -> str:
     """Return what to say of such strategies."""
     return f"{', '.join(names)}: nothing but plain LoRA on these matrices, whatever the hyperparameters"
+
+
+def _trains_otherwise(strategy: Strategy, sites: Sequence[Site]) -> bool:
+    """Return True if a strategy trains in another way than plain LoRA of its ranks; rates by depth may all be one."""
+    if strategy.parametrization is not None or strategy.initializer is not None:
+        return True
+    return any(factor != 1 for factor in strategy.rate_factors(sites).values())
 
 
 def _drawn(cls: type[Strategy]) -> list[Strategy]:

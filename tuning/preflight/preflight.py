@@ -44,6 +44,7 @@ class Preflight:
         base_losses: As ``RunInfo.base_losses``, as far as the untouched base has been measured.
         has_weights: Whether the base model has any.
         bracket: As ``RunInfo.bracket``.
+        looked_at: Whether its sites are those that were tried, and not all that its modules tell of.
     """
 
     shape: Shape
@@ -55,6 +56,7 @@ class Preflight:
     base_losses: Mapping[str, float] = field(default_factory=dict)
     has_weights: bool = True
     bracket: Sequence[Mapping[str, float | None]] = ()
+    looked_at: bool = False
 
     @property
     def measurements(self) -> tuple[str, ...]:
@@ -214,7 +216,8 @@ def with_coverage(plan: SearchPlan, checked: Preflight, coverage: Coverage) -> P
     """
     shape = replace(checked.shape, coverage=coverage)
     workload = replace(checked.workload, budget=_budget(plan, shape), coverage=coverage)
-    return replace(checked, shape=shape, workload=workload, allocations=_allocations(plan, shape, workload))
+    allocations = _allocations(plan, shape, workload)
+    return replace(checked, shape=shape, workload=workload, allocations=allocations, looked_at=True)
 
 
 def _budget(plan: SearchPlan, shape: Shape) -> RankBudget:

@@ -33,6 +33,8 @@ def lines(plan: SearchPlan, checked: Preflight) -> Iterator[str]:
     yield f"first example, what is learned in {''.join(lengths.LEARNED)}:\n{_example(checked)}"
     yield f"budget: {checked.workload.budget.params:,} of {checked.shape.params:,} base parameters"
     yield str(checked.shape.coverage)
+    if checked.has_weights and not checked.looked_at:
+        yield "not looked at: the base does not fit into this machine's free memory; a search may leave some of it out"
     if not checked.has_weights:
         yield "there are no weights: all of this is of the model's configuration, and a search would be refused"
     if plan.searches_budget:

@@ -92,7 +92,7 @@ def _to_its_end(run: Run, dashboard: str) -> SearchResult:
     except Stopped:
         raise _cut_off(run, study) from None
     rows = assessment.rows
-    for line in summary.lines(plan, assessment, dashboard, run.facts.search_id):
+    for line in summary.lines(plan, assessment, dashboard, facts.search_id, facts.coverage):
         run.observer.noted(line)
     is_short = run.deadline is not None and run.deadline.kept_out
     if (searched := len(record.of_phase(Phase.SEARCH))) < plan.trials and not is_short:

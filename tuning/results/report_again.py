@@ -55,7 +55,7 @@ def report_again(
     _write_cards(plan, assessment, info)
     _tell_mlflow(plan, assessment, info, observer)
     record.completed(status)
-    for line in summary.lines(plan, assessment, "", info.search_id):
+    for line in summary.lines(plan, assessment, "", info.search_id, info.coverage):
         observer.noted(line)
     result = SearchResult(plan.run_dir, status)
     observer.finished(result)

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from analysis.report.verdict_section import scope
 from analysis.results.messages import one_line
 from analysis.results.rank_patterns import vllm_flag
 from analysis.results.rows import ResultRow
@@ -13,8 +14,18 @@ from tuning.plan.search_plan import SearchPlan
 from tuning.tracking import addresses, mlflow_client
 
 
-def lines(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search_id: str) -> list[str]:
-    """Return the best trial of every strategy, the commands that open each view, and last what to use."""
+def lines(
+    plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search_id: str, coverage: str | None
+) -> list[str]:
+    """Return the best trial of every strategy, the commands that open each view, and last what to use.
+
+    Args:
+        plan: The search.
+        assessment: What its rows say.
+        dashboard: Address of Ray's dashboard; empty without a Ray.
+        search_id: Its id; empty if unknown.
+        coverage: As ``RunInfo.coverage``.
+    """
     best = assessment.best_of_each
     ranked = sorted(best, key=lambda name: best[name].final_eval_loss or 0.0)
     names = dict.fromkeys([*ranked, *(row.strategy for row in assessment.searched)])
@@ -32,7 +43,7 @@ def lines(plan: SearchPlan, assessment: SearchAssessment, dashboard: str, search
     ended = "ended with this search's own Ray; one that stays: ray start --head, then --ray-address auto"
     if dashboard or plan.ray_address is None:  # a search that is complete has no Ray to ask where it is
         said.append(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")
-    return [*said, "", *map(one_line, recommend(assessment).sentences)]
+    return [*said, "", *map(one_line, [*recommend(assessment).sentences, *filter(None, [scope(coverage)])])]
 
 
 def _outcome(row: ResultRow | None) -> str:
