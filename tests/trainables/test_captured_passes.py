@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -12,6 +14,7 @@ from benchmarks.operations import READS
 from strategies import RankBudget
 from tests.trainables.test_standing_memory import as_on_a_gpu as as_on_a_gpu
 from trainables.data.splits import DataSource
+from trainables.engine.batcher import BatchedExecutor
 from trainables.engine.footprint import LiveBytes
 from trainables.engine.pack import Pack
 from trainables.engine.torch_compat import storage_id
@@ -182,6 +185,23 @@ def test_a_shape_is_captured_the_third_time_and_trials_that_come_have_others(lon
     pack.forget(slots[2])
     pack.step(slots[:2])
     assert graphs.warmed_up == 5
+
+
+def test_a_pass_is_warmed_up_and_captured_on_one_thread_whoever_asks(long, spec, graphs, monkeypatch):
+    """Libraries of a GPU make a handle for each thread, and cannot while a graph is captured."""
+    threads = set()
+    for name in ("warm_up", "capture"):
+        asked = getattr(graphs, name)
+        monkeypatch.setattr(graphs, name, lambda work, do=asked: threads.add(threading.get_ident()) or do(work))
+    executor = BatchedExecutor(Pack.of(same_lengths(long), 4))
+    for seed in range(3):
+        session = executor.admit(same_lengths(long), spec(learning_rate=0.01, seed=seed))
+        for _ in range(4):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(session.train, 2).result()
+        session.close()
+    assert graphs.captures > 1
+    assert len(threads) == 1
 
 
 def test_graphs_make_room_for_what_trials_wait_for_and_come_again(long, spec, graphs):
