@@ -47,7 +47,10 @@ class FakeGraphs:
     """Does a captured pass again as a graph would: with what lies in the memory of the first time."""
 
     def __init__(self):
-        self.warmed_up = self.captures = self.replays = 0
+        self.warmed_up = self.captures = self.replays = self.forgotten = 0
+
+    def forget(self):
+        self.forgotten += 1
 
     def warm_up(self, work):
         self.warmed_up += 1
@@ -207,8 +210,10 @@ def test_a_pass_is_warmed_up_and_captured_on_one_thread_whoever_asks(long, spec,
 def test_graphs_make_room_for_what_trials_wait_for_and_come_again(long, spec, graphs):
     long = same_lengths(long)
     pack, slots = stepped(long, spec, 3)
+    before = graphs.forgotten
     pack.make_room()
     assert not pack.passes._replays
+    assert graphs.forgotten == before + 1, "PyTorch refuses memory of graphs that are all gone"
     for _ in range(3):
         pack.step(slots)
     assert (graphs.captures, graphs.warmed_up) == (2, 4)
@@ -230,7 +235,7 @@ def test_a_pass_that_cannot_be_captured_is_done_as_usual_and_said_once(long, spe
     pack, slots = stepped(long, spec, 8)
     assert pack.resource_events == [
         "passes are no CUDA graphs any more: one could not be captured (operation not permitted when stream is "
-        "capturing)"
+        "capturing); memory that it had may stay taken"
     ]
     assert not any(slot.failure for slot in slots)
     monkeypatch.setattr(Device, "graphs", lambda _: None)
@@ -323,25 +328,39 @@ class FakeCuda:
         return Capturing()
 
 
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """A function that puts a ``FakeCuda`` into PyTorch's place: what captures, and the default stream."""
+
+    def install(fails=False, free=10, peak=30):
+        class Stream:
+            def wait_stream(self, other):
+                cuda.asked.append(("waits for", other))
+
+        class Default(str):
+            def wait_stream(self, other):
+                cuda.asked.append(("is waited for by", self, other))
+
+        class Graph:
+            def replay(self):
+                cuda.asked.append("replay")
+
+        cuda, pools = FakeCuda(fails), iter(["pool", "another pool"])
+        cuda.current = Default("default")
+        replaced = {"Stream": Stream, "CUDAGraph": Graph, "graph_pool_handle": lambda: next(pools), "graph": cuda.graph,
+                    "stream": cuda.stream, "current_stream": lambda: cuda.current, "memory_allocated": lambda: 5,
+                    "memory_reserved": lambda: 20, "max_memory_allocated": lambda: peak,
+                    "mem_get_info": lambda: (free, 100)}  # fmt: skip
+        for name, value in replaced.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        return cuda, cuda.current
+
+    return install
+
+
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_graph_of_cuda_is_warmed_up_and_captured_on_one_stream_that_is_never_left_the_current_one(monkeypatch, fails):
-    class Stream:
-        def wait_stream(self, other):
-            cuda.asked.append(("waits for", other))
-
-    class Default(str):
-        def wait_stream(self, other):
-            cuda.asked.append(("is waited for by", self, other))
-
-    class Graph:
-        def replay(self):
-            cuda.asked.append("replay")
-
-    cuda = FakeCuda(fails)
-    cuda.current = default = Default("default")
-    for name, value in {"Stream": Stream, "CUDAGraph": Graph, "graph_pool_handle": lambda: "pool", "graph": cuda.graph,
-                        "stream": cuda.stream, "current_stream": lambda: cuda.current}.items():  # fmt: skip
-        monkeypatch.setattr(torch.cuda, name, value)
+def test_a_graph_of_cuda_is_warmed_up_and_captured_on_one_stream_that_is_never_left_the_current_one(fake_cuda, fails):
+    cuda, default = fake_cuda(fails)
     graphs = device_of(CUDA).graphs()
     streams = []
     graphs.warm_up(lambda: streams.append(cuda.current))
@@ -356,3 +375,26 @@ def test_a_graph_of_cuda_is_warmed_up_and_captured_on_one_stream_that_is_never_l
         assert (replay(), streams[0], cuda.asked[1:]) == ("result", streams[1], ["replay"])
     assert cuda.current == default
     assert device.CudaGraphs is type(graphs)
+
+
+def test_what_follows_a_warm_up_that_fails_waits_for_it_as_well(fake_cuda):
+    cuda, default = fake_cuda()
+    with pytest.raises(ZeroDivisionError):
+        device_of(CUDA).graphs().warm_up(lambda: 1 / 0)
+    assert [word for word, *_ in cuda.asked] == ["waits for", "is waited for by"]
+    assert cuda.current == default
+
+
+def test_nothing_is_captured_where_less_memory_is_free_than_the_largest_pass_took(fake_cuda):
+    cuda, _ = fake_cuda(free=9, peak=30)
+    with pytest.raises(RuntimeError, match="MB of memory are free, and it may take"):
+        device_of(CUDA).graphs().capture(lambda: "result")
+    assert cuda.asked == []
+
+
+def test_graphs_after_all_others_are_gone_have_memory_of_their_own(fake_cuda):
+    cuda, _ = fake_cuda()
+    graphs = device_of(CUDA).graphs()
+    graphs.forget()
+    graphs.capture(lambda: "result")
+    assert cuda.asked[0]["pool"] == "another pool"
