@@ -6,7 +6,9 @@ import weakref
 import pytest
 import torch
 
+from strategies import RankBudget
 from strategies.base import Site
+from tests.zoo import built
 from trainables.adapters import peft_adapter
 from trainables.data.splits import mean_loss
 from trainables.engine import soundness
@@ -66,6 +68,24 @@ def test_a_base_for_which_memory_does_not_suffice_in_float32_is_refused_in_one_l
     with pytest.raises(ValueError, match="memory does not suffice to look at its matrices in float32") as refused:
         soundness.sound_coverage_of(workload)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.search
+@pytest.mark.parametrize("kind", ["mamba", pytest.param("mamba2", marks=pytest.mark.thorough)])
+def test_a_model_whose_last_hidden_state_is_float32_in_bfloat16_is_looked_at_and_trained(
+    workload, spec, kind, tmp_path, tiny_tokenizer
+):
+    model = tmp_path / "model"
+    built(kind).save_pretrained(model), tiny_tokenizer.save_pretrained(model)
+    workload = dataclasses.replace(workload, model=str(model), precision=BFLOAT16)
+    coverage = soundness.sound_coverage_of(workload)
+    budget = RankBudget.like_uniform(2, coverage.sites)
+    workload = dataclasses.replace(workload, coverage=coverage, budget=budget)
+    pack = Pack.of(workload, 4)
+    slot = pack.admit(workload, spec(learning_rate=1e-2))
+    pack.step([slot])
+    assert not pack.base.separable_head
+    assert (slot.failure, slot.learner.step) == (None, 1)
 
 
 @pytest.mark.process
