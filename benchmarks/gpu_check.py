@@ -82,10 +82,11 @@ def check(case: Case, model: str, device: str, precision: Precision) -> None:
     """Print what is found of a model in a precision."""
     workload = replace(workload_of(case, model, device), precision=precision, epochs=20)
     shape, place = shape_of(model), device_of(device)
-    base = load(model, device, precision)
     coverage = sound_coverage_of(workload)
+    load.cache_clear()  # memory is of what is loaded from here on
     place.release_memory()
     place.forget_peak()
+    base = load(model, device, precision)
     together, slots = packed_losses(workload)
     peak = place.peak_bytes()
     footprint = footprint_of(model, shape, precision, device, workload.budget.params, case.length)

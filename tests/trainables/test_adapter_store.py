@@ -136,6 +136,13 @@ def test_nobodys_row_is_mostly_padding(store):
     assert large.suits(Tenant(adapter(1.0, x=10)))
 
 
+def test_padding_that_a_row_has_anyway_does_not_part_trials():
+    store = AdapterStore(4, multiple=8)
+    store.add(Tenant(adapter(1.0, x=1)))
+    assert store.suits(Tenant(adapter(1.0, x=64)))
+    assert not store.suits(Tenant(adapter(1.0, x=65)))
+
+
 def test_an_adapter_for_which_memory_does_not_suffice_changes_nothing(store, three, monkeypatch):
     before, rows = [values(tenant) for tenant in three], store.flat
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -156,3 +157,34 @@ def test_an_error_in_a_round_reaches_every_trial_in_it_and_leaves_the_pack_usabl
         for report in [pool.submit(session.train, 1) for session in sessions]:
             assert isinstance(report.exception(timeout=60), ZeroDivisionError)
     assert [session.train(1).step for session in sessions] == [1, 1]
+
+
+def test_a_program_that_is_interrupted_finds_the_pack_at_rest_and_usable(long, monkeypatch, spec):
+    executor = BatchedExecutor(Pack.of(long, 2))
+    session = executor.admit(long, spec(learning_rate=0.01))
+    wait, interrupts = executor._condition.wait, [KeyboardInterrupt]
+
+    def interrupted(*args):
+        if interrupts:
+            raise interrupts.pop()
+        return wait(*args)
+
+    monkeypatch.setattr(executor._condition, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.train(20)
+    at_rest = session.learner.step
+    assert not executor._requests
+    with executor.between_rounds():
+        assert session.learner.step == at_rest < 20
+    assert session.train(20 - at_rest).step == 20
+
+
+def test_the_thread_of_a_pack_ends_with_it(workload, spec, wait_for):
+    before = set(threading.enumerate())
+    session = BatchedExecutor(Pack.of(workload, 2)).admit(workload, spec(learning_rate=0.01))
+    session.train(1)
+    (thread,) = set(threading.enumerate()) - before
+    assert (thread.name, thread.daemon) == ("rounds", True)
+    del session
+    gc.collect()
+    wait_for(lambda: not thread.is_alive(), 60)

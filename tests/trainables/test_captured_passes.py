@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -12,6 +14,7 @@ from benchmarks.operations import READS
 from strategies import RankBudget
 from tests.trainables.test_standing_memory import as_on_a_gpu as as_on_a_gpu
 from trainables.data.splits import DataSource
+from trainables.engine.batcher import BatchedExecutor
 from trainables.engine.footprint import LiveBytes
 from trainables.engine.pack import Pack
 from trainables.engine.torch_compat import storage_id
@@ -44,7 +47,10 @@ class FakeGraphs:
     """Does a captured pass again as a graph would: with what lies in the memory of the first time."""
 
     def __init__(self):
-        self.warmed_up = self.captures = self.replays = 0
+        self.warmed_up = self.captures = self.replays = self.forgotten = 0
+
+    def forget(self):
+        self.forgotten += 1
 
     def warm_up(self, work):
         self.warmed_up += 1
@@ -184,11 +190,30 @@ def test_a_shape_is_captured_the_third_time_and_trials_that_come_have_others(lon
     assert graphs.warmed_up == 5
 
 
+def test_a_pass_is_warmed_up_and_captured_on_one_thread_whoever_asks(long, spec, graphs, monkeypatch):
+    """Libraries of a GPU make a handle for each thread, and cannot while a graph is captured."""
+    threads = set()
+    for name in ("warm_up", "capture"):
+        asked = getattr(graphs, name)
+        monkeypatch.setattr(graphs, name, lambda work, do=asked: threads.add(threading.get_ident()) or do(work))
+    executor = BatchedExecutor(Pack.of(same_lengths(long), 4))
+    for seed in range(3):
+        session = executor.admit(same_lengths(long), spec(learning_rate=0.01, seed=seed))
+        for _ in range(4):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(session.train, 2).result()
+        session.close()
+    assert graphs.captures > 1
+    assert len(threads) == 1
+
+
 def test_graphs_make_room_for_what_trials_wait_for_and_come_again(long, spec, graphs):
     long = same_lengths(long)
     pack, slots = stepped(long, spec, 3)
+    before = graphs.forgotten
     pack.make_room()
     assert not pack.passes._replays
+    assert graphs.forgotten == before + 1, "PyTorch refuses memory of graphs that are all gone"
     for _ in range(3):
         pack.step(slots)
     assert (graphs.captures, graphs.warmed_up) == (2, 4)
@@ -210,7 +235,7 @@ def test_a_pass_that_cannot_be_captured_is_done_as_usual_and_said_once(long, spe
     pack, slots = stepped(long, spec, 8)
     assert pack.resource_events == [
         "passes are no CUDA graphs any more: one could not be captured (operation not permitted when stream is "
-        "capturing)"
+        "capturing); memory that it had may stay taken"
     ]
     assert not any(slot.failure for slot in slots)
     monkeypatch.setattr(Device, "graphs", lambda _: None)
@@ -303,25 +328,39 @@ class FakeCuda:
         return Capturing()
 
 
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """A function that puts a ``FakeCuda`` into PyTorch's place: what captures, and the default stream."""
+
+    def install(fails=False, free=10, peak=30):
+        class Stream:
+            def wait_stream(self, other):
+                cuda.asked.append(("waits for", other))
+
+        class Default(str):
+            def wait_stream(self, other):
+                cuda.asked.append(("is waited for by", self, other))
+
+        class Graph:
+            def replay(self):
+                cuda.asked.append("replay")
+
+        cuda, pools = FakeCuda(fails), iter(["pool", "another pool"])
+        cuda.current = Default("default")
+        replaced = {"Stream": Stream, "CUDAGraph": Graph, "graph_pool_handle": lambda: next(pools), "graph": cuda.graph,
+                    "stream": cuda.stream, "current_stream": lambda: cuda.current, "memory_allocated": lambda: 5,
+                    "memory_reserved": lambda: 20, "max_memory_allocated": lambda: peak,
+                    "mem_get_info": lambda: (free, 100)}  # fmt: skip
+        for name, value in replaced.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        return cuda, cuda.current
+
+    return install
+
+
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_graph_of_cuda_is_warmed_up_and_captured_on_one_stream_that_is_never_left_the_current_one(monkeypatch, fails):
-    class Stream:
-        def wait_stream(self, other):
-            cuda.asked.append(("waits for", other))
-
-    class Default(str):
-        def wait_stream(self, other):
-            cuda.asked.append(("is waited for by", self, other))
-
-    class Graph:
-        def replay(self):
-            cuda.asked.append("replay")
-
-    cuda = FakeCuda(fails)
-    cuda.current = default = Default("default")
-    for name, value in {"Stream": Stream, "CUDAGraph": Graph, "graph_pool_handle": lambda: "pool", "graph": cuda.graph,
-                        "stream": cuda.stream, "current_stream": lambda: cuda.current}.items():  # fmt: skip
-        monkeypatch.setattr(torch.cuda, name, value)
+def test_a_graph_of_cuda_is_warmed_up_and_captured_on_one_stream_that_is_never_left_the_current_one(fake_cuda, fails):
+    cuda, default = fake_cuda(fails)
     graphs = device_of(CUDA).graphs()
     streams = []
     graphs.warm_up(lambda: streams.append(cuda.current))
@@ -336,3 +375,26 @@ def test_a_graph_of_cuda_is_warmed_up_and_captured_on_one_stream_that_is_never_l
         assert (replay(), streams[0], cuda.asked[1:]) == ("result", streams[1], ["replay"])
     assert cuda.current == default
     assert device.CudaGraphs is type(graphs)
+
+
+def test_what_follows_a_warm_up_that_fails_waits_for_it_as_well(fake_cuda):
+    cuda, default = fake_cuda()
+    with pytest.raises(ZeroDivisionError):
+        device_of(CUDA).graphs().warm_up(lambda: 1 / 0)
+    assert [word for word, *_ in cuda.asked] == ["waits for", "is waited for by"]
+    assert cuda.current == default
+
+
+def test_nothing_is_captured_where_less_memory_is_free_than_the_largest_pass_took(fake_cuda):
+    cuda, _ = fake_cuda(free=9, peak=30)
+    with pytest.raises(RuntimeError, match="MB of memory are free, and it may take"):
+        device_of(CUDA).graphs().capture(lambda: "result")
+    assert cuda.asked == []
+
+
+def test_graphs_after_all_others_are_gone_have_memory_of_their_own(fake_cuda):
+    cuda, _ = fake_cuda()
+    graphs = device_of(CUDA).graphs()
+    graphs.forget()
+    graphs.capture(lambda: "result")
+    assert cuda.asked[0]["pool"] == "another pool"

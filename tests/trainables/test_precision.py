@@ -1,16 +1,20 @@
 """How a base lies in memory, and which of them can be trained over."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
 
+from strategies import RankBudget
 from strategies.base import Site
+from tests.zoo import built
 from trainables.adapters import peft_adapter
 from trainables.data.splits import mean_loss
+from trainables.engine import soundness
 from trainables.engine.evaluation import exact_loss
 from trainables.engine.pack import Pack
-from trainables.models import block_speed
+from trainables.models import base_model, block_speed
 from trainables.models.precision import IN_FLOAT32, Precision, check_saved
 from trainables.postprocess.verification import agree, in_words, reloaded
 from trainables.training.inputs import base_of, splits_of
@@ -34,6 +38,54 @@ def test_a_base_is_cast_once_and_adapters_gradients_and_moments_are_float32(work
     examples = pack.splits.validation
     assert mean_loss(examples, pack.evaluate([slot], "validation")[0]) < mean_loss(examples, before)
     assert weights == {name: tensor.data_ptr() for name, tensor in pack.base.model.named_parameters()}
+
+
+def test_no_two_bases_lie_in_memory_while_one_is_looked_at_in_float32(workload, monkeypatch):
+    networks, alive, read = [], [], base_model.read_network
+
+    def noted(model, device, precision):
+        alive.append((precision.dtype, sum(network() is not None for network in networks)))
+        network = read(model, device, precision)
+        networks.append(weakref.ref(network))
+        return network
+
+    base_model.load.cache_clear()
+    monkeypatch.setattr(base_model, "read_network", noted)
+    workload = dataclasses.replace(workload, precision=BFLOAT16)
+    soundness.sound_coverage_of(workload)
+    base_of(workload)
+    assert alive == [("bfloat16", 0), ("float32", 0), ("bfloat16", 0)]
+
+
+def test_a_base_for_which_memory_does_not_suffice_in_float32_is_refused_in_one_line(workload, monkeypatch):
+    def short(_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
+
+    workload = dataclasses.replace(workload, precision=BFLOAT16)
+    looked_at = soundness._in_float32(workload)
+    monkeypatch.setattr(soundness, "_in_float32", lambda _: looked_at)
+    monkeypatch.setattr(soundness, "base_of", short)
+    with pytest.raises(ValueError, match="memory does not suffice to look at its matrices in float32") as refused:
+        soundness.sound_coverage_of(workload)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.search
+@pytest.mark.parametrize("kind", ["mamba", pytest.param("mamba2", marks=pytest.mark.thorough)])
+def test_a_model_whose_last_hidden_state_is_float32_in_bfloat16_is_looked_at_and_trained(
+    workload, spec, kind, tmp_path, tiny_tokenizer
+):
+    model = tmp_path / "model"
+    built(kind).save_pretrained(model), tiny_tokenizer.save_pretrained(model)
+    workload = dataclasses.replace(workload, model=str(model), precision=BFLOAT16)
+    coverage = soundness.sound_coverage_of(workload)
+    budget = RankBudget.like_uniform(2, coverage.sites)
+    workload = dataclasses.replace(workload, coverage=coverage, budget=budget)
+    pack = Pack.of(workload, 4)
+    slot = pack.admit(workload, spec(learning_rate=1e-2))
+    pack.step([slot])
+    assert not pack.base.separable_head
+    assert (slot.failure, slot.learner.step) == (None, 1)
 
 
 @pytest.mark.process

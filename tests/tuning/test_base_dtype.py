@@ -43,6 +43,7 @@ def decided(monkeypatch, lines):
     ({"gpus_per_trial": 0}, {"gain": 1.29}, "float32"),
     ({"gpus_per_trial": 0}, {"has": False, "gain": 2.0}, "float32"),
     ({"gpus_per_trial": 0, "model": "bundled"}, {"gain": 2.0}, "float32"),
+    ({"gpus_per_trial": 1, "model": "bundled"}, {}, "float32"),
 ])  # fmt: skip
 def test_bfloat16_is_for_gpus_and_for_cpus_on_which_it_is_faster(decided, lines, plan, machine, dtype):
     plan = decided(SearchPlan(**{"model": "some/model", **plan}), **machine)

@@ -1,14 +1,17 @@
 """What is said of memory, and what is done where it is short."""
 
 import dataclasses
+import itertools
 import types
 
 import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from strategies import RankBudget
 from trainables.engine.footprint import Footprint
+from trainables.models.device import CPU, CUDA, Device
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight import memory
+from tuning.preflight import memory, preview
 from tuning.preflight.preflight import Preflight
 
 FOOTPRINT = Footprint(base=10**9, trial=10**7, moments=10**7, row=10**9, row_recomputed=10**8)
@@ -93,3 +96,42 @@ def test_each_card_is_said_to_take_the_best_that_fits():
     assert lines == ["nf4, 2 rows in a pass, gradient checkpointing, 1 trial at once",
                      "bfloat16, 1 row in a pass, gradient checkpointing, 1 trial at once",
                      "bfloat16, 8 rows in a pass, 8 trials at once"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("device", "there"), [(CUDA, 8e10), (CPU, None)])
+def test_a_dry_run_plans_for_the_card_that_is_here_and_for_none_elsewhere(monkeypatch, device, there):
+    monkeypatch.setattr(memory, "here", lambda: types.SimpleNamespace(name=device, total_bytes=lambda: 8e10))
+    assert memory.bytes_here(SearchPlan(gpus_per_trial=1)) == there
+
+
+@pytest.mark.parametrize(("model", "dtype"), [("bundled", "float32"), ("some/model", "bfloat16")])
+def test_a_dry_run_takes_the_dtype_that_a_gpu_would_train_over(model, dtype):
+    plan = SearchPlan(model=model, gpus_per_trial=1)
+    _, checked = memory.on_this_machine(plan, Preflight(None, plan.workload(RankBudget(10)), "", {}))
+    assert checked.workload.precision.dtype == dtype
+
+
+class Noted(TorchDispatchMode):
+    """Notes, in order, which products are computed, and when the device is waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().partition(".")[0].removeprefix("aten::")
+        if name in ("mm", "_local_scalar_dense"):
+            self.asked.append((name, *args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("of_gpu", "size"), [(False, 512), (True, 4)])
+def test_a_device_is_timed_once_it_is_ready_and_with_products_that_keep_it_busy(monkeypatch, of_gpu, size):
+    monkeypatch.setattr(preview, "PRODUCT_OF_GPU", 4)
+    monkeypatch.setattr(Device, "has_own_memory", of_gpu)
+    clock = itertools.count()
+    with Noted() as noted:
+        monkeypatch.setattr(preview.time, "perf_counter", lambda: noted.asked.append(("clock",)) or next(clock))
+        assert preview._operations_a_second(times=2) == 4 * size**3
+    product, read = ("mm", size, size), ("_local_scalar_dense",)
+    assert noted.asked == [product, read, ("clock",), product, product, read, ("clock",)]

@@ -77,7 +77,7 @@ class Hosts:
 
         It takes no resources: its trials do.
         """
-        # each call runs on another thread, and glibc would keep a step's memory in up to eight arenas per core
+        # each call runs on another thread, and glibc would keep its memory in up to eight arenas per core
         variables = {**DEVICES_STAY_VISIBLE, "MALLOC_ARENA_MAX": "2"}
         if device.startswith("gpu"):
             variables["CUDA_VISIBLE_DEVICES"] = device.removeprefix("gpu")

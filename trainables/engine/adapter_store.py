@@ -12,7 +12,7 @@ from trainables.training.flat_adamw import MOMENTS
 
 _MEMORIES = itertools.count()
 MOST_PADDING = 8
-"""A row is at most so many times as long as what its trial has; others get a store of their own."""
+"""A row is at most so many times as long as its trial would need alone; others get a store of their own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +102,7 @@ class AdapterStore:
         """Return True if nobody's row would be mostly padding with a tenant in the store."""
         layout = self._layout_with([tenant])
         width = sum(place.rank * (place.d_in + place.d_out) for place in layout.values())
-        return width <= MOST_PADDING * min(other.params for other in [*self.tenants, tenant])
+        return width <= MOST_PADDING * min(map(self._width, [*self.tenants, tenant]))
 
     def add(self, *tenants: Tenant) -> None:
         """Give tenants a row each; their values, gradients and moments are what they were.
@@ -188,6 +188,10 @@ class AdapterStore:
             gradients = place.of(self.flat[1, rows], rank) if self.planes > 1 else None
             factors[name] = Factors(down, up, gradients)
         return factors
+
+    def _width(self, tenant: Tenant) -> int:
+        """Return how long a tenant's row would be in a store of its own."""
+        return sum(_padded(len(a), self.multiple) * (a.shape[1] + len(b)) for a, b in tenant.adapter.factors.values())
 
     def _layout_with(self, tenants: Sequence[Tenant]) -> dict[str, Place]:
         sizes = {name: place[1:] for name, place in self.layout.items()}

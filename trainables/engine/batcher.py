@@ -1,10 +1,12 @@
 """A trial in a pack, behind the same protocol as a trial alone; many threads may share one pack."""
 
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from trainables.data.splits import Splits, mean_loss
 from trainables.engine.pack import Pack, Slot
@@ -27,20 +29,24 @@ class StepRequest:
     until: int
     split: str
     losses: list[float] | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class BatchedExecutor:
     """Carries out the requests of all trials of a pack together.
 
-    It has no thread of its own: of the threads that wait for their trials, one does the next round for all. A trial
-    without a request, because its report is being judged, takes no part.
+    Rounds are done by one thread of its own: on a GPU, libraries make a handle and take memory for each thread that
+    asks them for something, and cannot do so while a graph is captured. A trial without a request, because its report
+    is being judged, takes no part.
     """
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
         self._condition = threading.Condition()
-        self._working, self._pauses = False, 0
+        self._working, self._leading, self._pauses = False, False, 0
+        self._thread: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        threading.Thread(target=_doing, args=(self._thread,), name="rounds", daemon=True).start()
+        weakref.finalize(self, self._thread.put, None)
         self._requests: dict[Slot, StepRequest] = {}
         self.rounds, self.slot_rounds = 0, 0
 
@@ -74,16 +80,33 @@ class BatchedExecutor:
         """
         with self._condition:
             self._requests[slot] = request
-            while slot in self._requests:
-                if self._working or self._pauses:
+            try:
+                while slot in self._requests:
+                    self._lead()
                     self._condition.wait()
-                else:
-                    self._round()
+            except BaseException:  # whoever interrupts a program finds it at rest
+                self._requests.pop(slot, None)
+                self._condition.wait_for(lambda: not self._working)
+                raise
         if request.error is not None:
             raise request.error
         if request.losses is None:
             raise RuntimeError("a request was dropped without a loss")
         return request.losses
+
+    def _lead(self) -> None:
+        """Have the thread do rounds, unless it does or they are held back."""
+        if not self._leading and not self._pauses:
+            self._leading = True
+            self._thread.put(self._rounds)
+
+    def _rounds(self) -> None:
+        """Do rounds until nothing is requested any more, or they are held back."""
+        with self._condition:
+            while self._requests and not self._pauses:
+                self._round()
+            self._leading = False
+            self._condition.notify_all()  # whoever came meanwhile asks anew
 
     def _round(self) -> None:
         """Do one step for all requests, with the lock released; it is held on entry and on exit."""
@@ -91,7 +114,7 @@ class BatchedExecutor:
         self._condition.release()
         try:
             done = self._work(requests)
-        except Exception as error:
+        except BaseException as error:  # is raised where it is waited for
             done = list(requests)
             for request in requests.values():
                 request.error = error
@@ -100,7 +123,7 @@ class BatchedExecutor:
             self._working = False
             self._condition.notify_all()
         for slot in done:
-            del self._requests[slot]
+            self._requests.pop(slot, None)  # nobody may wait for it any more
 
     def _work(self, requests: dict[Slot, StepRequest]) -> list[Slot]:
         training = [s for s, request in requests.items() if not s.failure and s.learner.step < request.until]
@@ -121,6 +144,13 @@ class BatchedExecutor:
                 requests[slot].error = slot.failure
             done += due
         return done
+
+
+def _doing(queue: "SimpleQueue[Callable[[], None] | None]") -> None:
+    """Do what comes, until None does; nothing is held between two of them."""
+    while (work := queue.get()) is not None:
+        work()
+        del work
 
 
 class PackedSession:

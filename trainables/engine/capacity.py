@@ -31,14 +31,21 @@ def slots_that_fit(workload: Workload, most: int = MOST) -> int:
     slots = [pack.admit(workload, spec) for _ in range(2)]
     for slot in slots:
         slot.learner.order = [tuple((longest * workload.batch_size)[: workload.batch_size])] * workload.steps
+    device = device_of(pack.device)
+    device.release_memory()
+    device.forget_peak()  # that of whatever was looked at before
     one, two = _peak(pack, slots[:1]), _peak(pack, slots)
-    return fitting(one, two, device_of(workload.device).available_bytes() - LIMIT_BYTES, most)
+    return fitting(one, two, device.available_bytes() - LIMIT_BYTES, most)
 
 
 def fitting(one: int, two: int, available: int, most: int) -> int:
-    """Return how many trials fit, from the peaks of one and of two and the available memory, in bytes."""
-    per_trial = two - one
-    return max(1, min(most, 1 + math.floor((SHARE * available - one) / per_trial) if per_trial > 0 else most))
+    """Return how many trials fit, from the peaks of one and of two and the available memory, in bytes.
+
+    Two that take no more than one say nothing of a third.
+    """
+    per_trial, free = two - one, SHARE * available - one
+    trials = 1 + math.floor(free / per_trial) if per_trial > 0 else 2 if free >= 0 else 1
+    return max(1, min(most, trials))
 
 
 def _peak(pack: Pack, slots: Sequence[Slot]) -> int:

@@ -65,6 +65,8 @@ class CapturedPasses:
         """Forget the passes over all other memory."""
         self._replays = {kind: replay for kind, replay in self._replays.items() if kind[0] in memories}
         self._times = Counter({kind: times for kind, times in self._times.items() if kind[0] in memories})
+        if self._graphs is not None and not self._replays:
+            self._graphs.forget()
 
     def stop(self, reason: str) -> bool:
         """Do all passes as usual from now on; return False if they have been all along.
@@ -84,8 +86,8 @@ class CapturedPasses:
         assert self._graphs is not None
         try:
             replay = self._graphs.capture(work)
-        except Exception as error:  # whatever a driver, a kernel or a model's code raises: nothing has been done yet
-            self.stop(f"one could not be captured ({first_line(error)})")
+        except Exception as error:  # whatever a driver, a kernel or a model's code raises: no pass has been done yet
+            self.stop(f"one could not be captured ({first_line(error)}); memory that it had may stay taken")
             return None
         self.captured += 1
         return replay

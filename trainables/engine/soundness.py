@@ -22,7 +22,7 @@ from trainables.engine.evaluation import lane_losses
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import adapted
-from trainables.models.base_model import BaseModel
+from trainables.models.base_model import BaseModel, load
 from trainables.models.coverage import Coverage
 from trainables.models.device import device_of
 from trainables.models.frozen_linear import FrozenLinear
@@ -77,13 +77,19 @@ def sound_coverage_of(workload: Workload) -> Coverage:
     Raises:
         ValueError: Its adapters cannot be trusted. The message names the model.
     """
-    base = base_of(_in_float32(workload))
+    looked_at = _in_float32(workload)
     try:
-        return sound_coverage(base, splits_of(workload).train)
-    except torch.OutOfMemoryError:
-        raise
+        return sound_coverage(base_of(looked_at), splits_of(workload).train)
     except Exception as error:  # a model's code can raise anything for an adapter at an unusual place
+        if out_of_memory(error):
+            raise ValueError(
+                f"--model {workload.model}: memory does not suffice to look at its matrices in "
+                f"{looked_at.precision.dtype} ({first_line(error)}); try --quantize nf4, or another device"
+            ) from None  # what it holds of the base is given back
         raise ValueError(f"--model {workload.model}: {first_line(error)}; give another, or --target-modules") from error
+    finally:
+        if looked_at is not workload:
+            load.cache_clear()  # else it would lie beside the one that is trained over while that loads
 
 
 def _in_float32(workload: Workload) -> Workload:
@@ -92,6 +98,7 @@ def _in_float32(workload: Workload) -> Workload:
     needed = ROOM * (NF4_BITS / 8 if precision.quantize else 4) * base_of(workload).params
     if precision.dtype == FLOAT32 or needed > device_of(workload.device).available_bytes():
         return workload
+    load.cache_clear()  # for the same reason
     return replace(workload, precision=replace(precision, dtype=FLOAT32))
 
 

@@ -28,8 +28,12 @@ class Graphs(Protocol):
             Does it, on whatever its memory holds by then; each time the result is the same tensor.
 
         Raises:
-            RuntimeError: It cannot be captured, as it waits for the device or goes by numbers on it.
+            RuntimeError: It cannot be captured: it waits for the device, goes by numbers on it, or memory is short.
         """
+        ...
+
+    def forget(self) -> None:
+        """Begin with other memory: nothing that was captured is asked for any more."""
         ...
 
 
@@ -261,15 +265,21 @@ class CudaGraphs:
 
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            result = work()
-        current.wait_stream(self._stream)
-        return result
+        try:
+            with torch.cuda.stream(self._stream):
+                return work()
+        finally:  # what is done after an error must wait, too
+            current.wait_stream(self._stream)
 
     def capture(self, work: "Callable[[], torch.Tensor]") -> "Callable[[], torch.Tensor]":
-        """As ``Graphs.capture``."""
+        """As ``Graphs.capture``.
+
+        A capture that fails may cost this process memory: some versions of PyTorch keep what it had, and some go on as
+        if it were still under way, and then give back none when it is short. So memory is looked at before.
+        """
         import torch
 
+        self._check_room()
         graph = torch.cuda.CUDAGraph()
         # a capture that fails to end leaves its stream the current one, unless it is made that around it, too; with
         # "global" it would fail where another thread writes a checkpoint meanwhile
@@ -284,6 +294,22 @@ class CudaGraphs:
             return result
 
         return replay
+
+    def forget(self) -> None:
+        """As ``Graphs.forget``; PyTorch allows no graph to share the memory of graphs that are all gone."""
+        import torch
+
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @staticmethod
+    def _check_room() -> None:
+        """Raise if less memory is free than the largest pass so far took, beside what stays."""
+        import torch
+
+        in_use = torch.cuda.memory_allocated()
+        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - in_use
+        if free < (needed := torch.cuda.max_memory_allocated() - in_use):
+            raise RuntimeError(f"{free / 1e6:,.0f} MB of memory are free, and it may take {needed / 1e6:,.0f}")
 
 
 class Mps(Device):

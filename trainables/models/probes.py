@@ -19,7 +19,11 @@ def separable_head(network: Any) -> bool:
     if head is None or network.base_model is network:
         return False
     ids = _four_tokens(network)
-    return torch.allclose(head(network.base_model(ids).last_hidden_state), network(ids).logits)
+    try:
+        apart = head(network.base_model(ids).last_hidden_state)
+    except RuntimeError:  # the last hidden state is of another dtype than the head
+        return False
+    return torch.allclose(apart.float(), network(ids).logits.float())
 
 
 @torch.inference_mode()

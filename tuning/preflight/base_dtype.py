@@ -29,12 +29,12 @@ def decided(plan: SearchPlan, checked: Preflight, observer: SearchObserver) -> S
 
 def _choice(plan: SearchPlan, checked: Preflight) -> tuple[Dtype, str]:
     """Return what ``auto`` means on the machine that trains, and why."""
+    if plan.model == "bundled":
+        return FLOAT32, "for the bundled model is small"
     if plan.device == CUDA:
         if device_of(CUDA).has_bfloat16 is False:
             return FLOAT32, "for this GPU has no bfloat16"
         return BFLOAT16, "which takes half the memory of float32"
-    if plan.model == "bundled":
-        return FLOAT32, "for the bundled model is small"
     if plan.device != CPU or not device_of(CPU).has_bfloat16:
         return FLOAT32, "for nothing here computes faster in bfloat16"
     from trainables.models.block_speed import ENOUGH, bfloat16_gain

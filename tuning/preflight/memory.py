@@ -198,7 +198,7 @@ def on_this_machine(plan: SearchPlan, checked: Preflight) -> tuple[SearchPlan, P
     if plan.gpus_per_trial == "auto":
         device = here().name
         plan = plan.model_copy(update={"gpus_per_trial": {CUDA: 1.0, MPS: MPS}.get(device, 0.0)})
-    if plan.base_dtype == "auto" and plan.device == CUDA:
+    if plan.base_dtype == "auto" and plan.device == CUDA and plan.model != "bundled":
         plan = plan.model_copy(update={"base_dtype": BFLOAT16})
     return plan, replace(checked, workload=plan.trained_with(checked.workload))
 
@@ -206,7 +206,8 @@ def on_this_machine(plan: SearchPlan, checked: Preflight) -> tuple[SearchPlan, P
 def bytes_here(plan: SearchPlan) -> float | None:
     """Return the memory of this machine for each process that trains; None of a GPU that is not here."""
     if plan.device == CUDA:
-        return None
+        device = here()
+        return device.total_bytes() if device.name == CUDA else None
     hosts = 1 if plan.device == MPS else max(1, int((os.cpu_count() or 1) // plan.cpus_per_trial))
     at_once = max(1, -(-plan.trials // plan.trials_per_pack))
     return device_of(CPU).available_bytes() / min(hosts, at_once)

@@ -16,6 +16,8 @@ from tuning.preflight import disk_space, memory
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import FLOAT_BYTES, Preflight, token_bytes
 
+PRODUCT_OF_CPU, PRODUCT_OF_GPU = 512, 4096
+"""Rows and columns of matrices whose products are timed: smaller ones leave a GPU idle."""
 SHOWN, SHOWN_LINES = 600, 12
 """Characters and lines of the example that fit beside the rest on a screen."""
 
@@ -141,14 +143,19 @@ def run_seconds(plan: SearchPlan, checked: Preflight) -> float:
     return 6 * checked.shape.params * checked.token_estimate(1) / _operations_a_second()
 
 
-def _operations_a_second(size: int = 512, times: int = 8) -> float:
+def _operations_a_second(times: int = 8) -> float:
+    """Return how fast products are computed here, as training computes them, once the device is ready for them."""
     import torch
 
-    factor = torch.ones(size, size, device=here().name)
-    began = time.perf_counter()
-    for _ in range(times):
-        factor = factor @ factor / size
-    factor.sum().item()  # waits for a GPU
+    device = here()
+    size = PRODUCT_OF_GPU if device.has_own_memory else PRODUCT_OF_CPU
+    factor = torch.ones(size, size, device=device.name)
+    with device.autocast():
+        (factor @ factor).sum().item()
+        began = time.perf_counter()
+        for _ in range(times):
+            factor = factor @ factor / size
+        factor.sum().item()  # waits for a GPU
     return float(2 * size**3 * times / (time.perf_counter() - began))
 
 
