@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from analysis.results import journal
+from analysis.results.confinement import HANDED_OUT
 from analysis.results.strict_json import parsed
 
 PLAN, FACTS, EVIDENCE, FIGURES = "plan.json", "facts.json", "evidence.json", "figures"
@@ -105,7 +106,7 @@ class RunInfo:
     shrink: Sequence[Mapping[str, int | float]] = ()
     samples: tuple[Mapping[str, str], ...] = ()
     samples_note: str | None = None
-    handed_out: Mapping[str, float | str] = field(default_factory=dict)
+    handed_out: Mapping[Annotated[str, Field(pattern=HANDED_OUT)], float | str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict, metadata={"file": EVIDENCE})
 

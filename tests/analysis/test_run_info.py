@@ -67,6 +67,8 @@ def test_only_what_was_found_out_is_saved_as_facts(run_dir):
         ("facts.json", {"importance": {"baseline": 3}}, "importance: Input should be a valid dictionary, got '3'$"),
         ("facts.json", {"versions": None}, "versions: .*, got 'None'$"),
         ("facts.json", {"search_id": 3}, "search_id: Input should be a valid string, got '3'$"),
+        ("facts.json", {"handed_out": {"../..": 1.5}}, r"handed_out: .*, got '\.\./\.\.'$"),
+        ("facts.json", {"handed_out": {"best_adapter\n": 1.5}}, r"handed_out: .*, got 'best_adapter\\n'$"),
         ("evidence.json", {"fisher": {"0.q": "high"}}, "evidence: .*, got 'high'$"),
     ],
 )

@@ -170,6 +170,8 @@ def test_a_search_completed_without_a_damaged_line_is_complete_until_another_is_
         {"event": "wrote", "trial_id": "../t001", "samples": [], "note": ""},
         {"event": "base", "losses": {"eval_loss": None}},
         {"event": "handed_out", "trial_id": "t001", "folders": {"best_adapter": [2.5]}},
+        {"event": "handed_out", "trial_id": "t001", "folders": {"best_adapter/..": 2.5}},
+        {"event": "handed_out", "trial_id": "t001", "folders": {"/home/me/project": 2.5}},
         {"event": "completed", "exit_status": "0"},
         {"event": "completed", "exit_status": 256},
         {"event": ["planned"]},

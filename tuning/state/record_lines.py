@@ -1,10 +1,11 @@
 """What a line of ``record.jsonl`` may be, whoever has written it."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from analysis.results.confinement import check_name
+from analysis.results.confinement import HANDED_OUT, check_name
 from analysis.results.strict_json import is_count, is_number
 from analysis.results.trial_config import TrialConfig
 
@@ -77,7 +78,9 @@ def _is_curve(value: Any) -> bool:
 
 
 def _are_folders(value: Any) -> bool:
-    return _is_mapping(value) and all(is_number(seen) or isinstance(seen, str) for seen in value.values())
+    return _is_mapping(value) and all(
+        re.fullmatch(HANDED_OUT, name) and (is_number(seen) or isinstance(seen, str)) for name, seen in value.items()
+    )
 
 
 def _are_samples(value: Any) -> bool:
