@@ -5,7 +5,6 @@ it gets its name. Otherwise it is in ``DIR_unverified``, and the exit status is 
 """
 
 import datetime
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 import click
 from peft import PeftModel
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from analysis.report.card import Use, card
@@ -22,6 +22,7 @@ from analysis.results.confinement import check_folder
 from analysis.results.messages import first_line, run_command
 from analysis.results.rows import surviving_rows
 from analysis.results.run_info import PLAN, RunInfo, given_in, handed_out_trial
+from analysis.results.strict_json import parsed
 from analysis.stats.assessment import assess
 from trainables.adapters import CONFIG, WEIGHTS
 from trainables.adapters.saved_config import read_folder
@@ -143,9 +144,14 @@ def _choices(run_dir: Path, adapter: Path) -> dict[str, Any]:
     """
     plan = run_dir / PLAN
     try:
-        choices: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))
+        choices: dict[str, Any] = parsed(plan.read_text(encoding="utf-8"))
         choices |= given_in(run_dir, choices)
         hub.at(choices["model"], choices.get("model_revision"))
+        TypeAdapter(DataSource).validate_python(_of_data(choices))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        reason = ": ".join((*map(str, problem["loc"]), problem["msg"]))
+        raise ValueError(f"{plan}: no plan that can be read ({reason}); give the folder of a finished run") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{plan}: no plan that can be read ({error}); give the folder of a finished run") from error
     if choices.get("chat_template") is not None:
@@ -169,13 +175,17 @@ def _searched(run_dir: Path, choices: Mapping[str, Any], adapter: Path) -> Searc
     return Searched(model, Precision.of_plan(choices), rows, why_none, None if isinstance(loss, str) else loss)
 
 
+def _of_data(choices: Mapping[str, Any]) -> dict[str, Any]:
+    return {item.name: choices[item.name] for item in fields(DataSource) if choices.get(item.name) is not None}
+
+
 def _rows(model: str, choices: Mapping[str, Any]) -> tuple[Sequence[Example], str]:
     """Return the run's validation rows; none, and why, if they are not to be had.
 
     Raises:
         ValueError: The texts are not those that the search had.
     """
-    chosen = {item.name: choices[item.name] for item in fields(DataSource) if choices.get(item.name) is not None}
+    chosen = _of_data(choices)
     try:
         chosen["dataset"] = hub.at(chosen["dataset"], choices.get("dataset_revision"))
         prepared = prepare(DataSource(**chosen), model)

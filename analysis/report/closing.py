@@ -53,11 +53,13 @@ def shrinking(info: RunInfo) -> list[str]:
 
 
 def evidence(info: RunInfo) -> list[str]:
-    """Return how far the kinds of evidence agree about which sites matter; empty with fewer than two kinds."""
+    """Return how far the kinds of evidence agree about which sites matter; empty with fewer than two of the same."""
     kinds = [kind for kind in info.evidence if "/" not in kind]  # the others are components of one kind
     if len(kinds) < 2:
         return []
-    sites = list(info.evidence[kinds[0]])
+    sites = [site for site in info.evidence[kinds[0]] if all(site in info.evidence[kind] for kind in kinds)]
+    if not sites:
+        return []
     values = {kind: [info.evidence[kind][site] for site in sites] for kind in kinds}
     body = [[kind, *(_tau(values[kind], values[other]) for other in kinds)] for kind in kinds]
     return [
@@ -129,7 +131,7 @@ def reproduce(info: RunInfo) -> list[str]:
         "SHA-256 of its files": info.base_sha256 if info.base_sha256 != info.model else None,
         "Data": info.dataset,
         "Their commit": info.dataset_revision,
-        "Used of the data": "; ".join(map(str, info.data.get("words") or ())),
+        "Used of the data": "; ".join(info.data.get("words", ())),
         "SHA-256 of all texts": info.corpus_sha256,
     }
     lines += [f"- **{name}:** {inline(value)}" for name, value in facts.items() if value]

@@ -5,7 +5,7 @@ from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from analysis.results import journal
@@ -28,6 +28,23 @@ MARGIN_PATTERN = rf"^([0-9]*[.])?[0-9]+{DOUBLINGS}$"
 def _planned(default: object = None) -> Any:
     """Return a field that ``plan.json`` has. One that names no file is in ``facts.json``."""
     return field(default=default, metadata={"file": PLAN})
+
+
+SIZE = {"fraction", "params", "test_loss"}
+"""What is said of each size of the winner."""
+
+
+def _with_sizes(curve: Sequence[Mapping[str, int | float]]) -> Sequence[Mapping[str, int | float]]:
+    if not all(point.keys() >= SIZE for point in curve):
+        raise ValueError(f"each size must have {', '.join(sorted(SIZE))}")
+    return curve
+
+
+def _with_words(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    words = data.get("words", ())
+    if not isinstance(words, list | tuple) or not all(isinstance(line, str) for line in words):
+        raise ValueError("words must be a list of texts")
+    return data
 
 
 CONTAINING_PLAIN = ("linear_decay", "attention_heavy", "composite", "plain")
@@ -89,7 +106,7 @@ class RunInfo:
     base_params: int | None = None
     base_sha256: str | None = None
     budget_params: int | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Annotated[Mapping[str, Any], AfterValidator(_with_words)] = field(default_factory=dict)
     coverage: str | None = None
     always_plain: tuple[str, ...] = ()
     containing_plain: tuple[str, ...] = CONTAINING_PLAIN
@@ -103,7 +120,7 @@ class RunInfo:
     looks: int = 0
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     base_losses: Mapping[str, float] = field(default_factory=dict)
-    shrink: Sequence[Mapping[str, int | float]] = ()
+    shrink: Annotated[Sequence[Mapping[str, int | float]], AfterValidator(_with_sizes)] = ()
     samples: tuple[Mapping[str, str], ...] = ()
     samples_note: str | None = None
     handed_out: Mapping[Annotated[str, Field(pattern=HANDED_OUT)], float | str] = field(default_factory=dict)

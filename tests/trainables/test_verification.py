@@ -235,3 +235,20 @@ def test_a_form_is_compared_with_the_loss_that_the_search_noted(noted, name, run
     assert [path.name for path in tmp_path.glob("*form*")] == [name]
     assert ("the search measured 3.00000" in errors) == (noted == 3.0)
     assert ("as the search did" in out) == (noted == 4.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_length": "x"}, "max_length: Input should be a valid integer"),
+        ({"learn": ["all"]}, "learn: Input should be"),
+        ({"dataset": {"a": 1}}, "dataset: Input should be a valid string"),
+        (None, "cut off, or no JSON"),
+    ],
+)
+def test_a_plan_that_no_search_writes_is_one_line(run, monkeypatch, capsys, change, said):
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text("[" * 100_000 if change is None else json.dumps(plan | change))
+    status, out, errors = exported(run, "adapter", run / "best_adapter", monkeypatch, capsys)
+    assert (status, out, len(errors.splitlines())) == (2, "", 1)
+    assert f"{run / 'plan.json'}: no plan that can be read ({said}" in errors

@@ -161,6 +161,8 @@ def test_a_search_completed_without_a_damaged_line_is_complete_until_another_is_
         {"event": "began", "trial_id": "t009", "config": CONFIG.to_ray() | {"seed": "x"}, "turn": 0},
         {"event": "began", "trial_id": "t009", "config": CONFIG.to_ray(), "turn": -1},
         {"event": "reported", "trial_id": "t001", "report": {"eval_loss": 1.0}},
+        {"event": "reported", "trial_id": "t001", "report": {"step": 1}},
+        {"event": "shrunk", "trial_id": "t001", "curve": [{}]},
         {"event": "reported", "trial_id": "t001", "report": {"step": 1, "eval_loss": "low"}},
         {"event": "repeated", "config": CONFIG.to_ray(), "turn": 0, "same_as": 5, "values": None},
         {"event": "planned", "plan": [], "command": "", "changes": []},

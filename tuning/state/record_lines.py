@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.results.confinement import HANDED_OUT, check_name
+from analysis.results.run_info import SIZE
 from analysis.results.strict_json import is_count, is_number
 from analysis.results.trial_config import TrialConfig
 
@@ -68,12 +69,12 @@ def _is_mapping(value: Any) -> bool:
 
 def _is_report(value: Any) -> bool:
     numbers = isinstance(value, dict) and all(number is None or is_number(number) for number in value.values())
-    return numbers and is_count(value.get("step"))
+    return numbers and is_count(value.get("step")) and "eval_loss" in value
 
 
 def _is_curve(value: Any) -> bool:
     return isinstance(value, list) and all(
-        _is_mapping(point) and all(map(is_number, point.values())) for point in value
+        _is_mapping(point) and point.keys() >= SIZE and all(map(is_number, point.values())) for point in value
     )
 
 

@@ -101,7 +101,7 @@ def make_scheduler(plan: SearchPlan, record: Record, kept_steps: Mapping[str, in
         return FIFOScheduler()
     scheduler = StrategyASHA(plan.reports)
     for row in record.of_phase(Phase.SEARCH):
-        scheduler.recall(row.trial_config, [report["eval_loss"] for report in row.history])
+        scheduler.recall(row.trial_config, [report.get("eval_loss") for report in row.history])
     for config in record.unfinished(Phase.SEARCH):
         kept, reports = (kept_steps or {}).get(config.trial_id, 0), record.reports.get(config.trial_id, {})
         scheduler.recall(config, [report["eval_loss"] for step, report in reports.items() if step < kept])
