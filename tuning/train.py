@@ -36,6 +36,7 @@ from trainables.models.identity import check_unchanged
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import ADAPTER, BEST, UNIFORM, UNVERIFIED
 from trainables.training.session import Diverged
+from tuning.lifecycle.output import unbreakable
 from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight, check
@@ -175,8 +176,8 @@ def _winner(run_dir: Path) -> Winner:
     Raises:
         ValueError: It has no plan, or no run to recommend whose ranks and learning rate are known; in one line.
     """
-    info = RunInfo.of_run(run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     check_folder(run_dir, but=("ray",))
+    info = RunInfo.of_run(run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     try:
         saved = parsed((run_dir / PLAN).read_text(encoding="utf-8"))
         moved = given_in(run_dir, saved)
@@ -260,7 +261,8 @@ def _put_script(workload: Workload, spec: TrialSpec, row: ResultRow, aside: Path
 
 def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int:
     """Run the command; wrong usage is one line and exit status 2."""
-    return run_command(train, arguments, name or "train")
+    with unbreakable("the training"):
+        return run_command(train, arguments, name or "train")
 
 
 if __name__ == "__main__":
