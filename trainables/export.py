@@ -18,9 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from analysis.report.card import Use, card
+from analysis.results.atomic_write import replacing_folder
 from analysis.results.confinement import check_folder
 from analysis.results.messages import first_line, run_command
-from analysis.results.rows import surviving_rows
+from analysis.results.rows import ResultRow, surviving_rows
 from analysis.results.run_info import PLAN, RunInfo, given_in, handed_out_trial
 from analysis.results.strict_json import parsed
 from analysis.stats.assessment import assess
@@ -83,7 +84,8 @@ class Searched:
         precision: How it lay in memory.
         rows: The validation rows.
         why_none: Why there are none.
-        loss: What others' code measured of the adapter then, in nats per token; None if it did not verify it.
+        loss: What others' code measured of the adapter then, in nats per token, or its trial where that did not agree
+            or nobody measured it; None if no file says, or rounding would differ.
     """
 
     model: str
@@ -104,7 +106,7 @@ def convert(run_dir: Path, form: str, output: Path) -> int:  # noqa: D103  (its 
     for folder in {output, unverified} - ({adapter} & {unverified}):  # what a stopped search left may be verified
         if folder.exists():
             raise click.UsageError(f"--output {output}: {folder} exists; give a folder that does not")
-    choices, aside = _choices(run_dir, adapter), output.with_name(f".{output.name}.partial")
+    choices, aside = _choices(run_dir, adapter), output.with_name(f".{output.name}.export")
     searched = _searched(run_dir, choices, adapter)
     model, precision = searched.model, searched.precision
     shutil.rmtree(aside, ignore_errors=True)
@@ -115,9 +117,11 @@ def convert(run_dir: Path, form: str, output: Path) -> int:  # noqa: D103  (its 
         handed_out = output if sound else unverified
         if form != "merged":
             _write_card(run_dir, adapter, aside, Use(*loaded_from(model), str(handed_out), form == "uniform", seen))
-        if adapter == unverified:
+        with replacing_folder(handed_out) as place:
+            for path in aside.iterdir():
+                path.replace(place / path.name)
+        if adapter == unverified != handed_out:
             shutil.rmtree(adapter)
-        aside.rename(handed_out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     click.echo(f"{handed_out}: {seen}", err=not sound)
@@ -171,8 +175,20 @@ def _searched(run_dir: Path, choices: Mapping[str, Any], adapter: Path) -> Searc
     model = hub.at(choices["model"], choices.get("model_revision"))
     check_unchanged(model, info.base_sha256)
     rows, why_none = _rows(model, choices)
+    precision = Precision.of_plan(choices)
     loss = info.handed_out.get(BEST) if adapter.name == BEST else None  # of another nobody has found that it agrees
-    return Searched(model, Precision.of_plan(choices), rows, why_none, None if isinstance(loss, str) else loss)
+    if adapter.name != BEST and precision.exact and (run := _trial(run_dir, info)) is not None:
+        loss = run.final_eval_loss
+    return Searched(model, precision, rows, why_none, None if isinstance(loss, str) else loss)
+
+
+def _trial(run_dir: Path, info: RunInfo) -> ResultRow | None:
+    """Return the row of the trial whose adapter it is; that of a stopped search is its best so far."""
+    path = run_dir / "rows.jsonl"
+    rows, _ = surviving_rows(path) if path.is_file() else ([], [])
+    if (trial := handed_out_trial(run_dir, info.handed_out)) is None:
+        return assess(rows, info.margin, info.containing_plain).recommended
+    return next((row for row in rows if row.trial_id == trial), None)
 
 
 def _of_data(choices: Mapping[str, Any]) -> dict[str, Any]:

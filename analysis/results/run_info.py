@@ -199,9 +199,17 @@ def _content(path: Path, complaint: str = "cannot be read") -> dict[str, Any]:
     return content
 
 
-def handed_out_trial(run_dir: Path) -> str | None:
-    """Return the id of the trial whose adapter was handed out last; None if a run's record does not say."""
+def handed_out_trial(run_dir: Path, handed_out: Mapping[str, float | str] | None = None) -> str | None:
+    """Return the id of the trial whose adapter was handed out last; None if a run's record does not say.
+
+    Args:
+        run_dir: The folder of the run.
+        handed_out: What it is to have been handed out as, as in ``RunInfo``; None for anything.
+    """
     path = run_dir / "record.jsonl"
     lines = journal.numbered(path, unsealed=False)[0].values() if path.is_file() else ()
-    trials = [line.get("trial_id") for line in lines if line.get("event") == "handed_out"]
-    return trials[-1] if trials and isinstance(trials[-1], str) else None
+    handouts = [line for line in lines if line.get("event") == "handed_out"]
+    if not handouts or handed_out not in (None, handouts[-1].get("folders")):
+        return None
+    trial = handouts[-1].get("trial_id")
+    return trial if isinstance(trial, str) else None
