@@ -282,6 +282,22 @@ def test_texts_are_the_same_wherever_their_file_lies(simulated, small, tmp_path,
     assert "--dataset is " in capsys.readouterr().err
 
 
+def test_a_base_is_the_same_wherever_its_folder_lies(simulated, small, tmp_path, tiny_gpt2, capsys):
+    here, there, other = (tmp_path / name for name in ("here", "there", "other"))
+    shutil.copytree(tiny_gpt2, here)
+    flags = ["--num-samples", "1", "--strategies", "baseline", "--runs-dir", str(tmp_path / "runs"), "--name", "x"]
+    assert main([*small, *flags, "--model", str(here)]) == 0
+    here.rename(there)
+    resumed = ["--resume", "x", "--runs-dir", str(tmp_path / "runs"), "--extend", "1"]
+    capsys.readouterr()
+    assert main([*resumed, "--model", str(there)]) == 0, capsys.readouterr().err
+    assert saved_plan(Record(tmp_path / "runs" / "x")).model == str(there)
+    shutil.copytree(there, other)
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    assert main([*resumed, "--model", str(other)]) == 2
+    assert f"--model is {there}, not {other}" in capsys.readouterr().err
+
+
 @pytest.fixture
 def with_own_files(tmp_path):
     """A plan with a split and a template of its own, and a function that gives another with its files elsewhere."""
