@@ -181,6 +181,7 @@ def _winner(run_dir: Path) -> Winner:
     try:
         saved = parsed((run_dir / PLAN).read_text(encoding="utf-8"))
         moved = given_in(run_dir, saved)
+        moved |= _template(run_dir, saved)
         plan = SearchPlan(**{**saved, **moved, "runs_dir": str(run_dir.resolve().parent)})
     except (TypeError, ValidationError) as error:
         raise ValueError(f"{run_dir / PLAN}: no plan that can be read ({' '.join(str(error).split())[:80]})") from error
@@ -192,6 +193,24 @@ def _winner(run_dir: Path) -> Winner:
     if run is None or not any((run.ranks or {}).values()) or run.learning_rate is None:
         raise ValueError(f"{run_dir}: no run in it can be recommended, or its ranks or learning rate are unknown")
     return Winner(plan, info, assessment, run)
+
+
+def _template(run_dir: Path, saved: Mapping[str, Any]) -> dict[str, str]:
+    """Return the chat template of a run, if its search was given one.
+
+    It becomes a part of what is handed out, and a plan may name any file: it is taken from the run's adapter alone.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    if saved.get("chat_template") is None:
+        return {}
+    from trainables.models.base_model import CHAT_TEMPLATE  # with it comes PyTorch
+
+    folders = [run_dir / name for name in (BEST, UNIFORM, BEST + UNVERIFIED)]
+    if (path := next(filter(Path.is_file, (folder / CHAT_TEMPLATE for folder in folders)), None)) is None:
+        raise ValueError(f"{folders[0]}: no {CHAT_TEMPLATE} in it; copy the search's --chat-template there")
+    return {"chat_template": str(path.resolve())}
 
 
 def _alphas(run: ResultRow) -> dict[str, float] | None:
