@@ -5,7 +5,6 @@ it gets its name. Otherwise it is in ``DIR_unverified``, and the exit status is 
 """
 
 import datetime
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,13 +14,16 @@ from typing import Any
 
 import click
 from peft import PeftModel
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from analysis.report.card import Use, card
+from analysis.results.atomic_write import replacing_folder
 from analysis.results.confinement import check_folder
 from analysis.results.messages import first_line, run_command
-from analysis.results.rows import surviving_rows
+from analysis.results.rows import ResultRow, surviving_rows
 from analysis.results.run_info import PLAN, RunInfo, given_in, handed_out_trial
+from analysis.results.strict_json import parsed
 from analysis.stats.assessment import assess
 from trainables.adapters import CONFIG, WEIGHTS
 from trainables.adapters.saved_config import read_folder
@@ -83,7 +85,8 @@ class Searched:
         precision: How it lay in memory.
         rows: The validation rows.
         why_none: Why there are none.
-        loss: What others' code measured of the adapter then, in nats per token; None if it did not verify it.
+        loss: What others' code measured of the adapter then, in nats per token, or its trial where that did not agree
+            or nobody measured it; None if no file says, or rounding would differ.
     """
 
     model: str
@@ -104,7 +107,7 @@ def convert(run_dir: Path, form: str, output: Path) -> int:  # noqa: D103  (its 
     for folder in {output, unverified} - ({adapter} & {unverified}):  # what a stopped search left may be verified
         if folder.exists():
             raise click.UsageError(f"--output {output}: {folder} exists; give a folder that does not")
-    choices, aside = _choices(run_dir, adapter), output.with_name(f".{output.name}.partial")
+    choices, aside = _choices(run_dir, adapter), output.with_name(f".{output.name}.export")
     searched = _searched(run_dir, choices, adapter)
     model, precision = searched.model, searched.precision
     shutil.rmtree(aside, ignore_errors=True)
@@ -115,9 +118,11 @@ def convert(run_dir: Path, form: str, output: Path) -> int:  # noqa: D103  (its 
         handed_out = output if sound else unverified
         if form != "merged":
             _write_card(run_dir, adapter, aside, Use(*loaded_from(model), str(handed_out), form == "uniform", seen))
-        if adapter == unverified:
+        with replacing_folder(handed_out) as place:
+            for path in aside.iterdir():
+                path.replace(place / path.name)
+        if adapter == unverified != handed_out:
             shutil.rmtree(adapter)
-        aside.rename(handed_out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     click.echo(f"{handed_out}: {seen}", err=not sound)
@@ -144,9 +149,14 @@ def _choices(run_dir: Path, adapter: Path) -> dict[str, Any]:
     """
     plan = run_dir / PLAN
     try:
-        choices: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))
+        choices: dict[str, Any] = parsed(plan.read_text(encoding="utf-8"))
         choices |= given_in(run_dir, choices)
         hub.at(choices["model"], choices.get("model_revision"))
+        TypeAdapter(DataSource).validate_python(_of_data(choices))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        reason = ": ".join((*map(str, problem["loc"]), problem["msg"]))
+        raise ValueError(f"{plan}: no plan that can be read ({reason}); give the folder of a finished run") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{plan}: no plan that can be read ({error}); give the folder of a finished run") from error
     if choices.get("chat_template") is not None:
@@ -166,8 +176,24 @@ def _searched(run_dir: Path, choices: Mapping[str, Any], adapter: Path) -> Searc
     model = hub.at(choices["model"], choices.get("model_revision"))
     check_unchanged(model, info.base_sha256)
     rows, why_none = _rows(model, choices)
+    precision = Precision.of_plan(choices)
     loss = info.handed_out.get(BEST) if adapter.name == BEST else None  # of another nobody has found that it agrees
-    return Searched(model, Precision.of_plan(choices), rows, why_none, None if isinstance(loss, str) else loss)
+    if adapter.name != BEST and precision.exact and (run := _trial(run_dir, info)) is not None:
+        loss = run.final_eval_loss
+    return Searched(model, precision, rows, why_none, None if isinstance(loss, str) else loss)
+
+
+def _trial(run_dir: Path, info: RunInfo) -> ResultRow | None:
+    """Return the row of the trial whose adapter it is; that of a stopped search is its best so far."""
+    path = run_dir / "rows.jsonl"
+    rows, _ = surviving_rows(path) if path.is_file() else ([], [])
+    if (trial := handed_out_trial(run_dir, info.handed_out)) is None:
+        return assess(rows, info.margin, info.containing_plain).recommended
+    return next((row for row in rows if row.trial_id == trial), None)
+
+
+def _of_data(choices: Mapping[str, Any]) -> dict[str, Any]:
+    return {item.name: choices[item.name] for item in fields(DataSource) if choices.get(item.name) is not None}
 
 
 def _rows(model: str, choices: Mapping[str, Any]) -> tuple[Sequence[Example], str]:
@@ -176,7 +202,7 @@ def _rows(model: str, choices: Mapping[str, Any]) -> tuple[Sequence[Example], st
     Raises:
         ValueError: The texts are not those that the search had.
     """
-    chosen = {item.name: choices[item.name] for item in fields(DataSource) if choices.get(item.name) is not None}
+    chosen = _of_data(choices)
     try:
         chosen["dataset"] = hub.at(chosen["dataset"], choices.get("dataset_revision"))
         prepared = prepare(DataSource(**chosen), model)

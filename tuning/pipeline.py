@@ -153,7 +153,7 @@ def resume(
             if extend and record.exit_status is None:
                 ahead = f"end it first with {again(before)}"
                 raise ValueError(f"--extend {extend}: only a finished search is extended, and {name} is not; {ahead}")
-            plan, changes = continuation.changed_plan(before, choices, extend)
+            plan, changes = continuation.changed_plan(before, choices, extend, continuation.base_of(record))
             continuation.check_pairs(record, changes)
             _refuse(name, changes, allow_changes)
             if record.exit_status is not None and not extend and not changes:
@@ -163,7 +163,7 @@ def resume(
                 return result
             process.leave_with(f"Stopped. To go on: {again(plan)}")
             watch.observer.planned(plan)
-            origin = continuation.origin(record, before)
+            origin = continuation.origin(record, plan)
             search_id = origin["search_id"] or uuid.uuid4().hex
             kept = {"corpus_sha256": plan.corpus_sha256, "time_limit": plan.time_limit}  # what follows from both stays
             plan = plan.model_copy(update={**dict.fromkeys(kept), "learning_rate": plan.centre_learning_rate})

@@ -36,6 +36,7 @@ from trainables.models.identity import check_unchanged
 from trainables.spec import TrialSpec, Workload
 from trainables.training.checkpoint import ADAPTER, BEST, UNIFORM, UNVERIFIED
 from trainables.training.session import Diverged
+from tuning.lifecycle.output import unbreakable
 from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight.preflight import Preflight, check
@@ -175,11 +176,12 @@ def _winner(run_dir: Path) -> Winner:
     Raises:
         ValueError: It has no plan, or no run to recommend whose ranks and learning rate are known; in one line.
     """
-    info = RunInfo.of_run(run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     check_folder(run_dir, but=("ray",))
+    info = RunInfo.of_run(run_dir, f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     try:
         saved = parsed((run_dir / PLAN).read_text(encoding="utf-8"))
         moved = given_in(run_dir, saved)
+        moved |= _template(run_dir, saved)
         plan = SearchPlan(**{**saved, **moved, "runs_dir": str(run_dir.resolve().parent)})
     except (TypeError, ValidationError) as error:
         raise ValueError(f"{run_dir / PLAN}: no plan that can be read ({' '.join(str(error).split())[:80]})") from error
@@ -191,6 +193,24 @@ def _winner(run_dir: Path) -> Winner:
     if run is None or not any((run.ranks or {}).values()) or run.learning_rate is None:
         raise ValueError(f"{run_dir}: no run in it can be recommended, or its ranks or learning rate are unknown")
     return Winner(plan, info, assessment, run)
+
+
+def _template(run_dir: Path, saved: Mapping[str, Any]) -> dict[str, str]:
+    """Return the chat template of a run, if its search was given one.
+
+    It becomes a part of what is handed out, and a plan may name any file: it is taken from the run's adapter alone.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    if saved.get("chat_template") is None:
+        return {}
+    from trainables.models.base_model import CHAT_TEMPLATE  # with it comes PyTorch
+
+    folders = [run_dir / name for name in (BEST, UNIFORM, BEST + UNVERIFIED)]
+    if (path := next(filter(Path.is_file, (folder / CHAT_TEMPLATE for folder in folders)), None)) is None:
+        raise ValueError(f"{folders[0]}: no {CHAT_TEMPLATE} in it; copy the search's --chat-template there")
+    return {"chat_template": str(path.resolve())}
 
 
 def _alphas(run: ResultRow) -> dict[str, float] | None:
@@ -260,7 +280,8 @@ def _put_script(workload: Workload, spec: TrialSpec, row: ResultRow, aside: Path
 
 def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int:
     """Run the command; wrong usage is one line and exit status 2."""
-    return run_command(train, arguments, name or "train")
+    with unbreakable("the training"):
+        return run_command(train, arguments, name or "train")
 
 
 if __name__ == "__main__":

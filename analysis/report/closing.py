@@ -53,11 +53,13 @@ def shrinking(info: RunInfo) -> list[str]:
 
 
 def evidence(info: RunInfo) -> list[str]:
-    """Return how far the kinds of evidence agree about which sites matter; empty with fewer than two kinds."""
+    """Return how far the kinds of evidence agree about which sites matter; empty with fewer than two of the same."""
     kinds = [kind for kind in info.evidence if "/" not in kind]  # the others are components of one kind
     if len(kinds) < 2:
         return []
-    sites = list(info.evidence[kinds[0]])
+    sites = [site for site in info.evidence[kinds[0]] if all(site in info.evidence[kind] for kind in kinds)]
+    if not sites:
+        return []
     values = {kind: [info.evidence[kind][site] for site in sites] for kind in kinds}
     body = [[kind, *(_tau(values[kind], values[other]) for other in kinds)] for kind in kinds]
     return [
@@ -100,8 +102,8 @@ def _bracket(trials: Sequence[Mapping[str, float | None]]) -> list[str]:
         return []
     losses = ((trial["learning_rate"], trial["eval_loss"]) for trial in trials)
     tried = ", ".join(f"{rate:.2g} {'diverged' if loss is None else f'{loss:.4f}'}" for rate, loss in losses)
-    steps = f"{trials[0]['steps']:,.0f} steps" if trials[0].get("steps") else "few steps"
-    return [f"- **Learning rate:** plain LoRA's evaluation loss in short trials of {steps}: {inline(tried)}"]
+    said = f"plain LoRA's evaluation loss in short trials of {trials[0]['steps']:,.0f} steps"
+    return [f"- **Learning rate:** {said}: {inline(tried)}"]
 
 
 def _wall_time(seconds: Mapping[str, float]) -> list[str]:
@@ -140,7 +142,7 @@ def reproduce(info: RunInfo) -> list[str]:
         "SHA-256 of its files": info.base_sha256 if info.base_sha256 != info.model else None,
         "Data": info.dataset,
         "Their commit": info.dataset_revision,
-        "Used of the data": "; ".join(map(str, info.data.get("words") or ())),
+        "Used of the data": "; ".join(info.data.get("words", ())),
         "SHA-256 of all texts": info.corpus_sha256,
     }
     lines += [f"- **{name}:** {inline(value)}" for name, value in facts.items() if value]

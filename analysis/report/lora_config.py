@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from analysis.results.rank_patterns import from_block, patterns
 
@@ -48,7 +49,7 @@ def _targets(names: Sequence[str]) -> list[str]:
     alone = []
     for name in names:
         number, rest = from_block(name)
-        if rest and re.fullmatch(r"(0|[1-9]\d*)", number) and re.fullmatch(r"[\w.]+", name):
+        if rest and re.fullmatch(r"(0|[1-9][0-9]{0,8})", number) and re.fullmatch(r"[\w.]+", name):
             blocks.setdefault((name[: -len(f"{number}.{rest}")], rest), []).append(number)
         else:
             alone.append(f"{name!r},")
@@ -65,8 +66,7 @@ def _generator(start: str, numbers: Sequence[str], rests: Sequence[str]) -> str:
 
 def _numbers(numbers: Sequence[str]) -> str:
     values = [int(number) for number in numbers]
-    whole = list(range(values[0], values[-1] + 1))
-    if len(values) > 2 and values == whole:
+    if len(values) > 2 and all(after == before + 1 for before, after in pairwise(values)):
         return f"range({values[0] or ''}{', ' if values[0] else ''}{values[-1] + 1})"
     return str(values)
 

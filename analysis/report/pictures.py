@@ -62,7 +62,13 @@ def drawn(assessment: SearchAssessment, info: RunInfo) -> list[Picture]:
 
 
 def write(pictures: Sequence[Picture], folder: Path) -> dict[str, str]:
-    """Write pictures where the report's Markdown looks for them, beside it, and return name -> SVG."""
+    """Write pictures where the report's Markdown looks for them, beside it, and return name -> SVG.
+
+    Raises:
+        ValueError: The folder for them is a link.
+    """
+    if (folder / FIGURES).is_symlink():
+        raise ValueError(f"{folder / FIGURES}: a link; put there what it leads to, or give the report another folder")
     (folder / FIGURES).mkdir(exist_ok=True)
     drawings = {picture.name: drawing.svg(picture.figure, picture.name) for picture in pictures}
     for name, text in drawings.items():

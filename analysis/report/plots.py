@@ -147,9 +147,13 @@ def pareto_front(rows: Sequence[ResultRow], front: Sequence[ResultRow]) -> Figur
             (point,) = axes.plot(params, loss, marker, color=colour, markerfacecolor=face, markersize=5.5, zorder=2)
             tip(point, f"{row.experiment_name}: {params:,} parameters, {loss:.4f}")
         axes.plot([], [], marker, color=colour, label=label(strategy))
-    axes.set_xscale("log")
-    sizes = [pareto.point(row)[0] for row in rows]
-    axes.set_xticks(_halvings(min(sizes), max(sizes)))
+    sizes = sorted({pareto.point(row)[0] for row in rows})
+    nothing, sizes = sizes[: sizes[0] == 0], sizes[sizes[0] == 0 :]  # a table may have the untouched base
+    if nothing and sizes:
+        axes.set_xscale("symlog", linthresh=sizes[0])
+    elif sizes:
+        axes.set_xscale("log")
+    axes.set_xticks([*nothing, *(_halvings(sizes[0], sizes[-1]) if sizes else ())])
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("trainable parameters (filled: on the front)")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
 """What an id of a trial, or a name made of it, consists of: it becomes the name of a folder."""
+HANDED_OUT = r"^best_adapter(_uniform)?(_unverified)?$"
+"""The names of folders that a search hands out, as ``trainables/training/checkpoint.py`` makes them."""
 
 
 def check_name(what: str, name: object) -> None:

@@ -18,6 +18,7 @@ from analysis.results.trial_config import Phase, Status, TrialConfig
 STATUSES = tuple(status for status in Status if status != Status.RUNNING)
 NESTED = ("config", "ranks", "alphas", "history", "test_documents")
 INTEGERS = ("seed", "trainable_parameters", "tokens", "restarts")
+REPORTED = ("train_loss", "eval_loss", "seconds")
 COPIED = ("learning_rate", "budget_share", "control_of")
 NUMBERS = (
     "learning_rate",
@@ -121,6 +122,12 @@ KINDS: dict[str, Any] = {
     **dict.fromkeys(("history", "test_documents"), list),
     "fan_in_fan_out": bool,
 }
+CONFIG_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("strategy", "scaling", "control_of", "source", "official"), str),
+    **dict.fromkeys(("learning_rate", "budget_share"), int | float),
+    "seed": int,
+}
+"""Of what a trial was asked to do, which its row has in ``config``."""
 
 
 def write_rows(rows: Iterable[ResultRow], path: Path) -> None:
@@ -222,23 +229,36 @@ def _row(values: dict[str, Any]) -> ResultRow:
     if unknown:
         raise ValueError(f"unknown column {sorted(map(str, unknown))[0]!r}")
     _check_kinds(values)
-    return ResultRow(**{**values, "history": tuple(values.get("history") or ())})
+    row = ResultRow(**{**values, "history": tuple(values.get("history") or ())})
+    _check_each({name: getattr(row.trial_config, name) for name in CONFIG_KINDS}, CONFIG_KINDS)
+    return row
 
 
 def _check_kinds(values: Mapping[str, Any]) -> None:
     """Raise ValueError for a value that would fail only later, in the middle of a report."""
-    for name, value in values.items():
-        kind = KINDS[name]
-        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-            raise ValueError(f"{name} must be {kind}, got {str(value)[:40]!r}")
-        if isinstance(value, int) and abs(value) >= MOST:
-            raise ValueError(f"{name} is too large")
+    _check_each(values, KINDS)
     _check_ranks(values.get("ranks") or {}, values.get("alphas") or {})
     for pair in values.get("test_documents") or ():
         if not (isinstance(pair, list) and list(map(type, pair)) in DOCUMENT and math.isfinite(pair[0])):
             raise ValueError("test_documents must be a list of [loss, tokens]")
-    if not all(isinstance(report, dict) and "step" in report for report in values.get("history") or ()):
-        raise ValueError("history must be a list of mappings, each with its step")
+    if not all(map(_is_report, values.get("history") or ())):
+        raise ValueError("history must be a list of mappings, each with its step, and of numbers")
+    if (values.get("trainable_parameters") or 0) < 0:
+        raise ValueError("trainable_parameters must not be below 0")
+
+
+def _check_each(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        kind = kinds[name]
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise ValueError(f"{name} must be {kind}, got {str(value)[:40]!r}")
+        if isinstance(value, int) and abs(value) >= MOST:
+            raise ValueError(f"{name} is too large")
+
+
+def _is_report(report: Any) -> bool:
+    numbers = isinstance(report, dict) and all(report.get(name) is None or is_number(report[name]) for name in REPORTED)
+    return numbers and is_number(report.get("step"))
 
 
 def _check_ranks(ranks: Mapping[str, Any], alphas: Mapping[str, Any]) -> None:

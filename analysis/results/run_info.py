@@ -5,10 +5,11 @@ from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from analysis.results import journal
+from analysis.results.confinement import HANDED_OUT
 from analysis.results.strict_json import parsed
 
 PLAN, FACTS, EVIDENCE, FIGURES = "plan.json", "facts.json", "evidence.json", "figures"
@@ -27,6 +28,37 @@ MARGIN_PATTERN = rf"^([0-9]*[.])?[0-9]+{DOUBLINGS}$"
 def _planned(default: object = None) -> Any:
     """Return a field that ``plan.json`` has. One that names no file is in ``facts.json``."""
     return field(default=default, metadata={"file": PLAN})
+
+
+SIZE = {"fraction", "params", "test_loss"}
+"""What is said of each size of the winner."""
+
+
+def _with_sizes(curve: Sequence[Mapping[str, int | float]]) -> Sequence[Mapping[str, int | float]]:
+    if not all(point.keys() >= SIZE for point in curve):
+        raise ValueError(f"each size must have {', '.join(sorted(SIZE))}")
+    return curve
+
+
+def are_short_trials(trials: Sequence[Mapping[str, float | None]]) -> bool:
+    """Return True if each has a learning rate, steps, and a loss, which may be unknown."""
+    return all(
+        {"learning_rate", "steps", "eval_loss"} <= trial.keys() and None not in (trial["learning_rate"], trial["steps"])
+        for trial in trials
+    )
+
+
+def _with_rates(trials: tuple[Mapping[str, float | None], ...]) -> tuple[Mapping[str, float | None], ...]:
+    if not are_short_trials(trials):
+        raise ValueError("each short trial must have learning_rate, steps, eval_loss")
+    return trials
+
+
+def _with_words(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    words = data.get("words", ())
+    if not isinstance(words, list | tuple) or not all(isinstance(line, str) for line in words):
+        raise ValueError("words must be a list of texts")
+    return data
 
 
 CONTAINING_PLAIN = ("linear_decay", "attention_heavy", "composite", "plain")
@@ -94,7 +126,7 @@ class RunInfo:
     base_params: int | None = None
     base_sha256: str | None = None
     budget_params: int | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Annotated[Mapping[str, Any], AfterValidator(_with_words)] = field(default_factory=dict)
     coverage: str | None = None
     always_plain: tuple[str, ...] = ()
     containing_plain: tuple[str, ...] = CONTAINING_PLAIN
@@ -108,11 +140,11 @@ class RunInfo:
     looks: int = 0
     importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     base_losses: Mapping[str, float] = field(default_factory=dict)
-    bracket: tuple[Mapping[str, float | None], ...] = ()
-    shrink: Sequence[Mapping[str, int | float]] = ()
+    bracket: Annotated[tuple[Mapping[str, float | None], ...], AfterValidator(_with_rates)] = ()
+    shrink: Annotated[Sequence[Mapping[str, int | float]], AfterValidator(_with_sizes)] = ()
     samples: tuple[Mapping[str, str], ...] = ()
     samples_note: str | None = None
-    handed_out: Mapping[str, float | str] = field(default_factory=dict)
+    handed_out: Mapping[Annotated[str, Field(pattern=HANDED_OUT)], float | str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict, metadata={"file": EVIDENCE})
 
@@ -188,9 +220,17 @@ def _content(path: Path, complaint: str = "cannot be read") -> dict[str, Any]:
     return content
 
 
-def handed_out_trial(run_dir: Path) -> str | None:
-    """Return the id of the trial whose adapter was handed out last; None if a run's record does not say."""
+def handed_out_trial(run_dir: Path, handed_out: Mapping[str, float | str] | None = None) -> str | None:
+    """Return the id of the trial whose adapter was handed out last; None if a run's record does not say.
+
+    Args:
+        run_dir: The folder of the run.
+        handed_out: What it is to have been handed out as, as in ``RunInfo``; None for anything.
+    """
     path = run_dir / "record.jsonl"
     lines = journal.numbered(path, unsealed=False)[0].values() if path.is_file() else ()
-    trials = [line.get("trial_id") for line in lines if line.get("event") == "handed_out"]
-    return trials[-1] if trials and isinstance(trials[-1], str) else None
+    handouts = [line for line in lines if line.get("event") == "handed_out"]
+    if not handouts or handed_out not in (None, handouts[-1].get("folders")):
+        return None
+    trial = handouts[-1].get("trial_id")
+    return trial if isinstance(trial, str) else None

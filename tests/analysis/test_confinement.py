@@ -110,3 +110,17 @@ def test_rows_of_a_table_are_written_through_no_link(run):
     (run / "rows.csv").symlink_to(run / "rows.jsonl")
     write_rows([ROW], run / "rows.csv")
     assert journal.read(run / "rows.jsonl")[1] == []
+
+
+def test_a_report_of_a_table_draws_through_no_link(run, monkeypatch, capsys):
+    (run.parent / "elsewhere").mkdir()
+    (run / "figures").rmdir()
+    (run / "figures").symlink_to(run.parent / "elsewhere")
+    write_rows([ROW, replace(ROW, trial_id="t002")], run / "rows.csv")
+    output = run / "report.md"
+    monkeypatch.setattr(sys, "argv", ["analysis", "--rows", str(run / "rows.csv"), "--output", str(output)])
+    assert main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {run / 'figures'}: a link; ")
+    assert [*(run.parent / "elsewhere").iterdir()] == []
+    assert not output.exists()

@@ -1,6 +1,7 @@
 """The configuration to paste, run as Python and held against PEFT's own matching."""
 
 import peft
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.tuners.tuners_utils import check_target_module_exists
@@ -70,3 +71,11 @@ def test_a_winner_without_parameters_or_with_alphas_of_some_sites_alone_has_its_
     partly = run("baseline", 1, 4.0, phase="search", ranks={"h.0.a": 2, "h.1.a": 2}, alphas={"h.0.a": 4.0})
     assert "LoraConfig" not in report([partly])
     assert "LoraConfig" not in report([run("baseline", 1, 4.0, phase="search", ranks={"h.0.a": 0}, alphas={})])
+
+
+@pytest.mark.parametrize("far", ["9999999", "99999999999", "9" * 5000])
+def test_a_layer_of_any_number_is_a_line_and_no_list_of_all_before_it(far):
+    ranks = dict.fromkeys(("h.0.q", "h.1.q", f"h.{far}.q"), 2)
+    source = lora_config_code(ranks, dict.fromkeys(ranks, 4.0), False)
+    assert f"{far}" in source
+    assert "range" not in source.replace("range(2)", "")

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -101,3 +102,14 @@ def test_differences_stand_below_their_axis_without_running_into_each_other(scal
     boxes = [label.get_window_extent() for label in labels]
     assert len(boxes) >= 3
     assert all(box.x1 + 4 < next_box.x0 for box, next_box in itertools.pairwise(boxes))
+
+
+def test_a_front_may_begin_with_the_untouched_base_which_has_no_parameters():
+    rows = [
+        replace(row(name), trainable_parameters=params, final_eval_loss=loss)
+        for name, params, loss in (("untouched", 0, 6.0), ("half", 500, 5.0), ("whole", 1000, 4.0))
+    ]
+    figure = plots.pareto_front(rows, rows)
+    (axes,) = figure.axes
+    assert [*axes.get_xticks()] == [0, 500, 1000]
+    assert "<title>untouched: 0 parameters" in drawing.svg(figure, "front")

@@ -237,6 +237,9 @@ def test_kinds_of_evidence_are_compared_by_the_order_of_their_sites():
     assert "Agreement of Evidence" not in report([row("a")])
     spectrum = {f"explained_variance/{k}": {"a": 1 / k} for k in (1, 2)}
     assert report([row("a")], evidence=evidence | spectrum) == text
+    only_here = {"gradient": evidence["gradient"] | {"d": 0.5}}
+    assert report([row("a")], evidence=evidence | only_here) == text, "a site of which only one kind says something"
+    assert "Agreement of Evidence" not in report([row("a")], evidence={"a": {"x": 1.0}, "b": {"y": 1.0}})
 
 
 def test_answer_and_verdict_come_first_then_the_seeds_sections_and_the_rest_and_rows_alone_begin_as_the_seed_does():

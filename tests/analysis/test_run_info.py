@@ -9,6 +9,7 @@ import pytest
 from analysis.results.run_info import RunInfo, planned
 from tuning.state.facts import save_facts
 
+CURVE = [{"fraction": 1.0, "params": 8, "test_loss": 4.5}]
 OLD = Path(__file__).parents[1] / "data" / "run-2026-11-27"
 
 
@@ -50,11 +51,11 @@ def test_what_a_plan_leaves_open_has_its_default():
 
 
 def test_only_what_was_found_out_is_saved_as_facts(run_dir):
-    info = RunInfo("now", model="a", margin=0.5, evidence={"gradient": {"a": 1.0}}, shrink=[{"params": 8}])
+    info = RunInfo("now", model="a", margin=0.5, evidence={"gradient": {"a": 1.0}}, shrink=CURVE)
     save_facts(info, run_dir)
     facts = json.loads((run_dir / "facts.json").read_text())
     assert list(facts)[:2] == ["search_id", "base_params"]
-    assert facts["shrink"] == [{"params": 8}]
+    assert facts["shrink"] == CURVE
     assert not {"generated", "evidence", "model", "margin"} & facts.keys()
 
 
@@ -67,6 +68,11 @@ def test_only_what_was_found_out_is_saved_as_facts(run_dir):
         ("facts.json", {"importance": {"baseline": 3}}, "importance: Input should be a valid dictionary, got '3'$"),
         ("facts.json", {"versions": None}, "versions: .*, got 'None'$"),
         ("facts.json", {"search_id": 3}, "search_id: Input should be a valid string, got '3'$"),
+        ("facts.json", {"shrink": [{}]}, r"shrink: .*each size must have fraction, params, test_loss, got '\[\{\}\]'$"),
+        ("facts.json", {"data": {"words": 1}}, "data: .*words must be a list of texts, got "),
+        ("facts.json", {"data": {"words": [1]}}, "data: .*words must be a list of texts, got "),
+        ("facts.json", {"handed_out": {"../..": 1.5}}, r"handed_out: .*, got '\.\./\.\.'$"),
+        ("facts.json", {"handed_out": {"best_adapter\n": 1.5}}, r"handed_out: .*, got 'best_adapter\\n'$"),
         ("evidence.json", {"fisher": {"0.q": "high"}}, "evidence: .*, got 'high'$"),
     ],
 )

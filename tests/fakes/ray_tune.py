@@ -235,7 +235,7 @@ def _run(plan: Any, function: Any, hosts: NoHosts, *arguments: Any, stop: Any = 
     return function(hosts, *arguments)
 
 
-def _save_all(plan: Any, folder: Path, most_seconds: float) -> None:
+def _save_all(hosts: Any, folder: Path, most_seconds: float) -> None:
     for trial in itertools.chain.from_iterable(loop.live for loop in running):
         if trial.session.learner.step:
             trial.session.save(folder / trial.folder.name / LAST / SESSION)
@@ -248,17 +248,17 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     from tuning.preflight import asking, learning_rate, measuring
     from tuning.results import finalize, handout, samples
     from tuning.state import run_folder
-    from tuning.trials import tuner
+    from tuning.trials import phases, tuner
 
     monkeypatch.setattr(tuner, "ray_tune", RAY_TUNE)
     for module in (tuner, devices):
         monkeypatch.setattr(module, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": CPUS}))
-    monkeypatch.setattr(tuner, "save_all", _save_all)
+    monkeypatch.setattr(phases, "save_all", _save_all)
     monkeypatch.setattr(pipeline, "_ray", _no_ray)
     monkeypatch.setattr(asking, "asks_a_host", lambda plan: False)
     monkeypatch.setattr(run_folder, "revision", lambda: None)  # it asks git, which is a process
     monkeypatch.setattr(hosting, "hosts_for", _no_hosts)
-    monkeypatch.setattr(hosting, "_names", lambda plan: [])
+    monkeypatch.setattr(hosting, "_names", lambda hosts: [])
     monkeypatch.setattr(hosting, "run", _run)
     for module in (learning_rate, measuring, finalize, handout, samples):
         monkeypatch.setattr(module, "ask", _answer)

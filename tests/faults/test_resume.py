@@ -270,6 +270,17 @@ def test_a_row_whose_id_is_a_path_writes_nowhere_else(simulated, copied, capsys)
     assert not any(path.name == "X" for path in copied.parent.parent.rglob("*"))
 
 
+def test_a_card_is_written_into_no_folder_but_those_that_a_search_hands_out(simulated, copied, capsys):
+    outside = copied.parent.parent / "mine"
+    outside.mkdir()
+    (outside / "README.md").write_text("mine")
+    facts = json.loads((copied / "facts.json").read_text())
+    (copied / "facts.json").write_text(json.dumps(facts | {"handed_out": {str(outside): 1.5, "../../mine": 1.5}}))
+    line = refused(capsys, copied, "--margin", "0.5", "--allow-changes")
+    assert f"{copied / 'facts.json'}: handed_out: String should match" in line
+    assert (outside / "README.md").read_text() == "mine"
+
+
 def test_a_file_that_cannot_be_written_is_named_and_is_no_full_disk(simulated, copied, capsys):
     (copied / "rows.csv").unlink()
     (copied / "rows.csv").mkdir()

@@ -29,7 +29,7 @@ ODD = st.sampled_from(
     ]
 )  # fmt: skip
 STRANGE = settings(
-    max_examples=10,
+    max_examples=24,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -38,20 +38,21 @@ STRANGE = settings(
 
 @st.composite
 def changes(draw):
-    """A line, a way into it, what stands there instead, and whether its checksum is made to fit."""
-    return draw(st.integers(0, 40)), draw(st.lists(st.integers(0, 30), min_size=1, max_size=4)), draw(ODD)
+    """A line, a way into it, what stands there instead, as a value or as its key."""
+    way = draw(st.lists(st.integers(0, 30), min_size=1, max_size=4))
+    return draw(st.integers(0, 40)), way, draw(ODD), draw(st.booleans())
 
 
 def changed(path, change, planted):
     """Replace a value somewhere in a file of JSON, or of lines of it, or a table, and seal it again."""
-    number, way, odd = change
+    number, way, odd, is_key = change
     odd = json.loads(json.dumps(odd).replace("{planted}", str(planted)))
     if path.suffix == ".csv":
         return _changed_cell(path, number, way, odd)
     lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     value = json.loads(lines[number % len(lines)])
     is_sealed = value.pop(journal.CHECKSUM, None) is not None
-    value = _replaced(value, way, odd)
+    value = _replaced(value, way, odd, is_key)
     if path.name == checkpoint.META and isinstance(value, dict):
         rest = {name: of_it for name, of_it in value.items() if name != "sha256"}
         value = {**rest, "sha256": checkpoint._digest(path.parent, rest)}
@@ -71,13 +72,16 @@ def _changed_cell(path, number, way, odd):
         csv.writer(file).writerows(rows)
 
 
-def _replaced(value, way, odd):
+def _replaced(value, way, odd, is_key=False):
     if not way or not isinstance(value, dict | list) or not value:
         return odd
     keys = sorted(value) if isinstance(value, dict) else range(len(value))
     key = keys[way[0] % len(keys)]
     copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[key] = _replaced(value[key], way[1:], odd)
+    if is_key and len(way) == 1 and isinstance(value, dict):
+        copy[str(odd)] = copy.pop(key)
+    else:
+        copy[key] = _replaced(value[key], way[1:], odd, is_key)
     return copy
 
 
@@ -92,7 +96,8 @@ def strange(left, tmp_path, monkeypatch, capsys, simulated):
         shutil.rmtree(folder.parent, ignore_errors=True)
         shutil.copytree(left, folder)
         paths = sorted(folder.glob(name))
-        changed(paths[change[0] % len(paths)], change, planted)
+        if change is not None:
+            changed(paths[change[0] % len(paths)], change, planted)
         capsys.readouterr()
         status = do(folder)
         errors = capsys.readouterr().err
@@ -120,6 +125,35 @@ def strange(left, tmp_path, monkeypatch, capsys, simulated):
 @given(change=changes())
 def test_a_report_is_made_of_a_strange_run_or_it_is_refused(strange, name, change):
     strange(name, change, lambda folder: strange.run(analysis, folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("facts.json", "shrink", [{}]),
+        ("facts.json", "data", {"words": 1}),
+        ("facts.json", "handed_out", {"../..": 1.0}),
+        ("facts.json", "coverage", "![a]({planted})"),
+        ("evidence.json", "other", {"y": 1.0}),
+        ("rows.jsonl", "history", [{"step": {}, "eval_loss": 1.0}]),
+        ("rows.jsonl", "history", [{"step": 1, "eval_loss": "x"}]),
+        ("rows.jsonl", "config", {"baseline": {"of": ["y"]}}),
+        ("rows.jsonl", "config", {"baseline": {"slope": [{}]}, "seed": {}}),
+        ("rows.jsonl", "trainable_parameters", 0),
+        ("rows.jsonl", "ranks", {"h.0.q": 1, "h.1.q": 1, "h.99999999999.q": 1}),
+    ],
+)
+def test_a_report_with_all_its_pictures_is_made_of_what_no_search_writes_or_refused(strange, drawing, name, key, value):
+    def report(folder):
+        path = folder / name
+        lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        changed_lines = [{**json.loads(line), key: value} for line in lines]
+        for line in changed_lines:
+            line.pop(journal.CHECKSUM, None)
+        path.write_text("".join(json.dumps(line) + "\n" for line in changed_lines))
+        return strange.run(analysis, folder)
+
+    strange(name, None, report)
 
 
 @STRANGE

@@ -6,15 +6,20 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from analysis.results import journal
+from analysis.results.rows import read_rows, write_rows
 from strategies import RankAllocation
 from trainables import export
 from trainables.adapters import WEIGHTS, peft_adapter
+from trainables.adapters.saved_config import read_folder
 from trainables.data.preparation import prepare
 from trainables.data.source import DataSource
 from trainables.data.splits import IGNORED, Example, mean_loss
@@ -98,7 +103,7 @@ def test_losses_agree_within_a_ten_thousandth(loss, same):
 @pytest.fixture
 def run(handed_out, tiny_text, tmp_path):
     """Folder of a run that was stopped: an adapter that nobody has verified, its plan and its rows."""
-    model, adapter, measured = handed_out
+    model, adapter, _ = handed_out
     model = str(shutil.copytree(model, tmp_path / "base"))
     folder = tmp_path / "run"
     shutil.copytree(adapter, folder / "best_adapter_unverified")
@@ -113,6 +118,7 @@ def run(handed_out, tiny_text, tmp_path):
     (folder / "plan.json").write_text(json.dumps({**plan, "corpus_sha256": prepared.corpus_sha256}))
     facts = {"base_sha256": identity(model), "handed_out": {"best_adapter_unverified": "not verified"}}
     (folder / "facts.json").write_text(json.dumps(facts))
+    measured = export.exact_loss(load(model, "cpu"), read_folder(adapter), prepared.splits.validation, 4)
     row = {"trial_id": "t001", "experiment_name": "a", "strategy": "baseline", "status": "finished",
            "final_eval_loss": measured, "ranks": {"h.0.q": 1}, "alphas": {"h.0.q": 2.0}}  # fmt: skip
     (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
@@ -181,6 +187,42 @@ def test_a_file_that_a_plan_calls_its_template_does_not_get_into_an_export(run, 
     assert not list(tmp_path.glob("*form*"))
 
 
+@pytest.mark.parametrize("noted", ["by its row", "of another trial", "of an earlier winner"])
+def test_what_its_trial_did_not_report_gets_no_name_by_another_export(noted, run, monkeypatch, capsys, tmp_path):
+    """A search has ended with status 6: the adapter is whole, and loads, and is not what its trial had."""
+    monkeypatch.setattr(export, "exact_loss", lambda *_: 4.0)
+    monkeypatch.setattr(export, "reloaded", lambda *_: [4.0])
+    (row,) = read_rows(run / "rows.jsonl")
+    best, other = replace(row, final_eval_loss=3.5), replace(row, trial_id="t002", final_eval_loss=4.0)
+    write_rows([best, other], run / "rows.jsonl")
+    if noted != "by its row":
+        folders = {"best_adapter": 4.0}
+        if noted == "of another trial":
+            folders = json.loads((run / "facts.json").read_text())["handed_out"]
+        journal.append(run / "record.jsonl", {"event": "handed_out", "trial_id": "t002", "folders": folders})
+    before = {path.name for path in run.iterdir()}
+    status, out, errors = exported(run, "adapter", run / "best_adapter", monkeypatch, capsys)
+    if noted == "of another trial":
+        assert (status, (run / "best_adapter").is_dir(), errors) == (0, True, "")
+        return
+    assert (status, out) == (6, "")
+    assert "the search measured 3.50000" in errors
+    assert {path.name for path in run.iterdir()} == before
+
+
+def test_an_export_that_fails_leaves_what_nobody_has_verified_as_it_was(run, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(export, "exact_loss", lambda *_: 4.0)
+    monkeypatch.setattr(export, "reloaded", lambda *_: [4.0])
+
+    def full(path, target):
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(Path, "replace", full)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert exported(run, "adapter", run / "best_adapter", monkeypatch, capsys)[0] == 2
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "tokenizer.json"])
 def test_a_run_that_a_link_leads_out_of_is_not_exported(name, run, monkeypatch, capsys, tmp_path):
     path = run / "best_adapter_unverified" / name
@@ -204,6 +246,7 @@ def test_rows_that_a_program_handed_over_are_exported_with_from_where_the_run_is
     )
     monkeypatch.setattr(export, "exact_loss", lambda *_: 4.0)
     monkeypatch.setattr(export, "reloaded", lambda *_: [4.0])
+    write_rows([replace(row, final_eval_loss=4.0) for row in read_rows(run / "rows.jsonl")], run / "rows.jsonl")
     status, out, errors = exported(run, "uniform", tmp_path / "form", monkeypatch, capsys)
     assert (status, errors) == (0, "")
     assert "4.00000 nats per token on the validation rows" in out
@@ -242,3 +285,20 @@ def test_a_form_is_compared_with_the_loss_that_the_search_noted(noted, name, run
     assert [path.name for path in tmp_path.glob("*form*")] == [name]
     assert ("the search measured 3.00000" in errors) == (noted == 3.0)
     assert ("as the search did" in out) == (noted == 4.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_length": "x"}, "max_length: Input should be a valid integer"),
+        ({"learn": ["all"]}, "learn: Input should be"),
+        ({"dataset": {"a": 1}}, "dataset: Input should be a valid string"),
+        (None, "cut off, or no JSON"),
+    ],
+)
+def test_a_plan_that_no_search_writes_is_one_line(run, monkeypatch, capsys, change, said):
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text("[" * 100_000 if change is None else json.dumps(plan | change))
+    status, out, errors = exported(run, "adapter", run / "best_adapter", monkeypatch, capsys)
+    assert (status, out, len(errors.splitlines())) == (2, "", 1)
+    assert f"{run / 'plan.json'}: no plan that can be read ({said}" in errors

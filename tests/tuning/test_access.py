@@ -1,3 +1,5 @@
+import contextlib
+import functools
 import os
 import stat
 import subprocess
@@ -102,6 +104,33 @@ def test_a_home_that_cannot_be_written_is_named_with_what_mends_it(tmp_path, mon
     assert str(caught.value).startswith(
         f"{tmp_path / 'home' / '.ray' / 'auth_token'}: Ray's token cannot be made there"
     )
+
+
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_home_that_lets_nobody_in_is_named_with_what_mends_it(home, monkeypatch, mode):
+    """Such as HOME=/root in a container that runs as somebody else."""
+
+    def closed(path, *arguments, before, **options):
+        if str(path).startswith(str(home)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return before(path, *arguments, **options)
+
+    monkeypatch.setenv(access.MODE, mode)
+    for name in ("stat", "mkdir"):
+        monkeypatch.setattr(os, name, functools.partial(closed, before=getattr(os, name)))
+    access.check_dashboard("127.0.0.1")
+    access.tighten_token()
+    refusal = pytest.raises(ValueError, match=r"\(Permission denied\); set HOME to .* RAY_AUTH_TOKEN_PATH")
+    with refusal if mode == "token" else contextlib.nullcontext():
+        access.provide_token()
+
+
+def test_a_token_that_nobody_may_read_is_refused(home, monkeypatch):
+    (home / "token").touch(mode=0o600)
+    monkeypatch.setenv(access.TOKEN_PATH, str(home / "token"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=f"{home / 'token'}: Ray's token cannot be read; set HOME to a folder"):
+        access.provide_token()
 
 
 def test_a_token_that_others_can_read_is_closed_to_them(home):

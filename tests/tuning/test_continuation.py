@@ -5,6 +5,7 @@ import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -302,6 +303,22 @@ def test_texts_are_the_same_wherever_their_file_lies(simulated, small, tmp_path,
     assert "--dataset is " in capsys.readouterr().err
 
 
+def test_a_base_is_the_same_wherever_its_folder_lies(simulated, small, tmp_path, tiny_gpt2, capsys):
+    here, there, other = (tmp_path / name for name in ("here", "there", "other"))
+    shutil.copytree(tiny_gpt2, here)
+    flags = ["--num-samples", "1", "--strategies", "baseline", "--runs-dir", str(tmp_path / "runs"), "--name", "x"]
+    assert main([*small, *flags, "--model", str(here)]) == 0
+    here.rename(there)
+    resumed = ["--resume", "x", "--runs-dir", str(tmp_path / "runs"), "--extend", "1"]
+    capsys.readouterr()
+    assert main([*resumed, "--model", str(there)]) == 0, capsys.readouterr().err
+    assert saved_plan(Record(tmp_path / "runs" / "x")).model == str(there)
+    shutil.copytree(there, other)
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    assert main([*resumed, "--model", str(other)]) == 2
+    assert f"--model is {there}, not {other}" in capsys.readouterr().err
+
+
 @pytest.fixture
 def with_own_files(tmp_path):
     """A plan with a split and a template of its own, and a function that gives another with its files elsewhere."""
@@ -384,3 +401,29 @@ def test_of_another_persons_plan_the_choices_are_taken_and_not_the_servers(tmp_p
     assert (taken.runs_dir, taken.mlflow_uri, taken.dashboard_host) == expected
     said = f"--config {config}: of another run, whose runs_dir, mlflow_uri, dashboard_host are not taken\n"
     assert capsys.readouterr().err == (said if theirs else "")
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("plan.json", {}),
+        ("plan.json", {"corpus_sha256": None, "name": "x"}),
+        ("plan.json", {"corpus_sha256": "c" * 64, "name": "x", "runs_dir": "runs"}),
+        ("plan.json", {"corpus_sha256": "c" * 64, "name": "x", "runs_dir": "/proc/self/cwd/runs"}),
+        ("plan.json", {"corpus_sha256": "c" * 64, "name": "x", "runs_dir": 5}),
+        ("search.yaml", {"corpus_sha256": None}),
+        ("beside_a_record/search.yaml", {}),
+    ],
+)
+def test_no_plan_of_a_run_that_was_unpacked_here_has_its_servers_taken(tmp_path, capsys, monkeypatch, file, values):
+    monkeypatch.chdir(tmp_path)
+    config = Path("runs", "x", file)
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps(values | {"epochs": 7, "mlflow_uri": "http://theirs:5000"}))
+    if "record" in file:
+        (config.parent / "record.jsonl").touch()
+    taken = resolve_plan(str(config), {"runs_dir": "mine"})
+    assert (taken.epochs, taken.mlflow_uri) == (7, None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"--config {config}: of another run, whose ")
+    assert "mlflow_uri" in line

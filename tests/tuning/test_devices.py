@@ -66,7 +66,7 @@ def test_where_coverage_fails_on_an_apple_chip_the_cpu_trains(monkeypatch, lines
     plan = SearchPlan(gpus_per_trial="mps", name="it")
     checked = types.SimpleNamespace(workload=plan.workload(None))
     monkeypatch.setattr(measuring, "replace", lambda item, workload: types.SimpleNamespace(workload=workload))
-    monkeypatch.setattr(measuring.hosting, "end", lambda plan: None)
+    monkeypatch.setattr(measuring.hosting, "end", lambda hosts: None)
 
     def coverage(plan, checked, hosts):
         if plan.device == "mps":

@@ -86,7 +86,7 @@ def test_they_measure_until_it_is_kept_whole_and_are_there_for_the_trials_until_
                 again = measured(plan, checked, hosts, Lines())[1].workload
                 assert (again.evidence, again.coverage) == (complete.workload.evidence, complete.workload.coverage)
                 assert cached.read_bytes() == whole
-        hosting.release(plan)
+        hosting.release(plan, hosts)
         assert names() == before
     assert names() == []
 
@@ -97,7 +97,7 @@ def test_where_trials_load_the_base_themselves_none_is_left_once_it_has_answered
         assert names() == []
         assert hosting.ask(plan, hosts, "slots_that_fit") >= 1
         assert names() == ["cpu0"], "it stays for the next question"
-        hosting.release(plan)
+        hosting.release(plan, hosts)
         assert names() == []
 
 
@@ -121,13 +121,13 @@ def test_one_that_dies_while_it_measures_is_replaced(plan, checked, kind, tmp_pa
         assert ray.get(asked).evidence["gradient"].keys() == {site.name for site in checked.shape.sites}
 
 
-@pytest.mark.parametrize("end", [hosting.end, lambda plan: connection.end_what_is_left()])
+@pytest.mark.parametrize("end", [hosting.end, lambda hosts: connection.end_what_is_left()])
 def test_ending_them_does_not_mind_one_that_has_just_died(plan, checked, monkeypatch, end):
-    gone, here = (f"lora-rank-search-{plan.name}-{name}" for name in ("gone", "left"))
+    gone, here = (f"of-it-{name}" for name in ("gone", "left"))
     left = ray.remote(Lease).options(name=here, num_cpus=0).remote()
     ray.get(left.__ray_ready__.remote())
     monkeypatch.setattr(ray.util, "list_named_actors", lambda: [gone, here])
-    end(plan)
+    end(FakeHosts("of-it", [], 1))
     with pytest.raises(ValueError, match="left"):
         ray.get_actor(here)
 
@@ -135,10 +135,23 @@ def test_ending_them_does_not_mind_one_that_has_just_died(plan, checked, monkeyp
 def test_an_actor_of_the_program_itself_is_none_of_them(plan, checked):
     mine = ray.remote(Lease).options(name="mine", num_cpus=0).remote()
     ray.get(mine.__ray_ready__.remote())
-    hosting.save_all(plan, Path("nowhere"), 1)
-    hosting.end(plan)
+    hosts = FakeHosts("of-it", [], 1)
+    hosting.save_all(hosts, Path("nowhere"), 1)
+    hosting.end(hosts)
     ray.get(mine.__ray_ready__.remote())
     ray.kill(mine)
+
+
+def test_those_of_two_searches_of_one_name_are_apart_and_end_each_with_its_own(plan, checked, monkeypatch):
+    """Two that nobody has named begin in one second: a number follows the name of one once it has its folder."""
+    monkeypatch.setattr(hosting, "Hosts", FakeHosts)
+    with hosting.hosts_for(plan, None) as hosts:
+        begun = set(ray.util.list_named_actors())
+        with hosting.hosts_for(plan, None) as others:
+            of_others = {*ray.util.list_named_actors()} - begun
+            assert of_others == {*hosting._names(others)}
+            assert of_others
+        assert {*ray.util.list_named_actors()} == begun == {*hosting._names(hosts)}
 
 
 def test_a_joined_ray_that_stays_too_small_is_refused_after_a_while(plan, checked, monkeypatch):

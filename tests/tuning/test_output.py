@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from analysis.results.rows import read_rows
+from tuning import train
 from tuning.cli import main
 from tuning.lifecycle.output import unbreakable
 
@@ -55,6 +56,20 @@ def test_a_full_disk_under_standard_output_is_none_under_the_run(simulated, smal
         monkeypatch.setattr(sys, "stdout", full)
         assert main([*small, *FLAGS, "--runs-dir", str(tmp_path), "--name", "full"]) == 0
     said = "standard output cannot be written (No space left on device); the search goes on without it\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_reader_who_leaves_ends_no_training_either(monkeypatch, capsys, broken):
+    broken("stdout")
+
+    def trained(*_):
+        for step in range(3):
+            train._told({"step": step, "train_loss": 4.0})
+        return 6
+
+    monkeypatch.setattr(train, "run_command", trained)
+    assert train.main(["RUN"]) == 6
+    said = "standard output cannot be written (Broken pipe); the training goes on without it\n"
     assert capsys.readouterr().err == said
 
 

@@ -8,7 +8,7 @@ import pytest
 from tuning.tracking import events
 from tuning.tracking.__main__ import command
 from tuning.tracking.outbox import LOCK, REFUSED, STATE, Outbox, Target, lock
-from tuning.tracking.uploader import Sink
+from tuning.tracking.uploader import Sink, attempt
 
 EVENT = {"kind": "start", "run": "t1", "name": "t1", "params": {}, "tags": {}, "time_ms": 1}
 
@@ -113,3 +113,9 @@ def test_an_outbox_with_another_server_leaves_its_state_to_who_carries_it(tmp_pa
         assert (tmp_path / STATE).read_bytes() == there
     assert (other.done_bytes, Outbox(tmp_path).target.uri) == (0, "http://other")
     assert (tmp_path / STATE).read_bytes() != there
+
+
+@pytest.mark.parametrize("path", ["figures/a\0b", "x" * 5000, "\ud800", "a/" * 3000])
+def test_what_can_be_no_path_is_refused_for_good_and_holds_up_nobody(tmp_path, path):
+    reason = attempt(_outbox(tmp_path), Willing(), {"kind": "artifact", "run": "r", "path": path})
+    assert reason.endswith("cannot be a path")

@@ -15,6 +15,7 @@ from tuning.callbacks.trial_callback import row_from
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import neutral_point, official_configs
 from tuning.state.record import Record
+from tuning.trials.asha import make_scheduler
 from tuning.trials.fixed_search import FixedSearch
 from tuning.trials.optuna_search import StudySearch
 
@@ -352,6 +353,18 @@ def test_a_strategy_that_had_nothing_new_is_not_asked_again_after_an_interruptio
     assert len(again.study.trials) == asked
     assert again.suggest("5")["strategy"] == "linear_decay"
     assert len(again.study.trials) < asked + 20
+
+
+def test_a_record_of_somebody_else_may_have_other_ids_and_reports_without_a_loss(begin):
+    search = begin(PLAN)
+    lead(search, 4)
+    record = search._record
+    config = TrialConfig.from_ray(search.suggest("4"))
+    record.began(replace(config, trial_id="abc"), turn=4)
+    record.ended(replace(record.rows["t001"], trial_id="t009", history=({"step": 1},)))
+    again = begin(PLAN, whole, Record(record.run_dir))
+    assert [again.suggest(str(number))["trial_id"] for number in (5, 6, 7)] == [config.trial_id, "abc", "t010"]
+    assert make_scheduler(PLAN, again._record) is not None
 
 
 def test_a_trial_whose_beginning_the_record_has_lost_is_known_by_its_row(begin):

@@ -166,6 +166,26 @@ def test_a_folder_that_says_too_little_is_refused_in_one_line(file, text, culpri
     assert not (folder / "trained").exists()
 
 
+@pytest.mark.parametrize("name", ["plan.json", "facts.json", "rows.jsonl"])
+def test_what_would_be_waited_for_is_refused_before_it_is_read(name, folder, capsys):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert command(folder) == 2
+    assert f"{folder / name}: neither a file nor a folder" in capsys.readouterr().err
+
+
+def test_a_file_that_a_plan_calls_its_template_does_not_get_into_what_is_handed_out(folder, tmp_path, capsys):
+    (tmp_path / "id_rsa").write_text("mine")
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"chat_template": str(tmp_path / "id_rsa")}))
+    assert command(folder) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder / 'best_adapter'}: no chat_template.jinja in it; copy the search's --chat-template there" in line
+    (folder / "best_adapter").mkdir()
+    (folder / "best_adapter" / "chat_template.jinja").write_text("the search's")
+    assert train._winner(folder).plan.chat_template == str(folder / "best_adapter" / "chat_template.jinja")
+
+
 def test_an_output_that_exists_is_refused(folder, capsys):
     (folder / "trained").mkdir()
     assert command(folder) == 2

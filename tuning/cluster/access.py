@@ -11,6 +11,7 @@ from tuning.cluster import ray_compat
 from tuning.cluster.ray_compat import TEMPORARY
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+ELSEWHERE = f"set HOME to a folder that can be written, or write a token elsewhere and name its file in {TOKEN_PATH}"
 HOW = f"set {MODE}=token and put it into ~/.ray/auth_token, or give {TOKEN_PATH}"
 
 
@@ -40,20 +41,21 @@ def provide_token() -> None:
     """Make a token where Ray would make one, which it would write for all users to read.
 
     Raises:
-        ValueError: It cannot be made, or is not where it was said to be.
+        ValueError: It cannot be made or read, or is not where it was said to be.
     """
     path = _token_file()
-    if os.environ.get(MODE, "token").lower() != "token" or os.environ.get(TOKEN) or os.path.exists(path):
+    if os.environ.get(MODE, "token").lower() != "token" or os.environ.get(TOKEN):
+        return
+    if os.path.exists(path):
+        if not os.access(path, os.R_OK):
+            raise ValueError(f"{path}: Ray's token cannot be read; {ELSEWHERE}")
         return
     if os.environ.get(TOKEN_PATH):
         raise ValueError(f"{TOKEN_PATH}={path}: no such file; write a token there, or unset it")
     try:
         _make_token(path)
     except OSError as error:
-        raise ValueError(
-            f"{path}: Ray's token cannot be made there ({error.strerror}); set HOME to a folder that can be written, "
-            f"or write a token elsewhere and name its file in {TOKEN_PATH}"
-        ) from error
+        raise ValueError(f"{path}: Ray's token cannot be made there ({error.strerror}); {ELSEWHERE}") from error
 
 
 def _make_token(path: Path) -> None:
@@ -73,7 +75,7 @@ def tighten_token() -> None:
         ValueError: Others can read it, and it is not ours to change.
     """
     path = _token_file()
-    if os.environ.get(TOKEN) or not path.is_file() or not path.stat().st_mode & 0o077:
+    if os.environ.get(TOKEN) or not os.path.isfile(path) or not path.stat().st_mode & 0o077:
         return
     try:
         path.chmod(0o600)
@@ -107,4 +109,4 @@ def _token_file() -> Path:
 
 
 def _text(path: Path) -> str:
-    return path.read_text().strip() if path.is_file() else ""
+    return path.read_text().strip() if os.path.isfile(path) else ""  # Path.is_file raises where HOME is closed to us

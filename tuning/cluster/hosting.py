@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,9 @@ def hosts_for(plan: SearchPlan, workload: Workload | None) -> Iterator[Hosts]:
     """
     # a Ray that began here ends with this process, and hosts with it; elsewhere they must see that it is gone
     lease = _signed(plan) if _lease(plan) else None
-    hosts = Hosts(_prefix(plan), [ray.put(workload)], _per_node(plan), _lease(plan), plan.isolation == "process")
+    # a number may follow the plan's name later, and a program's Ray may have hosts of another search of that name
+    name = f"lora-rank-search-{plan.name}-{uuid.uuid4().hex[:8]}"
+    hosts = Hosts(name, [ray.put(workload)], _per_node(plan), _lease(plan), plan.isolation == "process")
     try:
         for device in _devices_that_begin(plan, hosts):
             host = _host(hosts, device)
@@ -46,7 +49,7 @@ def hosts_for(plan: SearchPlan, workload: Workload | None) -> Iterator[Hosts]:
             log.info("host of %s begins%s", device, "" if workload is None else ", and loads the base")
         yield hosts
     finally:
-        end(plan)
+        end(hosts)
         if lease is not None:
             with contextlib.suppress(ray.exceptions.RayError):  # it has ended with Ray
                 ray.kill(lease)
@@ -119,38 +122,34 @@ def run(plan: SearchPlan, function: Callable[..., R], *arguments: Any, stop: Sto
         raise
 
 
-def release(plan: SearchPlan) -> None:
+def release(plan: SearchPlan, hosts: Hosts) -> None:
     """End the hosts while no trial runs, if somebody else may want their room: others, or the trials themselves."""
     if plan.isolation == "process" or plan.ray_address is not None:
-        end(plan)
+        end(hosts)
 
 
-def end(plan: SearchPlan) -> None:
+def end(hosts: Hosts) -> None:
     """End the hosts; a trial or a question begins new ones. Where Ray itself has ended, nothing is left of them."""
     with contextlib.suppress(ray.exceptions.RayError):
-        for name in _names(plan):
+        for name in _names(hosts):
             with contextlib.suppress(ValueError):  # it has just died
                 ray.kill(ray.get_actor(name))
                 log.info("host %s ends", name)
 
 
-def save_all(plan: SearchPlan, folder: Path, most_seconds: float) -> None:
+def save_all(hosts: Hosts, folder: Path, most_seconds: float) -> None:
     """Have every host write where its trials stand, and wait for it, but not for long."""
     saved = []
-    for name in _names(plan):
+    for name in _names(hosts):
         with contextlib.suppress(ValueError):  # it has just died
             saved.append(ray.get_actor(name).save_all.remote(str(folder)))
     if saved:
         ray.wait(saved, num_returns=len(saved), timeout=most_seconds)
 
 
-def _names(plan: SearchPlan) -> list[str]:
+def _names(hosts: Hosts) -> list[str]:
     """Return the names of the hosts that there are; a program's own actors may be beside them."""
-    return [name for name in ray.util.list_named_actors() if name.startswith(f"{_prefix(plan)}-")]
-
-
-def _prefix(plan: SearchPlan) -> str:
-    return f"lora-rank-search-{plan.name}"
+    return [name for name in ray.util.list_named_actors() if name.startswith(f"{hosts.search}-")]
 
 
 def _signed(plan: SearchPlan) -> Any:

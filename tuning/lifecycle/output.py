@@ -1,4 +1,4 @@
-"""Standard output and error of a search, which it can do without: ``| head``, a full disk, a closed terminal."""
+"""Standard output and error of what can do without them: ``| head``, a full disk, a closed terminal."""
 
 import contextlib
 import errno
@@ -20,12 +20,13 @@ class Output:
     Args:
         stream: Where it is written as long as that can be done.
         name: Of the stream, in words.
+        what: What prints, in words.
 
     ``said`` is the line about its loss; empty as long as it is written.
     """
 
-    def __init__(self, stream: TextIO, name: str) -> None:
-        self._stream, self._name, self._is_lost = stream, name, False
+    def __init__(self, stream: TextIO, name: str, what: str) -> None:
+        self._stream, self._name, self._what, self._is_lost = stream, name, what, False
         self.said = ""
 
     def write(self, text: str) -> int:
@@ -60,7 +61,7 @@ class Output:
         if self._stream.closed:  # by whoever opened it; a library has kept this from an earlier search
             return
         reason = getattr(error, "strerror", None) or str(error)
-        line = f"{self._name} cannot be written ({reason}); the search goes on without it"
+        line = f"{self._name} cannot be written ({reason}); {self._what} goes on without it"
         with contextlib.suppress(OSError, ValueError):  # what waits in its buffer would fail again, as Python ends
             _lead_nowhere(self._stream.fileno())
         log.warning("%s", line)
@@ -77,11 +78,15 @@ def log_losses() -> None:
 
 
 @contextmanager
-def unbreakable() -> Iterator[None]:
-    """Have nothing that is printed within end what prints it."""
+def unbreakable(what: str = "the search") -> Iterator[None]:
+    """Have nothing that is printed within end what prints it.
+
+    Args:
+        what: That, in words.
+    """
     before = sys.stdout, sys.stderr
-    sys.stderr = sys.stderr and Output(sys.stderr, "standard error")
-    sys.stdout = sys.stdout and Output(sys.stdout, "standard output")
+    sys.stderr = sys.stderr and Output(sys.stderr, "standard error", what)
+    sys.stdout = sys.stdout and Output(sys.stdout, "standard output", what)
     try:
         yield
     finally:

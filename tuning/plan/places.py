@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.results.run_info import PLAN
 from trainables.data.locations import files_here, located
 from trainables.models import files, hub
 from trainables.models.hub import BUILT_IN
@@ -16,6 +17,8 @@ PLACES = ("runs_dir", "mlflow_uri", "ray_address", "dashboard_host")
 FILES = ("model", "dataset", "validation_dataset", "test_dataset", "chat_template")
 """Choices that may be a file, a folder or a pattern of files."""
 SQLITE = "sqlite:///"
+RECORD, DIGEST = "record.jsonl", "corpus_sha256"
+"""What lies beside a plan that a search has saved, and a key that no other has."""
 
 
 def absolute(plan: SearchPlan) -> SearchPlan:
@@ -34,7 +37,7 @@ def without_places_of_others(config: str, values: Mapping[str, Any]) -> tuple[di
         config: The file.
         values: What it says.
     """
-    if not _is_of_a_run(values) or _is_mine(config, values):
+    if not _is_of_a_run(config, values) or _is_mine(config, values):
         return dict(values), []
     defaults = {name: SearchPlan.model_fields[name].default for name in PLACES}
     left_out = [name for name in PLACES if values.get(name) not in {None, defaults[name]}]
@@ -62,16 +65,19 @@ def _absolute(name: str | None) -> str | None:
     return os.path.abspath(name) if os.path.exists(name) or glob.glob(name, recursive=True) else name
 
 
-def _is_of_a_run(values: Mapping[str, Any]) -> bool:
-    """Return True for what a search has saved: it alone has a name and a digest, and all of ``PLACES``."""
-    said = (values.get(name) for name in ("name", "runs_dir", "corpus_sha256"))
-    return all(isinstance(value, str) for value in said) and values.keys() >= set(PLACES)
+def _is_of_a_run(config: str, values: Mapping[str, Any]) -> bool:
+    """Return True for what a search has saved, whatever was left out of it or replaced since."""
+    return os.path.basename(config) == PLAN or DIGEST in values or os.path.lexists(Path(config).with_name(RECORD))
 
 
 def _is_mine(config: str, values: Mapping[str, Any]) -> bool:
-    """Return True if a plan lies in the folder of its run, and is this user's."""
+    """Return True if a plan lies where it says that its run does, from the root, and is this user's.
+
+    No link is followed: ``/proc/self/cwd`` is wherever it was unpacked.
+    """
     try:
-        there = Path(values["runs_dir"], values["name"]).resolve()
-        return Path(config).resolve().parent == there and os.stat(config).st_uid == os.getuid()
-    except (OSError, ValueError):
+        there = os.path.join(values["runs_dir"], values["name"])
+        is_there = os.path.isabs(there) and os.path.dirname(os.path.abspath(config)) == os.path.normpath(there)
+        return is_there and os.stat(config).st_uid == os.getuid()
+    except (OSError, ValueError, TypeError, KeyError):
         return False

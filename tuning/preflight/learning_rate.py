@@ -39,7 +39,7 @@ def centred(
             raise ValueError(str(error.cause)) from error
         raise
     finally:
-        release(plan)
+        release(plan, hosts)
     centre = usual if bracket.best is None else float(f"{bracket.best:.2g}")
     plan = plan.model_copy(update={"learning_rate": centre})
     line = in_words(plan, bracket)

@@ -67,7 +67,7 @@ def measured(
             raise ValueError(str(error.cause)) from error
         raise
     finally:
-        release(plan)
+        release(plan, hosts)
     return plan, replace(preflight, workload=workload, base_losses=losses)
 
 
@@ -112,7 +112,7 @@ def _where_it_trains(
         observer.noted(f"training on CPU, for on this machine's GPU {first_line(error.cause)}")
         plan = plan.model_copy(update={"gpus_per_trial": 0.0})
         preflight = replace(preflight, workload=plan.trained_with(preflight.workload))
-        hosting.end(plan)
+        hosting.end(hosts)
         return plan, preflight, _coverage(plan, preflight, hosts.sharing(preflight.workload))
 
 

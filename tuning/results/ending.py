@@ -81,7 +81,7 @@ def _to_its_end(run: Run, dashboard: str) -> SearchResult:
     _start_tracking(run)
     study = train(run)
     run.timeline.enter(Stage.REPORT)
-    hosting.release(plan)
+    hosting.release(plan, run.hosts)
     try:
         run.stop.check()
         assessment, facts = finalize.leave(run, study)
@@ -131,7 +131,7 @@ def _cut_off(run: Run, study: optuna.Study | None) -> SearchStopped:
     log.warning("stopped: %s", stop.shortage or stop.failure or f"signal {stop.signal}")
     if stop.shortage is not None:
         run.sink.close(most_seconds=0)  # it says nothing from now on; what MLflow lacks is in the outbox
-    hosting.end(run.plan)
+    hosting.end(run.hosts)
     if stop.shortage is not None:
         why, status = f"{stop.shortage}; free some, then: {how}", NO_ROOM
         observer.warned(f"Error: {why}")

@@ -91,7 +91,7 @@ def _measured(run: Run, adapter: Path, trained: float | None) -> Forms:
     folder = run.plan.run_dir / ASIDE
     shutil.rmtree(folder, ignore_errors=True)
     measured = ask(run.plan, run.hosts, "hand_out", adapter, folder, stop=run.stop)
-    hosting.end(run.plan)  # the device is the other process's
+    hosting.end(run.hosts)  # the device is the other process's
     workload = run.checked.workload
     assert workload.splits is not None
     paths, examples = [folder / form for form in (BEST, UNIFORM)], workload.splits.validation

@@ -52,7 +52,7 @@ def report_again(
     from analysis.report.publish import publish  # here: it loads Matplotlib
 
     publish(assessment, info, plan.run_dir / "report.md")
-    _write_cards(plan, assessment, info)
+    _write_cards(plan, record, assessment, info)
     _tell_mlflow(plan, assessment, info, observer)
     record.completed(status)
     for line in summary.lines(plan, assessment, "", info.search_id, info.coverage):
@@ -73,10 +73,11 @@ def _is_all_there(plan: SearchPlan, record: Record, assessment: SearchAssessment
     return trial_id == best.trial_id and all((plan.run_dir / name).is_dir() for name in folders)
 
 
-def _write_cards(plan: SearchPlan, assessment: SearchAssessment, info: RunInfo) -> None:
+def _write_cards(plan: SearchPlan, record: Record, assessment: SearchAssessment, info: RunInfo) -> None:
     best, base = assessment.recommended, loaded_from(hub.at(plan.model, plan.model_revision))
     assert best is not None
-    for name, seen in info.handed_out.items():
+    assert record.handout is not None
+    for name, seen in record.handout[1].items():
         folder = plan.run_dir / name
         use = Use(*base, str(folder.resolve()), name.startswith(UNIFORM), in_words(seen))
         replace_text(folder / "README.md", card(best, assessment, info, use))

@@ -16,7 +16,7 @@ from analysis.results.strict_json import is_number, parsed
 from analysis.results.trial_config import Phase
 from trainables.data.corpus import read_corpus, sha256_of
 from trainables.models import hub
-from trainables.models.identity import in_todays_form
+from trainables.models.identity import identity, in_todays_form
 from trainables.models.precision import FLOAT32
 from trainables.spec import TrialSpec
 from tuning.plan.choices import BudgetChoices, ModelChoice, TrainingChoices
@@ -115,13 +115,16 @@ def check_trials(record: Record) -> None:
             raise ValueError(f"{record.run_dir / EVENTS}: {name} cannot be trained here ({error!r})") from error
 
 
-def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tuple[SearchPlan, list[str]]:
+def changed_plan(
+    plan: SearchPlan, given: Mapping[str, Any], extend: int, base_sha256: str | None = None
+) -> tuple[SearchPlan, list[str]]:
     """Return the plan with what is given now, and what that changes, in words.
 
     Args:
         plan: The plan in force.
         given: Choices of the command line and its file.
         extend: Trials to add.
+        base_sha256: Of the base that the search began with; None if no file says.
 
     Raises:
         ValueError: A choice is none that a plan could have.
@@ -138,6 +141,8 @@ def changed_plan(plan: SearchPlan, given: Mapping[str, Any], extend: int) -> tup
     before, now = absolute(plan), absolute(wanted)
     moved = any(getattr(before, name) != getattr(now, name) for name in TEXTS)
     free = (*FREE, *TEXTS) if moved and _has_same_texts(plan, wanted) else FREE
+    if before.model != now.model and _is_same_base(now.model, base_sha256):
+        free = (*free, "model")
     changes = [
         f"--{name.replace('_', '-')} is {getattr(plan, name)}, not {getattr(wanted, name)}"
         for name in SearchPlan.model_fields
@@ -197,24 +202,41 @@ def _has_same_texts(plan: SearchPlan, wanted: SearchPlan) -> bool:
         return False
 
 
+def _is_same_base(model: str, base_sha256: str | None) -> bool:
+    """Return True if a folder has the files of the base that a search began with, wherever they lie now."""
+    if base_sha256 is None or hub.is_hub_id(model):
+        return False
+    try:
+        return in_todays_form(model, base_sha256) == identity(model)
+    except (OSError, ValueError):  # preflight says it in one line
+        return False
+
+
+def base_of(record: Record) -> str | None:
+    """Return what identified the base that a search began with; None if no file says.
+
+    Where the record has, or may have, lost its plan, ``facts.json`` says more.
+    """
+    base: str | None = _said(record, "base_sha256", str)
+    return base
+
+
+def _said(record: Record, name: str, kind: type) -> Any:
+    lost = record.may_lack_a_plan or not record.plans
+    sources = ([_facts_file(record.run_dir / FACTS)] if lost else []) + record.plans[-1:]
+    return next((value for source in sources if isinstance(value := source.get(name), kind) and value), None)
+
+
 def origin(record: Record, plan: SearchPlan) -> dict[str, Any]:
     """Return ``search_id``, ``base_sha256``, ``corpus_sha256`` and ``versions`` of a search; what is not known is None.
 
-    Where the record has, or may have, lost its plan, ``facts.json`` says more.
-
     Args:
         record: The search's.
-        plan: The plan in force.
+        plan: The plan that goes on, whose base may lie elsewhere now.
     """
-    lost = record.may_lack_a_plan or not record.plans
-    sources = ([_facts_file(record.run_dir / FACTS)] if lost else []) + record.plans[-1:]
-
-    def said(name: str, kind: type) -> Any:
-        return next((value for source in sources if isinstance(value := source.get(name), kind) and value), None)
-
-    base = in_todays_form(hub.at(plan.model, plan.model_revision), said("base_sha256", str))
-    identity = {"search_id": said("search_id", str), "base_sha256": base}
-    return {**identity, "versions": said("versions", dict), "corpus_sha256": plan.corpus_sha256}
+    base = in_todays_form(hub.at(plan.model, plan.model_revision), base_of(record))
+    ids = {"search_id": _said(record, "search_id", str), "base_sha256": base}
+    return {**ids, "versions": _said(record, "versions", dict), "corpus_sha256": plan.corpus_sha256}
 
 
 def other_circumstances(origin: Mapping[str, Any], base_sha256: str, corpus_sha256: str) -> list[str]:

@@ -1,10 +1,12 @@
 """What a line of ``record.jsonl`` may be, whoever has written it."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from analysis.results.confinement import check_name
+from analysis.results.confinement import HANDED_OUT, check_name
+from analysis.results.run_info import SIZE, are_short_trials
 from analysis.results.strict_json import is_count, is_number
 from analysis.results.trial_config import TrialConfig
 
@@ -67,17 +69,19 @@ def _is_mapping(value: Any) -> bool:
 
 def _is_report(value: Any) -> bool:
     numbers = isinstance(value, dict) and all(number is None or is_number(number) for number in value.values())
-    return numbers and is_count(value.get("step"))
+    return numbers and is_count(value.get("step")) and "eval_loss" in value
 
 
 def _is_curve(value: Any) -> bool:
     return isinstance(value, list) and all(
-        _is_mapping(point) and all(map(is_number, point.values())) for point in value
+        _is_mapping(point) and point.keys() >= SIZE and all(map(is_number, point.values())) for point in value
     )
 
 
 def _are_folders(value: Any) -> bool:
-    return _is_mapping(value) and all(is_number(seen) or isinstance(seen, str) for seen in value.values())
+    return _is_mapping(value) and all(
+        re.fullmatch(HANDED_OUT, name) and (is_number(seen) or isinstance(seen, str)) for name, seen in value.items()
+    )
 
 
 def _are_samples(value: Any) -> bool:
@@ -89,9 +93,10 @@ def _are_losses(value: Any) -> bool:
 
 
 def _are_short_trials(value: Any) -> bool:
-    return isinstance(value, list) and all(
+    numbers = isinstance(value, list) and all(
         _is_mapping(trial) and all(number is None or is_number(number) for number in trial.values()) for trial in value
     )
+    return numbers and are_short_trials(value)
 
 
 KINDS: dict[str, dict[str, Test]] = {

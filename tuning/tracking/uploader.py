@@ -1,5 +1,6 @@
 """Takes events without ever blocking or raising; a thread carries them on."""
 
+import errno
 import logging
 import threading
 import time
@@ -207,6 +208,8 @@ def attempt(outbox: Outbox, carrier: Carrier, event: Event) -> str | None:
     """
     if event["kind"] in FILES:
         path = outbox.run_dir / event["path"]
+        if not _can_be_a_path(path):
+            return f"{str(path)[:200]!r} cannot be a path"
         if leads_out(path, outbox.run_dir):
             return f"{path} is not in {outbox.run_dir}, or a link in it leads out of there"
         event = event | {"path": str(path)}
@@ -240,6 +243,17 @@ def brief(error: BaseException) -> str:
     if isinstance(error, Timeout):
         return "another process is carrying these events"
     return masked(f"{type(error).__name__}: {first_line(error, 300)}")
+
+
+def _can_be_a_path(path: Path) -> bool:
+    """Return False for what no system takes for a path, however long one waits; whether it is there is not asked."""
+    try:
+        path.lstat()
+    except OSError as error:
+        return error.errno not in (errno.ENAMETOOLONG, errno.ELOOP)
+    except ValueError:  # a byte of zero, or no letter
+        return False
+    return True
 
 
 def _from_folder(run_dir: Path, path: Path) -> str:

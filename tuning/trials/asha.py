@@ -110,7 +110,7 @@ def make_scheduler(plan: SearchPlan, record: Record, kept_steps: Mapping[str, in
     any_budget = RankBudget(1)  # which has no part in when a trial reports
     scheduler = StrategyASHA(plan.reports, plan.workload(any_budget).first_report_after_warmup)
     for row in record.of_phase(Phase.SEARCH):
-        scheduler.recall(row.trial_config, [report["eval_loss"] for report in row.history])
+        scheduler.recall(row.trial_config, [report.get("eval_loss") for report in row.history])
     for config in record.unfinished(Phase.SEARCH):
         kept, reports = (kept_steps or {}).get(config.trial_id, 0), record.reports.get(config.trial_id, {})
         scheduler.recall(config, [report["eval_loss"] for step, report in reports.items() if step < kept])

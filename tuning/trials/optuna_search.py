@@ -227,7 +227,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
             self._remember_row(row)
 
     def _count(self, config: TrialConfig, turn: int | None) -> None:
-        self._handed_out = max(self._handed_out, int(config.trial_id[1:]))
+        if (number := config.trial_id[1:10]).isdecimal():  # a record of somebody else may have any name
+            self._handed_out = max(self._handed_out, int(number))
         self._turn = max(self._turn, self._handed_out, -1 if turn is None else turn + 1)
         self._seen[self._effective_key(config)] = config.trial_id
 
@@ -235,7 +236,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         reports = {
             number: report["eval_loss"]
             for number, report in enumerate(row.history, 1)
-            if report["eval_loss"] is not None
+            if report.get("eval_loss") is not None
         }
         if self._plan.searches_budget:
             reports = {}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from trainables.actors.host_registry import Hosts
 from tuning.callbacks.metrics import Metrics
 from tuning.callbacks.trial_callback import Harvest
 from tuning.callbacks.trial_log import TrialLog
+from tuning.cluster.hosting import save_all
 from tuning.lifecycle.stop import Stop
 from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.observer import SearchObserver
@@ -30,6 +32,7 @@ from tuning.trials.fixed_search import FixedSearch
 from tuning.trials.optuna_search import StudySearch
 
 log = logging.getLogger(__name__)
+LAST_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,9 @@ def _phase(
     run.observer.phase_began(phase, left + len(ended), ended)
     try:
         harvest = Harvest(run.record, run.stop, (run.observer, *listeners), run.observer.warned)
+        folder = run.plan.run_dir / checkpoints.RAY / checkpoints.STOPPED
+        run.stop.before_it = partial(save_all, run.hosts, folder, LAST_SECONDS)
         tuner.run(run.plan, trainable, search, left, harvest, phase)
     finally:
+        run.stop.before_it = None
         run.observer.phase_ended()

@@ -18,12 +18,11 @@ from trainables.actors.packed_trainable import PackedTrainable
 from trainables.spec import TrialSpec, Workload
 from tuning.callbacks.trial_callback import Harvest
 from tuning.cluster.connection import slots_of
-from tuning.cluster.hosting import save_all
 from tuning.cluster.ray_compat import send_no_cloud_keys
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import official_configs
 from tuning.preflight.preflight import Preflight
-from tuning.state.checkpoints import RAY, STOPPED, checkpoints, steps
+from tuning.state.checkpoints import RAY, checkpoints, steps
 from tuning.state.record import Record
 from tuning.trials.asha import make_scheduler
 from tuning.trials.fixed_search import FixedSearch
@@ -31,7 +30,6 @@ from tuning.trials.optuna_search import StudySearch
 from tuning.trials.sampling import effective_key
 
 log = logging.getLogger(__name__)
-LAST_SECONDS = 10.0
 
 
 def run(
@@ -78,11 +76,7 @@ def run(
             failure_config=ray_tune.FailureConfig(max_failures=plan.max_failures),
         ),
     )
-    harvest.stop.before_it = functools.partial(save_all, plan, plan.run_dir / RAY / STOPPED, LAST_SECONDS)
-    try:
-        tuner.fit()
-    finally:
-        harvest.stop.before_it = None
+    tuner.fit()
 
 
 def _attempt(folder: Path, phase: str) -> str:
