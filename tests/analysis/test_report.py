@@ -199,6 +199,14 @@ def test_the_report_says_where_the_wall_time_went_but_for_reports():
         assert "Wall time" not in report([row("a")], seconds=unknown)
 
 
+def test_the_short_trials_that_found_the_learning_rate_are_told_with_those_that_diverged():
+    losses = {0.0025: 4.73953, 0.01: 4.6394, 0.04: None}
+    bracket = tuple({"learning_rate": rate, "steps": 19.0, "eval_loss": loss} for rate, loss in losses.items())
+    text = report([row("a")], bracket=bracket)
+    assert "evaluation loss in short trials of 19 steps: 0.0025 4.7395, 0.01 4.6394, 0.04 diverged\n" in text
+    assert "short trials" not in report([row("a")])
+
+
 def test_the_smallest_size_within_one_percent_of_the_best_is_told():
     losses = {1.0: 4.0, 0.9: 3.99, 0.75: 3.9998, 0.5: 4.04}
     shrink = [{"fraction": f, "params": int(1000 * f), "test_loss": loss} for f, loss in losses.items()]

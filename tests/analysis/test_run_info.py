@@ -68,6 +68,7 @@ def test_only_what_was_found_out_is_saved_as_facts(run_dir):
         ("facts.json", {"importance": {"baseline": 3}}, "importance: Input should be a valid dictionary, got '3'$"),
         ("facts.json", {"versions": None}, "versions: .*, got 'None'$"),
         ("facts.json", {"search_id": 3}, "search_id: Input should be a valid string, got '3'$"),
+        ("facts.json", {"bracket": [{}]}, r"bracket: .*each short trial must have learning_rate, .*, got '\[\{\}\]'$"),
         ("facts.json", {"shrink": [{}]}, r"shrink: .*each size must have fraction, params, test_loss, got '\[\{\}\]'$"),
         ("facts.json", {"data": {"words": 1}}, "data: .*words must be a list of texts, got "),
         ("facts.json", {"data": {"words": [1]}}, "data: .*words must be a list of texts, got "),

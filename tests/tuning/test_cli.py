@@ -112,6 +112,7 @@ def test_a_dry_run_shows_plan_budget_allocations_and_cost_and_writes_nothing(
     assert "baseline: 1,024 parameters, ranks 2 to 2" in out
     assert "empirical: decided after the evidence is measured" in out
     assert "6 trials and 45 confirmation runs x 6 steps" in out
+    assert "learning rate: short trials of plain LoRA find what is searched around" in out
     named = [word for name in ("baseline", "eva", "adalora") for word in ("--strategies", name)]
     assert main([*arguments.split(), "--test-examples", "20", "--max-length", "32", *named]) == 0
     out = capsys.readouterr().out

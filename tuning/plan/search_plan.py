@@ -13,6 +13,7 @@ from analysis.results.trial_config import LOOKS
 from strategies import CONTROLS, RIVALS, RankBudget
 from strategies.baseline import Baseline
 from strategies.official import OFFICIAL
+from trainables.learning_rates import LIKELY_RUNS
 from trainables.spec import Workload
 from tuning.plan import given
 from tuning.plan.choices import (
@@ -225,6 +226,11 @@ class SearchPlan(
     def margin_in_words(self) -> str:
         """The margin as a text."""
         return self.margin if isinstance(self.margin, str) else f"{self.margin:g}"
+
+    @property
+    def short_runs(self) -> float:
+        """About how many trials cost as much as the short ones that find the learning rate; 0 if it is given."""
+        return 0.0 if self.learning_rate is not None or self.official else LIKELY_RUNS
 
     @property
     def trials(self) -> int:

@@ -3,7 +3,6 @@
 import math
 
 from strategies import CONTROLS
-from trainables.learning_rates import LIKELY_RUNS
 from tuning.plan.search_plan import SHARE_TRAINED, SearchPlan
 
 RESERVED, REPORT_SECONDS = 0.04, 45.0
@@ -39,8 +38,7 @@ def planned(plan: SearchPlan, run_seconds: float, has_verdict: bool = True) -> S
     most_trials = plan.num_samples if "num_samples" in given else MOST_TRIALS * names
     most_seeds = _most_seeds(plan, "confirm_seeds" in given) if has_verdict else 0
     share = SHARE_TRAINED if plan.scheduler == "asha" else 1.0
-    before, beside = 0.0 if plan.learning_rate is not None else LIKELY_RUNS, names + len(CONTROLS)
-    runs = max(0.0, trial_seconds(plan) / run_seconds - before)
+    runs, beside = max(0.0, trial_seconds(plan) / run_seconds - plan.short_runs), names + len(CONTROLS)
     seeds = min(most_seeds, max(FEWEST_SEEDS, int(runs / 2 / beside)))
     trials = min(most_trials, max(names, int((runs - _confirmed(plan, seeds)) / share)))
     left = runs - trials * share - _confirmed(plan, 0) - (len(plan.sizes_tried) * seeds if plan.sizes else 0)

@@ -77,12 +77,12 @@ class Preflight:
             **{f"{split}_dataset": name for split, name in source.others.items() if hub.commit_of(name)},
         }
 
-    def token_estimate(self, trials: int) -> int:
-        """Tokens computed at most, evaluations included, if no trial stops early."""
+    def token_estimate(self, trials: float) -> int:
+        """Tokens computed at most by as many trials, evaluations included, if none stops early."""
         source, workload = self.workload.data, self.workload
         trained = workload.steps * workload.batch_size
         evaluated = source.validation_examples * workload.reports + source.test_examples
-        return trials * (trained + evaluated) * source.max_length
+        return round(trials * (trained + evaluated) * source.max_length)
 
 
 def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:

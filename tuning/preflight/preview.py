@@ -78,7 +78,9 @@ def size(plan: SearchPlan, checked: Preflight) -> SearchSize:
 
 def _cost(plan: SearchPlan, checked: Preflight) -> Iterator[str]:
     again = plan.most_confirmations
-    tokens = checked.token_estimate(plan.trials + again)
+    tokens = checked.token_estimate(plan.trials + again + plan.short_runs)
+    if plan.short_runs:
+        yield "learning rate: short trials of plain LoRA find what is searched around"
     trials = f"{plan.trials} trials and {again} confirmation runs"
     yield f"cost: at most {trials} x {checked.workload.steps} steps, {tokens:,} tokens in all"
     yield f"time: about {_seconds(plan, checked) / 60:,.0f} minutes at this machine's speed"
@@ -134,7 +136,7 @@ def _content(plan: SearchPlan, checked: Preflight) -> dict[str, Any]:
 
 def _seconds(plan: SearchPlan, checked: Preflight) -> float:
     """Return about how long the training takes if one trial follows the other: six operations a weight and token."""
-    tokens = checked.token_estimate(plan.trials + plan.most_confirmations)
+    tokens = checked.token_estimate(plan.trials + plan.most_confirmations + plan.short_runs)
     return 6 * checked.shape.params * tokens / _operations_a_second()
 
 
