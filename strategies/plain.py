@@ -13,7 +13,7 @@ MODULE_SETS = ("all", "mlp", "attention", "upper_half")
 class Plain(Strategy):
     """``score = 1`` for the matrices of a set, else 0: one rank at each of them, as the budget allows.
 
-    A set that the model has none of is all of its matrices.
+    A set that the model has none of is all of its matrices. Its scale is that of all strategies (``--scale``).
 
     Args:
         modules: ``all`` is plain LoRA, ``mlp`` and ``attention`` one kind of matrix, ``upper_half`` the blocks from the

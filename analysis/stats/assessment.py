@@ -164,7 +164,17 @@ def _in_words(verdict: Verdict, worth: Worth | None, reference: str) -> str:
     words = "" if worth is None else _worth_in_words(worth, reference)
     times = f" {words[0].upper()}{words[1:]}." if words else ""
     rivals = f" {verdict.tried.sentence}" if verdict.tried.sentence else ""
-    return f"- **{inline(verdict.strategy)}: {verdict.reads}.** {_reason(verdict)}{rivals}{times}{failures}"
+    reason = f"{_reason(verdict)}{_as_plain(verdict)}"
+    return f"- **{inline(verdict.strategy)}: {verdict.reads}.** {reason}{rivals}{times}{failures}"
+
+
+def _as_plain(verdict: Verdict) -> str:
+    """Return what is to be said where plain LoRA is the best point of a strategy, which was confirmed at another."""
+    if not verdict.is_best_as_plain or verdict.answer == NOT_FOUND:  # which says so itself
+        return ""
+    return (
+        " In the search plain LoRA, one of its points, did better than all its trials; the best of these was confirmed."
+    )
 
 
 def _reason(verdict: Verdict) -> str:

@@ -90,6 +90,7 @@ class Verdict:
         came_up: How many of them were no worse than plain LoRA's best on the validation split.
         reference: What it is judged against, in words.
         tried: Of a win, how it stands against rivals and controls.
+        has_reference: Whether what it is judged against is one of its own points.
     """
 
     strategy: str
@@ -106,6 +107,12 @@ class Verdict:
     came_up: int = 0
     reference: str = "plain LoRA"
     tried: Tried = Tried()
+    has_reference: bool = False
+
+    @property
+    def is_best_as_plain(self) -> bool:
+        """True if of all its points plain LoRA's, which is never confirmed for it, did best in the search."""
+        return self.has_reference and self.trials is not None and not self.came_up
 
     @property
     def reads(self) -> str:
@@ -225,10 +232,12 @@ def _judged(
     ends = Counter(row.status for row in (*runs, *_beside(runs, plain)))
     diverged, failed = ends[Status.DIVERGED], ends[Status.FAILED]
     answer: Answer = "cannot tell" if diverged else judge(pairs, margin, fewer)
-    said: Said = _read(answer, pairs, margin, name in containing_plain and reference == "plain LoRA")
+    has_reference = name in containing_plain and reference == "plain LoRA"
+    said: Said = _read(answer, pairs, margin, has_reference)
     needed = pairs.seeds_needed(margin, fewer) if answer == "cannot tell" and not diverged else None
     losses = tuple(row.test_loss for row in runs if row.test_loss is not None)
-    return Verdict(name, said, pairs, losses, params, fewer, diverged, failed, needed, margin, reference=reference)
+    verdict = Verdict(name, said, pairs, losses, params, fewer, diverged, failed, needed, margin, reference=reference)
+    return replace(verdict, has_reference=has_reference)
 
 
 def _beside(runs: Sequence[ResultRow], plain: Sequence[ResultRow]) -> Sequence[ResultRow]:

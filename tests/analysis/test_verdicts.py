@@ -161,6 +161,15 @@ def test_where_trials_came_up_to_plain_lora_and_the_choice_among_them_lost_the_v
     assert "--validation-examples" in line
 
 
+def test_where_plain_lora_was_the_best_point_of_a_strategy_the_verdict_on_its_best_other_says_so():
+    told, alike = "In the search plain LoRA, one of its points, did better than all its trials", (4.0, 4.101, 4.199)
+    trials = [*searched("baseline", 3.5), *searched("composite", 3.6), *searched("eva", 3.6)]
+    assert told in assess([*PLAIN, *runs("composite", *alike), *trials]).answer[0]
+    assert told not in assess([*PLAIN, *runs("eva", *alike), *trials]).answer[0], "it is no point of that"
+    assert told not in assess([*PLAIN, *runs("composite", *alike), *trials, *searched("composite", 3.5)]).answer[0]
+    assert told not in assess([*PLAIN, *BEHIND, *trials]).answer[0], "none came up to plain LoRA's, which says the same"
+
+
 def test_what_does_not_have_plain_lora_as_a_point_loses():
     assert only([*PLAIN, *runs("eva", 4.05, 4.149, 4.251)]).answer == "loss"
 
