@@ -15,6 +15,7 @@ import urllib.request
 import warnings
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 pytest_plugins = ["tests.time_classes", "tests.shares", "tests.whole_searches"]
@@ -27,6 +28,9 @@ os.environ.setdefault(
     "ONEDNN_MAX_CPU_ISA", "AVX512_CORE"
 )  # no CPU computes faster in bfloat16: searches are in float32
 
+
+hypothesis.settings.register_profile("here", deadline=None)  # time classes judge, and not by a clock others lengthen
+hypothesis.settings.load_profile("here")
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
 

@@ -75,7 +75,7 @@ def table(tmp_path):
         ({"messages": [USER, ANSWER], "tools": "null", "functions": []}, CHAT),
         (
             {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": CALLS, "name": None}]},
-            Document(CHAT.prompt, json.dumps([{"role": "assistant", "tool_calls": CALLS, "content": None}]), "chat"),
+            Document(CHAT.prompt, json.dumps([{"role": "assistant", "tool_calls": CALLS}]), "chat"),
         ),
         ({"messages": [{"role": "User", "content": "Why?"}, {"role": "Assistant", "content": "So."}]}, CHAT),
         ({"instruction": "Why?", "output": "So.", "input": ""}, Document('["Why?", ""]', "So.", "alpaca")),

@@ -139,13 +139,16 @@ def fetched(cache, monkeypatch):
 
     monkeypatch.setattr(hub, "file_names", lambda *_: {*splits, "dataset_infos.json", "huge.bin", "../x.csv"})
     monkeypatch.setattr(hub, "folder", fetch)
+    (cache / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(cache / "temporary"))
     return patterns
 
 
-def test_of_a_hub_data_set_the_files_of_one_split_are_fetched(fetched):
+def test_of_a_hub_data_set_the_files_of_one_split_are_fetched(fetched, cache):
     source = DataSource(dataset=f"org/texts@{NEW}")
     assert [document.text for document in read_documents(source)] == ["0"]
     assert fetched == ["data/train-00000-of-00001.jsonl"]
+    assert list((cache / "temporary").iterdir()) == [], "a name that leads out of its folder is not laid out"
 
 
 def test_a_hub_data_set_for_a_split_that_it_does_not_have_is_refused_with_what_can_be_done(fetched):

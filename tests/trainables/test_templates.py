@@ -1,6 +1,5 @@
 """What of a conversation is learned is certain, or the data are refused."""
 
-import gzip
 import importlib.resources
 import json
 
@@ -173,11 +172,10 @@ def test_a_template_of_a_file_is_used_in_place_of_the_models(shown, tmp_path):
     assert text == "the fox?</s>⟦jumps over</s>⟧"
 
 
-@pytest.mark.parametrize("name", ["own.jinja", "own.jinja.gz"])
-def test_a_template_is_handed_out_as_it_was_read(name, tmp_path):
+def test_a_template_is_handed_out_as_it_was_read(tmp_path):
     content = b"\xef\xbb\xbf{% for m in messages %}{{ m['content'] }}\r\n{% endfor %}"
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    put_template(str(tmp_path / name), tmp_path)
+    (tmp_path / "own.jinja").write_bytes(content)
+    put_template(str(tmp_path / "own.jinja"), tmp_path)
     assert (tmp_path / "chat_template.jinja").read_bytes() == content[3:]
     put_template(None, tmp_path / "absent")
 

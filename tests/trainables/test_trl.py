@@ -160,6 +160,16 @@ def test_conversations_without_marks_have_trls_ids_and_learn_what_the_assistant_
     ]
 
 
+def test_a_null_content_beside_a_call_is_no_content_as_in_trl(way, ours, trl):
+    template = (importlib.resources.files("trl") / "chat_templates" / "qwen2_5.jinja").read_text()
+    calls = [{"type": "function", "function": {"name": "jump", "arguments": {"far": 2}}}]
+    chat = [CHATS[0][0], {"role": "assistant", "content": None, "tool_calls": calls}, *CHATS[2][2:]]
+    tokenizer = make_tokenizer(way, template)
+    made = ours([{"messages": chat}], tokenizer)
+    assert [ids for ids, _ in made] == [ids for ids, _ in trl([{"messages": chat}], tokenizer)]
+    assert "None" not in tokenizer.decode(made[0][0])
+
+
 def test_sharegpt_is_as_in_trl_and_its_names_of_roles_become_those_of_templates(ours, trl):
     tokenizer = make_tokenizer("bos", MARKED)
     rows = [{"conversations": [{"from": turn["role"], "value": turn["content"]} for turn in chat]} for chat in CHATS]

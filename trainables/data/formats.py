@@ -249,8 +249,7 @@ def _message(message: Any, number: int) -> dict[str, Any]:
     role, content = made.get("role"), made.get("content", "")
     if "function_call" in made or role == "function_call":
         raise ValueError(f"row {number:,} has a 'function_call', which templates do not know; write it as 'tool_calls'")
-    is_content = content is None or isinstance(content, str | list)
-    if not isinstance(role, str) or not is_content or not {"content", "tool_calls"} & made.keys():
+    if not isinstance(role, str) or not isinstance(content, str | list) or not {"content", "tool_calls"} & made.keys():
         raise ValueError(wrong)
     if isinstance(content, list):
         _check_parts(content, number)
@@ -266,10 +265,7 @@ def _renamed(message: Mapping[str, Any], number: int) -> dict[str, Any]:
                 f"row {number:,} has a message with {name!r} {str(given[name])[:30]!r} and {key!r} "
                 f"{str(given[key])[:30]!r}, which differ; drop one"
             )
-    made = {_KEYS.get(key, key): value for key, value in given.items()}
-    if made.get("tool_calls") and {"content", "value"} & message.keys():
-        made.setdefault("content", None)  # templates ask beside calls whether it is none
-    return made
+    return {_KEYS.get(key, key): value for key, value in given.items()}
 
 
 def _role(name: Any) -> Any:
