@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu import Case, cases, packed, said_if_it_fails, workload_of
 from trainables.adapters import peft_adapter
 from trainables.data.collate import collate
-from trainables.engine.footprint import footprint_of
+from trainables.engine.footprint import footprint_of, row_params
 from trainables.engine.pack import Slot
 from trainables.engine.soundness import sound_coverage_of
 from trainables.models.base_model import BaseModel, load, shape_of
@@ -89,7 +89,8 @@ def check(case: Case, model: str, device: str, precision: Precision) -> None:
     base = load(model, device, precision)
     together, slots = packed_losses(workload)
     peak = place.peak_bytes()
-    footprint = footprint_of(model, shape, precision, device, workload.budget.params, case.length)
+    params = row_params(shape.sites, [slot.learner.adapter.ranks for slot in slots], device)
+    footprint = footprint_of(model, shape, precision, device, params, case.length)
     predicted = footprint.total(TRIALS, workload.micro_batch, False)
     alone = [plain_losses(base, workload, slot) for slot in slots]
     pairs = [

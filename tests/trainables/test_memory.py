@@ -11,11 +11,12 @@ import pytest
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GemmaConfig, GraniteConfig
 
 from strategies import RankBudget
+from strategies.base import Site
 from strategies.baseline import Baseline
 from tests.smollm2 import fetched
 from trainables.data.splits import DataSource
 from trainables.engine import footprint
-from trainables.engine.footprint import Fit, Footprint, LiveBytes, base_bytes, fit, footprint_of
+from trainables.engine.footprint import Fit, Footprint, LiveBytes, base_bytes, fit, footprint_of, row_params
 from trainables.engine.pack import Pack
 from trainables.models.base_model import load, shape_of
 from trainables.models.precision import IN_FLOAT32, Precision
@@ -75,6 +76,32 @@ def test_a_base_takes_its_parameters_in_their_dtype(model_folder):
     matrices = [site.d_in * site.d_out for site in shape.sites]
     four = base_bytes(shape, Precision("bfloat16", "nf4"))
     assert four == int(4.5 / 8 * sum(matrices)) + 2 * (whole - sum(matrices) + max(matrices))
+
+
+def test_a_checkpoint_that_was_saved_in_four_bits_is_counted_in_four(model_folder, monkeypatch):
+    args = str(model_folder), shape_of(str(model_folder)), Precision("bfloat16"), "cpu", 1000, 16
+    whole = footprint_of(*args)
+    monkeypatch.setattr(footprint, "is_saved_quantized", lambda model: model == str(model_folder))
+    four = footprint_of(*args)
+    dense, packed = (base_bytes(args[1], Precision("bfloat16", quantize)) for quantize in (None, "nf4"))
+    assert whole.base - four.base == dense - packed
+
+
+def test_a_row_of_a_pack_has_the_largest_rank_of_each_site_as_the_device_pads_it():
+    sites = [Site(name, 10, 10 * width, 0, "mlp") for width, name in enumerate("ab", 1)]
+    trials = [{"a": 3, "b": 0}, {"a": 1, "b": 9}]
+    assert row_params(sites, trials, "cpu") == 3 * 20 + 9 * 30
+    assert row_params(sites, trials, "cuda") == 8 * 20 + 16 * 30
+
+
+def test_on_a_gpu_logits_take_what_a_chunk_of_them_does(model_folder):
+    args = str(model_folder), shape_of(str(model_folder))
+    small, large = (footprint_of(*args, IN_FLOAT32, "cuda", 1000, length) for length in (16, 64))
+    assert (small.head, large.head) == (6 * 16 * 300, 6 * 64 * 300), "in float32 and bfloat16"
+    assert large.most_head == 6 * 2**27
+    assert large.of_pass(2, False) == 2 * (large.row + large.head)
+    assert large.of_pass(10**6, False) == 10**6 * large.row + large.most_head
+    assert footprint_of(*args, IN_FLOAT32, "cpu", 1000, 16).head == 0
 
 
 def test_blocks_that_compute_twice_take_less_and_longer_rows_more(model_folder):

@@ -8,6 +8,7 @@ import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from strategies import RankBudget
+from strategies.base import Site
 from trainables.engine.footprint import Footprint
 from trainables.models.device import CPU, CUDA, Device
 from tuning.plan.search_plan import SearchPlan
@@ -109,6 +110,16 @@ def test_a_dry_run_takes_the_dtype_that_a_gpu_would_train_over(model, dtype):
     plan = SearchPlan(model=model, gpus_per_trial=1)
     _, checked = memory.on_this_machine(plan, Preflight(None, plan.workload(RankBudget(10)), "", {}))
     assert checked.workload.precision.dtype == dtype
+
+
+@pytest.mark.parametrize(("pack_size", "params"), [(1, 9 * 30), (2, 2 * 20 + 9 * 30)])
+def test_trials_of_a_pack_are_planned_with_the_rows_that_all_of_them_need(pack_size, params):
+    sites = [Site("a", 10, 10, 0, "mlp"), Site("b", 10, 20, 0, "mlp")]
+    plan = SearchPlan(gpus_per_trial=0, pack_size=pack_size)
+    workload = plan.trained_with(plan.workload(RankBudget(10)))
+    allocations = {name: types.SimpleNamespace(ranks=ranks) for name, ranks in (("x", {"a": 2}), ("y", {"b": 9}))}
+    checked = Preflight(types.SimpleNamespace(sites=sites), workload, "", {**allocations, "z": None})
+    assert memory._row_params(workload, checked) == params
 
 
 class Noted(TorchDispatchMode):

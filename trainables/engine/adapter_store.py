@@ -173,7 +173,7 @@ class AdapterStore:
         if key not in self._ranks:
             each = [tenant.adapter.ranks for tenant in self.tenants[rows]]
             largest = {name: max(ranks.get(name, 0) for ranks in each) for name in self.layout}
-            self._ranks[key] = {name: _padded(rank, self.multiple) for name, rank in largest.items() if rank}
+            self._ranks[key] = {name: padded(rank, self.multiple) for name, rank in largest.items() if rank}
         return self._ranks[key]
 
     def scale_gradients(self, rows: slice) -> None:
@@ -191,13 +191,13 @@ class AdapterStore:
 
     def _width(self, tenant: Tenant) -> int:
         """Return how long a tenant's row would be in a store of its own."""
-        return sum(_padded(len(a), self.multiple) * (a.shape[1] + len(b)) for a, b in tenant.adapter.factors.values())
+        return sum(padded(len(a), self.multiple) * (a.shape[1] + len(b)) for a, b in tenant.adapter.factors.values())
 
     def _layout_with(self, tenants: Sequence[Tenant]) -> dict[str, Place]:
         sizes = {name: place[1:] for name, place in self.layout.items()}
         for tenant in tenants:
             for name, (a, b) in tenant.adapter.factors.items():
-                rank = max(sizes.get(name, (0,))[0], _padded(len(a), self.multiple))
+                rank = max(sizes.get(name, (0,))[0], padded(len(a), self.multiple))
                 sizes[name] = (rank, a.shape[1], len(b))
         start, layout = 0, {}
         for name, (rank, d_in, d_out) in sizes.items():
@@ -275,5 +275,6 @@ def _others(tensor: torch.Tensor, tenant: Tenant) -> list[torch.Tensor | None]:
     return [tensor.grad, *(state.get(name) for name in MOMENTS)]
 
 
-def _padded(rank: int, multiple: int) -> int:
+def padded(rank: int, multiple: int) -> int:
+    """Return the least multiple that is no less than a rank."""
     return -(-rank // multiple) * multiple

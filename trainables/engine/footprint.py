@@ -6,7 +6,7 @@ import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,14 +16,14 @@ from torch.utils._pytree import tree_leaves
 
 from analysis.results.messages import first_line
 from strategies.base import Site
-from trainables.engine.adapter_store import Factors
+from trainables.engine.adapter_store import Factors, padded
 from trainables.engine.recomputation import recomputed
 from trainables.engine.stacked_adapters import adapted
 from trainables.engine.torch_compat import is_to_another_dtype, storage_id
-from trainables.models.base_model import Shape, skeleton_of
+from trainables.models.base_model import Shape, is_saved_quantized, skeleton_of
 from trainables.models.device import device_of
-from trainables.models.precision import NF4_BITS, Dtype, Precision
-from trainables.training.frozen_head import FrozenHeadLoss
+from trainables.models.precision import NF4, NF4_BITS, Dtype, Precision
+from trainables.training.frozen_head import LEAST_ROWS, FrozenHeadLoss
 
 FLOAT_BYTES = 4
 LIBRARY_BYTES = 80_000_000
@@ -33,6 +33,8 @@ FRAGMENTED = 1.15
 TOKENS_OF_HEAD = 64
 LOGIT_BYTES = 12
 """Of a logit that is held: in float32 as it is, as a probability, and its gradient."""
+ROUNDED_BYTES = 2
+"""Of a logit of a chunk in bfloat16: as it is computed, and as its gradient is multiplied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Footprint:
         moments: Of each trial's optimizer.
         row: Of each row of a pass.
         row_recomputed: The same if blocks compute twice.
+        head: Of each row's logits, as far as they are held at a time.
+        most_head: Of the largest chunk of logits.
     """
 
     base: int
@@ -52,10 +56,12 @@ class Footprint:
     moments: int
     row: int
     row_recomputed: int
+    head: int = 0
+    most_head: int = 0
 
     def of_pass(self, rows: int, recomputes: bool) -> int:
         """Return what a pass of so many rows takes, those of all its trials together."""
-        return rows * (self.row_recomputed if recomputes else self.row)
+        return rows * (self.row_recomputed if recomputes else self.row) + min(rows * self.head, self.most_head)
 
     def total(self, trials: int, rows: int, recomputes: bool) -> int:
         """Return what a process takes that trains so many trials, of so many rows each in a pass."""
@@ -111,21 +117,32 @@ def footprint_of(model: str, shape: Shape, precision: Precision, device: str, pa
         shape: Its shape.
         precision: How it will lie in memory.
         device: Name of the device.
-        params: Of an adapter.
+        params: Of a trial's row in a pack, as ``row_params``.
         length: Tokens of a row.
 
     Raises:
         ValueError: The model cannot be computed without its weights.
     """
-    once, twice = _pass_bytes(model, precision.dtype, device, _rank(shape.sites, params), length)
-    apart = device_of(device).has_own_memory
+    if is_saved_quantized(model):
+        precision = replace(precision, quantize=NF4)
+    once, twice, logits = _pass_bytes(model, precision.dtype, device, _rank(shape.sites, params), length)
+    apart, vocabulary = device_of(device).has_own_memory, logits // length
+    logit = FLOAT_BYTES + (0 if device_of(device).arithmetic == "float32" else ROUNDED_BYTES)
     return Footprint(
         base=base_bytes(shape, precision) + (0 if apart else LIBRARY_BYTES),
         trial=4 * FLOAT_BYTES * params,  # values, gradients, scales, and the values as passes take them
         moments=2 * FLOAT_BYTES * params,
         row=int(once * (1.0 if apart else FRAGMENTED)),
         row_recomputed=twice,
+        head=logit * logits if apart else 0,  # on a CPU chunks are small
+        most_head=logit * max(device_of(device).head_elements, LEAST_ROWS * vocabulary),
     )
+
+
+def row_params(sites: Sequence[Site], trials: Sequence[Mapping[str, int]], device: str) -> int:
+    """Return the numbers in a row of a pack: of each site the largest rank of its trials, as the device pads it."""
+    ranks = {site: max(trial.get(site.name, 0) for trial in trials) for site in sites}
+    return sum(padded(rank, device_of(device).rank_multiple) * site.cost for site, rank in ranks.items())
 
 
 def base_bytes(shape: Shape, precision: Precision) -> int:
@@ -142,13 +159,18 @@ def _rank(sites: Sequence[Site], params: int) -> int:
 
 
 @functools.lru_cache(maxsize=16)
-def _pass_bytes(model: str, dtype: Dtype, device: str, rank: int, length: int) -> tuple[int, int]:
-    """Return the peak of one row's forward and backward pass, and of one whose blocks compute twice."""
+def _pass_bytes(model: str, dtype: Dtype, device: str, rank: int, length: int) -> tuple[int, int, int]:
+    """Return the peak of one row's forward and backward pass, and of one whose blocks compute twice.
+
+    The third number is how many logits are computed in parts for a row, whose memory is in neither.
+    """
     try:
         with _without_its_log(), FakeTensorMode(allow_non_fake_inputs=True):
             row = _Pass(skeleton_of(model, Precision(dtype).torch_dtype), rank)
-            logits = row.logit_bytes(length)
-            return logits + row.peak(length, False, device), logits + row.peak(length, True, device)
+            apart, vocabulary = row.head_is_apart(), len(row.model.get_output_embeddings().weight)
+            held = 0 if apart else LOGIT_BYTES * length * vocabulary
+            peaks = row.peak(length, False, device), row.peak(length, True, device)
+            return held + peaks[0], held + peaks[1], length * vocabulary if apart else 0
     except Exception as error:  # a model's code raises anything for tensors that are not there
         reason = first_line(error)
         raise ValueError(f"--model {model}: its memory cannot be known before it is loaded ({reason})") from error
@@ -173,8 +195,8 @@ class _Pass:
         self.model, (self.sites, self.blocks) = skeleton
         self.factors = {site.name: _factors(site, rank) for site in self.sites}
 
-    def logit_bytes(self, length: int) -> int:
-        """Return what the logits of a row take: none where they are computed in parts, since the head stands alone."""
+    def head_is_apart(self) -> bool:
+        """Return True if logits are computed in parts, since the head stands alone."""
         head, body, changes = self.model.get_output_embeddings(), self.model.base_model, _Changes()
         handles = [
             body.register_forward_hook(lambda *_: changes.look(True)),
@@ -187,7 +209,7 @@ class _Pass:
         finally:
             for handle in handles:
                 handle.remove()
-        return LOGIT_BYTES * length * head.weight.shape[0] if changes.seen or body is self.model else 0
+        return not changes.seen and body is not self.model
 
     def peak(self, length: int, recomputes: bool, device: str) -> int:
         head = self.model.get_output_embeddings().weight

@@ -357,7 +357,10 @@ class Pack:
 
 
 def _dropout(slots: Sequence[Slot], lanes: Lanes, name: str, x: torch.Tensor) -> torch.Tensor:
-    """Return dropout's factors for x (slots, lanes * length, d_in), drawn as PyTorch draws them for a slot alone."""
+    """Return dropout's factors for x (slots, lanes * length, d_in).
+
+    On a CPU they are those that PyTorch draws for a slot alone; its dropout on a GPU draws others, as likely.
+    """
     masks = torch.ones_like(x)
     for mask, slot, lengths, sources in zip(masks, slots, lanes.lengths, lanes.sources, strict=True):
         if name in slot.learner.adapter.factors:

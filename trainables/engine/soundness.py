@@ -22,7 +22,7 @@ from trainables.engine.evaluation import lane_losses
 from trainables.engine.prefix_cache import FrozenPrefix
 from trainables.engine.sequence_packing import Lanes, arrange
 from trainables.engine.stacked_adapters import adapted
-from trainables.models.base_model import BaseModel, load
+from trainables.models.base_model import BaseModel, is_saved_quantized, load
 from trainables.models.coverage import Coverage
 from trainables.models.device import device_of
 from trainables.models.frozen_linear import FrozenLinear
@@ -95,7 +95,8 @@ def sound_coverage_of(workload: Workload) -> Coverage:
 def _in_float32(workload: Workload) -> Workload:
     """Return a workload whose base is looked at in float32, if that fits: in bfloat16 much passes for rounding."""
     precision = workload.precision
-    needed = ROOM * (NF4_BITS / 8 if precision.quantize else 4) * base_of(workload).params
+    in_four_bits = precision.quantize is not None or is_saved_quantized(workload.model)
+    needed = ROOM * (NF4_BITS / 8 if in_four_bits else 4) * base_of(workload).params
     if precision.dtype == FLOAT32 or needed > device_of(workload.device).available_bytes():
         return workload
     load.cache_clear()  # for the same reason

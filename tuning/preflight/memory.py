@@ -137,9 +137,19 @@ def with_passes(plan: SearchPlan, workload: Workload, memory: Memory) -> Workloa
 def _footprint(workload: Workload, checked: Preflight, precision: Precision | None = None) -> "Footprint":
     from trainables.engine.footprint import footprint_of
 
+    params = _row_params(workload, checked)
     length = min(workload.data.max_length, max(map(len, _rows(workload)), default=workload.data.max_length))
     precision = precision or workload.precision
-    return footprint_of(workload.model, checked.shape, precision, workload.device, workload.budget.params, length)
+    return footprint_of(workload.model, checked.shape, precision, workload.device, params, length)
+
+
+def _row_params(workload: Workload, checked: Preflight) -> int:
+    """Return the numbers in a trial's row of a pack, as far as the first allocations tell."""
+    from trainables.engine.footprint import row_params
+
+    sites, trials = checked.shape.sites, [each.ranks for each in checked.allocations.values() if each is not None]
+    packs = [trials] if workload.pack_size > 1 else [[trial] for trial in trials]
+    return max(workload.budget.params, *(row_params(sites, pack, workload.device) for pack in packs if pack), 0)
 
 
 def _rows(workload: Workload) -> list[tuple[int, ...]]:
@@ -148,10 +158,12 @@ def _rows(workload: Workload) -> list[tuple[int, ...]]:
 
 def _too_little(plan: SearchPlan, workload: Workload, footprint: "Footprint", available: float) -> str:
     """Return what to do about a memory into which one row of each trial does not fit."""
+    from trainables.models.base_model import is_saved_quantized
+
     ways = []
     if workload.pack_size > 1:
         ways.append("--pack-size 1")
-    if not workload.precision.quantize:
+    if not workload.precision.quantize and not is_saved_quantized(workload.model):
         ways.append("--quantize nf4")
     if plan.gradient_checkpointing == "off":
         ways.append("--gradient-checkpointing auto")
