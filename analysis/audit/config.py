@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from analysis.audit.regexes import is_regex, takes_long
 from analysis.results.rank_patterns import from_block, looked_up
 from analysis.results.strict_json import is_count, is_number, parsed
 
@@ -79,11 +80,19 @@ class AdapterConfig:
     @property
     def not_regexes(self) -> list[str]:
         """Patterns that PEFT cannot use."""
+        return [pattern for pattern in self._patterns if not is_regex(pattern)]
+
+    @property
+    def slow_regexes(self) -> list[str]:
+        """Patterns that PEFT may try for ever; nothing is matched by them here."""
+        return [pattern for pattern in self._patterns if is_regex(pattern) and takes_long(pattern)]
+
+    @property
+    def _patterns(self) -> list[str]:
         patterns = [*(() if self.is_adalora else self.values.get("rank_pattern") or ())]
         patterns += [*(self.values.get("alpha_pattern") or ())]
-        if isinstance(self.targets, str):
-            patterns.append(self.targets)
-        return [pattern for pattern in patterns if not _is_regex(pattern)]
+        excluded = self.values.get("exclude_modules")
+        return patterns + [names for names in (self.targets, excluded) if isinstance(names, str)]
 
     @property
     def is_rslora(self) -> bool:
@@ -133,7 +142,7 @@ class AdapterConfig:
     def _is_excluded(self, site: str) -> bool:
         excluded = self.values.get("exclude_modules") or []
         if isinstance(excluded, str):
-            return _is_regex(excluded) and re.fullmatch(excluded, site) is not None
+            return _can_be_tried(excluded) and re.fullmatch(excluded, site) is not None
         return any(self.matches_ending(name, site) for name in excluded)
 
     @property
@@ -157,7 +166,7 @@ class AdapterConfig:
     @staticmethod
     def matches(regex: str, site: str) -> bool:
         """Return True if a regex of whole names, as a target, matches a site."""
-        return regex == EVERYTHING or (_is_regex(regex) and re.fullmatch(regex, site) is not None)
+        return regex == EVERYTHING or (_can_be_tried(regex) and re.fullmatch(regex, site) is not None)
 
     @staticmethod
     def _layer_of(site: str) -> int | None:
@@ -171,15 +180,11 @@ def matched(pattern: str, sites: Iterable[str]) -> list[str]:
 
 
 def _regexes(patterns: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {key: value for key, value in (patterns or {}).items() if _is_regex(key)}
+    return {key: value for key, value in (patterns or {}).items() if _can_be_tried(key)}
 
 
-def _is_regex(pattern: str) -> bool:
-    try:
-        re.compile(rf"(.*\.)?({pattern})$")
-    except (re.error, RecursionError, OverflowError):
-        return False
-    return True
+def _can_be_tried(pattern: str) -> bool:
+    return is_regex(pattern) and not takes_long(pattern)
 
 
 def _check(values: Any) -> None:

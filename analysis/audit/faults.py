@@ -56,6 +56,8 @@ def _names(adapter: PeftAdapter) -> Iterator[Finding]:
     config, sites = adapter.config, [*adapter.sites]
     for pattern in config.not_regexes:
         yield Finding("no-regex", one_line(f"{pattern!r} is no regex, and PEFT takes it for one"))
+    for pattern in config.slow_regexes:
+        yield Finding("slow-regex", one_line(f"{pattern[:200]!r} may be tried for ever, and was not"))
     untargeted = [site for site in sites if not config.is_targeted(site)]
     yield from at("not-targeted", "PEFT drops tensors, as target_modules does not match", untargeted, len(sites))
     for target in () if isinstance(config.targets, str) else config.targets:

@@ -185,3 +185,11 @@ def test_a_convolutions_factors_are_matrices(audit, tmp_path):
 def test_nothing_of_torch_or_peft_is_imported():
     source = "import analysis.audit.__main__, sys; assert not {'torch', 'peft', 'transformers'} & {*sys.modules}"
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"])
+def test_a_pattern_that_would_be_tried_for_ever_is_named_and_not_tried(name, audit, tmp_path):
+    pattern = r"([a-z0-9_.]+)+!"
+    done = audit(write(tmp_path, **{name: {pattern: 2} if name.endswith("pattern") else pattern}))
+    assert done.returncode == 1
+    assert f"{pattern!r} may be tried for ever" in done.stdout

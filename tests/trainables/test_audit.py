@@ -178,6 +178,7 @@ FAULTS = {
     "pattern-matches-too-much": (change_config(alpha_pattern={r"layers.1.*q_proj": 8}), "block 10, 11 beside 1"),
     "layer-matches-nothing": (change_config(layers_to_transform=[*range(12), 40]), "40"),
     "no-regex": (change_config(alpha_pattern={"(q_proj": 8}), "'(q_proj'"),
+    "slow-regex": (change_config(exclude_modules=r"(\w+|\.)+!"), "may be tried for ever"),
     "tensor-names": (change_tensors(lambda tensors: {**tensors, "x.lora_A.default.weight": torch.ones(2, 2)}),
                      "x.lora_A.default.weight"),
     "magnitudes": (change_config(use_dora=True), "missing"),
