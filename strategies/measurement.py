@@ -25,6 +25,10 @@ class Measured:
     tensors: Mapping[str, Any] = field(default_factory=dict)
 
 
+class NotMeasurable(ValueError):
+    """A model is not what a measurement needs; the message says where. Its strategies are to be left out."""
+
+
 class FrozenBase(Protocol):
     """The base model, as far as measurements need it."""
 
@@ -56,6 +60,7 @@ class Measure(Protocol):
             budget: What a trial may spend.
 
         Raises:
+            NotMeasurable: It cannot be measured on this model.
             ValueError: It cannot be measured; the message says what to change.
         """
         ...

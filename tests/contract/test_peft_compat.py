@@ -96,3 +96,10 @@ def test_components_are_those_that_pefts_eva_finds_and_their_shares_are_of_the_v
     assert torch.cosine_similarity(fit.components.float(), vectors[:3]).abs().min() > 0.98
     assert fit.components.norm(dim=1).tolist() == pytest.approx([1, 1, 1], abs=1e-4)
     assert fit.ratios.tolist() == pytest.approx((values**2 / (values**2).sum())[:3].tolist(), rel=0.05)
+
+
+def test_what_never_varies_has_no_share_of_the_variance():
+    fit = PrincipalComponents(3, False)
+    for _ in range(2):
+        fit.add(torch.zeros(40, 12))
+    assert fit.ratios.tolist() == [0, 0, 0]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from strategies import RankBudget
+from strategies.measurement import NotMeasurable
 from tests.zoo import built
 from trainables.data.collate import collate
 from trainables.data.splits import Example
@@ -11,6 +12,7 @@ from trainables.engine.soundness import sound_coverage
 from trainables.evidence import importance, input_pca
 from trainables.evidence.site_inputs import vectors_of_tokens
 from trainables.models.base_model import BaseModel
+from trainables.models.coverage import Coverage
 from trainables.models.matrices import coverage_of
 
 WANTED = torch.tensor([[True, True, False], [False, True, False]])
@@ -33,11 +35,16 @@ def test_a_token_has_a_vector_for_each_stream():
 
 
 def test_an_input_without_the_tokens_is_refused():
-    with pytest.raises(ValueError, match=r"\(5, 2\) for 2 rows of 3 tokens"):
+    with pytest.raises(NotMeasurable, match=r"\(5, 2\) for 2 rows of 3 tokens"):
         vectors_of_tokens(torch.zeros(5, 2), WANTED)
 
 
-@pytest.mark.parametrize("kind", ["opt", "minicpm3", "gemma3n", "zamba2", "mamba", "qwen2-moe", "bart", "gemma3"])
+KINDS = ("opt", "minicpm3", "gemma3n", "zamba2", "mamba", "qwen2-moe", "bart", "gemma3", "ctrl", "zaya")
+SILENT = {"gemma3n": 9, "zaya": 8}
+"""Sites that have no gradient as long as what they are multiplied by is zero."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_strategies_score_from_is_measured_on_every_kind_of_model(kind, tiny_tokenizer):
     model = built(kind).requires_grad_(False)
     model.config.use_cache = False
@@ -49,5 +56,20 @@ def test_what_strategies_score_from_is_measured_on_every_kind_of_model(kind, tin
     evidence = importance.measure(base, iter(batches), budget).evidence
     assert all(values.keys() == names for values in evidence.values())
     silent = sum(value == 0 for value in evidence["gradient"].values())
-    assert silent == (9 if kind == "gemma3n" else 0)
-    assert input_pca.measure(base, iter(batches), budget).tensors.keys() == names
+    assert silent == SILENT.get(kind, 0)
+    components = input_pca.measure(base, iter(batches), budget)
+    assert components.tensors.keys() == names
+    assert all(0 <= share <= 1 for shares in components.evidence.values() for share in shares.values())
+
+
+def test_a_site_that_is_never_given_tokens_is_named_by_both_measurements(tiny_tokenizer, monkeypatch):
+    model = built("llama").requires_grad_(False)
+    model.config.use_cache = False
+    mlp = type(model.model.layers[0].mlp)
+    monkeypatch.setattr(mlp, "forward", lambda self, x: self.down_proj(self.up_proj(x).mean(1)).unsqueeze(1) + x)
+    sites = tuple(site for site in coverage_of(model).sites if "gate_proj" not in site.name)
+    base = BaseModel(model, tiny_tokenizer, Coverage(sites), 0, "cpu", False, None)
+    rows = [Example(tuple(range(1 + n, 200 + n, 13)), tuple(range(1 + n, 200 + n, 13))) for n in range(8)]
+    for measurement in (importance, input_pca):
+        with pytest.raises(NotMeasurable, match=r"layers\.0\.mlp\.down_proj: a layer is given \(8, 48\) for 8 rows"):
+            measurement.measure(base, iter([collate(rows, 0, "cpu")]), RankBudget.like_uniform(1, sites))

@@ -1,16 +1,20 @@
 """Sites are those that a pack, a saved adapter and plain PEFT treat alike, and that learn; the others are named."""
 
 import copy
+import types
 
 import pytest
 import torch
 
+from strategies import RankBudget
 from tests.zoo import built
-from trainables.data.splits import Example
+from trainables.data.splits import DataSource, Example, Splits
+from trainables.engine import soundness
 from trainables.engine.soundness import sound_coverage
 from trainables.models.base_model import BaseModel
 from trainables.models.matrices import coverage_of
 from trainables.models.probes import joining, separable_head
+from trainables.spec import Workload
 
 ROWS = [Example(ids, ids) for ids in (tuple(range(1, 200, 13)), tuple(range(7, 290, 25)))]
 WHOLE = (
@@ -134,6 +138,36 @@ def test_a_model_that_no_pack_can_train_is_refused(looked, monkeypatch):
     monkeypatch.setattr(mlp, "forward", two_rows_only)
     with pytest.raises(ValueError, match=r"cannot be trained in a pack \(two rows at most\)"):
         looked(model)
+
+
+def test_matrices_of_a_block_whose_names_differ_in_a_number_alone_are_told_apart(looked):
+    model = built("opt")
+    for block in model.model.decoder.layers:
+        block.fc1.__class__ = Doubling
+    (left_out,) = looked(model).left_out
+    assert {name.rpartition(".")[2] for name in left_out.names} == {"fc1"}
+
+
+def test_no_more_than_ten_passes_are_made_whatever_is_found(tiny_tokenizer):
+    """Counted at what is in each block and is neither a site nor skipped with it but as it is computed."""
+    model, calls = built("llama"), []
+    for block in model.model.layers:
+        block.mlp.up_proj.__class__ = block.self_attn.o_proj.__class__ = Doubling
+    base = base_of(model, tiny_tokenizer)
+    for block in model.model.layers:
+        block.input_layernorm.register_forward_hook(lambda *_: calls.append(1))
+    coverage = sound_coverage(base, ROWS)
+    assert [str(item) for item in coverage.left_out] == ["8 matrices (they do something else in a pack)"]
+    assert len(calls) == 10 * len(model.model.layers)
+
+
+def test_the_longest_rows_of_all_splits_are_looked_at(monkeypatch):
+    splits = Splits((Example((1, 2), (1, 2)),), (Example((3, 4), (3, 4)),), (Example((5, 6), (5, 6)),))
+    workload, examples = Workload("m", DataSource(), RankBudget(9), 1, 4, 1, 2.0, splits=splits), []
+    monkeypatch.setattr(soundness, "base_of", lambda workload: types.SimpleNamespace(params=0))
+    monkeypatch.setattr(soundness, "sound_coverage", lambda base, rows: examples.extend(rows))
+    soundness.sound_coverage_of(workload)
+    assert {example.input_ids for example in examples} == {(1, 2), (3, 4), (5, 6)}
 
 
 def test_one_row_is_enough(tiny_tokenizer):

@@ -32,7 +32,7 @@ DATA_FILES = {
     "list.jsonl": JSONL + "[1]\n",
     "numbers.jsonl": "1\n2\n",
     "half_pair.jsonl": JSONL + '{"text": "\\ud800"}\n',
-    "deep.jsonl": JSONL + '{"text": ' + "[" * 3000 + "]" * 3000 + "}\n",
+    "deep.jsonl": JSONL + '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
     "chat.jsonl": '{"text": [{"role": "user"}]}\n' * 3,
     "nulls.jsonl": '{"text": null}\n' * 3,
     "null_prompts.jsonl": '{"ask": null, "answer": "a"}\n' * 3,

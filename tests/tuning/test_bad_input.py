@@ -68,7 +68,7 @@ FLAGS = [
     (["--config", "{folder}/missing.yaml"], "missing.yaml", "YAML"),
     (["--config", "{folder}"], "--config {folder}: not a file", "YAML"),
     (["--config", "/dev/zero"], "--config /dev/zero: not a file", "YAML"),
-    (["--config", "a\0b"], "--config a\\x00b", "null byte"),
+    (["--config", "a\0b"], "--config a\\x00b", "null"),
     (["--config", "{folder}/50mb.yaml"], "50,000,000 bytes", "at most 1,000,000"),
 ]
 

@@ -1,10 +1,15 @@
 """Which devices a search trains on where its author leaves that open."""
 
+import dataclasses
 import types
 
 import pytest
 
+from strategies import RankBudget
+from strategies.empirical import Empirical
+from strategies.measurement import NotMeasurable
 from tests.fakes.observers import Lines
+from trainables.data.splits import Splits
 from trainables.models.device import Device
 from tuning.cluster import connection, devices, hosting
 from tuning.plan.search_plan import SearchPlan
@@ -78,3 +83,17 @@ def test_where_coverage_fails_on_an_apple_chip_the_cpu_trains(monkeypatch, lines
     plan, checked, covered = measuring._where_it_trains(plan, checked, hosts, lines)
     assert (plan.device, checked.workload.device, covered) == ("cpu", "cpu", "of the CPU")
     assert "training on CPU, for on this machine's GPU its loss is another" in lines.noted_lines[0]
+
+
+def test_strategies_whose_evidence_a_model_does_not_give_are_named_with_what_is_left(monkeypatch, tmp_path):
+    def ask(*_):
+        raise measuring.ray.exceptions.RayTaskError("measure", "", NotMeasurable("h.0.q: a layer is given (5, 2)"))
+
+    monkeypatch.setattr(measuring, "ask", ask)
+    plan = SearchPlan(model="m", strategies=("baseline", "empirical", "eva", "composite"), runs_dir=str(tmp_path))
+    workload = dataclasses.replace(plan.workload(RankBudget(10)), base="b", splits=Splits((), (), ()))
+    with pytest.raises(ValueError, match="--strategies empirical, composite: cannot be measured on --model m") as said:
+        measuring._measured(plan, workload, "c", Empirical.measurement, None)
+    assert str(said.value).endswith(
+        "(h.0.q: a layer is given (5, 2)); leave out what needs it: --strategies baseline,eva"
+    )

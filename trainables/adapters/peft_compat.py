@@ -101,6 +101,6 @@ class PrincipalComponents:
 
     @property
     def ratios(self) -> torch.Tensor:
-        """Each component's share of the variance, (count,)."""
+        """Each component's share of the variance, (count,); none where there is no variance."""
         ratios: torch.Tensor = self._fit.explained_variance_ratio_
-        return ratios
+        return torch.where(self._fit.explained_variance_ == 0, torch.zeros_like(ratios), ratios)

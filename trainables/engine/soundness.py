@@ -38,7 +38,7 @@ TOLERANCE = 1e-3
 In bfloat16, for want of memory, it is ``ROUGHLY`` of the whole: two ways to round were seen to part by a third, and
 wrong ones part by about all."""
 ROUGHLY, ROOM = 0.5, 1.3
-MOST_PASSES = 3
+MOST_LOOKS = 3
 RANK, RELATIVE_SIZE, SAMPLED_ROWS = 2, 0.1, 16
 MATRICES = "matrices"
 UNREACHED, TUPLES = "no token reaches them", "they return tuples"
@@ -50,25 +50,27 @@ OTHERWISE = "they do something else in a pack"
 def sound_coverage(base: BaseModel, examples: Sequence[Example]) -> Coverage:
     """Return what of the base can be adapted, looked at with two rows in at most ten passes.
 
+    One finds what is reached, ``MOST_LOOKS`` pairs what a pack does otherwise, two whether blocks may be skipped (one
+    of them in halves), and one whether rows may be joined.
+
     A site that PEFT refuses or loads as something else, that returns no tensor, that no token reaches, or that does
     something else in a pack is left out. So are skipping and joining where they change a row.
 
     Args:
         base: The frozen base.
-        examples: Of the training split, at least one.
+        examples: Of all splits, at least one.
 
     Raises:
         ValueError: Nothing remains, or what remains still differs between a pack and plain PEFT, or cannot be omitted.
     """
     longest = sorted(examples, key=lambda example: -len(example.input_ids))
     rows = [longest[0], longest[min(1, len(longest) - 1)]]
-    check = Check(base, [_learned(row, ROW_TOKENS) for row in rows])
+    check = Check(base, [_learned(row, ROW_TOKENS) for row in rows], [_learned(row, JOINED_TOKENS) for row in rows])
     coverage = check.omitted(check.alike(check.loaded(check.reached(base.coverage))))
     middle = (1 + max(site.depth for site in coverage.sites)) // 2
     prefix = FrozenPrefix(base.model, coverage.blocks, base.pad_id, base.device)
     skips = prefix.is_sound(min(middle, len(coverage.blocks) - 1), check.rows)
-    joins = base.joining is not None and _joins(base, [_learned(row, JOINED_TOKENS) for row in rows])
-    return replace(coverage, skips=skips, joins=joins)
+    return replace(coverage, skips=skips, joins=base.joining is not None and check.joins())
 
 
 def sound_coverage_of(workload: Workload) -> Coverage:
@@ -79,7 +81,8 @@ def sound_coverage_of(workload: Workload) -> Coverage:
     """
     looked_at = _in_float32(workload)
     try:
-        return sound_coverage(base_of(looked_at), splits_of(workload).train)
+        splits = splits_of(workload)
+        return sound_coverage(base_of(looked_at), [*splits.train, *splits.validation, *splits.test])
     except Exception as error:  # a model's code can raise anything for an adapter at an unusual place
         if out_of_memory(error):
             raise ValueError(
@@ -130,10 +133,13 @@ class Check:
     Args:
         base: The frozen base.
         rows: All of their tokens are learned.
+        long_rows: The same, of more tokens, as rows are laid end to end.
     """
 
-    def __init__(self, base: BaseModel, rows: Sequence[Example]) -> None:
+    def __init__(self, base: BaseModel, rows: Sequence[Example], long_rows: Sequence[Example]) -> None:
         self.base, self.rows = base, rows
+        self.long_rows = rows if base.joining is None else long_rows
+        self._apart: torch.Tensor | None = None  # losses of the long rows, each alone
         self.tolerance = rounding(base.model, TOLERANCE, ROUGHLY)
 
     def reached(self, coverage: Coverage) -> Coverage:
@@ -146,8 +152,9 @@ class Check:
             for site in coverage.sites
         ]
         try:
+            lanes = arrange([[len(row.input_ids) for row in self.long_rows]], 1, False, self.base.device)
             with torch.no_grad():
-                self._losses(1)
+                self._apart = lane_losses(self.base, self.long_rows, lanes)[0]
         finally:
             for hook in hooks:
                 hook.remove()
@@ -188,7 +195,7 @@ class Check:
         Raises:
             ValueError: What is left does something else, too.
         """
-        for _ in range(MOST_PASSES):
+        for _ in range(MOST_LOOKS):
             adapters = [_random(self.base, coverage.sites, seed) for seed in (0, 1)]
             plain = self._plain(adapters[0], coverage.sites)
             others = self._otherwise(plain, adapters, coverage.sites)
@@ -199,6 +206,15 @@ class Check:
             if not others:
                 return replace(coverage, silent=sum(not any(map(torch.any, g)) for g in plain.gradients.values()))
         raise ValueError(f"its adapters do something else in a pack than in plain PEFT ({coverage})")
+
+    def joins(self) -> bool:
+        """Return True if rows end to end have the losses that they had each alone, in ``reached``."""
+        assert self._apart is not None
+        first, second = (len(row.input_ids) for row in self.long_rows)
+        together = Lanes(1, first + second, ((0, 0), (0, first)), ((first, second),), self.base.device)
+        with torch.no_grad():
+            joined = lane_losses(self.base, self.long_rows, together)[0]
+        return bool((joined - self._apart).abs().max() <= self.tolerance)
 
     def _misloaded(self, sites: Sequence[Site]) -> str | None:
         """Return why PEFT does not load an adapter of some sites as it was saved; None if it does."""
@@ -306,16 +322,6 @@ def _random(base: BaseModel, sites: Sequence[Site], seed: int) -> Adapter:
     return adapter
 
 
-def _joins(base: BaseModel, rows: Sequence[Example]) -> bool:
-    """Return True if rows end to end have the losses that they have each alone."""
-    first, second = (len(row.input_ids) for row in rows)
-    together = Lanes(1, first + second, ((0, 0), (0, first)), ((first, second),), base.device)
-    with torch.no_grad():
-        apart = lane_losses(base, rows, arrange([[first, second]], 1, False, base.device))[0]
-        joined = lane_losses(base, rows, together)[0]
-    return bool((joined - apart).abs().max() <= rounding(base.model, TOLERANCE, ROUGHLY))
-
-
 def _gradients(
     factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -324,7 +330,7 @@ def _gradients(
 
 
 def _alike_by_name(sites: Sequence[Site]) -> list[list[Site]]:
-    """Return the sites in groups: those of one name, whatever the numbers in it."""
+    """Return the sites in groups: those of one name, whatever the number of the block."""
     groups: dict[str, list[Site]] = {}
     for site in sites:
         groups.setdefault(_pattern(site.name), []).append(site)
@@ -336,4 +342,4 @@ def _like(name: str, sites: Sequence[Site]) -> list[str]:
 
 
 def _pattern(name: str) -> str:
-    return re.sub(r"\d+", "N", name)
+    return re.sub(r"(?<=\.)\d+(?=\.)", "N", name)

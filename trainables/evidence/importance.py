@@ -11,7 +11,7 @@ import torch
 from strategies import RankBudget
 from strategies.base import Evidence, Site
 from strategies.empirical import EVIDENCE_KINDS
-from strategies.measurement import Measured
+from strategies.measurement import Measured, NotMeasurable
 from trainables.data.collate import Batch, Batches
 from trainables.evidence.kept import BATCHES
 from trainables.evidence.site_inputs import vectors_of_tokens
@@ -122,12 +122,16 @@ class Calls:
         """Begin the pass of a part."""
         self.mask = part.attention_mask.bool()
         self.inputs: dict[str, list[float]] = {}
+        self.without_tokens: dict[str, NotMeasurable] = {}
         self.awaited: Counter[str] = Counter()
 
     def take(self, name: str, x: torch.Tensor, y: torch.Tensor) -> None:
         """Note a call of a site: what it was given and what it returned."""
         squares = self.inputs.setdefault(name, [])
-        squares.append(vectors_of_tokens(x.detach(), self.mask).float().square().mean().item())
+        try:
+            squares.append(vectors_of_tokens(x.detach(), self.mask).float().square().mean().item())
+        except NotMeasurable as error:  # some sites are called once more, for what comes before the first token
+            self.without_tokens[name] = error
         self.awaited[name] += 1
         y = y if y.requires_grad else y.requires_grad_()  # of a layer that no embedding reaches
         layer, x = self.layers[name], x.detach()
@@ -150,9 +154,15 @@ class Calls:
         }
 
     def end_part(self) -> None:
-        """Add the inputs of a part, as many as it has of the batch's tokens."""
+        """Add the inputs of a part, as many as it has of the batch's tokens.
+
+        Raises:
+            NotMeasurable: No call of a site was given tokens.
+        """
         share = int(self.mask.sum()) / self.tokens
         for name, squares in self.inputs.items():
+            if not squares:
+                raise NotMeasurable(f"{name}: {self.without_tokens[name]}")
             self.measured[name]["activation"] += share * sum(squares) / len(squares)
 
     def end(self) -> None:
@@ -170,7 +180,9 @@ def _listening(model: Any, sites: Sequence[Site]) -> Iterator[Calls]:
         return lambda module, inputs, output: calls.take(name, inputs[0], output)
 
     handles = [model.get_submodule(site.name).register_forward_hook(hook(site.name)) for site in sites]
-    opening = model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+    opening = model.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: output.requires_grad_().clone()  # some models (CTRL) scale it in place
+    )
     try:
         yield calls
     finally:

@@ -9,7 +9,7 @@ import torch
 from strategies import RankBudget, allocate
 from strategies.base import Site
 from strategies.eva import MOST_RHO
-from strategies.measurement import Measured
+from strategies.measurement import Measured, NotMeasurable
 from trainables.adapters.peft_compat import PrincipalComponents
 from trainables.data.collate import Batch, Batches
 from trainables.data.splits import IGNORED
@@ -58,6 +58,7 @@ class Decomposition:
         self._before: dict[str, torch.Tensor] = {}
         self._waiting: dict[str, list[torch.Tensor]] = {}
         self._last: tuple[str, torch.Tensor] | None = None
+        self._without_tokens: dict[str, NotMeasurable] = {}
 
     def add(self, model: Any, batch: Batch, rows: int | None = None) -> None:
         """Run the model on a batch and add its sites' inputs.
@@ -92,8 +93,14 @@ class Decomposition:
         if self._last is not None and self._last[1] is tensor:
             self._same_as[name] = self._last[0]
             return
+        self._last = None
+        try:
+            vectors = vectors_of_tokens(tensor, learned).float()
+        except NotMeasurable as error:  # some sites are called once more, for what comes before the first token
+            self._without_tokens[name] = error
+            return
         self._last = (name, tensor)
-        self._waiting.setdefault(name, []).append(vectors_of_tokens(tensor, learned).float())
+        self._waiting.setdefault(name, []).append(vectors)
         tokens = torch.cat(self._waiting[name])
         wanted = self.wanted[name]
         if len(tokens) <= wanted:
@@ -122,9 +129,12 @@ class Decomposition:
         What each explains of the input's variance is evidence.
 
         Raises:
+            NotMeasurable: No call of a site was given tokens.
             ValueError: There were too few tokens for some site.
         """
         for site in self.sites:
+            if site.name in self._without_tokens and site.name not in self._waiting.keys() | self._same_as.keys():
+                raise NotMeasurable(f"{site.name}: {self._without_tokens[site.name]}")
             if self._same_as.get(site.name, site.name) not in self._fits:
                 raise ValueError(
                     f"--strategies eva: more than {self.wanted[site.name]} learned training tokens are needed for the "

@@ -4,6 +4,8 @@ import itertools
 
 import torch
 
+from strategies.measurement import NotMeasurable
+
 
 def vectors_of_tokens(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Return the vectors of some tokens of a batch.
@@ -19,7 +21,7 @@ def vectors_of_tokens(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor
         (vectors, d_in), in the order of the tokens.
 
     Raises:
-        ValueError: No dimensions of it are those of the tokens.
+        NotMeasurable: No dimensions of it are those of the tokens.
     """
     if given.ndim == 2 and len(given) == wanted.numel():
         return given[wanted.flatten()]
@@ -29,4 +31,4 @@ def vectors_of_tokens(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor
     for first, second in places:  # beside each other rather than not
         if (sizes[first], sizes[second]) == (rows, length):
             return given.movedim((first, second), (0, 1))[wanted].reshape(-1, given.shape[-1])
-    raise ValueError(f"a layer is given {tuple(given.shape)} for {rows} rows of {length} tokens")
+    raise NotMeasurable(f"a layer is given {tuple(given.shape)} for {rows} rows of {length} tokens")

@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from analysis.results import journal
 from analysis.results.atomic_write import replacing_file
 from analysis.results.messages import first_line
-from strategies.measurement import Measured
+from strategies import STRATEGIES
+from strategies.baseline import Baseline
+from strategies.measurement import Measured, NotMeasurable
 from trainables.actors.host_registry import Hosts
 from trainables.evidence.kept import format_of, keep
 from trainables.models.coverage import Coverage, cache_key
@@ -186,8 +188,23 @@ def _measured(plan: SearchPlan, workload: Workload, corpus_sha256: str, measurem
     try:
         measured_before = form.read(kept)
     except (OSError, ValueError, SafetensorError):  # not there, or not as it was written
-        measured: Measured = ask(plan, hosts, "measure", measurement)
+        try:
+            measured: Measured = ask(plan, hosts, "measure", measurement)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, NotMeasurable):
+                raise ValueError(_without(plan, measurement, error.cause)) from error
+            raise
         keep(measured, kept, form)
         return measured
     log.info("%s is that of %s", measurement, kept)
     return measured_before
+
+
+def _without(plan: SearchPlan, measurement: str, why: NotMeasurable) -> str:
+    """Return what to say of strategies whose evidence this model does not give."""
+    names = [name for name in plan.strategies if STRATEGIES[name].measurement == measurement]
+    others = [name for name in plan.strategies if name not in names] or [Baseline.name]
+    return (
+        f"--strategies {', '.join(names)}: cannot be measured on --model {plan.model} ({first_line(why)}); leave out "
+        f"what needs it: --strategies {','.join(others)}"
+    )

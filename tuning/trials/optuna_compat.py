@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FixedTrial, FrozenTrial
 
 
@@ -25,11 +24,13 @@ class WideningSampler(optuna.samplers.TPESampler):
         options: Of ``TPESampler``, ``group=True`` among them.
     """
 
-    def __init__(self, ranges: Mapping[str, FloatDistribution], **options: Any) -> None:
+    def __init__(self, ranges: Mapping[str, optuna.distributions.FloatDistribution], **options: Any) -> None:
         super().__init__(**options)
         self._ranges = dict(ranges)
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, optuna.distributions.BaseDistribution]:
         """Return what is drawn in groups, as ``TPESampler``; the groups themselves have the ranges from now on."""
         space = super().infer_relative_search_space(study, trial)
         assert self._search_space_group is not None
