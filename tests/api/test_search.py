@@ -178,7 +178,7 @@ def test_a_loaded_model_and_its_tokenizer_are_saved_into_the_run_folder(simulate
 
 
 def test_of_a_refused_search_no_given_data_stay(simulated, plan, tmp_path):
-    with pytest.raises(ValueError, match="row 1 cannot be written as JSON"):
+    with pytest.raises(ValueError, match="row 1, column 'text' cannot be written as JSON"):
         search(plan(name="first", dataset=[{"text": "a"}, {"text": object()}]))
     with pytest.raises(ValueError, match="--max-length 100: give at most 64"):
         search(plan(name="first", dataset=TEXTS, max_length=100))

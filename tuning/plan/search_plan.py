@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from analysis.results.trial_config import LOOKS
 from strategies import CONTROLS, RIVALS, RankBudget
 from strategies.baseline import Baseline
 from strategies.official import OFFICIAL
+from trainables.data.formats import is_wanted
 from trainables.spec import Workload
 from tuning.plan import given
 from tuning.plan.choices import (
@@ -123,7 +125,8 @@ class SearchPlan(
         Raises:
             ValueError: It cannot be written.
         """
-        return self.model_copy(update=given.save(self._given, folder)).without_contents()
+        wanted = partial(is_wanted, self.data_source())
+        return self.model_copy(update=given.save(self._given, folder, wanted)).without_contents()
 
     def without_contents(self) -> Self:
         """Forget what was handed over itself, but for the names; return the same plan."""
