@@ -9,8 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import assess
 from strategies import CONTAINING_PLAIN
@@ -23,7 +21,7 @@ from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.observer import Guarded, SearchObserver
 from tuning.plan import given, time_limit
 from tuning.plan.places import absolute
-from tuning.plan.search_plan import SearchPlan, first_problem
+from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import asking, checking, disk_space, learning_rate, measuring, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
@@ -128,7 +126,7 @@ def resume(
         extend: Trials to add to it.
         allow_changes: Whether choices, libraries, texts and base may differ from what it began with.
         observer: Hears what happens.
-        choices: Those of a plan that are given now; ``runs_dir`` says where the search is.
+        choices: Those of a plan that are given now; ``runs_dir`` says where the search is (None: the default).
 
     Raises:
         Unusable: There is no such search, another process runs it, or something about it is different.
@@ -142,7 +140,9 @@ def resume(
                 raise ValueError(
                     f"{', '.join(handed_over)}: a search that goes on has its own; give a path, or nothing"
                 )
-            run_dir = continuation.folder_of(name, choices.get("runs_dir", RUNS_DIR))
+            if extend < 0:
+                raise ValueError(f"--extend {extend}: a search keeps the trials that it has; give 0 or more")
+            run_dir = continuation.folder_of(name, choices.get("runs_dir") or RUNS_DIR)
             name = run_dir.name
             stack.enter_context(continuation.locked(run_dir))
             record = Record(run_dir)
@@ -211,8 +211,6 @@ def _refusing() -> Iterator[None]:
     """Say that a ValueError within is about what was asked for."""
     try:
         yield
-    except ValidationError as error:
-        raise Unusable(first_problem(error)) from error
     except ValueError as error:
         raise Unusable(str(error)) from error
 

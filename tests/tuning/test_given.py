@@ -1,14 +1,16 @@
-"""Data that a program hands over: which of its columns are saved, and which cells are refused."""
+"""What a program hands over: data, paths and choices, and how what is wrong with them is refused."""
 
 import datetime
 import decimal
 import json
+import re
+import traceback
 from pathlib import Path
 
 import pandas
 import pytest
 
-from tuning import SearchPlan
+from tuning import SearchPlan, SearchResult, resume
 
 UNWRITABLE = {
     "time": pandas.Timestamp("2026-01-02"),
@@ -46,3 +48,48 @@ def test_it_is_refused_by_its_row_and_column_where_a_format_may_want_it(saved, c
 def test_it_is_refused_in_a_column_that_the_plan_names(saved):
     with pytest.raises(ValueError, match="row 0, column 'question' cannot be written"):
         saved([{"question": b"raw", "answer": "a"}], prompt_column="question", completion_column="answer")
+
+
+@pytest.mark.parametrize(
+    ("choices", "line"),
+    [
+        ({"epochs": -1}, "--epochs -1: must be greater than 0"),
+        ({"epoch": 1}, "unknown key 'epoch'; known: model, "),
+        ({"budget": 1, "budget_rank": 1}, "--budget and --budget-rank are two ways"),
+        ({"name": "a\nb"}, "--name 'a\\nb': must be printable"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_a_value_error_of_one_line(choices, line):
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}") as error:
+        SearchPlan(**choices)
+    assert "\n" not in str(error.value)
+
+
+def test_a_plan_that_is_refused_shows_no_password_even_in_its_traceback():
+    password = str(7**9)
+    with pytest.raises(ValueError, match="a password in a URI would be saved") as error:
+        SearchPlan(mlflow_uri=f"http://me:{password}@host:1")
+    assert password not in "".join(traceback.format_exception(error.value))
+
+
+def test_paths_are_taken_as_python_has_them(tmp_path):
+    plan = SearchPlan(model=tmp_path, dataset=tmp_path / "a.txt", runs_dir=tmp_path / "runs")
+    assert plan == SearchPlan(model=str(tmp_path), dataset=f"{tmp_path}/a.txt", runs_dir=f"{tmp_path}/runs")
+
+
+def test_a_result_may_be_asked_for_by_a_text(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"trial_id": "a", "experiment_name": "a", "strategy": "baseline", '
+                                         '"status": "finished"}\n')  # fmt: skip
+    assert SearchResult(str(tmp_path)) == SearchResult(tmp_path)
+    assert SearchResult(str(tmp_path)).trials.trial_id.tolist() == ["a"]
+
+
+def test_where_no_folder_of_runs_is_given_a_search_that_goes_on_is_in_the_usual_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"no search of that name in {tmp_path}/runs"):
+        resume("none", runs_dir=None)
+
+
+def test_a_search_is_not_made_shorter():
+    with pytest.raises(ValueError, match=r"^--extend -5: a search keeps the trials that it has; give 0 or more$"):
+        resume("none", extend=-5)
