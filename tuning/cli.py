@@ -145,4 +145,4 @@ def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int
     cli = SearchCommand("search", params=options() + extra_options(), callback=command, context_settings=settings)
     with unbreakable():
         name = name or process.program()
-        return run_command(cli, arguments, name, wrong_usage=(), stopped="Stopped before any trial began")
+        return run_command(cli, arguments, name, wrong_usage=(), stopped=process.NOTHING_BEGUN)

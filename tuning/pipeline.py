@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,8 @@ from tuning.trials.deadline import Deadline
 from tuning.trials.phases import Run
 
 log = logging.getLogger(__name__)
+_only_one = threading.Lock()
+"""Whoever searches in this process holds it: Ray, its signals and what libraries log are the whole process's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ def search(plan: SearchPlan, observer: SearchObserver | None = None) -> SearchRe
         Unusable: Something about the plan is wrong; nothing has been written. It is a ``ValueError``.
         SearchStopped: The search has ended before its end, and ``resume`` takes it up: a signal came, a disk is full,
             or a disk or Ray failed.
+        OSError: The same before there was anything to take up: of a disk.
+        RayError: And of Ray.
     """
     is_named = plan.name is not None
     plan = plan.model_copy(update={"name": plan.name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"})
@@ -160,6 +165,7 @@ def resume(
                 return _complete(plan, record, watch.observer)
             may_report = not extend and continuation.are_of_the_report(changes)
             if may_report and (result := report_again(plan, record, changes, watch.observer)) is not None:
+                watch.log_file.write_to(run_dir)
                 return result
             process.leave_with(f"Stopped. To go on: {again(plan)}")
             watch.observer.planned(plan)
@@ -190,7 +196,21 @@ def resume(
 
 @contextmanager
 def _watched(observer: SearchObserver | None, command: str) -> Iterator[Watch]:
-    """Measure and log a search from here on, and tell an observer of it."""
+    """Measure and log a search from here on, and tell an observer of it.
+
+    Raises:
+        Unusable: Another search runs in this process.
+    """
+    if not _only_one.acquire(blocking=False):
+        raise Unusable("another search runs in this process now; wait for it, or begin this one in another process")
+    with ExitStack() as stack:
+        stack.callback(_only_one.release)
+        process.leave_with(process.NOTHING_BEGUN)  # an earlier search of this process has left its own words
+        yield stack.enter_context(_logged(observer, command))
+
+
+@contextmanager
+def _logged(observer: SearchObserver | None, command: str) -> Iterator[Watch]:
     guarded = Guarded(observer)
     with search_log.heard_by(FileLog(guarded.warned)) as log_file:
         log.info("%s, process %d", command, os.getpid())

@@ -277,4 +277,5 @@ def test_another_margin_of_a_finished_search_is_another_report_without_ray(simul
     assert len(again.trials) == len(first.trials)
     assert json.loads((again.run_dir / "verdict.json").read_text())["margin"] == 0.003
     assert "0.003" in (again.run_dir / "report.md").read_text()
+    assert "another report, for which nothing was trained: --margin is" in (again.run_dir / "search.log").read_text()
     assert resume("first", runs_dir=plan().runs_dir).status == 0, "it is as complete as before"

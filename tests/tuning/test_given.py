@@ -6,11 +6,15 @@ import json
 import re
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas
 import pytest
 
-from tuning import SearchPlan, SearchResult, resume
+from analysis.results.trial_config import Phase
+from tuning import SearchPlan, SearchResult, pipeline, resume, search
+from tuning.lifecycle import process
+from tuning.results import report_again
 
 UNWRITABLE = {
     "time": pandas.Timestamp("2026-01-02"),
@@ -77,11 +81,10 @@ def test_paths_are_taken_as_python_has_them(tmp_path):
     assert plan == SearchPlan(model=str(tmp_path), dataset=f"{tmp_path}/a.txt", runs_dir=f"{tmp_path}/runs")
 
 
-def test_a_result_may_be_asked_for_by_a_text(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"trial_id": "a", "experiment_name": "a", "strategy": "baseline", '
-                                         '"status": "finished"}\n')  # fmt: skip
-    assert SearchResult(str(tmp_path)) == SearchResult(tmp_path)
-    assert SearchResult(str(tmp_path)).trials.trial_id.tolist() == ["a"]
+def test_a_result_may_be_asked_for_by_a_text():
+    folder = Path(__file__).parents[1] / "data" / "run-2026-11-27"
+    assert SearchResult(str(folder)) == SearchResult(folder)
+    assert len(SearchResult(str(folder)).trials) == len((folder / "rows.jsonl").read_text().splitlines())
 
 
 def test_where_no_folder_of_runs_is_given_a_search_that_goes_on_is_in_the_usual_one(tmp_path, monkeypatch):
@@ -93,3 +96,35 @@ def test_where_no_folder_of_runs_is_given_a_search_that_goes_on_is_in_the_usual_
 def test_a_search_is_not_made_shorter():
     with pytest.raises(ValueError, match=r"^--extend -5: a search keeps the trials that it has; give 0 or more$"):
         resume("none", extend=-5)
+
+
+def test_a_second_search_beside_one_that_runs_is_refused_and_one_after_it_is_not():
+    with pipeline._watched(None, "first"):
+        for begin in (lambda: search(SearchPlan()), lambda: resume("none")):
+            with pytest.raises(ValueError, match="another search runs in this process now"):
+                begin()
+    with pipeline._watched(None, "second"):
+        pass
+
+
+def test_the_last_words_of_an_earlier_search_are_not_those_of_the_next():
+    process.leave_with("Stopped when all was done")
+    with pipeline._watched(None, "next"):
+        assert process.last_words() == "Stopped before any trial began"
+
+
+def test_a_report_needs_no_run_that_the_search_has_ended_without(monkeypatch):
+    def wanted(plan, rows):
+        return [
+            SimpleNamespace(trial_id=name) for name in ("done", "not_in_time", *(["more"] if plan.margin == 2 else []))
+        ]
+
+    monkeypatch.setattr(report_again, "confirmations", wanted)
+    for name in ("sizes", "controls"):
+        monkeypatch.setattr(report_again, name, lambda plan, rows: [])
+    of_phase = {Phase.CONFIRM: [SimpleNamespace(trial_id="done")], Phase.SIZES: []}
+    record = SimpleNamespace(of_phase=of_phase.get, handout=("best", []))
+    assessment = SimpleNamespace(recommended=SimpleNamespace(trial_id="best"), rows=[])
+    before = SearchPlan(margin=1)
+    assert report_again._is_all_there(SearchPlan(margin=3), record, assessment, before)
+    assert not report_again._is_all_there(SearchPlan(margin=2), record, assessment, before), "another run is wanted"

@@ -153,7 +153,7 @@ def test_a_plan_knows_its_looks_and_says_them():
     assert SearchPlan(confirm_seeds="5").confirm_seeds == 5
     assert "--confirm-seeds auto" in PLAN.flags
     for bad in ("often", "3.5", 1001, -1):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="--confirm-seeds"):
             SearchPlan(confirm_seeds=bad)
     with pytest.raises(ValueError, match="--official trains five given experiments"):
         SearchPlan(confirm_seeds="auto", official=True)
