@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
 from analysis.results.messages import one_line, run_command
 from tuning.flags import SearchCommand, extra_options, options
@@ -17,7 +16,7 @@ from tuning.lifecycle.timeline import Stage
 from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
 from tuning.plan.places import check_files, without_places_of_others
-from tuning.plan.search_plan import SearchPlan, first_problem
+from tuning.plan.search_plan import SearchPlan, UnknownChoice, WrongChoice
 
 if TYPE_CHECKING:
     from tuning.callbacks.terminal import Terminal
@@ -33,8 +32,13 @@ def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
     """
     try:
         return SearchPlan(**choices(config, given))
-    except ValidationError as error:
-        raise click.UsageError(first_problem(error, config)) from error
+    except WrongChoice as error:
+        raise click.UsageError(_told(error, config)) from error
+
+
+def _told(error: ValueError, config: str | None) -> str:
+    """Return what is wrong, and with a key that no plan has in which file it is."""
+    return f"--config {config}: {error}" if config is not None and isinstance(error, UnknownChoice) else str(error)
 
 
 def _plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
@@ -105,12 +109,9 @@ def command(
             return pipeline.search(plan, terminal).status or 0
     except SearchStopped as error:
         return error.status  # the terminal has said why
-    except ValueError as error:
-        if isinstance(error.__cause__, ValidationError):
-            raise click.UsageError(first_problem(error.__cause__, config)) from error
-        if isinstance(error, Unusable):
-            raise click.UsageError(str(error)) from error
-        raise
+    except Unusable as error:
+        why = error.__cause__ if isinstance(error.__cause__, UnknownChoice) else error
+        raise click.UsageError(_told(why, config)) from error
     except stop.OUTSIDE as error:
         cause = stop.cause_of(error, given["runs_dir"] or pipeline.RUNS_DIR)
         if cause is None:
@@ -144,4 +145,4 @@ def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int
     cli = SearchCommand("search", params=options() + extra_options(), callback=command, context_settings=settings)
     with unbreakable():
         name = name or process.program()
-        return run_command(cli, arguments, name, wrong_usage=(), stopped="Stopped before any trial began")
+        return run_command(cli, arguments, name, wrong_usage=(), stopped=process.NOTHING_BEGUN)

@@ -3,13 +3,12 @@
 import datetime
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
-
-from pydantic import ValidationError
 
 from analysis.results.run_info import RunInfo
 from analysis.stats.assessment import assess
@@ -23,7 +22,7 @@ from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.observer import Guarded, SearchObserver
 from tuning.plan import given, time_limit
 from tuning.plan.places import absolute
-from tuning.plan.search_plan import SearchPlan, first_problem
+from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import asking, checking, disk_space, learning_rate, measuring, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
@@ -39,6 +38,8 @@ from tuning.trials.deadline import Deadline
 from tuning.trials.phases import Run
 
 log = logging.getLogger(__name__)
+_only_one = threading.Lock()
+"""Whoever searches in this process holds it: Ray, its signals and what libraries log are the whole process's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ def search(plan: SearchPlan, observer: SearchObserver | None = None) -> SearchRe
         Unusable: Something about the plan is wrong; nothing has been written. It is a ``ValueError``.
         SearchStopped: The search has ended before its end, and ``resume`` takes it up: a signal came, a disk is full,
             or a disk or Ray failed.
+        OSError: The same before there was anything to take up: of a disk.
+        RayError: And of Ray.
     """
     is_named = plan.name is not None
     plan = plan.model_copy(update={"name": plan.name or f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"})
@@ -128,7 +131,7 @@ def resume(
         extend: Trials to add to it.
         allow_changes: Whether choices, libraries, texts and base may differ from what it began with.
         observer: Hears what happens.
-        choices: Those of a plan that are given now; ``runs_dir`` says where the search is.
+        choices: Those of a plan that are given now; ``runs_dir`` says where the search is (None: the default).
 
     Raises:
         Unusable: There is no such search, another process runs it, or something about it is different.
@@ -142,7 +145,9 @@ def resume(
                 raise ValueError(
                     f"{', '.join(handed_over)}: a search that goes on has its own; give a path, or nothing"
                 )
-            run_dir = continuation.folder_of(name, choices.get("runs_dir", RUNS_DIR))
+            if extend < 0:
+                raise ValueError(f"--extend {extend}: a search keeps the trials that it has; give 0 or more")
+            run_dir = continuation.folder_of(name, choices.get("runs_dir") or RUNS_DIR)
             name = run_dir.name
             stack.enter_context(continuation.locked(run_dir))
             record = Record(run_dir)
@@ -160,6 +165,7 @@ def resume(
                 return _complete(plan, record, watch.observer)
             may_report = not extend and continuation.are_of_the_report(changes)
             if may_report and (result := report_again(plan, record, changes, watch.observer)) is not None:
+                watch.log_file.write_to(run_dir)
                 return result
             process.leave_with(f"Stopped. To go on: {again(plan)}")
             watch.observer.planned(plan)
@@ -190,7 +196,21 @@ def resume(
 
 @contextmanager
 def _watched(observer: SearchObserver | None, command: str) -> Iterator[Watch]:
-    """Measure and log a search from here on, and tell an observer of it."""
+    """Measure and log a search from here on, and tell an observer of it.
+
+    Raises:
+        Unusable: Another search runs in this process.
+    """
+    if not _only_one.acquire(blocking=False):
+        raise Unusable("another search runs in this process now; wait for it, or begin this one in another process")
+    with ExitStack() as stack:
+        stack.callback(_only_one.release)
+        process.leave_with(process.NOTHING_BEGUN)  # an earlier search of this process has left its own words
+        yield stack.enter_context(_logged(observer, command))
+
+
+@contextmanager
+def _logged(observer: SearchObserver | None, command: str) -> Iterator[Watch]:
     guarded = Guarded(observer)
     with search_log.heard_by(FileLog(guarded.warned)) as log_file:
         log.info("%s, process %d", command, os.getpid())
@@ -211,8 +231,6 @@ def _refusing() -> Iterator[None]:
     """Say that a ValueError within is about what was asked for."""
     try:
         yield
-    except ValidationError as error:
-        raise Unusable(first_problem(error)) from error
     except ValueError as error:
         raise Unusable(str(error)) from error
 

@@ -1,5 +1,6 @@
 """How a search ends: with a result, or with one of two errors."""
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,11 +44,11 @@ class SearchStopped(Exception):
         self.status, self.result = status, result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class SearchResult:
     """What a search has left in its run folder; each part is read when it is first asked for.
 
-    ``SearchResult(Path("runs/NAME"))`` is that of a search that has run before.
+    ``SearchResult("runs/NAME")`` is that of a search that has run before.
 
     Args:
         run_dir: The folder.
@@ -57,6 +58,10 @@ class SearchResult:
 
     run_dir: Path
     status: int | None = None
+
+    def __init__(self, run_dir: str | os.PathLike[str], status: int | None = None) -> None:
+        object.__setattr__(self, "run_dir", Path(run_dir))
+        object.__setattr__(self, "status", status)
 
     @cached_property
     def trials(self) -> "pandas.DataFrame":

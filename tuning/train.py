@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from analysis.report import trl_script
 from analysis.report.card import Use, card
@@ -38,7 +37,7 @@ from trainables.training.checkpoint import ADAPTER, BEST, UNIFORM, UNVERIFIED
 from trainables.training.session import Diverged
 from tuning.lifecycle.output import unbreakable
 from tuning.observer import SearchObserver
-from tuning.plan.search_plan import SearchPlan
+from tuning.plan.search_plan import SearchPlan, WrongChoice
 from tuning.preflight.preflight import Preflight, check
 
 NOT_VERIFIED = 6
@@ -183,8 +182,8 @@ def _winner(run_dir: Path) -> Winner:
         moved = given_in(run_dir, saved)
         moved |= _template(run_dir, saved)
         plan = SearchPlan(**{**saved, **moved, "runs_dir": str(run_dir.resolve().parent)})
-    except (TypeError, ValidationError) as error:
-        raise ValueError(f"{run_dir / PLAN}: no plan that can be read ({' '.join(str(error).split())[:80]})") from error
+    except (TypeError, WrongChoice) as error:
+        raise ValueError(f"{run_dir / PLAN}: no plan that can be read ({first_line(error)})") from error
     rows, damage = surviving_rows(run_dir / "rows.jsonl")
     for number, reason in damage:
         click.echo(f"{run_dir / 'rows.jsonl'}, line {number:,}: {reason}; left out", err=True)

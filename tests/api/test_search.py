@@ -178,7 +178,7 @@ def test_a_loaded_model_and_its_tokenizer_are_saved_into_the_run_folder(simulate
 
 
 def test_of_a_refused_search_no_given_data_stay(simulated, plan, tmp_path):
-    with pytest.raises(ValueError, match="row 1 cannot be written as JSON"):
+    with pytest.raises(ValueError, match="row 1, column 'text' cannot be written as JSON"):
         search(plan(name="first", dataset=[{"text": "a"}, {"text": object()}]))
     with pytest.raises(ValueError, match="--max-length 100: give at most 64"):
         search(plan(name="first", dataset=TEXTS, max_length=100))
@@ -277,4 +277,5 @@ def test_another_margin_of_a_finished_search_is_another_report_without_ray(simul
     assert len(again.trials) == len(first.trials)
     assert json.loads((again.run_dir / "verdict.json").read_text())["margin"] == 0.003
     assert "0.003" in (again.run_dir / "report.md").read_text()
+    assert "another report, for which nothing was trained: --margin is" in (again.run_dir / "search.log").read_text()
     assert resume("first", runs_dir=plan().runs_dir).status == 0, "it is as complete as before"

@@ -32,7 +32,8 @@ RAY_SETTINGS = {
 }
 """Variables by which Ray and the tokenizers do what a search needs; what somebody has set stays as it is."""
 M_ARENA_MAX, ARENAS = -8, 2
-_last_words = "Stopped before any trial began"
+NOTHING_BEGUN = "Stopped before any trial began"
+_last_words = NOTHING_BEGUN
 _counts_from_its_start = False
 _program = "python tune.py" if Path(__file__).parents[2].joinpath("tune.py").is_file() else "lora-rank-search"
 _command_line: ContextVar[str | None] = ContextVar("command_line", default=None)

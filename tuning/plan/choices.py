@@ -1,5 +1,6 @@
 """The choices of a plan, by group: each with its flag's name, its default, and what it may be."""
 
+import os
 import re
 import sys
 import unicodedata
@@ -63,9 +64,10 @@ class Choices(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what would pass for something else: yes for 1, a password in a URI, characters that do not show."""
+        """Take a path for its text; refuse yes for 1, a password in a URI, characters that do not show."""
         if isinstance(value, bool) and info.field_name not in YES_OR_NO:
             raise ValueError("must be a number or text, not yes or no")
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
         for text in value if isinstance(value, list | tuple) else [value]:
             if isinstance(text, bytes):
                 raise ValueError("must be text, not bytes")

@@ -17,20 +17,22 @@ def handed_over(choices: Mapping[str, Any]) -> dict[str, Any]:
     return data | ({MODEL: choices[MODEL]} if _is_model(choices.get(MODEL)) else {})
 
 
-def save(given: Mapping[str, Any], folder: Path) -> dict[str, str]:
+def save(given: Mapping[str, Any], folder: Path, may_be_read: Callable[[str], bool]) -> dict[str, str]:
     """Write data and model, and return the choice -> the path that stands for it.
 
     Args:
         given: Choice -> what was handed over.
         folder: Is made.
+        may_be_read: Returns True for the name of a column that a format may want. What JSON cannot say in another
+            column is left out.
 
     Raises:
-        ValueError: A row cannot be written, or a model comes without its tokenizer.
+        ValueError: A cell that may be read cannot be written, or a model comes without its tokenizer.
     """
     folder.mkdir(parents=True)
     paths = {name: folder / (name if name == MODEL else f"{name}.jsonl") for name in given}
     for name, value in given.items():
-        _save_model(value, paths[name]) if name == MODEL else _save_rows(name, value, paths[name])
+        _save_model(value, paths[name]) if name == MODEL else _save_rows(name, value, paths[name], may_be_read)
     return {name: str(path.resolve()) for name, path in paths.items()}
 
 
@@ -62,15 +64,32 @@ def _save_model(value: Any, folder: Path) -> None:
         part.save_pretrained(str(folder))
 
 
-def _save_rows(name: str, value: Any, path: Path) -> None:
+def _save_rows(name: str, value: Any, path: Path, may_be_read: Callable[[str], bool]) -> None:
     rows: Iterator[Any] = iter(value.to_dict("records") if _is_frame(value) else value)
     with path.open("w", encoding="utf-8") as file:
         for number, row in enumerate(rows):
             try:
-                line = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
-                file.write(line + "\n")
-            except (TypeError, ValueError) as error:  # surrogates are ValueErrors, too
-                raise ValueError(f"{name}: row {number} cannot be written as JSON ({error})") from error
+                file.write(f"{{{', '.join(_cells(row, may_be_read))}}}\n")
+            except ValueError as error:
+                raise ValueError(f"{name}: row {number:,}, {error}") from error
+
+
+def _cells(row: Mapping[Any, Any], may_be_read: Callable[[str], bool]) -> Iterator[str]:
+    """Yield each column and its cell, as JSON has them."""
+    for column, cell in row.items():
+        try:
+            written = _as_json(cell)
+        except (TypeError, ValueError) as error:  # surrogates are ValueErrors, too
+            if may_be_read(str(column)):
+                raise ValueError(f"column {str(column)!r} cannot be written as JSON ({error})") from error
+            written = "null"
+        yield f"{_as_json(str(column))}: {written}"
+
+
+def _as_json(value: Any) -> str:
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    text.encode()
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -3,16 +3,19 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import PrivateAttr, ValidationError, model_validator
 
+from analysis.results.messages import one_line
 from analysis.results.run_info import GIVEN
 from analysis.results.trial_config import LOOKS
 from strategies import CONTROLS, RIVALS, RankBudget
 from strategies.baseline import Baseline
 from strategies.official import OFFICIAL
+from trainables.data.formats import is_wanted
 from trainables.learning_rates import LIKELY_RUNS
 from trainables.spec import Workload
 from tuning.plan import given
@@ -42,6 +45,14 @@ SEARCH_ONLY = (
 )  # fmt: skip
 
 
+class WrongChoice(ValueError):
+    """Of these choices no plan can be made, for a reason that is told in one line."""
+
+
+class UnknownChoice(WrongChoice):
+    """A plan has no choice of that name."""
+
+
 class SearchPlan(
     StorageChoices,
     EngineChoices,
@@ -56,13 +67,19 @@ class SearchPlan(
 
     In a program, data may be a list of dicts, a pandas frame or a ``datasets.Dataset``, and ``model`` a loaded model
     with its tokenizer, ``(model, tokenizer)``: a search saves them into its run folder.
+
+    Raises:
+        WrongChoice: A choice is none that a plan could have. It is a ``ValueError`` of one line.
     """
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **choices: Any) -> None:
         handed_over = given.handed_over(choices)
-        super().__init__(**{**choices, **dict.fromkeys(handed_over, GIVEN)})
+        try:
+            super().__init__(**{**choices, **dict.fromkeys(handed_over, GIVEN)})
+        except ValidationError as error:  # which would show passwords, too
+            raise _first_problem(error) from None
         self._given = handed_over
 
     @model_validator(mode="after")
@@ -123,7 +140,8 @@ class SearchPlan(
         Raises:
             ValueError: It cannot be written.
         """
-        return self.model_copy(update=given.save(self._given, folder)).without_contents()
+        wanted = partial(is_wanted, self.data_source())
+        return self.model_copy(update=given.save(self._given, folder, wanted)).without_contents()
 
     def without_contents(self) -> Self:
         """Forget what was handed over itself, but for the names; return the same plan."""
@@ -263,23 +281,17 @@ class SearchPlan(
         )
 
 
-def first_problem(error: ValidationError, config: str | None = None) -> str:
-    """Return in one line what is wrong with the choices of a plan.
-
-    Args:
-        error: As Pydantic raises it.
-        config: The file that the choices come from, if they do.
-    """
+def _first_problem(error: ValidationError) -> WrongChoice:
+    """Return in one line what is wrong with the choices of a plan."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     message = message.replace("a valid tuple", "a list")
     if not first["loc"]:
-        return message
+        return WrongChoice(one_line(message))
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        where = "" if config is None else f"--config {config}: "
-        return f"{where}unknown key {_brief(name)}; known: {', '.join(SearchPlan.model_fields)}"
-    return f"--{name.replace('_', '-')} {_brief(first['input'])}: {message}"
+        return UnknownChoice(one_line(f"unknown key {_brief(name)}; known: {', '.join(SearchPlan.model_fields)}"))
+    return WrongChoice(one_line(f"--{name.replace('_', '-')} {_brief(first['input'])}: {message}"))
 
 
 def _brief(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Another report of a finished search, for which nothing is trained and no Ray is started."""
 
 import datetime
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +22,8 @@ from tuning.state.record import Record
 from tuning.tracking import events
 from tuning.trials.confirmation import confirmations, controls, sizes
 
+log = logging.getLogger(__name__)
+
 
 def report_again(
     plan: SearchPlan, record: Record, changes: Sequence[str], observer: SearchObserver
@@ -37,7 +40,7 @@ def report_again(
         return None
     earlier = RunInfo.of_run(plan.run_dir, "")
     assessment = assess(list(record.rows.values()), plan.margin, earlier.containing_plain)
-    if not _is_all_there(plan, record, assessment):
+    if not _is_all_there(plan, record, assessment, plan.model_copy(update={"margin": earlier.margin})):
         return None
     record.judged(f"{plan.trials} trials, {plan.confirm_seeds} seeds, margin {plan.margin_in_words}")
     facts = replace(
@@ -58,19 +61,35 @@ def report_again(
     for line in summary.lines(plan, assessment, "", info.search_id, info.coverage):
         observer.noted(line)
     result = SearchResult(plan.run_dir, status)
+    log.info("another report, for which nothing was trained: %s", "; ".join(changes))
     observer.finished(result)
     return result
 
 
-def _is_all_there(plan: SearchPlan, record: Record, assessment: SearchAssessment) -> bool:
-    """Return True if the same runs confirm what was found, and the same adapter is to be used."""
-    best, made = assessment.recommended, (confirmations, sizes, controls)
-    wanted = [config for make in made for config in make(plan, assessment.rows)]
+def _is_all_there(plan: SearchPlan, record: Record, assessment: SearchAssessment, before: SearchPlan) -> bool:
+    """Return True if the same runs confirm what was found, and the same adapter is to be used.
+
+    Runs that the search has ended without, since its time was over, are not missed.
+
+    Args:
+        plan: With the other margin.
+        record: The search's.
+        assessment: By the other margin.
+        before: The plan with the margin that the search had.
+    """
+    best = assessment.recommended
     there = {row.trial_id for phase in AFTER_SEARCH for row in record.of_phase(phase)}
-    if best is None or record.handout is None or there != {config.trial_id for config in wanted}:
+    ended_without = _wanted(before, assessment) - there
+    if best is None or record.handout is None or there != _wanted(plan, assessment) - ended_without:
         return False
     trial_id, folders = record.handout
     return trial_id == best.trial_id and all((plan.run_dir / name).is_dir() for name in folders)
+
+
+def _wanted(plan: SearchPlan, assessment: SearchAssessment) -> set[str]:
+    """Return the ids of all runs that confirm what was found."""
+    made = (confirmations, sizes, controls)
+    return {config.trial_id for make in made for config in make(plan, assessment.rows)}
 
 
 def _write_cards(plan: SearchPlan, record: Record, assessment: SearchAssessment, info: RunInfo) -> None:

@@ -1,16 +1,17 @@
 """A search that is taken up again: its folder, its lock, its plan, and what may have changed since."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import filelock
-from pydantic import ValidationError
 
 from analysis.results.atomic_write import replace_text
 from analysis.results.confinement import check_folder
+from analysis.results.messages import first_line
 from analysis.results.run_info import FACTS, PLAN, given_in
 from analysis.results.strict_json import is_number, parsed
 from analysis.results.trial_config import Phase
@@ -63,7 +64,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-def folder_of(name: str, runs_dir: str) -> Path:
+def folder_of(name: str, runs_dir: str | os.PathLike[str]) -> Path:
     """Return the folder of a search that can be taken up; unless one is called so, ``latest`` is that of the newest.
 
     Raises:
@@ -293,6 +294,6 @@ def _plan_file(path: Path) -> tuple[dict[str, Any] | None, str]:
     try:
         saved = parsed(path.read_text(encoding="utf-8"))
         SearchPlan(**saved)
-    except (OSError, ValueError, TypeError, ValidationError) as error:
-        return None, f"{path}: cannot be read ({' '.join(str(error).split())[:80]})"
+    except (OSError, ValueError, TypeError) as error:
+        return None, f"{path}: cannot be read ({first_line(error)})"
     return saved, ""
