@@ -34,6 +34,7 @@ STRANGE = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+FEWER = settings(STRANGE, max_examples=10)  # each is a search
 
 
 @st.composite
@@ -177,7 +178,7 @@ def test_a_strange_outbox_is_sent_from_within_the_run_or_refused(strange, name, 
 @pytest.mark.parametrize(
     "name", [*FILES[:1], FILES[3], *(pytest.param(name, marks=pytest.mark.thorough) for name in LATER)]
 )
-@STRANGE
+@FEWER
 @given(change=changes())
 def test_a_strange_search_goes_on_or_is_refused(strange, name, change):
     strange(name, change, lambda folder: _resumed(folder))
