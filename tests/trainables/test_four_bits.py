@@ -1,5 +1,6 @@
 """Trials over a base in four bits are those of plain PEFT over the same base."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -11,6 +12,7 @@ from strategies import RankBudget
 from tests.reference import SoloSession
 from trainables import export
 from trainables.adapters import peft_adapter
+from trainables.data.collate import collate
 from trainables.data.splits import DataSource, mean_loss
 from trainables.engine.evaluation import exact_loss
 from trainables.engine.pack import Pack
@@ -23,8 +25,11 @@ from trainables.models.precision import Precision
 from trainables.postprocess.verification import agree, reloaded
 from trainables.spec import Workload
 from trainables.training.inputs import base_of, splits_of
+from trainables.training.losses import evaluate, token_losses
 
 NF4 = Precision("float32", "nf4")
+LEAST = 1e-6
+"""Nats by which two sums of float32 in another order differ."""
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +55,8 @@ def model(request):
     return AutoModelForCausalLM.from_config(CONFIGS[request.param]).requires_grad_(False).eval()
 
 
-def solo(workload, spec):
-    session = SoloSession(workload, spec)
+def solo(workload, spec, kind=SoloSession):
+    session = kind(workload, spec)
     try:
         reports = [session.train(workload.steps // 2) for _ in range(2)]
         return [report.eval_loss for report in reports]
@@ -90,12 +95,46 @@ def test_packed_trials_are_those_of_plain_peft_over_the_same_base(workload, spec
         assert losses == pytest.approx(alone, abs=1e-4)
 
 
+class InParts(SoloSession):
+    """A trial alone whose passes have so many rows, in training and when it is measured."""
+
+    rows = 1
+
+    def _step(self):
+        learner = self.learner
+        examples = [self.splits.train[index] for index in learner.order[learner.step]]
+        tokens, total = sum(example.learned_tokens for example in examples), 0.0
+        for start in range(0, len(examples), self.rows):
+            batch = collate(examples[start : start + self.rows], self.base.pad_id)
+            loss = token_losses(self.base.model, batch.inputs, batch.labels, self.base.separable_head)[0].sum()
+            (loss / tokens).backward()
+            total += loss.item()
+        learner.advance(total, tokens)
+
+    def _evaluate(self, examples):
+        return evaluate(self.base, examples, self.rows)
+
+
+@pytest.mark.search
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_pack_parts_from_plain_peft_by_at_most_three_times_what_batches_of_1_and_8_do(
+    workload, spec, dtype, monkeypatch
+):
+    workload = dataclasses.replace(workload, precision=Precision(dtype, "nf4"), batch_size=8, epochs=4)
+    trials = [spec(learning_rate=1e-2, seed=1), spec("adalora", learning_rate=1e-2, seed=2)]
+    alone = {}
+    for rows in (1, 8):
+        monkeypatch.setattr(InParts, "rows", rows)
+        alone[rows] = torch.tensor([solo(workload, trial, InParts) for trial in trials], dtype=torch.float64)
+    spread = (alone[1] - alone[8]).abs().max()
+    apart = (torch.tensor(packed(workload, trials), dtype=torch.float64) - alone[8]).abs().max()
+    assert 0 < apart <= min(max(3 * spread, LEAST), 2e-3)
+
+
 def test_sites_shapes_and_evidence_are_those_of_the_weights_that_the_bits_stand_for(workload):
     base = base_of(workload)
     assert base.sites == load(workload.model).sites
     base = base_of(workload)
-    from trainables.data.collate import collate
-
     batch = collate(splits_of(workload).train[:4], base.pad_id)
     measured = measure_batches(base.model, base.sites, [batch])
     dense = AutoModelForCausalLM.from_pretrained(
