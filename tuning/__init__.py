@@ -12,8 +12,9 @@ from tuning.lifecycle.process import quieten_ray
 
 if TYPE_CHECKING:
     from tuning.observer import SearchObserver
-    from tuning.pipeline import resume, search
+    from tuning.pipeline import search
     from tuning.plan.search_plan import SearchPlan
+    from tuning.resuming import resume
     from tuning.search_result import SearchResult, SearchStopped
 
 __all__ = ["SearchObserver", "SearchPlan", "SearchResult", "SearchStopped", "resume", "search"]
@@ -23,7 +24,7 @@ WHERE = {
     "SearchPlan": "tuning.plan.search_plan",
     "SearchResult": "tuning.search_result",
     "SearchStopped": "tuning.search_result",
-    "resume": "tuning.pipeline",
+    "resume": "tuning.resuming",
     "search": "tuning.pipeline",
 }
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # where nobody listens, warnings would go to a terminal

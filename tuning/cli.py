@@ -88,8 +88,9 @@ def command(
     terminal = Terminal()
     if not dry_run:
         _greet(terminal, plan, resume)
-    from tuning import pipeline
+    from tuning import pipeline, resuming
     from tuning.lifecycle import search_log, stop  # torch and Ray take seconds to import; a wrong flag should not
+    from tuning.results import ending
     from tuning.search_result import SearchStopped, Unusable
 
     collect_garbage_again()
@@ -99,7 +100,7 @@ def command(
         with as_command():
             if plan is None:
                 changes = choices(config, given)
-                ended = pipeline.resume(
+                ended = resuming.resume(
                     str(resume), extend=extend or 0, allow_changes=allow_changes, observer=terminal, **changes
                 )
                 return ended.status or 0
@@ -113,7 +114,7 @@ def command(
         why = error.__cause__ if isinstance(error.__cause__, UnknownChoice) else error
         raise click.UsageError(_told(why, config)) from error
     except stop.OUTSIDE as error:
-        cause = stop.cause_of(error, given["runs_dir"] or pipeline.RUNS_DIR)
+        cause = stop.cause_of(error, given["runs_dir"] or ending.RUNS_DIR)
         if cause is None:
             raise
         if cause.want_of_room:

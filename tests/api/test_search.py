@@ -270,7 +270,7 @@ def test_another_margin_of_a_finished_search_is_another_report_without_ray(simul
     def refuse(*_):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("tuning.pipeline._ray", refuse)
+    monkeypatch.setattr("tuning.stages._ray", refuse)
     with pytest.raises(ValueError, match=r"--margin is 0\.002, not 0\.003"):
         resume("first", runs_dir=plan().runs_dir, margin=0.003)
     again = resume("first", runs_dir=plan().runs_dir, margin=0.003, allow_changes=True)

@@ -243,7 +243,7 @@ def _save_all(hosts: Any, folder: Path, most_seconds: float) -> None:
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have searches of this process train nothing and use no Ray."""
-    from tuning import pipeline
+    from tuning import stages
     from tuning.cluster import devices, hosting
     from tuning.preflight import asking, learning_rate, measuring
     from tuning.results import finalize, handout, samples
@@ -254,7 +254,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (tuner, devices):
         monkeypatch.setattr(module, "ray", SimpleNamespace(cluster_resources=lambda: {"CPU": CPUS}))
     monkeypatch.setattr(phases, "save_all", _save_all)
-    monkeypatch.setattr(pipeline, "_ray", _no_ray)
+    monkeypatch.setattr(stages, "_ray", _no_ray)
     monkeypatch.setattr(asking, "asks_a_host", lambda plan: False)
     monkeypatch.setattr(run_folder, "revision", lambda: None)  # it asks git, which is a process
     monkeypatch.setattr(hosting, "hosts_for", _no_hosts)

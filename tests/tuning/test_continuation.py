@@ -17,10 +17,10 @@ from tests.reference import SoloSession
 from trainables.data.corpus import read_corpus, sha256_of
 from trainables.spec import TrialSpec
 from tuning.cli import main, resolve_plan
-from tuning.pipeline import resume
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import preflight
+from tuning.resuming import resume
 from tuning.state.checkpoints import checkpoints, discard_incompatible, newest_checkpoint
 from tuning.state.continuation import (
     changed_plan,

@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from analysis.results.trial_config import Phase
-from tuning import SearchPlan, SearchResult, pipeline, resume, search
+from tuning import SearchPlan, SearchResult, resume, search, stages
 from tuning.lifecycle import process
 from tuning.results import report_again
 
@@ -99,17 +99,17 @@ def test_a_search_is_not_made_shorter():
 
 
 def test_a_second_search_beside_one_that_runs_is_refused_and_one_after_it_is_not():
-    with pipeline._watched(None, "first"):
+    with stages.watched(None, "first"):
         for begin in (lambda: search(SearchPlan()), lambda: resume("none")):
             with pytest.raises(ValueError, match="another search runs in this process now"):
                 begin()
-    with pipeline._watched(None, "second"):
+    with stages.watched(None, "second"):
         pass
 
 
 def test_the_last_words_of_an_earlier_search_are_not_those_of_the_next():
     process.leave_with("Stopped when all was done")
-    with pipeline._watched(None, "next"):
+    with stages.watched(None, "next"):
         assert process.last_words() == "Stopped before any trial began"
 
 

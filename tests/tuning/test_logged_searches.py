@@ -142,5 +142,5 @@ def test_a_mistake_of_ours_is_in_the_log_with_its_traceback(searched, tmp_path, 
     with pytest.raises(KeyError):
         searched("first")
     text = read(tmp_path / "first")
-    assert "ERROR tuning.pipeline: the search ends by an error\nTraceback" in text
+    assert "ERROR tuning.stages: the search ends by an error\nTraceback" in text
     assert "KeyError: 'ours'\n" in text

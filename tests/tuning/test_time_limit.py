@@ -10,7 +10,7 @@ import pytest
 from analysis.results.rows import ResultRow, read_rows
 from analysis.results.trial_config import TrialConfig
 from tests.fakes import ray_tune, trial
-from tuning import pipeline
+from tuning import stages
 from tuning.cli import main
 from tuning.lifecycle.timeline import Timeline
 from tuning.plan.search_plan import SearchPlan
@@ -193,9 +193,9 @@ class Clock:
             advance(learner)
 
         monkeypatch.setattr(trial.FakeLearner, "advance", advanced)
-        monkeypatch.setattr(pipeline, "Timeline", functools.partial(Timeline, clock=lambda: self.now))
-        monkeypatch.setattr(pipeline.process, "seconds_before_search", lambda: 0.0)
-        monkeypatch.setattr(pipeline.preview, "run_seconds", lambda plan, checked: 6.0 * seconds)  # of six steps
+        monkeypatch.setattr(stages, "Timeline", functools.partial(Timeline, clock=lambda: self.now))
+        monkeypatch.setattr(stages.process, "seconds_before_search", lambda: 0.0)
+        monkeypatch.setattr(stages.preview, "run_seconds", lambda plan, checked: 6.0 * seconds)  # of six steps
 
 
 @pytest.fixture
