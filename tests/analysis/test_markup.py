@@ -116,9 +116,9 @@ TEXTS += [item.name for item in fields(RunInfo) if isinstance(getattr(INFO, item
 
 
 def planted(value):
-    """Return a value with markup at the end of each of its texts, but for the key under which a report looks."""
+    """Return a value with markup at the end of each of its texts, but for keys that can be no others."""
     if isinstance(value, dict):
-        return {key if key == "words" else planted(key): planted(item) for key, item in value.items()}
+        return {key if key in ("words", "best_adapter") else planted(key): planted(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [planted(item) for item in value]
     return value + MARKUP if isinstance(value, str) else value

@@ -106,7 +106,7 @@ def test_parameters_are_those_of_plain_lora_on_all_matrices_and_where_the_verdic
 def test_the_last_lines_of_a_search_say_what_rank_is_worth(tmp_path):
     from tuning.plan.search_plan import SearchPlan
 
-    said = lines(SearchPlan(name="a", runs_dir=str(tmp_path)), assess(ROWS, A_QUARTER), "", "")
+    said = lines(SearchPlan(name="a", runs_dir=str(tmp_path)), assess(ROWS, A_QUARTER), "", "", None)
     assert any(line.startswith("  What rank is worth here: Doubling") for line in said)
     assert any("Worth 1.5 times the parameters" in line for line in said)
 
