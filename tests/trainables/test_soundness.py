@@ -164,6 +164,7 @@ def test_no_more_than_ten_passes_are_made_whatever_is_found(tiny_tokenizer):
 def test_the_longest_rows_of_all_splits_are_looked_at(monkeypatch):
     splits = Splits((Example((1, 2), (1, 2)),), (Example((3, 4), (3, 4)),), (Example((5, 6), (5, 6)),))
     workload, examples = Workload("m", DataSource(), RankBudget(9), 1, 4, 1, 2.0, splits=splits), []
+    monkeypatch.setattr(soundness, "_in_float32", lambda workload: workload)
     monkeypatch.setattr(soundness, "base_of", lambda workload: types.SimpleNamespace(params=0))
     monkeypatch.setattr(soundness, "sound_coverage", lambda base, rows: examples.extend(rows))
     soundness.sound_coverage_of(workload)
