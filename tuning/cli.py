@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,13 +16,14 @@ from tuning.lifecycle.process import CUT_OFF, NO_ROOM, as_command, collect_garba
 from tuning.lifecycle.timeline import Stage
 from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
-from tuning.plan.places import check_files, without_places_of_others
+from tuning.plan.places import check_files, check_places, without_places_of_others
 from tuning.plan.search_plan import SearchPlan, UnknownChoice, WrongChoice
 
 if TYPE_CHECKING:
     from tuning.callbacks.terminal import Terminal
 
 HELP_WIDTH = 120
+RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
 
 
 def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
@@ -45,9 +47,21 @@ def _plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
     plan = resolve_plan(config, given)
     try:
         check_files(plan)
+        check_places(plan)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     return plan
+
+
+def _check_there(name: str, runs_dir: str) -> None:
+    """Look whether there is a search of that name; where a folder cannot be read, what takes it up says so."""
+    from tuning.state.continuation import folder_of  # here, since a new search needs none of it
+
+    try:
+        with suppress(OSError):
+            folder_of(name, runs_dir)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -81,8 +95,13 @@ def command(
         raise click.UsageError("--dry-run shows a new search; --resume takes up an old one; give one of them")
     if resume is not None and not re.match(NAME_PATTERN, resume):
         raise click.UsageError(f"--resume {resume!r}: must be the name of a search, which is one folder name")
+    if resume is not None and given["name"] not in {None, resume}:
+        raise click.UsageError(f"--name {given['name']}: a search that goes on keeps its name, {resume}; leave it out")
     # a resumed search has choices of its own, beside which these may be right or wrong
     plan = _plan(config, given) if resume is None else None
+    changes = choices(config, given) if resume is not None else {}
+    if resume is not None:
+        _check_there(resume, changes.get("runs_dir") or RUNS_DIR)
     from tuning.callbacks.terminal import Terminal
 
     terminal = Terminal()
@@ -98,7 +117,6 @@ def command(
     try:
         with as_command():
             if plan is None:
-                changes = choices(config, given)
                 ended = pipeline.resume(
                     str(resume), extend=extend or 0, allow_changes=allow_changes, observer=terminal, **changes
                 )
@@ -113,7 +131,7 @@ def command(
         why = error.__cause__ if isinstance(error.__cause__, UnknownChoice) else error
         raise click.UsageError(_told(why, config)) from error
     except stop.OUTSIDE as error:
-        cause = stop.cause_of(error, given["runs_dir"] or pipeline.RUNS_DIR)
+        cause = stop.cause_of(error, given["runs_dir"] or RUNS_DIR)
         if cause is None:
             raise
         if cause.want_of_room:
