@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from peft import PeftModel
 from safetensors import SafetensorError
 
 from analysis.report.card import Use, card
@@ -23,7 +22,7 @@ from analysis.results.messages import first_line, run_command
 from analysis.results.rows import surviving_rows
 from analysis.results.run_info import PLAN, RunInfo, given_in, handed_out_trial
 from analysis.stats.assessment import assess
-from trainables.adapters import CONFIG, WEIGHTS
+from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
 from trainables.adapters.saved_config import read_folder
 from trainables.data.preparation import prepare
 from trainables.data.source import DataSource
@@ -65,8 +64,7 @@ def merged(model: str, precision: Precision, adapter: Path, output: Path) -> Non
     """
     read_folder(adapter)  # PEFT does more of what a configuration says than a stranger should ask for
     base = dense(read_network(model, CPU, precision))  # not the cached one, since merging changes it
-    wrapped: Any = PeftModel.from_pretrained(base, str(adapter))
-    wrapped.merge_and_unload().save_pretrained(str(output))
+    peft_adapter.merged(base, adapter).save_pretrained(str(output))
     save_tokenizer(model, output)
 
 

@@ -16,10 +16,12 @@ from ray import tune as ray_tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 
+from analysis.results.messages import first_line
 from tuning.lifecycle.output import FULL as FULL
 from tuning.lifecycle.process import command_line, heard
 
 FULL_IN_WORDS = tuple(map(os.strerror, FULL))
+LONGEST_LINE = 4096
 
 
 OUTSIDE = (OSError, RayError, TuneError)
@@ -188,7 +190,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _told(error: BaseException, where: str) -> str:
     """Return what happened to which file, or to Ray, in one line."""
-    first = (str(error).strip().splitlines() or [""])[0]
+    first = first_line(error, LONGEST_LINE)
     if isinstance(error, OSError) and not isinstance(error, RayError):
         return f"{error.filename or where}: {error.strerror or first}"
     return f"Ray cannot go on ({type(error).__name__}: {first})"
