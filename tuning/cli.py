@@ -12,7 +12,7 @@ from analysis.results.messages import one_line, run_command
 from tuning.flags import SearchCommand, extra_options, options
 from tuning.lifecycle import process
 from tuning.lifecycle.output import unbreakable
-from tuning.lifecycle.process import CUT_OFF, NO_ROOM, as_command, collect_garbage_again, last_words
+from tuning.lifecycle.process import CUT_OFF, DISK_FULL, as_command, collect_garbage_again, last_words
 from tuning.lifecycle.timeline import Stage
 from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
@@ -134,9 +134,9 @@ def command(
         cause = stop.cause_of(error, given["runs_dir"] or RUNS_DIR)
         if cause is None:
             raise
-        if cause.want_of_room:
+        if cause.disk_is_full:
             print(f"Error: {one_line(cause.text)}; free some room, then use --resume NAME", file=sys.stderr)
-            return NO_ROOM
+            return DISK_FULL
         print(f"Error: {one_line(cause.text)}. {last_words()}", file=sys.stderr)
         return CUT_OFF
     finally:

@@ -158,11 +158,11 @@ class Progress:
         lines = sorted([*self.lines.values()], key=lambda line: line.place)
         running = [line for line in lines if line.status == Status.RUNNING]
         ended = lines[: len(lines) - len(running)]
-        room = max(LEAST_ROWS, self.console.height - BESIDE_ROWS - len(running))
-        for line in [*ended[:room], *running]:
+        most_shown = max(LEAST_ROWS, self.console.height - BESIDE_ROWS - len(running))
+        for line in [*ended[:most_shown], *running]:
             table.add_row(*line.cells)
-        if len(ended) > room:
-            table.add_row(f"… {len(ended) - room} more")
+        if len(ended) > most_shown:
+            table.add_row(f"… {len(ended) - most_shown} more")
         return table
 
     def _ended(self) -> int:

@@ -19,7 +19,7 @@ from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE, UNHANDLED_STAY_QU
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What tells a search to stop; the last comes when its terminal is closed, unless ``nohup`` keeps it away."""
-OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, NO_ROOM, CUT_OFF, NOT_VERIFIED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, DISK_FULL, CUT_OFF, NOT_VERIFIED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
 """Exit statuses; ``tuning.flags.STATUSES`` says what they mean."""
 RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
