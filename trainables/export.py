@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from peft import PeftModel
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
@@ -25,7 +24,7 @@ from analysis.results.rows import ResultRow, surviving_rows
 from analysis.results.run_info import PLAN, RunInfo, given_in, handed_out_trial
 from analysis.results.strict_json import parsed
 from analysis.stats.assessment import assess
-from trainables.adapters import CONFIG, WEIGHTS
+from trainables.adapters import CONFIG, WEIGHTS, peft_adapter
 from trainables.adapters.saved_config import read_folder
 from trainables.data.preparation import prepare
 from trainables.data.source import DataSource
@@ -68,8 +67,7 @@ def merged(model: str, precision: Precision, adapter: Path, output: Path) -> Non
     """
     read_folder(adapter)  # PEFT does more of what a configuration says than a stranger should ask for
     base = dense(read_network(model, CPU, precision))  # not the cached one, since merging changes it
-    wrapped: Any = PeftModel.from_pretrained(base, str(adapter))
-    wrapped.merge_and_unload().save_pretrained(str(output))
+    peft_adapter.merged(base, adapter).save_pretrained(str(output))
     save_tokenizer(model, output)
 
 

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,17 +12,18 @@ from analysis.results.messages import one_line, run_command
 from tuning.flags import SearchCommand, extra_options, options
 from tuning.lifecycle import process
 from tuning.lifecycle.output import unbreakable
-from tuning.lifecycle.process import CUT_OFF, NO_ROOM, as_command, collect_garbage_again, last_words
+from tuning.lifecycle.process import CUT_OFF, DISK_FULL, as_command, collect_garbage_again, last_words
 from tuning.lifecycle.timeline import Stage
 from tuning.plan.choices import NAME_PATTERN
 from tuning.plan.config_file import read_config
-from tuning.plan.places import check_files, without_places_of_others
+from tuning.plan.places import check_files, check_places, without_places_of_others
 from tuning.plan.search_plan import SearchPlan, UnknownChoice, WrongChoice
 
 if TYPE_CHECKING:
     from tuning.callbacks.terminal import Terminal
 
 HELP_WIDTH = 120
+RUNS_DIR = SearchPlan.model_fields["runs_dir"].default
 
 
 def resolve_plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
@@ -45,9 +47,21 @@ def _plan(config: str | None, given: dict[str, Any]) -> SearchPlan:
     plan = resolve_plan(config, given)
     try:
         check_files(plan)
+        check_places(plan)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     return plan
+
+
+def _check_there(name: str, runs_dir: str) -> None:
+    """Look whether there is a search of that name; where a folder cannot be read, what takes it up says so."""
+    from tuning.state.continuation import folder_of  # here, since a new search needs none of it
+
+    try:
+        with suppress(OSError):
+            folder_of(name, runs_dir)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -81,8 +95,13 @@ def command(
         raise click.UsageError("--dry-run shows a new search; --resume takes up an old one; give one of them")
     if resume is not None and not re.match(NAME_PATTERN, resume):
         raise click.UsageError(f"--resume {resume!r}: must be the name of a search, which is one folder name")
+    if resume is not None and given["name"] not in {None, resume}:
+        raise click.UsageError(f"--name {given['name']}: a search that goes on keeps its name, {resume}; leave it out")
     # a resumed search has choices of its own, beside which these may be right or wrong
     plan = _plan(config, given) if resume is None else None
+    changes = choices(config, given) if resume is not None else {}
+    if resume is not None:
+        _check_there(resume, changes.get("runs_dir") or RUNS_DIR)
     from tuning.callbacks.terminal import Terminal
 
     terminal = Terminal()
@@ -90,7 +109,6 @@ def command(
         _greet(terminal, plan, resume)
     from tuning import pipeline, resuming
     from tuning.lifecycle import search_log, stop  # torch and Ray take seconds to import; a wrong flag should not
-    from tuning.results import ending
     from tuning.search_result import SearchStopped, Unusable
 
     collect_garbage_again()
@@ -99,7 +117,6 @@ def command(
     try:
         with as_command():
             if plan is None:
-                changes = choices(config, given)
                 ended = resuming.resume(
                     str(resume), extend=extend or 0, allow_changes=allow_changes, observer=terminal, **changes
                 )
@@ -114,12 +131,12 @@ def command(
         why = error.__cause__ if isinstance(error.__cause__, UnknownChoice) else error
         raise click.UsageError(_told(why, config)) from error
     except stop.OUTSIDE as error:
-        cause = stop.cause_of(error, given["runs_dir"] or ending.RUNS_DIR)
+        cause = stop.cause_of(error, given["runs_dir"] or RUNS_DIR)
         if cause is None:
             raise
-        if cause.want_of_room:
+        if cause.disk_is_full:
             print(f"Error: {one_line(cause.text)}; free some room, then use --resume NAME", file=sys.stderr)
-            return NO_ROOM
+            return DISK_FULL
         print(f"Error: {one_line(cause.text)}. {last_words()}", file=sys.stderr)
         return CUT_OFF
     finally:

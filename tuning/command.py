@@ -52,5 +52,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def installed() -> int:
     """Be the command ``lora-rank-search``."""
-    process.call_it("lora-rank-search")
+    process.call_it(process.INSTALLED)
     return run()

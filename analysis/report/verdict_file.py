@@ -10,6 +10,7 @@ from typing import Any
 from analysis.results.atomic_write import replace_text
 from analysis.results.rows import ResultRow
 from analysis.results.run_info import RunInfo
+from analysis.results.trial_config import Phase
 from analysis.stats.assessment import SearchAssessment
 from analysis.stats.looks import looks_of
 from analysis.stats.outlook import lacks
@@ -58,7 +59,7 @@ def _run(run: ResultRow) -> dict[str, Any]:
     return {
         "experiment_name": run.experiment_name,
         "strategy": run.strategy,
-        "confirmed": run.phase == "confirm",
+        "confirmed": run.phase == Phase.CONFIRM,
         "seed": run.seed,
         "learning_rate": _number(run.learning_rate),
         "parameters": run.trainable_parameters,

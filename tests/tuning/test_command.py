@@ -13,11 +13,15 @@ from pathlib import Path
 import click
 import pytest
 
+from analysis.stats.assessment import assess
 from strategies import STRATEGIES
+from trainables.models import hub
 from tuning import command
 from tuning.cli import main, resolve_plan
 from tuning.flags import GROUPS, STATUSES, options
+from tuning.lifecycle import process
 from tuning.plan.search_plan import SearchPlan
+from tuning.results import summary
 from tuning.state import continuation, facts
 from tuning.state.record import EVENTS
 
@@ -169,3 +173,80 @@ def test_a_path_that_is_not_there_is_refused_before_anything_large_is_imported(f
     )  # fmt: skip
     assert why in done.stderr
     assert float(done.stdout) < 2
+
+
+@pytest.fixture
+def refused_early(monkeypatch, tmp_path, capsys):
+    """A function that returns what the command says of wrong flags before it imports what takes long."""
+
+    def refuse(*_):
+        raise AssertionError("libraries would be imported now")
+
+    monkeypatch.setattr("tuning.callbacks.terminal.Terminal", refuse)
+    monkeypatch.chdir(tmp_path)
+    for name in ("models", "data"):
+        (tmp_path / name).mkdir()
+    for name in ("file", "own.txt"):
+        (tmp_path / name).touch()
+
+    def run(*arguments):
+        assert main(arguments, "lora-rank-search") == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+OWN = ("--dataset", "own.txt")
+BRANCH = "correct the path, or if a hub id is meant, add its branch: "
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--model", "models/mine"],
+            f"--model models/mine: the folder models here has no mine; {BRANCH}models/mine@main",
+        ),
+        (["--dataset", "data/x"], f"--dataset data/x: the folder data here has no x; {BRANCH}data/x@main"),
+        ([*OWN, "--test-dataset", "data/x"], "--test-dataset data/x: the folder data here has no x"),
+        (["--model", "gone/model"], "not to be had from the hub (HF_HUB_OFFLINE is set)"),
+        ([*OWN, "--chat-template", "none.jinja"], "--chat-template none.jinja: no such file"),
+        (["--runs-dir", "file"], "file is not a folder"),
+        (["--resume", "typo"], "--resume typo: no search of that name"),
+        (["--resume", "x", "--name", "y"], "--name y: a search that goes on keeps its name, x; leave it out"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_libraries_are_imported(refused_early, arguments, line):
+    assert line in refused_early(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "revision"), [("models/mine@main", None), ("models/mine", "main"), ("other/mine", None)]
+)
+def test_a_hub_id_may_begin_as_a_folder_is_called_if_it_has_a_branch(name, revision, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    hub.check_at_once("model", name, revision)
+
+
+def test_a_hub_id_that_was_fetched_before_is_right(tmp_path, monkeypatch):
+    (tmp_path / "models--models--mine" / "snapshots").mkdir(parents=True)
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hub.check_at_once("model", "models/mine", None)
+
+
+def test_commands_that_a_search_suggests_are_those_that_are_installed(monkeypatch):
+    monkeypatch.setattr(process, "_program", "lora-rank-search")
+    assert process.subcommand("replay", "tuning.tracking replay") == "lora-rank-search replay"
+    monkeypatch.setattr(process, "_program", "python tune.py")
+    assert process.subcommand("replay", "tuning.tracking replay") == "python -m tuning.tracking replay"
+
+
+@pytest.mark.parametrize(("is_there", "line"), [(None, "pip install optuna-dashboard && optuna-"), (1, " optuna-")])
+def test_a_command_of_an_extra_is_named_with_how_to_install_it(is_there, line, tmp_path, monkeypatch):
+    monkeypatch.setattr("tuning.results.summary.importlib.util.find_spec", lambda name: is_there)
+    lines = summary.lines(SearchPlan(name="first", runs_dir=tmp_path), assess([], "0.25doublings"), "", "")
+    assert any(text.startswith(f"Optuna          {' ' * (is_there is None)}{line}dashboard ") for text in lines)

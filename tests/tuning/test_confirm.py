@@ -176,7 +176,7 @@ def test_a_thorough_search_trains_plain_lora_at_a_quarter_to_four_times_the_budg
     plan = SearchPlan(seed=7, confirm_seeds=2, thorough=True)
     shares = [config.budget_share for config in sizes(plan, [best, *ROWS[1:]]) if config.seed == 8]
     assert shares == [0.25, 0.5, 2.0, 4.0]
-    assert plan.likely_runs["confirmation"] == 2 * (len(SEARCHED) + 3) + 2 * 4
+    assert plan.likely_confirmations == 2 * (len(SEARCHED) + 3) + 2 * 4
     assert {config.budget_share for config in sizes(plan, [dataclasses.replace(best, ranks={"a": 3}), *ROWS[1:]])} == {
         0.5, 2.0, 4.0
     }  # fmt: skip

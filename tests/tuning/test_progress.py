@@ -33,7 +33,7 @@ def test_where_there_is_no_terminal_an_ended_trial_is_one_plain_line():
     assert lines[0].startswith("1/4  baseline_lr0.02_a  0.02  10  8  1.2500  finished")
     assert "diverged: at step [4]" in lines[1]
     assert "best 1.2500 (baseline_a)" in lines[1]
-    assert "left" in lines[1]
+    assert "(baseline_a), 0:00:00 elapsed, about" in lines[1]
 
 
 def test_plain_lora_of_another_size_is_not_called_the_best():
@@ -146,3 +146,28 @@ def test_on_a_screen_what_is_done_is_one_line_that_changes_and_the_cursor_stays(
     with Progress(4, console=console) as progress:
         progress.started(TrialConfig("baseline", "a"))
     assert "\x1b[?25l" not in text + console.file.getvalue(), "a process that ends at once could not show it again"
+
+
+def test_time_left_counts_all_phases_to_come_and_the_looks_that_are_likely():
+    plan, terminal = SearchPlan(strategies=("baseline", "linear_decay"), confirm_seeds="auto"), Terminal()
+    terminal._plan = plan
+    confirmations, controls = plan.likely_confirmations, plan.likely_controls
+    assert terminal._ahead(Phase.SEARCH, 20).later == confirmations + controls
+    assert terminal._ahead(Stage.CONFIRMATION, 10).later == confirmations - 10 + controls, "of the first look"
+    assert terminal._ahead(Stage.CONFIRMATION, 5).later == confirmations - 15 + controls
+    assert terminal._ahead(Stage.CONFIRMATION, 99).later == controls, "later looks than the likely ones"
+    assert terminal._ahead(Stage.CONTROLS, 20).later == 0
+
+
+def test_where_seeds_are_given_only_controls_follow_confirmation():
+    terminal = Terminal()
+    terminal._plan = SearchPlan(strategies=("baseline", "linear_decay"), confirm_seeds=3)
+    assert terminal._ahead(Stage.CONFIRMATION, 2).later == terminal._plan.likely_controls
+
+
+def test_a_search_that_goes_on_has_taken_what_its_earlier_runs_took(tmp_path, capsys):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "facts.json").write_text('{"seconds": {"trials": 100.0, "report": 20.0}}')
+    terminal = Terminal()
+    terminal.planned(SearchPlan(runs_dir=tmp_path, name="first"))
+    assert 120 <= terminal._ahead(Phase.SEARCH, 20).elapsed_seconds < 180

@@ -126,6 +126,12 @@ def attach(
     return model_with_adapter.eval()
 
 
+def merged(base: torch.nn.Module, folder: Path) -> Any:
+    """Return a model with the adapter of a folder added to its weights; PEFT loads it, and leaves nothing of itself."""
+    wrapped: Any = peft.PeftModel.from_pretrained(base, str(folder))
+    return wrapped.merge_and_unload()
+
+
 def lora_config(
     model: torch.nn.Module, allocation: RankAllocation, alphas: Mapping[str, float], dropout: float
 ) -> peft.LoraConfig:

@@ -63,6 +63,33 @@ def pinned(kind: str, repo: str, revision: str | None, flag: str = "") -> str:
         raise ValueError(_absent(flag or kind, repo, revision, error)) from error
 
 
+def check_at_once(kind: str, name: str, revision: str | None, flag: str = "") -> None:
+    """Check of a hub id what can be known without asking the hub; what was fetched before is right.
+
+    Args:
+        kind: Of the repository, ``model`` or ``dataset``.
+        name: The flag's value.
+        revision: Branch, tag or commit, if one is given.
+        flag: Its name, if that is not ``kind``.
+
+    Raises:
+        ValueError: It may be a path below a folder that is here, or the hub is not to be asked.
+    """
+    from huggingface_hub import constants
+
+    repo, commit = split(name)
+    if os.path.isdir(os.path.join(constants.HF_HUB_CACHE, f"{kind}s--{repo.replace('/', '--')}", "snapshots")):
+        return
+    parent, _, rest = repo.partition("/")
+    if rest and not (revision or commit) and os.path.isdir(parent):
+        raise ValueError(
+            f"--{flag or kind} {name}: the folder {parent} here has no {rest}; correct the path, or if a hub id is "
+            f"meant, add its branch: {name}@main"
+        )
+    if constants.HF_HUB_OFFLINE:
+        raise ValueError(_absent(flag or kind, repo, revision or commit, OSError("HF_HUB_OFFLINE is set")))
+
+
 def folder(flag: str, reference: str, patterns: Sequence[str]) -> Path:
     """Return a folder with the files of a commit that match ``patterns``; missing ones are downloaded.
 

@@ -129,7 +129,8 @@ class Progress:
         self._show()
         if not self.live:
             why = f": {row.error}" if row.error else ""
-            text = f"{self._ended()}/{self.total}  {'  '.join(line.cells)}{why}  |  {self._best()}, {self._time_left()}"
+            so_far = f"{self._best()}, {self._elapsed()}, {self._time_left()}"
+            text = f"{self._ended()}/{self.total}  {'  '.join(line.cells)}{why}  |  {so_far}"
             self.console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def _note_best(self, row: ResultRow) -> None:
@@ -144,9 +145,8 @@ class Progress:
 
     def _shown(self) -> Group:
         # not as the table's title, which would be wrapped at the table's width
-        elapsed = _clock(time.monotonic() - self.began + self.ahead.elapsed_seconds)
         ended = f"{self.title.capitalize()}: {self._ended()} of {self.total} ended"
-        head = Text(f"{ended}, {elapsed} elapsed, {self._time_left()}\n{self._best()}", style="italic")
+        head = Text(f"{ended}, {self._elapsed()}, {self._time_left()}\n{self._best()}", style="italic")
         return Group(head, self._table())
 
     def _table(self) -> Table:
@@ -158,11 +158,11 @@ class Progress:
         lines = sorted([*self.lines.values()], key=lambda line: line.place)
         running = [line for line in lines if line.status == Status.RUNNING]
         ended = lines[: len(lines) - len(running)]
-        room = max(LEAST_ROWS, self.console.height - BESIDE_ROWS - len(running))
-        for line in [*ended[:room], *running]:
+        most_shown = max(LEAST_ROWS, self.console.height - BESIDE_ROWS - len(running))
+        for line in [*ended[:most_shown], *running]:
             table.add_row(*line.cells)
-        if len(ended) > room:
-            table.add_row(f"… {len(ended) - room} more")
+        if len(ended) > most_shown:
+            table.add_row(f"… {len(ended) - most_shown} more")
         return table
 
     def _ended(self) -> int:
@@ -170,6 +170,10 @@ class Progress:
 
     def _best(self) -> str:
         return f"best {self.best[0]:.4f} ({self.best[1]})" if self.best[1] else "best: none yet"
+
+    def _elapsed(self) -> str:
+        """Return for how long the whole search has gone on."""
+        return f"{_clock(time.monotonic() - self.began + self.ahead.elapsed_seconds)} elapsed"
 
     def _time_left(self) -> str:
         """Extrapolate from the reports so far to the end of all phases: trials to come are as long as ended ones."""

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.status import Status as Spinner
 
 from analysis.results.rows import ResultRow
-from analysis.results.trial_config import TrialConfig
+from analysis.results.run_info import FACTS
+from analysis.results.trial_config import Phase, TrialConfig
 from tuning.callbacks.progress import Ahead, Progress
 from tuning.lifecycle.timeline import Stage
 from tuning.observer import SearchObserver, SearchSize
@@ -45,6 +46,7 @@ class Terminal(SearchObserver):
         self._began, self._errors = time.monotonic(), sys.stderr  # which rich leads to the screen while something moves
         self._plan: SearchPlan | None = None
         self._said = set[str]()
+        self._earlier_seconds, self._confirmed = 0.0, 0  # of earlier runs of the search; runs that confirm so far
         self._spinner: Spinner | None = None
         self._progress: Progress | None = None
 
@@ -53,6 +55,10 @@ class Terminal(SearchObserver):
         if self._plan is None:
             self.noted(asked(plan))
         self._plan = plan
+        if plan.name is not None and (plan.run_dir / FACTS).is_file():  # what goes on, not what begins
+            from tuning.state.continuation import seconds_so_far  # here, since whoever begins needs none of it
+
+            self._earlier_seconds = sum(seconds_so_far(plan.run_dir).values())
 
     def stage_began(self, stage: Stage) -> None:
         """Show what the search is busy with: in one line that goes again, or a line for each."""
@@ -95,7 +101,7 @@ class Terminal(SearchObserver):
     def phase_began(self, phase: str, trials: int, ended: Sequence[ResultRow]) -> None:
         """Begin a table."""
         self._rest()
-        self._progress = Progress(trials, ended, self._ahead(phase), phase, self._console)
+        self._progress = Progress(trials, ended, self._ahead(phase, trials), phase, self._console)
         self._progress.__enter__()
 
     def started(self, config: TrialConfig) -> None:
@@ -129,11 +135,18 @@ class Terminal(SearchObserver):
             self._spinner.stop()
         self._spinner = None
 
-    def _ahead(self, phase: str) -> Ahead:
-        later = {} if self._plan is None else self._plan.likely_runs
-        runs = {"search": sum(later.values()), Stage.CONFIRMATION: later.get("controls", 0)}
-        reports = 1 if self._plan is None else self._plan.reports
-        return Ahead(runs.get(phase, 0), reports, time.monotonic() - self._began)
+    def _ahead(self, phase: str, trials: int) -> Ahead:
+        """Return what comes after a phase of so many trials, later looks at their seeds among it."""
+        plan, elapsed_seconds = self._plan, self._earlier_seconds + time.monotonic() - self._began
+        if plan is None:
+            return Ahead(elapsed_seconds=elapsed_seconds)
+        self._confirmed += trials if phase == Stage.CONFIRMATION else 0
+        later_looks = max(0, plan.likely_confirmations - self._confirmed) if plan.looks else 0
+        runs: dict[str, int] = {
+            Phase.SEARCH: plan.likely_confirmations + plan.likely_controls,
+            Stage.CONFIRMATION: later_looks + plan.likely_controls,
+        }
+        return Ahead(runs.get(phase, 0), plan.reports, elapsed_seconds)
 
 
 def asked(plan: SearchPlan) -> str:

@@ -14,7 +14,7 @@ from analysis.results.messages import masked, to_stderr
 from analysis.results.rows import ResultRow
 from analysis.results.trial_config import AFTER_SEARCH, Status, TrialConfig
 from tuning.cluster import ray_compat
-from tuning.lifecycle.stop import Stop, is_want_of_room
+from tuning.lifecycle.stop import Stop, tells_of_full_disk
 from tuning.state.record import Record
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,8 @@ class Harvest(ray_tune.Callback):  # type: ignore[misc]
         """Make a row of a trial that failed, even one that failed before it started."""
         self.on_trial_start(iteration, trials, trial)
         error = _cause(trial)
-        if error is not None and is_want_of_room(error):
-            self.stop.for_want_of_room(f"trial {_id_of(trial)}: {error}")
+        if error is not None and tells_of_full_disk(error):
+            self.stop.for_lack_of_disk_space(f"trial {_id_of(trial)}: {error}")
         self._end(trial, {**(trial.last_result or {}), "status": Status.FAILED, "error": error})
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:

@@ -19,7 +19,7 @@ from trainables.actors.ray_compat import DEVICES_STAY_VISIBLE, UNHANDLED_STAY_QU
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What tells a search to stop; the last comes when its terminal is closed, unless ``nohup`` keeps it away."""
-OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, NO_ROOM, CUT_OFF, NOT_VERIFIED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+OK, NO_USABLE_TRIAL, USAGE_ERROR, SOME_FAILED, DISK_FULL, CUT_OFF, NOT_VERIFIED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
 """Exit statuses; ``tuning.flags.STATUSES`` says what they mean."""
 RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -31,11 +31,12 @@ RAY_SETTINGS = {
     **DEVICES_STAY_VISIBLE,
 }
 """Variables by which Ray and the tokenizers do what a search needs; what somebody has set stays as it is."""
+INSTALLED = "lora-rank-search"
 M_ARENA_MAX, ARENAS = -8, 2
 NOTHING_BEGUN = "Stopped before any trial began"
 _last_words = NOTHING_BEGUN
 _counts_from_its_start = False
-_program = "python tune.py" if Path(__file__).parents[2].joinpath("tune.py").is_file() else "lora-rank-search"
+_program = "python tune.py" if Path(__file__).parents[2].joinpath("tune.py").is_file() else INSTALLED
 _command_line: ContextVar[str | None] = ContextVar("command_line", default=None)
 
 
@@ -77,6 +78,14 @@ def call_it(name: str) -> None:
 def program() -> str:
     """Return how a person types the command, without its flags."""
     return _program
+
+
+def subcommand(name: str, module: str) -> str:
+    """Return how a person types a command beside the search: of what is installed its name, else its module's.
+
+    ``python -m tuning`` would run another folder of that name where there is one.
+    """
+    return f"{_program} {name}" if _program == INSTALLED else f"python -m {module}"
 
 
 def leave_at_once() -> None:

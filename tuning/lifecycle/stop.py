@@ -16,10 +16,12 @@ from ray import tune as ray_tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.error import TuneError
 
+from analysis.results.messages import first_line
 from tuning.lifecycle.output import FULL as FULL
 from tuning.lifecycle.process import command_line, heard
 
 FULL_IN_WORDS = tuple(map(os.strerror, FULL))
+LONGEST_LINE = 4096
 
 
 OUTSIDE = (OSError, RayError, TuneError)
@@ -32,11 +34,11 @@ class Cause:
 
     Args:
         text: In one line, without what to do about it.
-        want_of_room: Whether a disk is full.
+        disk_is_full: Whether a disk is full.
     """
 
     text: str
-    want_of_room: bool
+    disk_is_full: bool
 
 
 class Stopped(Exception):
@@ -113,20 +115,20 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
         """Stop while there is still room to leave everything in order."""
         try:
             if shutil.disk_usage(self.folder).free < self.reserve_bytes:
-                self.for_want_of_room()
+                self.for_lack_of_disk_space()
         except OSError as error:
             self.because_of(error)
 
     def because_of(self, error: Exception) -> bool:
         """Stop if an error is a disk's or Ray's, and say whether the search is to stop."""
         if (cause := cause_of(error, str(self.folder))) is not None:
-            if cause.want_of_room:
-                self.for_want_of_room(cause.text)
+            if cause.disk_is_full:
+                self.for_lack_of_disk_space(cause.text)
             else:
                 self.failure = self.failure or cause.text
         return self.is_broken
 
-    def for_want_of_room(self, why: str = "") -> None:
+    def for_lack_of_disk_space(self, why: str = "") -> None:
         """Stop, since nothing more can be written.
 
         Args:
@@ -145,7 +147,7 @@ class Stop(ray_tune.Stopper):  # type: ignore[misc]
         self.signal = number
 
 
-def is_want_of_room(text: str) -> bool:
+def tells_of_full_disk(text: str) -> bool:
     """Return True if a text, such as a traceback from another process, is of a disk that is full."""
     return any(words in text for words in FULL_IN_WORDS)
 
@@ -163,10 +165,10 @@ def cause_of(error: Exception, where: str) -> Cause | None:
     if isinstance(error, TuneError):
         chain, where = [*_chain(error)], f"{where}, or Ray's temporary folder"
     origin = next(filter(_is_of_disk_or_ray, reversed(chain)), None)
-    want_of_room = any(_is_full(error) for error in chain)
-    if origin is None and not want_of_room and not (isinstance(error, TuneError) and len(chain) == 1):
+    disk_is_full = any(_is_full(error) for error in chain)
+    if origin is None and not disk_is_full and not (isinstance(error, TuneError) and len(chain) == 1):
         return None
-    return Cause(_told(origin or error, where), want_of_room)
+    return Cause(_told(origin or error, where), disk_is_full)
 
 
 def _is_of_disk_or_ray(error: BaseException) -> bool:
@@ -176,7 +178,7 @@ def _is_of_disk_or_ray(error: BaseException) -> bool:
 
 
 def _is_full(error: BaseException) -> bool:
-    return (isinstance(error, OSError) and error.errno in FULL) or is_want_of_room(str(error))
+    return (isinstance(error, OSError) and error.errno in FULL) or tells_of_full_disk(str(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -188,7 +190,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _told(error: BaseException, where: str) -> str:
     """Return what happened to which file, or to Ray, in one line."""
-    first = (str(error).strip().splitlines() or [""])[0]
+    first = first_line(error, LONGEST_LINE)
     if isinstance(error, OSError) and not isinstance(error, RayError):
         return f"{error.filename or where}: {error.strerror or first}"
     return f"Ray cannot go on ({type(error).__name__}: {first})"

@@ -2,10 +2,12 @@
 
 import glob
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.results.messages import has_secret
 from analysis.results.run_info import PLAN
 from trainables.data.locations import files_here, located
 from trainables.models import files, hub
@@ -48,15 +50,37 @@ def check_files(plan: SearchPlan) -> None:
     """Look whether the files and folders are there that a plan names, before anything is imported that takes long.
 
     Raises:
-        ValueError: One is not.
+        ValueError: One is not, or a name may be a path that is not there as well as a hub id.
     """
-    if not hub.is_hub_id(plan.model):
+    if hub.is_hub_id(plan.model):
+        hub.check_at_once("model", plan.model, plan.model_revision)
+    else:
         files.resolve(plan.model)
     for name in ("dataset", "validation_dataset", "test_dataset"):
-        value = getattr(plan, name)
-        if value is not None and value not in hub.BUILT_IN and not hub.is_hub_id(value):
-            with located(f"--{name.replace('_', '-')} {value}"):
+        value, flag = getattr(plan, name), name.replace("_", "-")
+        if value is None or value in hub.BUILT_IN:
+            continue
+        if hub.is_hub_id(value):
+            hub.check_at_once("dataset", value, plan.dataset_revision if name == "dataset" else None, flag)
+        else:
+            with located(f"--{flag} {value}"):
                 files_here(value)
+    if plan.chat_template is not None and plan.template != "none" and not os.path.exists(plan.chat_template):
+        raise ValueError(f"--chat-template {plan.chat_template}: no such file; give a file with a Jinja template")
+
+
+def check_places(plan: SearchPlan) -> None:
+    """Check where a search writes to: its folder, and MLflow's address.
+
+    Raises:
+        ValueError: The folder cannot be made or written to, or the address has a password.
+    """
+    _check_folder(plan)
+    if plan.mlflow_uri is None and has_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        raise ValueError(
+            "MLFLOW_TRACKING_URI: a password in it would be saved and logged; leave it out and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD"
+        )
 
 
 def _absolute(name: str | None) -> str | None:
@@ -81,3 +105,21 @@ def _is_mine(config: str, values: Mapping[str, Any]) -> bool:
         return is_there and os.stat(config).st_uid == os.getuid()
     except (OSError, ValueError, TypeError, KeyError):
         return False
+
+
+def _check_folder(plan: SearchPlan) -> None:
+    """Try whether the runs folder can be made and written to, and leave nothing there."""
+    there = os.path.abspath(plan.runs_dir)
+    try:
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there):
+            raise ValueError(f"--runs-dir {plan.runs_dir}: {there} is not a folder; give one that is or can be made")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+        if any(len(os.fsencode(part)) > os.pathconf(there, "PC_NAME_MAX") for part in Path(plan.runs_dir).parts):
+            raise ValueError(f"--runs-dir {plan.runs_dir}: a name in it is too long for the disk; give a shorter one")
+    except OSError as error:
+        raise ValueError(
+            f"--runs-dir {plan.runs_dir}: {error.strerror}; give a folder that can be written to"
+        ) from error

@@ -231,14 +231,16 @@ class SearchPlan(
         return seeds if seeds > 1 else 0
 
     @property
-    def likely_runs(self) -> dict[str, int]:
-        """Phase after the search -> about how many runs it has: controls are of one strategy, unless several win."""
+    def likely_confirmations(self) -> int:
+        """About how many runs confirm strategies, and show what other sizes of plain LoRA are worth."""
         if not self.most_confirmations:
-            return {}
-        return {
-            "confirmation": self.likely_seeds * len(self.strategies) + self.size_seeds * len(self.sizes_tried),
-            "controls": self.likely_seeds * len(CONTROLS),
-        }
+            return 0
+        return self.likely_seeds * len(self.strategies) + self.size_seeds * len(self.sizes_tried)
+
+    @property
+    def likely_controls(self) -> int:
+        """About how many runs are of controls: those of one strategy, unless several win."""
+        return self.likely_seeds * len(CONTROLS) if self.most_confirmations else 0
 
     @property
     def margin_in_words(self) -> str:

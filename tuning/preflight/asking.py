@@ -11,8 +11,9 @@ from trainables.models import files, hub
 from tuning.cluster import hosting
 from tuning.lifecycle import process
 from tuning.observer import SearchObserver
+from tuning.plan.places import check_places
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight import checking, preflight
+from tuning.preflight import checking
 
 
 def asks_a_host(plan: SearchPlan) -> bool:
@@ -31,7 +32,7 @@ def check_at_once(plan: SearchPlan) -> None:
     Raises:
         ValueError: The runs folder, MLflow's address or a model's files are not as they must be.
     """
-    preflight.check_places(plan)
+    check_places(plan)
     if not hub.is_hub_id(plan.model):
         files.check_weights(plan.model)
 

@@ -2,14 +2,10 @@
 
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from analysis.results.messages import has_secret
 from strategies import STRATEGIES, RankAllocation, RankBudget, allocate
 from strategies.base import Site
 from strategies.official import OFFICIAL
@@ -22,6 +18,7 @@ from trainables.models.device import CPU, here
 from trainables.models.free_memory import free_bytes
 from trainables.models.identity import identity
 from trainables.spec import Workload
+from tuning.plan.places import check_places
 from tuning.plan.search_plan import SearchPlan
 from tuning.plan.search_space import SMALLEST_SHARE
 
@@ -142,20 +139,6 @@ def check(plan: SearchPlan, needs_weights: bool = True) -> Preflight:
     )
 
 
-def check_places(plan: SearchPlan) -> None:
-    """Check where a search writes to: its folder, and MLflow's address.
-
-    Raises:
-        ValueError: As of ``check``.
-    """
-    _check_folder(plan)
-    if plan.mlflow_uri is None and has_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
-        raise ValueError(
-            "MLFLOW_TRACKING_URI: a password in it would be saved and logged; leave it out and set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD"
-        )
-
-
 def _check_weights(model: str, needed: bool) -> bool:
     """Check a model's weights as far as they are here, and return whether it has any."""
     from trainables.models.base_model import check_fit, is_saved_quantized
@@ -240,24 +223,6 @@ def _check_smallest(plan: SearchPlan, budget: RankBudget, shape: Shape) -> None:
             f"--objective {plan.objective}: trials go down to {smallest} of {budget.params} parameters, and one unit "
             f"of rank costs at least {cheapest}; give a budget of at least {math.ceil(cheapest / SMALLEST_SHARE)}"
         )
-
-
-def _check_folder(plan: SearchPlan) -> None:
-    """Try whether the runs folder can be made and written to, and leave nothing there."""
-    there = os.path.abspath(plan.runs_dir)
-    try:
-        while not os.path.lexists(there):
-            there = os.path.dirname(there)
-        if not os.path.isdir(there):
-            raise ValueError(f"--runs-dir {plan.runs_dir}: {there} is not a folder; give one that is or can be made")
-        with tempfile.TemporaryFile(dir=there):
-            pass
-        if any(len(os.fsencode(part)) > os.pathconf(there, "PC_NAME_MAX") for part in Path(plan.runs_dir).parts):
-            raise ValueError(f"--runs-dir {plan.runs_dir}: a name in it is too long for the disk; give a shorter one")
-    except OSError as error:
-        raise ValueError(
-            f"--runs-dir {plan.runs_dir}: {error.strerror}; give a folder that can be written to"
-        ) from error
 
 
 def _first(name: str, shape: Shape, workload: Workload) -> RankAllocation | None:

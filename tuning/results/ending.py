@@ -13,7 +13,7 @@ from analysis.results.trial_config import Phase, Status
 from analysis.stats import ranking
 from tuning.cluster import hosting
 from tuning.lifecycle import process
-from tuning.lifecycle.process import CUT_OFF, NO_ROOM, NO_USABLE_TRIAL, NOT_VERIFIED, OK, SOME_FAILED
+from tuning.lifecycle.process import CUT_OFF, DISK_FULL, NO_USABLE_TRIAL, NOT_VERIFIED, OK, SOME_FAILED
 from tuning.lifecycle.stop import OUTSIDE, Stopped
 from tuning.lifecycle.timeline import Stage
 from tuning.plan.search_plan import SearchPlan
@@ -133,7 +133,7 @@ def _cut_off(run: Run, study: optuna.Study | None) -> SearchStopped:
         run.sink.close(most_seconds=0)  # it says nothing from now on; what MLflow lacks is in the outbox
     hosting.end(run.hosts)
     if stop.shortage is not None:
-        why, status = f"{stop.shortage}; free some, then: {how}", NO_ROOM
+        why, status = f"{stop.shortage}; free some, then: {how}", DISK_FULL
         observer.warned(f"Error: {why}")
     elif stop.failure is not None:
         with suppress(OSError):  # as far as the disk allows

@@ -21,6 +21,7 @@ from trainables.spec import Workload
 from trainables.training import checkpoint
 from trainables.training.checkpoint import ADAPTER, BEST, SESSION, UNVERIFIED
 from tuning.cluster.hosting import ask
+from tuning.lifecycle import process
 from tuning.plan.search_plan import SearchPlan
 from tuning.preflight import measuring
 from tuning.results import handout, samples, summary, trial_files
@@ -160,7 +161,7 @@ def close_tracking(run: Run, in_time: bool = True) -> None:
         to = f" --to {run.plan.mlflow_uri}" if run.plan.mlflow_uri else ""
         run.observer.warned(
             f"MLflow misses {run.sink.outbox.remaining()} events; once it is back: "
-            f"python -m tuning.tracking replay {summary.typed(run.plan.run_dir)}{to}"
+            f"{process.subcommand('replay', 'tuning.tracking replay')} {summary.typed(run.plan.run_dir)}{to}"
         )
 
 

@@ -21,6 +21,7 @@ from trainables.postprocess.verification import NotReloaded, agree, in_words, lo
 from trainables.training.checkpoint import BEST, UNIFORM, UNVERIFIED
 from tuning.cluster import hosting
 from tuning.cluster.hosting import ask
+from tuning.lifecycle import process
 from tuning.plan.search_plan import SearchPlan
 from tuning.results import summary
 from tuning.state.record import Record
@@ -197,7 +198,8 @@ def put_unverified(run: Run, adapter: Path, best: ResultRow, assessment: SearchA
 def verifying(plan: SearchPlan) -> str:
     """Return the command that verifies what a stopped search has handed out."""
     run_dir = summary.typed(plan.run_dir)
-    return f"python -m trainables.export {run_dir} --form adapter --output {run_dir}/{BEST}"
+    export = process.subcommand("export", "trainables.export")
+    return f"{export} {run_dir} --form adapter --output {run_dir}/{BEST}"
 
 
 def is_verified(info: RunInfo) -> bool:

@@ -1,5 +1,6 @@
 """The last lines of a search: what is best, and where everything is."""
 
+import importlib.util
 import shlex
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def lines(
     said += ["", f"Report           {typed(plan.run_dir)}/report.html, report.md"]
     said += [*adapter_lines(plan, assessment), *mlflow_lines(plan, search_id)]
     if not plan.official:
-        said.append(f"Optuna           optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
+        fetched = "" if importlib.util.find_spec("optuna_dashboard") else "pip install optuna-dashboard && "
+        said.append(f"Optuna           {fetched}optuna-dashboard {typed(plan.run_dir)}/optuna.journal")
     ended = "ended with this search's own Ray; one that stays: ray start --head, then --ray-address auto"
     if dashboard or plan.ray_address is None:  # a search that is complete has no Ray to ask where it is
         said.append(f"Ray dashboard    {f'http://{dashboard}' if plan.ray_address else ended}")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from analysis.results.trial_config import BUDGET_SHARE, Status
+from analysis.results.trial_config import BUDGET_SHARE, Phase, Status
 from tuning.tracking import mlflow_compat
 from tuning.tracking.outbox import Event, Target
 from tuning.tracking.uploader import brief
@@ -127,7 +127,7 @@ class MlflowCarrier:
     def _share_view(self, of_budgets: bool) -> None:
         """Leave a view of the search's trials: by default MLflow's table has no column for a metric or parameter."""
         columns = (*COLUMNS, OF_BUDGETS) if of_budgets else COLUMNS
-        trials = f"tags.`{TRIAL_TAG}` LIKE '{self.search}/%' AND tags.phase = 'search'"
+        trials = f"tags.`{TRIAL_TAG}` LIKE '{self.search}/%' AND tags.phase = '{Phase.SEARCH}'"
         key, view = mlflow_compat.shared_view(self.search, trials, "metrics.`eval_loss`", columns)
         self.client.set_experiment_tag(self.experiment, key, view)
 
