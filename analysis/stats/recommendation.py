@@ -190,7 +190,7 @@ def _nothing_beat_it(judged: Sequence[Verdict], visible: float | None, nulls: Se
 
 def _of_whom(unsure: Sequence[Verdict], judged: Sequence[Verdict]) -> str:
     if len(unsure) == len(judged) > 1:
-        return f"of all {len(judged)} it"
+        return "of both it" if len(judged) == 2 else f"of all {len(judged)} it"
     return f"of {listed([item.strategy for item in unsure])} it"
 
 

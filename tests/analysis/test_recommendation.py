@@ -1,6 +1,7 @@
 """What to use, in three plain sentences."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -56,6 +57,13 @@ def test_where_of_one_nobody_can_tell_it_is_undecided_and_the_sentences_say_how_
     needed = verdict.pairs.seeds_to_see(0.01)
     assert needed > 3
     assert advice.sentences[2] == f"To see 1 %: about {needed} seeds (--confirm-seeds)."
+
+
+def test_where_nobody_can_tell_of_any_that_is_said_of_both_or_of_all():
+    others = [[replace(row, strategy=name) for row in UNCLEAR] for name in ("eva", "adalora")]
+    seconds = [recommended(*PLAIN, *UNCLEAR, *others[0], *more).sentences[1] for more in ([], others[1])]
+    assert seconds[0].startswith("Nothing beat it, but of both it cannot be told yet; ")
+    assert seconds[1].startswith("Nothing beat it, but of all 3 it cannot be told yet; ")
 
 
 def test_a_share_of_the_budget_that_beats_the_whole_is_plain_lora_still():

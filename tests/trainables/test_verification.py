@@ -144,7 +144,10 @@ def test_what_a_stopped_search_left_is_verified_and_gets_its_name(run, monkeypat
     assert outcome["tokenizer"]("one two").input_ids
     assert outcome["tokenizer"].chat_template == "{{ messages[0].content }}"
     assert outcome["base"].dtype == torch.float32  # as it was measured, whatever the checkpoint is saved in
-    rows = [(row.input_ids, row.labels) for row in ROWS]
+    choices = json.loads((run / "plan.json").read_text())
+    names = ("dataset", "train_examples", "validation_examples", "test_examples", "max_length")
+    validation = prepare(DataSource(**{name: choices[name] for name in names}), choices["model"]).splits.validation
+    rows = [(row.input_ids, row.labels) for row in validation]
     loss = runpy.run_path(str(SCRIPT))["mean_loss"](outcome["model"].eval(), rows)
     assert agree(json.loads((run / "rows.jsonl").read_text())["final_eval_loss"], loss)
     status, _, errors = exported(run, "adapter", run / "best_adapter", monkeypatch, capsys)
