@@ -175,9 +175,8 @@ def test_a_strange_outbox_is_sent_from_within_the_run_or_refused(strange, name, 
 
 
 @pytest.mark.search
-@pytest.mark.parametrize(
-    "name", [*FILES[:1], FILES[3], *(pytest.param(name, marks=pytest.mark.thorough) for name in LATER)]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [FILES[0], FILES[3], *LATER])
 @FEWER
 @given(change=changes())
 def test_a_strange_search_goes_on_or_is_refused(strange, name, change):

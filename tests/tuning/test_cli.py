@@ -129,6 +129,7 @@ def test_a_disk_that_is_full_before_the_search_has_begun_is_one_line_and_status_
 
     monkeypatch.setattr("tuning.pipeline.search", full)
     monkeypatch.setattr("tuning.resuming.resume", full)
+    monkeypatch.setattr("tuning.cli._check_there", lambda *_: None)
     assert main([*flags, "--runs-dir", "there"]) == 4
     said = f"Error: there: {os.strerror(error)}; free some room, then use --resume NAME\n"
     assert capsys.readouterr().err == said

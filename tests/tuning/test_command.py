@@ -248,5 +248,5 @@ def test_commands_that_a_search_suggests_are_those_that_are_installed(monkeypatc
 @pytest.mark.parametrize(("is_there", "line"), [(None, "pip install optuna-dashboard && optuna-"), (1, " optuna-")])
 def test_a_command_of_an_extra_is_named_with_how_to_install_it(is_there, line, tmp_path, monkeypatch):
     monkeypatch.setattr("tuning.results.summary.importlib.util.find_spec", lambda name: is_there)
-    lines = summary.lines(SearchPlan(name="first", runs_dir=tmp_path), assess([], "0.25doublings"), "", "")
+    lines = summary.lines(SearchPlan(name="first", runs_dir=tmp_path), assess([], "0.25doublings", ()), "", "", None)
     assert any(text.startswith(f"Optuna          {' ' * (is_there is None)}{line}dashboard ") for text in lines)
