@@ -17,7 +17,7 @@ from tuning.lifecycle.timeline import Stage, Timeline
 from tuning.observer import Guarded, SearchObserver
 from tuning.plan.places import absolute
 from tuning.plan.search_plan import SearchPlan
-from tuning.preflight import asking, checking, disk_space, learning_rate, measuring, preflight, preview
+from tuning.preflight import asking, checking, disk_space, measuring, preflight, preview
 from tuning.preflight.always_plain import always_plain, in_words
 from tuning.preflight.preflight import Preflight
 from tuning.results import finalize, summary
@@ -147,7 +147,6 @@ def measured_by_hosts(
         hosts = stack.enter_context(hosting.hosts_for(plan, checked.workload))
     timeline.enter(Stage.MEASURING)
     plan, checked = measuring.measured(plan, checked, hosts, observer)
-    plan, checked = learning_rate.centred(plan, checked, hosts, observer)
     if (coverage := checked.shape.coverage).left_out or coverage.outside:
         observer.noted(str(coverage))
     if not plan.official and (plain := always_plain(plan.strategies, checked.workload)):

@@ -55,6 +55,18 @@ def test_a_search_that_goes_on_asks_no_more_and_keeps_what_it_had_found(
     assert bracket
 
 
+def test_short_trials_have_the_workload_of_trials(simulated, rateless, tmp_path, monkeypatch):
+    trained, bracket_of = [], ray_tune.bracket_of
+    monkeypatch.setattr(
+        ray_tune, "bracket_of", lambda workload, *rest: trained.append(workload) or bracket_of(workload, *rest)
+    )
+    flags = ["--strategies", "baseline,empirical", "--num-samples", "2", "--target-modules", "c_attn", "--name", "same"]
+    assert main([*rateless, *flags]) == 0
+    (workload,) = trained
+    assert {site.name.rpartition(".")[2] for site in workload.coverage.sites} == {"c_attn"}
+    assert workload.evidence, "it is that from before anything was measured"
+
+
 def test_a_rate_that_is_given_is_taken_as_it_is(simulated, small, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_tune, "bracket_of", lambda *_: pytest.fail("a rate was given"))
     assert main([*small, "--num-samples", "4", "--name", "given", "--runs-dir", str(tmp_path)]) == 0

@@ -27,6 +27,7 @@ from tuning.cluster.hosting import ask, release
 from tuning.lifecycle.stop import Stop
 from tuning.observer import SearchObserver
 from tuning.plan.search_plan import SearchPlan
+from tuning.preflight import learning_rate
 from tuning.preflight.preflight import Preflight, with_coverage
 
 FLOAT32_BYTES = 4
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 def measured(
     plan: SearchPlan, preflight: Preflight, hosts: Hosts, observer: SearchObserver
 ) -> tuple[SearchPlan, Preflight]:
-    """Add what only measuring tells: how many trials share a GPU, what strategies score from, and the base's loss.
+    """Add what only measuring tells: how many trials share a GPU, what strategies score from, the base's loss, and rates.
 
     The base is measured on the validation split. The test split stays closed until the trials are measured on it.
 
@@ -64,13 +65,14 @@ def measured(
         for name in preflight.measurements:
             workload = _with(workload, name, _measured(plan, workload, preflight.corpus_sha256, name, hosts))
         losses = preflight.base_losses or base_loss(plan, hosts, "validation", observer)
+        plan, bracket = learning_rate.centred(plan, hosts.sharing(workload), observer)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ValueError):
             raise ValueError(str(error.cause)) from error
         raise
     finally:
         release(plan, hosts)
-    return plan, replace(preflight, workload=workload, base_losses=losses)
+    return plan, replace(preflight, workload=workload, base_losses=losses, bracket=bracket)
 
 
 def base_loss(
