@@ -80,23 +80,35 @@ def choices(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
     return values | chosen
 
 
-def command(
-    config: str | None, dry_run: bool, json: bool, verbose: bool, resume: str | None, extend: int | None,
-    allow_changes: bool, **given: Any,
-) -> int:  # fmt: skip
-    """Check everything, then train, then report. Returns the exit code."""
-    if resume is None and (extend is not None or allow_changes):
-        raise click.UsageError(
-            f"{'--extend' if extend is not None else '--allow-changes'} needs --resume NAME, the search to go on"
-        )
+def _check_modes(dry_run: bool, json: bool, resume: str | None, needs_resume: str | None, name: str | None) -> None:
+    """Refuse what of a search that begins, goes on or is only shown does not go together.
+
+    Args:
+        dry_run: Whether it is only shown.
+        json: Whether that is to be JSON.
+        resume: Name of the search that goes on.
+        needs_resume: A flag that is of such a search alone.
+        name: What a search that begins is to be called.
+    """
+    if resume is None and needs_resume is not None:
+        raise click.UsageError(f"{needs_resume} needs --resume NAME, the search to go on")
     if json and not dry_run:
         raise click.UsageError("--json is a form of --dry-run; give both")
     if resume is not None and dry_run:
         raise click.UsageError("--dry-run shows a new search; --resume takes up an old one; give one of them")
     if resume is not None and not re.match(NAME_PATTERN, resume):
         raise click.UsageError(f"--resume {resume!r}: must be the name of a search, which is one folder name")
-    if resume is not None and given["name"] not in {None, resume}:
-        raise click.UsageError(f"--name {given['name']}: a search that goes on keeps its name, {resume}; leave it out")
+    if resume is not None and name not in {None, resume}:
+        raise click.UsageError(f"--name {name}: a search that goes on keeps its name, {resume}; leave it out")
+
+
+def command(
+    config: str | None, dry_run: bool, json: bool, verbose: bool, resume: str | None, extend: int | None,
+    allow_changes: bool, **given: Any,
+) -> int:  # fmt: skip
+    """Check everything, then train, then report. Returns the exit code."""
+    needs_resume = "--extend" if extend is not None else "--allow-changes" if allow_changes else None
+    _check_modes(dry_run, json, resume, needs_resume, given["name"])
     # a resumed search has choices of its own, beside which these may be right or wrong
     plan = _plan(config, given) if resume is None else None
     changes = choices(config, given) if resume is not None else {}

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 def measured(
     plan: SearchPlan, preflight: Preflight, hosts: Hosts, observer: SearchObserver
 ) -> tuple[SearchPlan, Preflight]:
-    """Add what only measuring tells: how many trials share a GPU, what strategies score from, the base's loss, and rates.
+    """Add what only measuring tells: trials that share a GPU, what strategies score from, the base's loss, a rate.
 
     The base is measured on the validation split. The test split stays closed until the trials are measured on it.
 
